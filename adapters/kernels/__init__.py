@@ -1,0 +1,1 @@
+"""Operations that adapters share, one per file, each with its plain reference."""

@@ -1,0 +1,60 @@
+"""Linear probe: no adapter at all, only the task's linear head on frozen features.
+
+Alain and Bengio, "Understanding intermediate layers using linear classifier probes", 2016 (arXiv 1610.01644).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from medgraft.adapter import Adapter, AdapterConfig, Attachment
+from medgraft.encoder import Encoder
+from medgraft.features import Features
+from medgraft.sites import Site
+
+Pooling = Literal["encoder", "cls", "mean", "cls+mean"]
+
+
+class LinearProbe(Adapter):
+    """Chooses what the head reads; trains nothing itself."""
+
+    class Config(AdapterConfig):
+        """Options.
+
+        Attributes:
+            pooling: ``encoder`` reads what the encoder pools; ``cls``, ``mean`` and ``cls+mean`` read its tokens.
+        """
+
+        pooling: Pooling = "encoder"
+
+    config: Config
+
+    def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
+        """Changes the pooling of each tower, and nothing else."""
+        attachment = Attachment(encoder)
+        attachment.record({"features": [site for site in sites.values() if site.kind == "features"]})
+        if self.config.pooling != "encoder":
+            for tower in encoder.towers().values():
+                attachment.map_features(tower, self._pool)
+        return attachment
+
+    def _pool(self, features: Features) -> Features:
+        parts = []
+        if "cls" in self.config.pooling:
+            parts.append(features.tokens[:, 0])
+        if "mean" in self.config.pooling:
+            parts.append(mean_token(features))
+        return features.replace(pooled=torch.cat(parts, dim=-1))
+
+
+def mean_token(features: Features) -> Tensor:
+    """Mean over the real, non-prefix tokens, ``[B, C]``."""
+    tokens = features.tokens[:, features.n_prefix :]
+    if features.mask is None:
+        return tokens.mean(dim=1)
+    weight = features.mask[:, features.n_prefix :, None].to(tokens.dtype)
+    return (tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)

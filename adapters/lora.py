@@ -1,0 +1,244 @@
+"""LoRA: low-rank updates of linear maps, packed projections and convolutions.
+
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022, equation 3:
+``h = W0 x + (alpha / r) B A x`` with ``B = 0`` at the start. The rank-stabilised factor ``alpha / sqrt(r)`` is
+Kalajdzievski, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA", 2023. Convolutions are factorised as a
+convolution to ``r`` channels and a 1x1 convolution back, as peft does.
+
+On a packed ``qkv`` each projection has its own ``A`` and ``B``: one rank-``r`` update of the whole packed weight is a
+different function with fewer parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.attention import PROJECTIONS, mha_forward
+from medgraft.encoder import Encoder
+from medgraft.errors import ConfigError, IncompatibleError
+from medgraft.sites import Site, match_sites
+
+CONVOLUTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
+DepthGroup = Literal["all", "bottom", "mid", "up", "half_bottom", "half_up", "top3"]
+
+
+def depth_range(group: DepthGroup, depth: int) -> range:
+    """Blocks that a depth group names, scaled from 12 blocks: ``bottom`` is the first third, ``mid`` the second.
+
+    Example:
+        >>> depth_range("up", 12), depth_range("half_bottom", 12), depth_range("top3", 12)
+        (range(8, 12), range(0, 6), range(9, 12))
+    """
+    third, half = depth // 3, depth // 2
+    return {
+        "all": range(depth),
+        "bottom": range(third),
+        "mid": range(third, 2 * third),
+        "up": range(2 * third, depth),
+        "half_bottom": range(half),
+        "half_up": range(half, depth),
+        "top3": range(max(depth - 3, 0), depth),
+    }[group]
+
+
+class LoraDelta(nn.Module):
+    """The low-rank branch of one linear map or convolution.
+
+    Args:
+        base: The frozen module, read for its shape only.
+        out_features: Rows of the weight that the branch updates.
+        rank: ``r``.
+        scaling: Factor on the branch.
+        dropout: Probability on the branch's input.
+    """
+
+    def __init__(self, base: nn.Module, out_features: int, rank: int, scaling: float, dropout: float) -> None:
+        super().__init__()
+        weight = _weight(base)
+        kernel = weight.shape[2:]
+        self.scaling = scaling
+        self.dropout = nn.Dropout(dropout)
+        self.A = nn.Parameter(torch.empty(rank, *weight.shape[1:], dtype=weight.dtype, device=weight.device))
+        self.B = nn.Parameter(
+            torch.zeros(out_features, rank, *(1 for _ in kernel), dtype=weight.dtype, device=weight.device)
+        )
+        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+        self.convolution = next((f for kind, f in CONVOLUTIONS.items() if isinstance(base, kind)), None)
+        self.geometry: dict[str, Any] = {}
+        if self.convolution is not None:
+            if getattr(base, "padding_mode", "zeros") != "zeros":
+                raise IncompatibleError(f"LoRA cannot follow a convolution with padding_mode {base.padding_mode!r}")
+            self.geometry = {key: getattr(base, key) for key in ("stride", "padding", "dilation")}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Branch output: ``[..., in] -> [..., out]``, or feature maps for a convolution."""
+        x = self.dropout(x)
+        if self.convolution is None:
+            return F.linear(F.linear(x, self.A), self.B) * self.scaling
+        return self.convolution(self.convolution(x, self.A, **self.geometry), self.B) * self.scaling
+
+    def weight(self) -> Tensor:
+        """The update ``scaling * B A`` in the shape of the weight it belongs to."""
+        return (self.B.flatten(1) @ self.A.flatten(1)).view(len(self.B), *self.A.shape[1:]) * self.scaling
+
+
+def _weight(base: nn.Module) -> Tensor:
+    weight = base.in_proj_weight if isinstance(base, nn.MultiheadAttention) else base.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+class Lora(Adapter):
+    """LoRA on the sites that ``targets`` names, in the blocks that ``depth`` names."""
+
+    mergeable = True
+
+    class Config(AdapterConfig):
+        """Options.
+
+        Attributes:
+            rank: ``r``.
+            alpha: Numerator of the scaling factor.
+            rank_stabilised: Scale by ``alpha / sqrt(r)`` in place of ``alpha / r``.
+            dropout: Dropout on the branch's input.
+            targets: Patterns of sites: ``q``, ``k``, ``v``, ``out``, globs of site names or of module paths.
+            depth: Group of blocks; sites outside of blocks are kept only for ``all``.
+        """
+
+        rank: int = Field(8, ge=1)
+        alpha: float = Field(16.0, gt=0)
+        rank_stabilised: bool = False
+        dropout: float = Field(0.0, ge=0, lt=1)
+        targets: tuple[str, ...] = Field(("q", "v"), min_length=1)
+        depth: DepthGroup = "all"
+
+        @property
+        def scaling(self) -> float:
+            """Factor on ``B A x``."""
+            return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
+
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__(config)
+        self.delta = nn.ModuleDict()
+        self._merged: list[tuple[Tensor, Tensor]] = []
+        self._places: list[tuple[nn.Module, Site]] = []
+
+    def supports(self, encoder: Encoder) -> Support:
+        """Fits wherever every target pattern finds a linear map or an ungrouped convolution."""
+        try:
+            self._select(encoder, encoder.sites())
+        except IncompatibleError as error:
+            return Support(False, str(error))
+        return Support(True)
+
+    def _select(self, encoder: Encoder, sites: Mapping[str, Site]) -> dict[str, list[Site]]:
+        hits = match_sites(sites, self.config.targets, "lora.targets")
+        selected: dict[str, list[Site]] = {}
+        taken: set[str] = set()
+        for pattern, found in hits.items():
+            usable = [site for site in found if site.kind in ("projection", "layer")]
+            usable = [site for site in usable if self._in_depth(encoder, site)]
+            if not usable:
+                raise IncompatibleError(
+                    f"lora.targets: {pattern!r} matches {found[0].name} and the like, but no linear map or "
+                    f"convolution in depth group {self.config.depth!r}"
+                )
+            for site in usable:
+                base = encoder.get_submodule(site.path)
+                if getattr(base, "groups", 1) != 1:
+                    raise IncompatibleError(f"lora.targets: {site.name} is a grouped convolution; leave it out")
+            selected[pattern] = [site for site in usable if site.name not in taken]
+            taken.update(site.name for site in usable)
+        return selected
+
+    def _in_depth(self, encoder: Encoder, site: Site) -> bool:
+        if self.config.depth == "all":
+            return True
+        tower = encoder.towers()[site.tower] if site.tower else encoder
+        return site.block is not None and site.block in depth_range(self.config.depth, len(tower.block_paths()))
+
+    def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
+        """Adds one branch per site."""
+        attachment = Attachment(encoder)
+        hits = self._select(encoder, sites)
+        attachment.record(hits)
+        mha: dict[str, list[tuple[Site, LoraDelta]]] = {}
+        for site in (site for found in hits.values() for site in found):
+            base = encoder.get_submodule(site.path)
+            rows = _weight(base)[site.rows] if site.rows is not None else _weight(base)
+            delta = LoraDelta(base, len(rows), self.config.rank, self.config.scaling, self.config.dropout)
+            self.delta[site.name.replace(".", "/")] = delta
+            self._places.append((base, site))
+            if site.in_mha:
+                mha.setdefault(site.path, []).append((site, delta))
+            else:
+                attachment.add_to_output(site, self._branch(delta))
+        for path, branches in mha.items():
+            self._attach_mha(attachment, encoder.get_submodule(path), branches)
+        return attachment
+
+    def _branch(self, delta: LoraDelta):
+        return lambda x: None if self._merged else delta(x)
+
+    def _attach_mha(self, attachment: Attachment, module: nn.Module, branches: list[tuple[Site, LoraDelta]]) -> None:
+        """``nn.MultiheadAttention`` multiplies by ``in_proj_weight`` itself, so its forward is replaced as a whole."""
+        assert isinstance(module, nn.MultiheadAttention)
+        by_rows = {site.rows.start: delta for site, delta in branches if site.rows is not None}
+        starts = [index * module.embed_dim for index in range(len(PROJECTIONS))]
+
+        def project(x: Tensor) -> Tensor:
+            base = F.linear(x, module.in_proj_weight, module.in_proj_bias)
+            if self._merged:
+                return base
+            zero = x.new_zeros(())
+            parts = [by_rows[s](x) if s in by_rows else zero.expand(*x.shape[:-1], module.embed_dim) for s in starts]
+            return base + torch.cat(parts, dim=-1)
+
+        def forward(
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            key_padding_mask: Tensor | None = None,
+            need_weights: bool = True,
+            attn_mask: Tensor | None = None,
+            average_attn_weights: bool = True,
+            is_causal: bool = False,
+        ) -> tuple[Tensor, Tensor | None]:
+            if key is not query or value is not query or key_padding_mask is not None:
+                raise ConfigError("LoRA on nn.MultiheadAttention covers self-attention without key_padding_mask")
+            x = query if module.batch_first else query.transpose(0, 1)
+            return mha_forward(module, project(x), attn_mask, need_weights, average_attn_weights)
+
+        attachment.set_attribute(module, "medgraft_projection", project)
+        attachment.set_attribute(module, "forward", forward)
+
+    def merge(self) -> None:
+        """Adds every update to the frozen weight, in the weight's own precision."""
+        if self._merged:
+            raise ConfigError("this LoRA is merged already")
+        kept: dict[int, tuple[Tensor, Tensor]] = {}
+        with torch.no_grad():
+            for (base, site), delta in zip(self._places, self.delta.values(), strict=True):
+                assert isinstance(delta, LoraDelta)
+                weight = _weight(base)
+                kept.setdefault(id(weight), (weight, weight.detach().clone()))
+                target = weight if site.rows is None else weight[site.rows]
+                target += delta.weight().to(weight.dtype)
+        self._merged = list(kept.values())
+
+    def unmerge(self) -> None:
+        """Puts the kept copies of the weights back."""
+        with torch.no_grad():
+            for weight, original in self._merged:
+                weight.copy_(original)
+        self._merged = []

@@ -1,0 +1,1 @@
+"""The benchmark harness: plan, run, measure, store, rank."""

@@ -1,0 +1,178 @@
+"""The steps of one cell: load, build, train, evaluate, measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medgraft import plugins
+from medgraft.benchmarks.cache import PreparedInputs, prepare, tower_inputs
+from medgraft.benchmarks.measure import forward_flops, peak_allocation, process_peak, samples_per_second
+from medgraft.benchmarks.metrics import Metric, Predictions, best_thresholds, evaluate
+from medgraft.benchmarks.objectives import make_objective
+from medgraft.benchmarks.results import CellSpec, Efficiency
+from medgraft.benchmarks.tasks import build_task
+from medgraft.benchmarks.training import Runner, TrainingLog
+from medgraft.benchmarks.worker import json_safe, limited, select_encoder
+from medgraft.encoder import Encoder
+from medgraft.grafting import Grafted
+from medgraft.registry import build_adapters, resolve_adapter, resolve_encoder
+from medgraft.task import SPLITS, TaskData
+
+MEASURE_BATCH = {"volume": 4}
+"""Samples in a measurement, where 16 would take too long."""
+
+
+class Cell:
+    """Holds what the steps of a cell hand to each other.
+
+    Args:
+        spec: What to run.
+        root: Folder of the cohort.
+    """
+
+    data: TaskData
+    splits: dict[str, np.ndarray]
+    prepared: dict[str, PreparedInputs]
+    grafted: Grafted
+    runner: Runner
+
+    def __init__(self, spec: CellSpec, root: Path) -> None:
+        self.spec, self.root = spec, root
+        self.task = build_task(spec.task, spec.task_options)
+
+    def load(self) -> None:
+        """Reads the cohort and prepares its samples for the encoder; drops those that cannot be read."""
+        self.data = self.task.load(self.root).check()
+        self.encoder = select_encoder(self.spec.encoder, self.task.inputs)
+        self.prepared = {}
+        for name, tower in self.towers().items():
+            identity = tower.spec.model_dump_json(exclude={"weights", "cohorts", "licence"})
+            self.prepared[name] = prepare(self.data.inputs[name], tower, identity)
+        usable = np.logical_and.reduce([part.usable for part in self.prepared.values()])
+        self.unreadable = int((~usable).sum())
+        self.splits = limited({name: index[usable[index]] for name, index in self.data.splits.items()}, self.spec.limit)
+
+    def towers(self) -> dict[str, Encoder]:
+        """The towers that the task feeds, by modality."""
+        return {name: tower for name, tower in self.encoder.towers().items() if name in self.task.inputs}
+
+    def build(self) -> None:
+        """Attaches the adapters, computes what stays frozen, and adds the head."""
+        torch.manual_seed(self.spec.seed)
+        self.grafted = Grafted(self.encoder, build_adapters(self.spec.adapter, self.spec.adapter_options))
+        first = self.grafted.first_stage()
+        inputs = {}
+        for name, tower in self.towers().items():
+            # Token ids are cheap to run and prompts need them, so text starts at the input unless all of it is frozen.
+            stage = first[name]
+            inputs[name] = tower_inputs(self.prepared[name], tower, stage, f"{self.grafted.base_digest}|{name}")
+        self.first = first
+        encode = self.grafted.encode
+        if self.spec.backend == "compile":
+            encode = torch.compile(encode, dynamic=True)
+        objective = make_objective(self.task.objective, self.data, self.task.inputs)
+        self.runner = Runner(self.grafted, objective, self.data, inputs, encode)
+        self.runner.add_head(self.splits["train"])
+
+    def train(self, progress: Callable[[float], None]) -> TrainingLog:
+        """Trains as the spec says."""
+        torch.manual_seed(self.spec.seed + 1)
+        return self.runner.fit(self.splits["train"], self.spec.train, self.spec.seed, progress)
+
+    def evaluate(self) -> tuple[dict[str, Metric], dict[str, np.ndarray]]:
+        """Metrics on the test split, and the predictions behind them, subjects as anonymous numbers."""
+        test = self.splits["test"]
+        scores = self.runner.predict(test)
+        _, groups = np.unique(self.data.subjects[test], return_inverse=True)
+        mask = None if self.data.mask is None else self.data.mask[test]
+        thresholds = None
+        if self.task.objective == "multilabel":
+            val = self.splits["val"]
+            val_mask = None if self.data.mask is None else self.data.mask[val]
+            thresholds = best_thresholds(self.runner.predict(val), self.data.targets[val], val_mask)
+        self.thresholds = thresholds
+        predictions = Predictions(scores, self.data.targets[test], groups, self.data.classes, mask, thresholds)
+        arrays = {"scores": scores, "targets": predictions.targets, "groups": groups}
+        arrays |= {name: value for name, value in (("mask", mask), ("thresholds", thresholds)) if value is not None}
+        return evaluate(predictions), arrays
+
+    def measure(self, log: TrainingLog) -> Efficiency:
+        """Costs of the trained graft."""
+        size = min(min(MEASURE_BATCH.get(name, 16) for name in self.task.inputs), len(self.splits["train"]))
+        index = self.splits["train"][:size]
+        whole = {name: part.batch(index) for name, part in self.prepared.items()}
+        self.grafted.eval()
+
+        def infer() -> object:
+            with torch.no_grad():
+                return self.grafted.encode(whole)
+
+        def step() -> None:
+            loss = self.runner.loss(self.splits["train"][: self.spec.train.batch_size])
+            if loss.requires_grad:
+                loss.backward()
+
+        flops = forward_flops(infer, size)
+        speed = samples_per_second(infer, size)
+        self.grafted.train()
+        for parameter in self.grafted.trainable_parameters():
+            parameter.grad = None
+        peak = peak_allocation(step) if log.steps else None
+        towers = self.towers()
+        return Efficiency(
+            trainable=self.grafted.trainable_count(),
+            encoder_parameters=sum(p.numel() for tower in towers.values() for p in tower.parameters()),
+            forward_flops=flops,
+            train_samples_per_s=log.samples / log.seconds if log.seconds else None,
+            inference_samples_per_s=speed,
+            train_step_peak_bytes=peak,
+            process_peak_bytes=process_peak(),
+            cached_stage={name: (self.first[name], tower.n_stages) for name, tower in towers.items()},
+        )
+
+    # -- what the result says about the parts -------------------------------------------------------------------------
+
+    def describe_data(self) -> dict[str, Any]:
+        """Counts and digests; no identifiers."""
+        counts = {
+            name: {"samples": len(self.splits[name]), "subjects": len(np.unique(self.data.subjects[self.splits[name]]))}
+            for name in SPLITS
+        }
+        return json_safe(
+            {
+                "splits": counts,
+                "split_hash": self.data.split_hash(),
+                "subjects_disjoint": True,
+                "unreadable": self.unreadable,
+                "classes": list(self.data.classes),
+                "thresholds": None if self.thresholds is None else self.thresholds.tolist(),
+                **self.data.provenance,
+            }
+        )
+
+    def describe_encoder(self) -> dict[str, Any]:
+        """The encoder's facts, and whether its pre-training saw this cohort."""
+        spec = self.encoder.spec.model_dump(mode="json")
+        spec["saw_this_cohort"] = self.task.cohort.lower() in {name.lower() for name in self.encoder.spec.cohorts}
+        return spec
+
+    def describe_adapters(self) -> dict[str, Any]:
+        """Options and coverage of each adapter."""
+        return {
+            name: {
+                "options": adapter.config.model_dump(mode="json"),
+                "coverage": {pattern: len(hits) for pattern, hits in self.grafted.coverage()[name].items()},
+            }
+            for name, adapter in self.grafted.named_adapters()
+        }
+
+    def provenance(self) -> list[dict[str, str]]:
+        """Every plugin that took part."""
+        found = [resolve_adapter(name).plugin for name in self.spec.adapter.split("+")]
+        found += [resolve_encoder(self.spec.encoder).plugin, plugins.find("task", self.spec.task)]
+        return [{"kind": plugin.kind, **plugin.provenance()} for plugin in found]

@@ -1,0 +1,193 @@
+"""Commands of the harness: ``run``, ``cohort``, ``leaderboard``.
+
+``python -m benchmarks.run``, ``python -m medgraft.benchmarks.run`` and ``medgraft run`` are one parser.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medgraft.console import guarded
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+def _listed(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def parse_seeds(text: str | None) -> list[int] | None:
+    """``0,1,2`` or ``0-4``, or both mixed.
+
+    Example:
+        >>> parse_seeds("0,3-5")
+        [0, 3, 4, 5]
+    """
+    from medgraft.errors import ConfigError
+
+    if text is None:
+        return None
+    seeds: list[int] = []
+    for part in _listed(text) or []:
+        low, dash, high = part.partition("-")
+        if not low.isdigit() or (dash and not high.isdigit()):
+            raise ConfigError(f"--seeds {text!r}: {part!r} is neither a number nor a range; write 0,1,2 or 0-4")
+        seeds += range(int(low), int(high) + 1) if dash else [int(low)]
+    if not seeds:
+        raise ConfigError(f"--seeds {text!r} names no seed")
+    return list(dict.fromkeys(seeds))
+
+
+def parse_data(items: list[str] | None) -> dict[str, str] | None:
+    """``NAME=PATH`` items as a mapping."""
+    from medgraft.errors import ConfigError
+
+    if not items:
+        return None
+    pairs = {}
+    for item in items:
+        name, sign, path = item.partition("=")
+        if not (name and sign and path):
+            raise ConfigError(f"--data {item!r} is not of the form NAME=PATH, for example adni=/data/ADNI")
+        pairs[name] = path
+    return pairs
+
+
+def run(
+    adapters: Annotated[str | None, typer.Option(help="Adapters, comma-separated; + composes: lora+ace_hgnn.")] = None,
+    encoders: Annotated[
+        str | None, typer.Option(help="Encoders, source:model@weights; default: the tasks' own.")
+    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="Tasks; default: those of each adapter.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds: 0,1,2 or 0-4. Default: the preset's.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs, for every adapter that trains.")] = None,
+    backend: Annotated[str | None, typer.Option(help="eager or compile.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="NAME=PATH of a real cohort; may be repeated.")] = None,
+    results: Annotated[Path | None, typer.Option(help="Folder of the results. Default: results.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Worker processes; results do not depend on it.")] = None,
+    preset: Annotated[str | None, typer.Option(help="quick or paper.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with any of these and adapter options.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show cells and skipped pairs; run nothing.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run finished cells again.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Largest number of samples per split.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds after which a cell is killed.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads per worker; numbers may depend on it.")] = None,
+    baselines: Annotated[bool | None, typer.Option(help="Add the reference rows.", show_default=False)] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log more; may name files of the cohort.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Sweep adapters x encoders x tasks x seeds; finished cells are kept and not run again."""
+    with guarded(debug=debug, verbose=verbose):
+        from medgraft.benchmarks.plan import read_sweep
+        from medgraft.benchmarks.sweep import show_plan, sweep_and_show
+
+        overrides: dict[str, Any] = {
+            "adapters": _listed(adapters),
+            "encoders": _listed(encoders),
+            "tasks": _listed(tasks),
+            "seeds": parse_seeds(seeds),
+            "epochs": epochs,
+            "backend": backend,
+            "data": parse_data(data),
+            "results": results,
+            "jobs": jobs,
+            "preset": preset,
+            "limit": limit,
+            "timeout": timeout,
+            "threads": threads,
+            "baselines": baselines,
+        }
+        sweep = read_sweep(config, overrides)
+        if dry_run:
+            show_plan(sweep)
+            return
+        command = shlex.join(
+            ["medgraft", "run", *sys.argv[1:]] if sys.argv[1:2] != ["run"] else ["medgraft", *sys.argv[1:]]
+        )
+        failed = sweep_and_show(sweep, fresh=fresh, command=command, verbose=verbose)
+        sys.exit(1 if failed else 0)
+
+
+class Phantom(StrEnum):
+    """Cohorts with a phantom twin."""
+
+    adni = "adni"
+    chexpert = "chexpert"
+
+
+def cohort(
+    name: Annotated[Phantom, typer.Argument(help="Which cohort's layout to write.")],
+    out: Annotated[Path, typer.Option(help="New folder.")],
+    subjects: Annotated[int, typer.Option(help="adni: subjects.", min=4)] = 280,
+    visits: Annotated[int, typer.Option(help="adni: most visits per subject.", min=1, max=5)] = 2,
+    layout: Annotated[str, typer.Option(help="adni: loni or bids.")] = "loni",
+    spacing: Annotated[float, typer.Option(help="adni: voxel size in mm.")] = 3.0,
+    train: Annotated[int, typer.Option(help="chexpert: training images.", min=1)] = 1500,
+    valid: Annotated[int, typer.Option(help="chexpert: validation images.", min=1)] = 150,
+    test: Annotated[int, typer.Option(help="chexpert: test images.", min=1)] = 450,
+    per_class: Annotated[int, typer.Option(help="chexpert: images per class of the 5x200 table.", min=1)] = 60,
+    size: Annotated[int, typer.Option(help="chexpert: side in pixels.", min=64)] = 256,
+    setting: Annotated[str, typer.Option(help="Named setting of the generator.")] = "default",
+    seed: Annotated[int, typer.Option(help="Defines every file.", min=0)] = 0,
+    jobs: Annotated[int, typer.Option(help="Worker processes.", min=1)] = 1,
+    debug: Debug = False,
+) -> None:
+    """Write a phantom cohort in the real layout; every file says that it is no person's."""
+    with guarded(debug=debug):
+        from medgraft.benchmarks.cohorts import write_phantom
+
+        options: dict[str, Any] = {"seed": seed, "setting": setting}
+        if name is Phantom.adni:
+            options |= {"n_subjects": subjects, "max_visits": visits, "layout": layout, "spacing": spacing}
+        else:
+            options |= {
+                "n_train": train,
+                "n_valid": valid,
+                "n_test": test,
+                "n_5x200_per_class": per_class,
+                "size": size,
+            }
+        write_phantom(name.value, out, options, jobs)
+        typer.echo(f"PHANTOM cohort {name.value} written to {out}; use it with --data {name.value}={out}")
+
+
+def leaderboard(
+    results: Annotated[list[Path], typer.Argument(help="Folders of results; they are merged.")],
+    out: Annotated[Path, typer.Option(help="Folder for leaderboard.md and leaderboard.csv.")] = Path(),
+    debug: Debug = False,
+) -> None:
+    """Build the leaderboard from any folders of results."""
+    with guarded(debug=debug):
+        from medgraft.benchmarks.leaderboard import board_rows, write_board
+        from medgraft.benchmarks.sweep import show_board
+        from medgraft.errors import MedgraftError
+
+        rows = board_rows(results)
+        if not rows:
+            raise MedgraftError(f"no readable result below {', '.join(map(str, results))}")
+        command = shlex.join(["medgraft", "leaderboard", *map(str, results)])
+        text, data = write_board(rows, out, command)
+        show_board(rows)
+        typer.echo(f"written: {text}, {data}")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the harness's commands to the ``medgraft`` command."""
+    app.command("run")(run)
+    app.command("cohort")(cohort)
+    app.command("leaderboard")(leaderboard)
+
+
+def main() -> None:
+    """Entry point of ``python -m benchmarks.run``."""
+    typer.run(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Readers of real cohorts and generators of phantom ones."""

@@ -1,0 +1,161 @@
+"""Reads ADNI from disk, in whichever layout it was downloaded or converted, into one table of labelled visits.
+
+Two rules for whoever splits this table: split by ``subject``, never by row, since all visits of a person and all
+processed variants of a scan look alike; and evaluate on :func:`baseline_only`, while all visits may train.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from medgraft.benchmarks.data.adni_bids import looks_like_bids, read_bids
+from medgraft.benchmarks.data.adni_loni import SEARCH_REQUIRED, find_search_tables, read_loni
+from medgraft.benchmarks.data.adni_merge import DIAGNOSES, FRAME_COLUMNS, find_merge, read_merge
+from medgraft.benchmarks.data.reading import PHANTOM_MARKER, ReadReport, is_phantom
+from medgraft.errors import DataError
+
+__all__ = ["DIAGNOSES", "FRAME_COLUMNS", "AdniTable", "baseline_only", "load_volume", "read_adni"]
+
+
+@dataclass(frozen=True)
+class AdniTable:
+    """One row per subject and visit, each with an image and a diagnosis.
+
+    Attributes:
+        frame: ``subject`` (PTID), ``session`` (``bl``, ``m06`` ... from LONI, ``M000`` ... from BIDS), ``month`` since
+            baseline, ``image`` (absolute path), ``image_id``, ``acq_date``, ``description`` (processing), ``dx`` (CN,
+            MCI or AD), ``dx_source`` (``ADNIMERGE DX``, ``nearest visit``, ``research group``, ``sessions.tsv``),
+            ``age`` at the scan (years), ``sex`` (F, M or None), ``education`` (years), ``apoe4`` (0..2), ``site``,
+            ``field_strength`` (T), and the scores ``MMSE``, ``MOCA``, ``ADAS13``, ``RAVLT_immediate``, ``FAQ``,
+            ``CDRSB``; NaN where missing. Ordered by subject and month.
+        report: What was used, left out and repaired.
+        layout: ``loni`` or ``bids``.
+        phantom: True for a generated cohort; no number from it is clinical evidence.
+        generator: Version of the generator, for a phantom.
+        bayes: Best reachable macro-F1 from ``image``, ``text`` and ``both``, for a phantom.
+    """
+
+    frame: pd.DataFrame
+    report: ReadReport
+    layout: str
+    phantom: bool = False
+    generator: str | None = None
+    bayes: dict[str, float] | None = None
+
+
+def read_adni(root: Path, *, merge: Path | None = None, search: Path | None = None) -> AdniTable:
+    """Reads a LONI download, a BIDS tree or a CAPS folder; the layout is recognised from the files.
+
+    Args:
+        root: The folder with ``ADNI/`` and the tables (or ``ADNI`` itself), with ``sub-*``, or with ``subjects/sub-*``.
+        merge: ADNIMERGE table; None to look in ``root`` and the folder above. Without one, only baseline scans of a
+            LONI download get a label, the research group.
+        search: Search table of a LONI download; None to use every CSV in ``root`` that looks like one.
+
+    Raises:
+        DataError: Nothing readable is there, a table lacks a column, or no row has both an image and a diagnosis. A
+            single flaw (a missing file, a duplicate row, two diagnoses for one visit) is counted in the report instead.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder; name the one that holds ADNI/ and its tables, or a BIDS tree")
+    report = ReadReport()
+    merge = merge or find_merge(root)
+    visits = None if merge is None else read_merge(Path(merge), report)
+    tables = [Path(search)] if search else find_search_tables(root)
+    if looks_like_bids(root) and not search:
+        layout, frame = "bids", read_bids(root, visits, report)
+    elif tables:
+        layout, frame = "loni", read_loni(root, tables, visits, report)
+    else:
+        raise DataError(
+            f"{root} holds no ADNI cohort; looked for participants.tsv with sub-*/ (BIDS), subjects/sub-*/ (CAPS), "
+            f"or a CSV with the columns {', '.join(SEARCH_REQUIRED)} beside the image tree (LONI)"
+        )
+    if frame.empty:
+        reasons = "; ".join(f"{reason}: {count}" for reason, count in report.skipped.most_common())
+        raise DataError(f"{root} has no visit with both an image and a diagnosis ({reasons or 'no rows at all'})")
+    frame = frame.sort_values(["subject", "month"], kind="stable").reset_index(drop=True)
+    frame["acq_date"] = pd.to_datetime(frame["acq_date"], errors="coerce")
+    report.used = len(frame)
+    marker = _read_marker(root)
+    return AdniTable(frame, report, layout, is_phantom(root), marker.get("generator"), marker.get("bayes"))
+
+
+def baseline_only(frame: pd.DataFrame) -> pd.DataFrame:
+    """The first visit of every subject that has one in the table, in the table's order, with a fresh index."""
+    order = frame.assign(_month=frame["month"].fillna(np.inf))
+    first = order.sort_values(["subject", "_month", "acq_date"], kind="stable").drop_duplicates("subject")
+    return frame.loc[first.index.sort_values()].reset_index(drop=True)
+
+
+def load_volume(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Loads a NIfTI volume in RAS orientation.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``.
+
+    Returns:
+        The volume, float32 ``[x, y, z]`` with axes towards right, front and top, in the file's own intensity units; and
+        the affine from voxels to mm, ``[4, 4]``.
+
+    Raises:
+        DataError: The file is missing, truncated or no image; has more than one volume; is zero all over or not finite
+            somewhere; or says nothing usable about its orientation and spacing.
+    """
+    import nibabel as nib
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist")
+    try:
+        image: Any = nib.load(path)
+        _check_geometry(path, image)
+        image = nib.as_closest_canonical(image)
+        volume = np.asarray(image.dataobj, dtype=np.float32)
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, TypeError, zlib.error) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} cannot be read as an image ({error}); download it again") from error
+    while volume.ndim > 3 and volume.shape[-1] == 1:
+        volume = volume[..., 0]
+    if volume.ndim != 3:
+        raise DataError(f"{path} has shape {volume.shape}; one 3D volume is expected")
+    if not np.isfinite(volume).all():
+        raise DataError(f"{path} has voxels that are NaN or infinite")
+    if not volume.any():
+        raise DataError(f"{path} is zero in every voxel")
+    return np.ascontiguousarray(volume), np.asarray(image.affine, dtype=np.float64)
+
+
+def _check_geometry(path: Path, image: Any) -> None:
+    """Refuses images without a usable affine: their orientation would be a guess."""
+    header, affine = image.header, image.affine
+    if affine is None or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
+        raise DataError(f"{path} has no usable affine (zero or undefined voxel spacing); convert it again from DICOM")
+    coded = "sform_code" not in header or int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+    if not coded:
+        raise DataError(f"{path} does not say how it is oriented (sform and qform unset); convert it again from DICOM")
+
+
+def _read_marker(root: Path) -> dict[str, Any]:
+    """What the generator wrote about a phantom cohort; empty for real data or an unreadable marker."""
+    for folder in (root, *list(root.parents)[:2]):
+        path = folder / PHANTOM_MARKER
+        if path.is_file():
+            try:
+                record = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:
+                return {}
+            return record if isinstance(record, dict) else {}
+    return {}

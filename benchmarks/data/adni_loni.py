@@ -1,0 +1,254 @@
+"""Reader of ADNI as the image archive (LONI/IDA) hands it out: a tree of images, a search table, and ADNIMERGE beside.
+
+Images are found by their image id, the number behind ``_I`` at the end of the name; the folders above it differ between
+archives. The search table's ``Group`` is the research group at enrolment and no diagnosis of the visit, so ADNIMERGE
+decides and the group only stands in at baseline.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medgraft.benchmarks.data.adni_merge import (
+    CONTRADICTORY,
+    FRAME_COLUMNS,
+    SOURCE_GROUP,
+    SOURCE_MERGE,
+    SOURCE_NEAREST,
+    VISIT_FACTS,
+    column_of,
+    drop_rows,
+    is_missing,
+    is_withdrawn,
+    map_diagnosis,
+    map_sex,
+    records,
+    to_floats,
+    to_numbers,
+    viscode_month,
+)
+from medgraft.benchmarks.data.reading import ReadReport, read_table
+from medgraft.errors import DataError
+
+SEARCH_REQUIRED = ("Image Data ID", "Subject", "Group", "Visit", "Description", "Acq Date")
+NEAREST_DAYS = 90
+"""How far apart scan and examination may lie for the examination's diagnosis to count for the scan."""
+
+_IMAGE_NAME = re.compile(r"_I(\d+)\.(nii|nii\.gz|dcm)$", re.IGNORECASE)
+_T1_SERIES = re.compile(r"MP-?R|SPGR|MT1|\bT1\b", re.IGNORECASE)
+
+
+@dataclass
+class ImageIndex:
+    """Image files below a folder, by image id.
+
+    Attributes:
+        volumes: Image id -> NIfTI file.
+        dicom: Ids that exist as DICOM slices only.
+    """
+
+    volumes: dict[int, Path] = field(default_factory=dict)
+    dicom: set[int] = field(default_factory=set)
+
+
+def index_images(root: Path) -> ImageIndex:
+    """Walks the tree once and keeps every file whose name ends in ``_I<number>`` and a known suffix."""
+    index = ImageIndex()
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        for name in sorted(files):
+            match = _IMAGE_NAME.search(name)
+            if match is None:
+                continue
+            uid = int(match.group(1))
+            if match.group(2).lower() == "dcm":
+                index.dicom.add(uid)
+            else:
+                index.volumes.setdefault(uid, Path(folder, name))
+    index.dicom -= index.volumes.keys()
+    return index
+
+
+def find_search_tables(root: Path) -> list[Path]:
+    """Every CSV in ``root``, or in the folder above a folder named ADNI, that has the columns of a search table."""
+    folders = (root, root.parent) if root.name.upper() == "ADNI" else (root,)
+    return [path for folder in folders for path in sorted(folder.glob("*.csv")) if _is_search_table(path)]
+
+
+def _is_search_table(path: Path) -> bool:
+    try:
+        header = pd.read_csv(path, nrows=0, encoding="utf-8-sig").columns
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError):
+        return False
+    return {"Image Data ID", "Subject"} <= {str(name).strip() for name in header}
+
+
+def read_loni(root: Path, tables: list[Path], merge: pd.DataFrame | None, report: ReadReport) -> pd.DataFrame:
+    """Builds the table of a LONI download.
+
+    Args:
+        root: Folder with the images somewhere below it.
+        tables: Search tables; their rows are put together.
+        merge: Visits of ADNIMERGE, or None.
+        report: Gets the counts.
+
+    Returns:
+        One row per subject and visit with ``FRAME_COLUMNS``.
+
+    Raises:
+        DataError: A search table lacks a column, or not one of its images is below ``root``.
+    """
+    rows = _attach_files(_read_search(tables, report), root, report)
+    rows = drop_rows(rows, _repeated(rows, ["subject", "acq_date"]), "other processing of the same scan", report)
+    finder = VisitFinder(merge)
+    frame = pd.DataFrame([finder.describe(row) for row in records(rows)], columns=pd.Index(FRAME_COLUMNS))
+    frame = drop_rows(frame, frame["dx_source"] == CONTRADICTORY, CONTRADICTORY, report)
+    frame = drop_rows(frame, frame["dx"].isna(), "no diagnosis for the visit", report)
+    # Of two scans of one visit, the one that ADNIMERGE names is the visit's; else the first.
+    frame = frame.sort_values("dx_source", key=lambda source: source != SOURCE_MERGE, kind="stable")
+    return drop_rows(frame, _repeated(frame, ["subject", "session"]), "another scan of the same visit", report)
+
+
+def preference(description: str) -> tuple[int, int, int, int]:
+    """Sort key that puts the processed image that ADNI recommends first.
+
+    Scaled images come before N3m, N3 and raw ones; then the one with the most correction steps; then a repeat scan
+    (``MPR-R``), which the archive holds where the first had flaws; then ``Scaled_2``.
+    """
+    level = next((i for i, step in enumerate(("Scaled", "N3m", "N3", "GradWarp")) if step in description), 4)
+    steps = ("GradWarp" in description) + ("B1 Correction" in description)
+    return level, -steps, int("MPR-R" not in description), int("Scaled_2" not in description)
+
+
+class VisitFinder:
+    """Looks up the visit that a scan belongs to, its diagnosis and its clinical facts."""
+
+    def __init__(self, merge: pd.DataFrame | None) -> None:
+        """Indexes the visits by image and by subject; None when there is no ADNIMERGE."""
+        visits = [] if merge is None else records(merge)
+        self._by_image = {(v["subject"], int(v["image_uid"])): v for v in visits if not is_missing(v["image_uid"])}
+        self._by_subject: dict[str, list[dict[str, Any]]] = {}
+        for visit in visits:
+            if not is_missing(visit["exam_date"]):
+                self._by_subject.setdefault(visit["subject"], []).append(visit)
+
+    def describe(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The finished row of one image; ``dx`` is None where nothing vouches for a diagnosis."""
+        exact = self._by_image.get((row["subject"], row["uid"]))
+        near = self._nearest(row, diagnosed=True)
+        visit = exact or self._nearest(row, diagnosed=False)
+        dx, source = None, ""
+        if visit is not None and visit["contradictory"]:
+            source = CONTRADICTORY
+        elif exact is not None and exact["dx"] is not None:
+            dx, source = exact["dx"], SOURCE_MERGE
+        elif near is not None:
+            dx, source, visit = near["dx"], SOURCE_NEAREST, exact or near
+        elif _is_baseline(row["visit"]):
+            dx, source = map_diagnosis(row["group"]), SOURCE_GROUP
+        facts = dict.fromkeys(VISIT_FACTS, float("nan")) | {"site": row["subject"][:3]}
+        if visit is not None:
+            facts |= {name: visit[name] for name in VISIT_FACTS}
+            session, month = visit["session"], visit["month"]
+        else:
+            session = "bl" if _is_baseline(row["visit"]) else row["visit"].lower()
+            month = viscode_month(session)
+        # The search table knows the sex, and the age at the scan in whole years.
+        facts["sex"] = facts["sex"] if isinstance(facts["sex"], str) else row["sex"]
+        facts["age"] = row["age"] if is_missing(facts["age"]) else facts["age"]
+        return {
+            "subject": row["subject"],
+            "session": session,
+            "month": month,
+            "image": row["image"],
+            "image_id": str(row["uid"]),
+            "acq_date": row["acq_date"],
+            "description": row["description"],
+            "dx": dx,
+            "dx_source": source,
+            **facts,
+        }
+
+    def _nearest(self, row: dict[str, Any], *, diagnosed: bool) -> dict[str, Any] | None:
+        """The subject's visit nearest to the scan, within ``NEAREST_DAYS``."""
+        if is_missing(row["acq_date"]):
+            return None
+        visits = [v for v in self._by_subject.get(row["subject"], ()) if not diagnosed or v["dx"] is not None]
+        gaps = [abs((v["exam_date"] - row["acq_date"]).days) for v in visits]
+        if not gaps or min(gaps) > NEAREST_DAYS:
+            return None
+        return visits[int(np.argmin(gaps))]
+
+
+def _is_baseline(visit: str) -> bool:
+    """True for screening and baseline under any of their names; a continuing subject's first ADNI2 visit is neither."""
+    visit = visit.lower()
+    return viscode_month(visit) == 0 or ("cont" not in visit and ("screening" in visit or "baseline" in visit))
+
+
+def _read_search(tables: list[Path], report: ReadReport) -> pd.DataFrame:
+    """Rows of all search tables that name a T1 image, one per image id."""
+    raw = pd.concat([read_table(path, SEARCH_REQUIRED) for path in tables], ignore_index=True)
+    rows = pd.DataFrame(
+        {
+            "uid": to_floats(raw["Image Data ID"].astype("string").str.strip().str.lstrip("Ii")),
+            "subject": raw["Subject"].astype(str).str.strip(),
+            "group": raw["Group"],
+            "visit": raw["Visit"].astype("string").fillna("").str.strip().astype(object),
+            "description": raw["Description"].astype("string").fillna("").str.strip().astype(object),
+            "acq_date": pd.to_datetime(raw["Acq Date"], errors="coerce", format="%m/%d/%Y"),
+            "age": to_numbers(column_of(raw, "Age"), report),
+            "sex": column_of(raw, "Sex").map(map_sex),
+            "modality": column_of(raw, "Modality").astype("string").fillna("MRI").str.strip(),
+        }
+    )
+    for reason, bad in (
+        ("search row without an image number", lambda t: t["uid"].isna()),
+        ("withdrawn subject", lambda t: t["subject"].map(is_withdrawn)),
+        ("not an MRI", lambda t: t["modality"] != "MRI"),
+        ("not a T1-weighted series", lambda t: ~t["description"].str.contains(_T1_SERIES)),
+        ("duplicate row of the search table", lambda t: t.drop(columns="modality").duplicated()),
+        ("image listed with contradicting rows", lambda t: t.duplicated("uid", keep=False)),
+    ):
+        rows = drop_rows(rows, bad(rows), reason, report)
+    return rows.assign(uid=rows["uid"].astype(int))
+
+
+def _attach_files(rows: pd.DataFrame, root: Path, report: ReadReport) -> pd.DataFrame:
+    """Keeps the rows whose image lies below ``root``, best processing first."""
+    index = index_images(root)
+    named = len(rows)
+    dicom = bool(rows["uid"].isin(list(index.dicom)).any())
+    unlisted = len(index.volumes.keys() - set(rows["uid"]))
+    if unlisted:
+        report.note("image file without a usable row in the search table", unlisted)
+    rows = drop_rows(rows, rows["uid"].isin(list(index.dicom)), "DICOM series; convert it to NIfTI first", report)
+    rows = drop_rows(rows, ~rows["uid"].isin(list(index.volumes)), "image file missing", report)
+    if rows.empty:
+        hint = " as NIfTI, only as DICOM, which dcm2niix converts" if dicom else ""
+        raise DataError(
+            f"{root} holds none of the {named} T1 images that the search table names{hint}; expected below it: "
+            f"*_I<image id>.nii or .nii.gz ({len(index.volumes)} such files are there)"
+        )
+    rows = rows.copy()
+    rows["image"] = [str(index.volumes[uid].absolute()) for uid in rows["uid"]]
+    unknown: Any = rows["acq_date"].isna()
+    if unknown.any():
+        # The third folder above the file carries the date too: <Description>/<YYYY-MM-DD_...>/<I...>/<file>.
+        folder = rows.loc[unknown, "image"].map(lambda path: Path(path).parts[-3][:10])
+        rows.loc[unknown, "acq_date"] = pd.to_datetime(folder, errors="coerce", format="%Y-%m-%d")
+        report.note("unreadable acquisition date; the folder's is used", int(unknown.sum()))
+    rows["rank"] = rows["description"].map(preference)
+    return rows.sort_values(["subject", "acq_date", "rank", "uid"], kind="stable")
+
+
+def _repeated(rows: pd.DataFrame, key: list[str]) -> pd.Series:
+    """Marks all but the first row of each key; rows with an unknown key are all kept."""
+    return rows.duplicated(key) & rows[key].notna().all(axis=1)

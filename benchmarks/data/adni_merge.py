@@ -1,0 +1,203 @@
+"""ADNIMERGE and what the ADNI readers share: labels, missing codes, columns of the table they make.
+
+ADNIMERGE changes its columns from release to release, so everything here goes by name. Three traps of the table:
+``AGE`` is the age at baseline in every row, ``DX`` holds transitions in old releases ("MCI to Dementia"), and -4, -1
+and "Unknown" stand for missing.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medgraft.benchmarks.data.reading import ReadReport, read_table
+
+DIAGNOSES = ("CN", "MCI", "AD")
+SCORE_COLUMNS = ("MMSE", "MOCA", "ADAS13", "RAVLT_immediate", "FAQ", "CDRSB")
+VISIT_FACTS = ("age", "sex", "education", "apoe4", "site", "field_strength", *SCORE_COLUMNS)
+FRAME_COLUMNS = (
+    "subject", "session", "month", "image", "image_id", "acq_date", "description", "dx", "dx_source", *VISIT_FACTS,
+)  # fmt: skip
+"""Columns of :attr:`~medgraft.benchmarks.data.adni.AdniTable.frame`."""
+
+SOURCE_MERGE, SOURCE_NEAREST = "ADNIMERGE DX", "nearest visit"
+SOURCE_GROUP, SOURCE_SESSIONS = "research group", "sessions.tsv"
+CONTRADICTORY = "two different diagnoses for the visit"
+"""Stands in for the source of a diagnosis where a table gives two; such visits are left out."""
+
+_LABELS = {
+    **dict.fromkeys(("CN", "NL", "SMC"), "CN"),
+    **dict.fromkeys(("EMCI", "LMCI", "MCI"), "MCI"),
+    **dict.fromkeys(("DEMENTIA", "AD"), "AD"),
+}
+_SEXES = {"female": "F", "f": "F", "male": "M", "m": "M"}
+_MISSING_CODES = (-4.0, -1.0)
+_WITHDRAWN = re.compile(r"381_S_10\d{3}$")
+
+
+def is_withdrawn(ptid: str) -> bool:
+    """True for the subjects that ADNI withdrew after release (``381_S_10###``)."""
+    return _WITHDRAWN.match(ptid) is not None
+
+
+def map_diagnosis(value: Any) -> str | None:
+    """CN, MCI or AD for any label that ADNI has used, of a transition its end; None if unknown or missing."""
+    if not isinstance(value, str) or not value.strip():
+        return None
+    return _LABELS.get(value.split()[-1].upper())
+
+
+def map_sex(value: Any) -> str | None:
+    """F, M or None."""
+    return _SEXES.get(str(value).strip().lower())
+
+
+def to_numbers(column: pd.Series, report: ReadReport) -> pd.Series:
+    """Floats of a column: missing codes and words become NaN, ``>1700`` and ``<8`` their limit, with a note."""
+    text = column.astype("string").str.strip()
+    censored = text.str.match(r"^[<>]").fillna(False).astype(bool)
+    if censored.any():
+        report.note(f"{column.name} given as a limit (< or >)", int(censored.sum()))
+    numbers = to_floats(text.str.lstrip("<>"))
+    measured: Any = numbers.mask(numbers.isin(_MISSING_CODES))
+    return measured
+
+
+def to_floats(column: pd.Series) -> pd.Series:
+    """Floats of a column, NaN for whatever is no number."""
+    numbers: Any = pd.to_numeric(column, errors="coerce")
+    return numbers.astype(float)
+
+
+def column_of(table: pd.DataFrame, name: str) -> pd.Series:
+    """A column, or one of missing values under that name where the table has none."""
+    if name not in table:
+        return pd.Series(pd.NA, index=table.index, name=name, dtype="string")
+    column: Any = table[name]
+    return column
+
+
+def drop_rows(table: pd.DataFrame, bad: Any, reason: str, report: ReadReport) -> pd.DataFrame:
+    """The table without the rows that ``bad`` marks, which are counted under ``reason``."""
+    bad = np.asarray(bad, dtype=bool)
+    if bad.any():
+        report.skip(reason, count=int(bad.sum()))
+    kept: Any = table[~bad]
+    return kept
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as dictionaries."""
+    rows: Any = table.to_dict("records")
+    return rows
+
+
+def is_missing(value: Any) -> bool:
+    """True for None, NaN, NaT and NA."""
+    return bool(pd.isna(value))
+
+
+def viscode_month(code: Any) -> float:
+    """Months since baseline of ``bl``, ``sc`` or ``m24``; NaN for any other code."""
+    code = str(code).strip().lower()
+    if code in ("bl", "sc", "scmri", "m0"):
+        return 0.0
+    match = re.fullmatch(r"m(\d+)", code)
+    return float(match.group(1)) if match else float("nan")
+
+
+def find_merge(root: Path) -> Path | None:
+    """An ADNIMERGE table in ``root`` or in the folder above it, the newest name first."""
+    for folder in (root, root.parent):
+        found = sorted(path for path in folder.glob("*.csv") if path.name.upper().startswith("ADNIMERGE"))
+        if found:
+            return found[-1]
+    return None
+
+
+def read_merge(path: Path, report: ReadReport) -> pd.DataFrame:
+    """Reads ADNIMERGE into one row per visit.
+
+    Args:
+        path: The table.
+        report: Gets the counts of duplicates, contradictions and repairs.
+
+    Returns:
+        Columns ``subject``, ``session``, ``month``, ``exam_date``, ``image_uid`` (float, NaN if none), ``dx`` (CN, MCI,
+        AD or None) and ``VISIT_FACTS``; ``age`` is the age at that visit.
+
+    Raises:
+        DataError: The file is missing or lacks a column.
+    """
+    raw = read_table(path, ("PTID", "VISCODE", "EXAMDATE", "DX", "AGE", "PTGENDER"))
+
+    def numbers(name: str) -> pd.Series:
+        return to_numbers(column_of(raw, name), report)
+
+    month = numbers("M").fillna(numbers("Month")).fillna(raw["VISCODE"].map(viscode_month))
+    years = numbers("Years_bl").fillna(month / 12).fillna(0.0)
+    field = column_of(raw, "FLDSTRENG").astype("string").str.extract(r"(\d(?:\.\d)?)", expand=False)
+    facts = {
+        "age": numbers("AGE") + years,
+        "sex": raw["PTGENDER"].map(map_sex),
+        "education": numbers("PTEDUCAT"),
+        "apoe4": numbers("APOE4"),
+        "site": _site(column_of(raw, "SITE"), raw["PTID"]),
+        "field_strength": to_floats(field),
+        **{name: numbers(name) for name in SCORE_COLUMNS},
+    }
+    visits = pd.DataFrame(
+        {
+            "subject": raw["PTID"].astype(str).str.strip(),
+            "session": raw["VISCODE"].astype(str).str.strip().str.lower(),
+            "month": month,
+            "exam_date": pd.to_datetime(raw["EXAMDATE"], errors="coerce"),
+            "image_uid": numbers("IMAGEUID"),
+            "dx": _diagnoses(raw["DX"], report),
+            **facts,
+        }
+    )
+    return _one_row_per_visit(visits, report)
+
+
+def _diagnoses(column: pd.Series, report: ReadReport) -> pd.Series:
+    """Mapped labels, with a note for transitions and for words that are no label."""
+    mapped = column.map(map_diagnosis).astype(object)
+    text = column.astype("string").str.strip().fillna("")
+    transitions = int(text.str.contains(" to ").sum())
+    unknown = int((mapped.isna() & (text != "") & ~text.str.lower().isin(["-4", "-1", "unknown"])).sum())
+    if transitions:
+        report.note("diagnosis given as a transition; its last state is used", transitions)
+    if unknown:
+        report.note("diagnosis not understood; treated as missing", unknown)
+    return mapped.where(mapped.notna(), None)
+
+
+def _site(column: pd.Series, ptid: pd.Series) -> pd.Series:
+    """Site as text; the first part of the PTID where the column is empty."""
+    text = column.astype("string").str.replace(r"\.0$", "", regex=True)
+    return text.fillna(ptid.astype("string").str[:3]).astype(object)
+
+
+def _one_row_per_visit(visits: pd.DataFrame, report: ReadReport) -> pd.DataFrame:
+    """Drops withdrawn subjects and repeated rows."""
+    key = ["subject", "session"]
+    visits = drop_rows(visits, visits["subject"].map(is_withdrawn), "withdrawn subject in ADNIMERGE", report)
+    visits = merge_repeated(visits, key, "duplicate row of ADNIMERGE", report)
+    return visits.sort_index().reset_index(drop=True)
+
+
+def merge_repeated(rows: pd.DataFrame, key: list[str], reason: str, report: ReadReport) -> pd.DataFrame:
+    """One row per key, with a new column ``contradictory``: True, and ``dx`` empty, where its rows disagree on ``dx``.
+
+    Of repeated rows, one with a diagnosis is worth more than one without; the others are counted under ``reason``.
+    """
+    labels: Any = rows.groupby(key)["dx"].transform("nunique")
+    rows = rows.assign(contradictory=labels > 1)
+    rows["dx"] = rows["dx"].where(~rows["contradictory"], None)
+    rows = rows.sort_values("dx", key=lambda dx: dx.isna(), kind="stable")
+    return drop_rows(rows, rows.duplicated(key), reason, report)

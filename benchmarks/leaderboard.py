@@ -1,0 +1,265 @@
+"""The leaderboard, derived from any folders of results: terminal table, Markdown and CSV."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medgraft.benchmarks.metrics import Predictions, interval, multiclass_points, multilabel_points, subject_bootstrap
+from medgraft.benchmarks.results import CellResult, read_results
+
+PHANTOM_NOTE = (
+    "**PHANTOM**: rows marked so were measured on generated cohorts. They show that the machinery works and how "
+    "adapters compare under known conditions; they are no clinical evidence and replicate no paper."
+)
+
+
+@dataclass
+class BoardRow:
+    """All seeds of one task, encoder, adapter, cohort and set of hyper-parameters.
+
+    Attributes:
+        cells: The results, by seed.
+        metrics: Name -> (mean over the seeds, lower and upper end of the 95% interval).
+    """
+
+    cells: list[CellResult]
+    metrics: dict[str, tuple[float | None, float | None, float | None]]
+
+    @property
+    def first(self) -> CellResult:
+        """Any of the cells that succeeded; all share what the row says about itself."""
+        return next((cell for cell in self.cells if cell.status == "success"), self.cells[0])
+
+    @property
+    def status(self) -> str:
+        """``success``, or how many seeds ended otherwise."""
+        bad = [cell.status for cell in self.cells if cell.status != "success"]
+        return "success" if not bad else f"{len(bad)} of {len(self.cells)}: {', '.join(sorted(set(bad)))}"
+
+
+def _predictions(path: Path, cell: CellResult) -> Predictions | None:
+    try:
+        with np.load(path.with_suffix(".npz")) as stored:
+            return Predictions(
+                stored["scores"],
+                stored["targets"],
+                stored["groups"],
+                tuple(cell.data["classes"]),
+                stored["mask"] if "mask" in stored.files else None,
+                stored["thresholds"] if "thresholds" in stored.files else None,
+            )
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def pooled_intervals(each: Sequence[Predictions], names: Iterable[str]) -> dict[str, tuple[float | None, float | None]]:
+    """Intervals of the mean over seeds: every resample of the subjects is applied to all seeds alike.
+
+    Args:
+        each: Predictions of the seeds on one test split.
+        names: Metrics wanted.
+    """
+    compute = multiclass_points if each[0].targets.ndim == 1 else multilabel_points
+    weighted = [compute(p)[1] for p in each]
+    wanted = [name for name in names if all(name in w for w in weighted)]
+    statistics_ = {name: (lambda w, name=name: np.mean([s[name](w) for s in weighted], axis=0)) for name in wanted}
+    distributions = subject_bootstrap(statistics_, each[0].groups)
+    return {name: interval(values)[:2] for name, values in distributions.items()}
+
+
+def make_row(found: Sequence[tuple[Path, CellResult]]) -> BoardRow:
+    """Joins the seeds of a row.
+
+    With the predictions at hand the interval is that of the mean over seeds; without them (only the JSON files were
+    copied) it is the mean of the seeds' own ends, which is a little too wide.
+    """
+    found = sorted(found, key=lambda item: item[1].spec.seed)
+    good = [(path, cell) for path, cell in found if cell.status == "success"]
+    metrics: dict[str, tuple[float | None, float | None, float | None]] = {}
+    names = list(good[0][1].metrics) if good else []
+    predictions = [p for path, cell in good if (p := _predictions(path, cell)) is not None]
+    same = len(predictions) == len(good) > 1 and len({cell.data.get("split_hash") for _, cell in good}) == 1
+    pooled = pooled_intervals(predictions, names) if same else {}
+    for name in names:
+        values = [cell.metrics[name] for _, cell in good if name in cell.metrics]
+        low, high = pooled.get(name) or (_mean(v.ci_low for v in values), _mean(v.ci_high for v in values))
+        metrics[name] = (_mean(v.value for v in values), low, high)
+    return BoardRow([cell for _, cell in found], metrics)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = list(values)
+    return None if not known or any(v is None for v in known) else statistics.fmean(v for v in known if v is not None)
+
+
+def board_rows(folders: Iterable[Path]) -> list[BoardRow]:
+    """Rows of all results below the folders, by task, real cohorts first, best first within a task and cohort."""
+    groups: dict[str, list[tuple[Path, CellResult]]] = defaultdict(list)
+    for path, cell in read_results(folders):
+        groups[cell.spec.row()].append((path, cell))
+    rows = [make_row(found) for found in groups.values()]
+
+    def order(row: BoardRow) -> tuple[Any, ...]:
+        cell = row.first
+        value = row.metrics.get(cell.primary, (None, None, None))[0]
+        return (cell.phantom, cell.spec.task, cell.spec.cohort.revision, -(value if value is not None else -1.0))
+
+    return sorted(rows, key=order)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A metric for people; a dash where it is undefined."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def with_interval(metric: tuple[float | None, float | None, float | None] | None) -> str:
+    """``value [low, high]``."""
+    if metric is None or metric[0] is None:
+        return "-"
+    value, low, high = metric
+    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def count(value: float | None) -> str:
+    """Large counts in thousands and millions.
+
+    Example:
+        >>> count(969217), count(512), count(None)
+        ('969.2k', '512', '-')
+    """
+    if value is None:
+        return "-"
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.1f}{unit}"
+    return f"{value:g}"
+
+
+def _median(row: BoardRow, name: str) -> float | None:
+    found = [getattr(c.efficiency, name) for c in row.cells if c.status == "success" and c.efficiency is not None]
+    known = [value for value in found if value is not None]
+    return statistics.median(known) if known else None
+
+
+COLUMNS = (
+    "task", "encoder", "adapter", "F1 macro", "F1 weighted", "AUC", "trainable", "train/s", "infer/s", "step MB",
+    "backend", "seeds", "status",
+)  # fmt: skip
+
+
+def cells_of_row(row: BoardRow) -> list[str]:
+    """A row as text, in the order of :data:`COLUMNS`."""
+    spec, efficiency = row.first.spec, row.first.efficiency
+    peak = _median(row, "train_step_peak_bytes")
+    return [
+        f"{spec.task} (PHANTOM)" if row.first.phantom else spec.task,
+        spec.encoder,
+        spec.adapter,
+        with_interval(row.metrics.get("f1_macro")),
+        with_interval(row.metrics.get("f1_weighted")),
+        with_interval(row.metrics.get("auc_macro")),
+        count(sum(efficiency.trainable.values()) if efficiency else None),
+        count(_rounded(_median(row, "train_samples_per_s"))),
+        count(_rounded(_median(row, "inference_samples_per_s"))),
+        "-" if peak is None else f"{peak / 2**20:.0f}",
+        spec.backend,
+        str(len(row.cells)),
+        row.status,
+    ]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.3g}")
+
+
+def markdown(rows: Sequence[BoardRow], command: str) -> str:
+    """The board as Markdown: one table of means per task, then F1 and AUC per class."""
+    lines = ["# Leaderboard", "", f"Made by `{command}`.", ""]
+    lines += [
+        "F1 and AUC are means over seeds; brackets hold 95% intervals that resample subjects. `train/s` and `infer/s` "
+        "are samples per second (training from the cached frozen prefix, inference from prepared inputs), `step MB` is "
+        "the peak of allocated tensors in one training step. Rows of one task are ranked by its primary metric; rows "
+        "whose intervals overlap widely are not shown to differ.",
+        "",
+    ]
+    if any(row.first.phantom for row in rows):
+        lines += [PHANTOM_NOTE, ""]
+    tasks: dict[tuple[bool, str, str], list[BoardRow]] = defaultdict(list)
+    for row in rows:
+        tasks[(row.first.phantom, row.first.spec.task, row.first.spec.cohort.revision)].append(row)
+    for (phantom, task, revision), members in tasks.items():
+        lines += _task_section(phantom, task, revision, members)
+    return "\n".join(lines) + "\n"
+
+
+def _task_section(phantom: bool, task: str, revision: str, members: Sequence[BoardRow]) -> list[str]:
+    mark = " (PHANTOM)" if phantom else ""
+    data = members[0].first.data
+    facts = [f"Cohort revision `{revision}`"]
+    if data.get("splits"):
+        facts += [f"{name} {n['samples']} samples of {n['subjects']} subjects" for name, n in data["splits"].items()]
+        facts.append(f"split `{data['split_hash'][:12]}`")
+    if data.get("generator"):
+        facts.append(f"generator {data['generator']}")
+    if data.get("bayes_f1_macro") is not None:
+        facts.append(f"Bayes-optimal F1 macro {data['bayes_f1_macro']:.3f}")
+    lines = [f"## {task}{mark}", "", f"{'; '.join(facts)}. Ranked by `{members[0].first.primary}`.", ""]
+    body = pd.DataFrame([cells_of_row(row)[1:] for row in members], columns=COLUMNS[1:])
+    lines += [body.to_markdown(index=False, disable_numparse=True), ""]
+    classes = [name.removeprefix("f1_") for name in members[0].metrics if name.startswith("f1_")]
+    classes = [name for name in classes if name not in ("macro", "weighted")]
+    if classes:
+        table = [
+            [row.first.spec.encoder, row.first.spec.adapter]
+            + [with_interval(row.metrics.get(f"{kind}_{name}")) for name in classes for kind in ("f1", "auc")]
+            for row in members
+            if row.metrics
+        ]
+        heads = ["encoder", "adapter", *(f"{kind} {name}{mark}" for name in classes for kind in ("F1", "AUC"))]
+        lines += [pd.DataFrame(table, columns=heads).to_markdown(index=False, disable_numparse=True), ""]
+    return lines
+
+
+def table(rows: Sequence[BoardRow]) -> pd.DataFrame:
+    """Every number of the board, one line per row, for spreadsheets."""
+    records = []
+    for row in rows:
+        cell = row.first
+        record: dict[str, Any] = {
+            "data": "PHANTOM" if cell.phantom else "real",
+            "task": cell.spec.task,
+            "cohort_revision": cell.spec.cohort.revision,
+            "encoder": cell.spec.encoder,
+            "encoder_weights": cell.encoder.get("weights"),
+            "encoder_saw_cohort": cell.encoder.get("saw_this_cohort"),
+            "adapter": cell.spec.adapter,
+            "backend": cell.spec.backend,
+            "seeds": len(row.cells),
+            "status": row.status,
+            "epochs": cell.spec.train.epochs,
+            "split_hash": cell.data.get("split_hash"),
+            "trainable": sum(cell.efficiency.trainable.values()) if cell.efficiency else None,
+        }
+        for name in ("train_samples_per_s", "inference_samples_per_s", "train_step_peak_bytes", "forward_flops"):
+            record[name] = _median(row, name)
+        for name, (value, low, high) in row.metrics.items():
+            record |= {name: value, f"{name}_ci_low": low, f"{name}_ci_high": high}
+        records.append(record)
+    return pd.DataFrame(records)
+
+
+def write_board(rows: Sequence[BoardRow], folder: Path, command: str) -> tuple[Path, Path]:
+    """Writes ``leaderboard.md`` and ``leaderboard.csv``; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text, data = folder / "leaderboard.md", folder / "leaderboard.csv"
+    text.write_text(markdown(rows, command))
+    table(rows).to_csv(data, index=False)
+    return text, data

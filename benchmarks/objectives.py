@@ -1,0 +1,177 @@
+"""What a task optimises and how it predicts: classes, labels, or pairs of image and text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medgraft.encoder import Encoder, TextEncoder
+from medgraft.errors import DataError
+from medgraft.features import Features
+from medgraft.grafting import Grafted
+from medgraft.losses import label_guided_info_nce
+from medgraft.task import TaskData
+
+Outputs = Mapping[str, Features]
+
+
+class Head(nn.Module):
+    """Standardises the embeddings as they were before training, then one linear map, zero at the start.
+
+    The statistics are fitted once on training samples through the fresh graft and stay fixed, so that features of any
+    scale (grey values, unit vectors, layer-normed tokens) meet the same learning rate.
+
+    Args:
+        dim: Width of the joined embeddings.
+        outputs: Classes or labels.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, dim: int, outputs: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("deviation", torch.ones(dim))
+        self.linear = nn.Linear(dim, outputs)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def fit_scale(self, embeddings: Tensor) -> None:
+        """Takes mean and deviation from ``[n, dim]``; columns that do not vary keep their scale."""
+        self.mean.copy_(embeddings.mean(dim=0))
+        deviation = embeddings.std(dim=0)
+        self.deviation.copy_(torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation)))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """``[B, dim]`` -> logits ``[B, outputs]``."""
+        return self.linear((embeddings - self.mean) / self.deviation)
+
+
+def joined(outputs: Outputs, inputs: tuple[str, ...]) -> Tensor:
+    """Pooled embeddings of the modalities side by side, ``[B, sum of widths]``."""
+    return torch.cat([outputs[name].pooled.float() for name in inputs], dim=-1)
+
+
+def embedding(tower: Encoder, features: Features) -> Tensor:
+    """Unit embedding ``[B, E]`` in the space that the modalities share."""
+    if features.embedding is not None:
+        return features.embedding.float()
+    return F.normalize(tower.project(features.pooled).float(), dim=-1)
+
+
+@dataclass
+class Batch:
+    """Targets of a batch; its inputs travel beside it.
+
+    Attributes:
+        targets: ``[B]`` or ``[B, L]``.
+        mask: ``[B, L]`` or ``None``.
+        labels: ``[B, L]`` or ``None``.
+    """
+
+    targets: Tensor
+    mask: Tensor | None = None
+    labels: Tensor | None = None
+
+
+class ClassificationObjective:
+    """A linear head with cross-entropy over classes, or binary cross-entropy over labels.
+
+    Args:
+        data: The task's data.
+        inputs: Modalities in the order in which the head reads them.
+        multilabel: Independent labels in place of exclusive classes.
+    """
+
+    def __init__(self, data: TaskData, inputs: tuple[str, ...], multilabel: bool) -> None:
+        self.inputs, self.multilabel = inputs, multilabel
+        self.outputs = len(data.classes)
+
+    def make_head(self, sample: Outputs) -> Head:
+        """A head that fits the features of ``sample``, scaled by them."""
+        embeddings = joined(sample, self.inputs)
+        head = Head(embeddings.shape[-1], self.outputs)
+        head.fit_scale(embeddings.detach())
+        return head
+
+    def logits(self, grafted: Grafted, outputs: Outputs) -> Tensor:
+        """``[B, classes]``."""
+        assert grafted.head is not None
+        return grafted.head(joined(outputs, self.inputs))
+
+    def loss(self, grafted: Grafted, outputs: Outputs, batch: Batch) -> Tensor:
+        """Mean loss over what counts."""
+        logits = self.logits(grafted, outputs)
+        if not self.multilabel:
+            return F.cross_entropy(logits, batch.targets)
+        losses = F.binary_cross_entropy_with_logits(logits, batch.targets.float(), reduction="none")
+        if batch.mask is None:
+            return losses.mean()
+        return (losses * batch.mask).sum() / batch.mask.sum().clamp(min=1)
+
+    def scores(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
+        """Probabilities ``[B, classes]``."""
+        logits = self.logits(grafted, outputs)
+        return torch.sigmoid(logits) if self.multilabel else torch.softmax(logits, dim=-1)
+
+    def context(self, grafted: Grafted) -> None:
+        """Nothing is shared between batches of a prediction."""
+        return None
+
+
+class ContrastiveObjective:
+    """Label-guided InfoNCE on pairs; zero-shot prediction by class prompts.
+
+    A class's embedding is the mean of its prompts' unit embeddings, normalised again (Radford et al., 2021).
+
+    Args:
+        data: The task's data, with prompts.
+        inputs: The visual modality, then ``text``.
+    """
+
+    def __init__(self, data: TaskData, inputs: tuple[str, ...]) -> None:
+        if data.prompts is None:
+            raise DataError("a contrastive task needs prompts for its classes")
+        self.visual, self.text = inputs
+        self.prompts = data.prompts
+
+    def make_head(self, sample: Outputs) -> None:
+        """No head: prompts take its place."""
+        return None
+
+    def loss(self, grafted: Grafted, outputs: Outputs, batch: Batch) -> Tensor:
+        """Both directions, same-label pairs left out of the denominator."""
+        towers = grafted.towers()
+        image, text = (embedding(towers[name], outputs[name]) for name in (self.visual, self.text))
+        return label_guided_info_nce(image, text, grafted.logit_scale(), batch.labels)
+
+    def context(self, grafted: Grafted) -> Tensor:
+        """Class embeddings ``[K, E]``."""
+        tower = grafted.towers()[self.text]
+        assert isinstance(tower, TextEncoder)
+        rows = []
+        for prompts in self.prompts:
+            each = embedding(tower, grafted.encode({self.text: tower.tokenize(prompts).to(tower.device)})[self.text])
+            rows.append(F.normalize(each.mean(dim=0), dim=-1))
+        return torch.stack(rows)
+
+    def scores(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
+        """Probabilities ``[B, K]``: softmax of scaled similarities to the class embeddings."""
+        image = embedding(grafted.towers()[self.visual], outputs[self.visual])
+        return torch.softmax(grafted.logit_scale() * (image @ context.T), dim=-1)
+
+
+AnyObjective = ClassificationObjective | ContrastiveObjective
+
+
+def make_objective(kind: str, data: TaskData, inputs: tuple[str, ...]) -> AnyObjective:
+    """The objective of a task by its name."""
+    if kind == "contrastive":
+        return ContrastiveObjective(data, inputs)
+    return ClassificationObjective(data, inputs, multilabel=kind == "multilabel")

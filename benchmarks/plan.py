@@ -1,0 +1,296 @@
+"""From a request to cells: which adapters on which encoders for which tasks, and why some pairs are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medgraft import plugins
+from medgraft.benchmarks.cohorts import Cohort
+from medgraft.benchmarks.results import Backend, CellSpec
+from medgraft.benchmarks.tasks import build_task, task_class
+from medgraft.errors import ConfigError, IncompatibleError, MedgraftError, UnknownNameError
+from medgraft.registry import (
+    PresetEntry,
+    TaskEntry,
+    TrainDefaults,
+    adapter_class,
+    build_adapters,
+    catalogue,
+    readable,
+    resolve_adapter,
+    resolve_encoder,
+)
+
+
+class Sweep(BaseModel):
+    """A request; every field is an option of ``run`` or a line of ``--config``.
+
+    Attributes:
+        adapters: Adapter names.
+        encoders: Encoder names; by default those that the tasks name.
+        tasks: Task names; by default those that the catalogue names for each adapter.
+        seeds: Seeds of each row; the preset's by default.
+        epochs: Takes the place of every adapter's own number.
+        backend: How adapters run.
+        data: Cohort name -> folder.
+        results: Folder of the results.
+        jobs: Worker processes.
+        preset: Named size of the sweep.
+        limit: Largest number of samples per split.
+        timeout: Seconds after which a cell is killed.
+        threads: Threads per worker; part of what defines a number.
+        baselines: Add the reference rows.
+        options: Adapter or task name -> its options.
+        train: Adapter name -> training hyper-parameters.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    adapters: tuple[str, ...] = Field(min_length=1)
+    encoders: tuple[str, ...] | None = None
+    tasks: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    epochs: int | None = Field(None, ge=0)
+    backend: Backend = "eager"
+    data: dict[str, Path] = {}
+    results: Path = Path("results")
+    jobs: int | None = Field(None, ge=1)
+    preset: str = "quick"
+    limit: int | None = Field(None, ge=4)
+    timeout: float = Field(3600.0, gt=0)
+    threads: int = Field(1, ge=1)
+    baselines: bool = True
+    options: dict[str, dict[str, Any]] = {}
+    train: dict[str, dict[str, Any]] = {}
+
+    def preset_entry(self) -> PresetEntry:
+        """The preset.
+
+        Raises:
+            UnknownNameError: There is none of that name.
+        """
+        presets = catalogue().presets
+        if self.preset not in presets:
+            raise UnknownNameError("preset", self.preset, presets)
+        return presets[self.preset]
+
+
+def read_sweep(path: Path | None, overrides: Mapping[str, Any]) -> Sweep:
+    """A request from a YAML file and the command line, which wins.
+
+    Raises:
+        ConfigError: The file cannot be read, or a field does not exist or has a value out of range.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(path.read_text()) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigError(f"--config {path} cannot be read: {error}") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"--config {path} must hold a mapping of options, not {type(values).__name__}")
+    values |= {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Sweep.model_validate(values)
+    except ValidationError as error:
+        known = ", ".join(Sweep.model_fields)
+        raise ConfigError(f"the sweep's options: {readable(error)}; they are: {known}") from error
+
+
+@dataclass(frozen=True)
+class Row:
+    """A task, encoder and adapter, not yet a cell."""
+
+    task: str
+    encoder: str
+    adapter: str
+
+
+@dataclass
+class Plan:
+    """What will run.
+
+    Attributes:
+        cells: In the order in which they start.
+        cohorts: Cohort name -> where it is.
+        skipped: Row -> why it is left out.
+    """
+
+    cells: list[CellSpec] = field(default_factory=list)
+    cohorts: dict[str, Cohort] = field(default_factory=dict)
+    skipped: dict[Row, str] = field(default_factory=dict)
+
+
+def task_entry(name: str) -> TaskEntry:
+    """The catalogue's entry, or an empty one for a foreign task."""
+    return catalogue().tasks.get(name, TaskEntry(title=name, encoders=()))
+
+
+def tasks_of(adapter: str) -> tuple[str, ...]:
+    """Tasks that an adapter is run on by default: the catalogue's, joined for a composed name; all defaults else."""
+    parts = [resolve_adapter(part.strip()).plugin for part in adapter.split("+")]
+    entries = [catalogue().adapters.get(plugin.name) if plugin.builtin else None for plugin in parts]
+    known = [entry.tasks for entry in entries if entry is not None]
+    if known and len(known) == len(parts):
+        return tuple(dict.fromkeys(task for tasks in known for task in tasks))
+    return tuple(name for name, entry in catalogue().tasks.items() if entry.default)
+
+
+def check_names(sweep: Sweep) -> None:
+    """Resolves every name, and imports every plugin that was asked for, before anything is made or trained.
+
+    Raises:
+        MedgraftError: A name is unknown or a plugin does not load.
+    """
+    for adapter in sweep.adapters:
+        for part in adapter.split("+"):
+            adapter_class(resolve_adapter(part.strip()))
+    for encoder in sweep.encoders or ():
+        plugins.load(resolve_encoder(encoder).plugin)
+    for task in sweep.tasks or ():
+        task_class(task)
+    known = {*sweep.adapters, *plugins.discover("task"), *plugins.discover("adapter")}
+    for name in [*sweep.options, *sweep.train]:
+        if name not in known:
+            raise UnknownNameError("adapter or task in the sweep's options", name, known)
+    for adapter in sweep.adapters:
+        build_adapters(adapter, sweep.options.get(adapter))
+    sweep.preset_entry()
+
+
+def rows(sweep: Sweep) -> list[Row]:
+    """All rows of a request, references included, cheap ones first within a task."""
+    wanted: dict[Row, None] = {}
+    for adapter in sweep.adapters:
+        for task in sweep.tasks or tasks_of(adapter):
+            entry = task_entry(task)
+            encoders = sweep.encoders or entry.encoders
+            if not encoders:
+                raise ConfigError(f"task {task!r} names no default encoder; choose some with --encoders")
+            if sweep.baselines:
+                wanted.update(dict.fromkeys(_references(task, entry, encoders)))
+            wanted.update(dict.fromkeys(Row(task, encoder, adapter) for encoder in encoders))
+    return list(wanted)
+
+
+def _references(task: str, entry: TaskEntry, encoders: Iterable[str]) -> Iterable[Row]:
+    if task_class(task).objective != "contrastive":
+        yield from (Row(task, encoder, "linear_probe") for encoder in encoders)
+    elif not entry.baselines:
+        yield from (Row(task, encoder, "zero_shot") for encoder in encoders)
+    yield from (Row(task, baseline.encoder, baseline.adapter) for baseline in entry.baselines)
+
+
+def training(sweep: Sweep, adapter: str) -> TrainDefaults:
+    """Hyper-parameters of a row: catalogue, then preset, then the request, the last word with the latter."""
+    parts = [resolve_adapter(part.strip()).plugin.name for part in adapter.split("+")]
+    values: dict[str, Any] = {}
+    for part in parts:
+        entry = catalogue().adapters.get(part)
+        values |= entry.train.model_dump() if entry else {}
+    for part in [*parts, adapter]:
+        values |= sweep.preset_entry().train.get(part, {})
+    values |= sweep.train.get(adapter, {})
+    if sweep.epochs is not None and values.get("epochs") != 0:
+        values["epochs"] = sweep.epochs
+    try:
+        return TrainDefaults.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"training options of {adapter!r}: {readable(error)}") from error
+
+
+def _weights_digest(encoder: str) -> str | None:
+    """Digest of the weights that a name does not fix by itself: a local file, or what the catalogue pins."""
+    from medgraft.checkpoint import file_digest
+
+    parsed = resolve_encoder(encoder)
+    path = Path(parsed.weights)
+    if parsed.weights not in ("default", "random") and path.is_file():
+        return file_digest(path)
+    return parsed.sha256
+
+
+def _foreign(row: Row) -> dict[str, str]:
+    found = [resolve_adapter(part.strip()).plugin for part in row.adapter.split("+")]
+    found += [resolve_encoder(row.encoder).plugin, plugins.find("task", row.task)]
+    return {plugin.distribution: plugin.version for plugin in found if not plugin.builtin}
+
+
+def cells_of(row: Row, sweep: Sweep, cohort: Cohort) -> list[CellSpec]:
+    """The cells of a row, one per seed."""
+    cls = task_class(row.task)
+    parts = row.adapter.split("+")
+    options = sweep.options.get(row.adapter, {})
+    resolved = {
+        part: adapter.config.model_dump(mode="json") for part, adapter in build_adapters(row.adapter, options).items()
+    }
+    spec = CellSpec(
+        task=row.task,
+        task_options=build_task(row.task, sweep.options.get(row.task)).config.model_dump(mode="json"),
+        task_version=cls.version,
+        cohort=cohort.id,
+        encoder=row.encoder,
+        encoder_weights=_weights_digest(row.encoder),
+        adapter=row.adapter,
+        adapter_options=resolved[parts[0]] if len(parts) == 1 else resolved,
+        seed=0,
+        backend=sweep.backend,
+        train=training(sweep, row.adapter),
+        threads=sweep.threads,
+        limit=sweep.limit,
+        plugins=_foreign(row),
+    )
+    seeds = sweep.seeds if sweep.seeds is not None else sweep.preset_entry().seeds
+    if spec.train.epochs == 0:
+        seeds = seeds[:1]  # nothing is trained, so every seed gives the same numbers
+    return [spec.model_copy(update={"seed": seed}) for seed in seeds]
+
+
+def fit_check(row: Row, options: Mapping[str, Any]) -> str | None:
+    """Why a row cannot run, or ``None``.
+
+    Raises:
+        MedgraftError: The encoder cannot be built at all.
+    """
+    from medgraft.benchmarks.worker import select_encoder
+    from medgraft.encoder import DualEncoder
+
+    cls = task_class(row.task)
+    try:
+        encoder = select_encoder(row.encoder, cls.inputs)
+    except IncompatibleError as error:
+        return str(error)
+    if cls.objective == "contrastive" and not (isinstance(encoder, DualEncoder) and encoder.logit_scale is not None):
+        return "the task compares image and text, and the encoder has no space that they share"
+    for name, adapter in build_adapters(row.adapter, options).items():
+        support = adapter.supports(encoder)
+        if not support:
+            return f"adapter {name!r} does not fit encoder {row.encoder!r}: {support.reason}"
+    return None
+
+
+def fits(sweep: Sweep, wanted: Iterable[Row], explicit: set[str]) -> tuple[list[Row], dict[Row, str]]:
+    """Splits rows into those that can run and those that cannot, with the reason.
+
+    An encoder that cannot be built stops the sweep if it was asked for by name, and is a reason otherwise.
+    """
+    good: list[Row] = []
+    skipped: dict[Row, str] = {}
+    for row in wanted:
+        try:
+            reason = fit_check(row, sweep.options.get(row.adapter, {}))
+        except MedgraftError as error:
+            if row.encoder in explicit:
+                raise
+            reason = str(error)
+        if reason is None:
+            good.append(row)
+        else:
+            skipped[row] = reason
+    return good, skipped

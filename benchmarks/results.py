@@ -1,0 +1,247 @@
+"""One JSON per cell: schema, key, atomic storage. Predictions stay beside it, on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medgraft.benchmarks.metrics import Metric
+from medgraft.errors import MedgraftError
+from medgraft.registry import TrainDefaults
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+NUMBERS_VERSION = 1
+"""Raised when a change of the harness changes numbers that no other part of a cell's key tells apart."""
+
+Status = Literal["success", "error", "oom", "timeout"]
+Backend = Literal["eager", "compile"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class CohortId(_Model):
+    """Which data a cell reads.
+
+    Attributes:
+        name: Name of the cohort, as ``--data`` takes it.
+        revision: Digest of the cohort's tables.
+        phantom: Generated, not collected.
+    """
+
+    name: str
+    revision: str
+    phantom: bool
+
+
+class CellSpec(_Model):
+    """Everything that defines a cell's numbers.
+
+    Attributes:
+        task: Task name.
+        task_options: Options of the task.
+        task_version: The task's own version.
+        cohort: The data.
+        encoder: Encoder name, ``source:model@weights``.
+        encoder_weights: Digest of a weights file where the name does not fix it.
+        adapter: Adapter name, several joined by ``+``.
+        adapter_options: Options of the adapter.
+        seed: Of initialisation, order and dropout; the split does not depend on it.
+        backend: How the adapter runs.
+        train: Training hyper-parameters.
+        threads: Threads of the worker; sums depend on their order.
+        limit: Largest number of samples per split, ``None`` for all.
+        plugins: Versions of the foreign distributions that take part.
+        numbers_version: See :data:`NUMBERS_VERSION`.
+    """
+
+    task: str
+    task_options: dict[str, Any] = {}
+    task_version: int = 1
+    cohort: CohortId
+    encoder: str
+    encoder_weights: str | None = None
+    adapter: str
+    adapter_options: dict[str, Any] = {}
+    seed: int
+    backend: Backend = "eager"
+    train: TrainDefaults
+    threads: int = Field(1, ge=1)
+    limit: int | None = None
+    plugins: dict[str, str] = {}
+    numbers_version: int = NUMBERS_VERSION
+
+    def key(self) -> str:
+        """First 16 hex digits of the SHA-256 over the canonical JSON."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def row(self) -> str:
+        """The same for everything but the seed: cells of one row differ in nothing else."""
+        text = json.dumps({**self.model_dump(mode="json"), "seed": None}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Efficiency(_Model):
+    """What a cell costs.
+
+    Attributes:
+        trainable: Trainable parameters by part.
+        encoder_parameters: Frozen parameters of the towers that ran.
+        forward_flops: Floating-point operations of one sample's forward pass (matrix products and convolutions).
+        train_samples_per_s: Training throughput, data loading excluded, with the cached prefix that training used.
+        inference_samples_per_s: Throughput of the whole model on prepared inputs, nothing cached.
+        train_step_peak_bytes: Peak of allocated tensors above the start of one training step.
+        process_peak_bytes: Peak resident memory of the worker process.
+        cached_stage: Modality -> stage from which training ran, and the number of stages.
+        concurrent_jobs: Worker processes that shared the machine while it was measured.
+    """
+
+    trainable: dict[str, int]
+    encoder_parameters: int
+    forward_flops: float | None = None
+    train_samples_per_s: float | None = None
+    inference_samples_per_s: float | None = None
+    train_step_peak_bytes: int | None = None
+    process_peak_bytes: int | None = None
+    cached_stage: dict[str, tuple[int, int]] = {}
+    concurrent_jobs: int = 1
+
+
+class CellResult(_Model):
+    """The stored result of a cell."""
+
+    schema_version: int = SCHEMA_VERSION
+    key: str
+    status: Status
+    message: str = ""
+    spec: CellSpec
+    phantom: bool
+    primary: str = "f1_macro"
+    metrics: dict[str, Metric] = {}
+    efficiency: Efficiency | None = None
+    training: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    encoder: dict[str, Any] = {}
+    adapters: dict[str, Any] = {}
+    plugins: list[dict[str, str]] = []
+    env: dict[str, Any] = {}
+    timing: dict[str, float] = {}
+
+
+def safe_name(name: str) -> str:
+    """A name as a folder: what file systems dislike becomes ``_``.
+
+    Example:
+        >>> safe_name("open_clip:hf-hub:org/Model@random")
+        'open_clip_hf-hub_org_Model@random'
+    """
+    return re.sub(r"[^\w.@+-]", "_", name)
+
+
+class ResultStore:
+    """A folder of results, ``<encoder>/<adapter>/<task>/<key>.json``.
+
+    Args:
+        root: The folder; made when the first result is stored.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def check_writable(self) -> None:
+        """Fails early where results cannot be stored.
+
+        Raises:
+            MedgraftError: The folder cannot be made or written to.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.root, prefix=".probe-"):
+                pass
+        except OSError as error:
+            raise MedgraftError(
+                f"results folder {self.root} cannot be written: {error}; choose another --results"
+            ) from error
+
+    def path(self, spec: CellSpec) -> Path:
+        """Where the result of ``spec`` lies or will lie."""
+        return (
+            self.root / safe_name(spec.encoder) / safe_name(spec.adapter) / safe_name(spec.task) / f"{spec.key()}.json"
+        )
+
+    def get(self, spec: CellSpec) -> CellResult | None:
+        """The stored result, or ``None`` where there is none or it cannot be read."""
+        path = self.path(spec)
+        return _read(path) if path.is_file() else None
+
+    def put(self, result: CellResult, predictions: dict[str, np.ndarray] | None = None) -> Path:
+        """Stores a result; predictions first, so that a result that can be seen is complete."""
+        path = self.path(result.spec)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if predictions is not None:
+            write_atomically(path.with_suffix(".npz"), lambda handle: np.savez_compressed(handle, **predictions))
+        text = result.model_dump_json(indent=1) + "\n"
+        write_atomically(path, lambda handle: handle.write(text.encode()))
+        return path
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Calls ``write(handle)`` on a temporary file beside ``path``, then renames it."""
+    handle = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False)
+    try:
+        with handle:
+            write(handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(handle.name, 0o644)
+        os.replace(handle.name, path)
+    except BaseException:
+        Path(handle.name).unlink(missing_ok=True)
+        raise
+
+
+def _read(path: Path) -> CellResult | None:
+    try:
+        data = json.loads(path.read_text())
+        if data.get("schema_version") != SCHEMA_VERSION:
+            logger.warning(
+                "%s has schema version %s, not %s; left out", path, data.get("schema_version"), SCHEMA_VERSION
+            )
+            return None
+        return CellResult.model_validate(data)
+    except (OSError, ValueError, ValidationError) as error:
+        logger.warning("%s is not a readable result and is left out: %s", path, str(error).splitlines()[0])
+        return None
+
+
+def read_results(folders: Iterable[Path]) -> Iterator[tuple[Path, CellResult]]:
+    """All readable results below the folders; the first of equal keys wins, so folders of several machines merge.
+
+    Raises:
+        MedgraftError: A folder does not exist.
+    """
+    seen: set[str] = set()
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise MedgraftError(f"results folder {folder} does not exist")
+        for path in sorted(Path(folder).rglob("*.json")):
+            if path.name.startswith(".") or any(part.startswith(".") for part in path.parts[-4:]):
+                continue
+            result = _read(path)
+            if result is not None and result.key not in seen:
+                seen.add(result.key)
+                yield path, result

@@ -1,0 +1,242 @@
+"""A sweep from request to leaderboard, and what it shows on the terminal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from medgraft.benchmarks import cohorts
+from medgraft.benchmarks.launcher import Events, Launcher, Running
+from medgraft.benchmarks.leaderboard import COLUMNS, BoardRow, board_rows, cells_of_row, write_board
+from medgraft.benchmarks.plan import Plan, Row, Sweep, cells_of, check_names, fits, rows
+from medgraft.benchmarks.results import CellResult, CellSpec, CohortId, ResultStore
+from medgraft.benchmarks.tasks import build_task, task_class
+from medgraft.errors import ConfigError, DataError, UnknownNameError
+
+DEFAULT_RESULTS = Path("results")
+
+
+def worker_count(sweep: Sweep) -> int:
+    """Worker processes: as asked for, else one per core and at most four."""
+    return sweep.jobs or max(1, min(4, (os.cpu_count() or 1) // sweep.threads))
+
+
+def locate(sweep: Sweep, wanted: Sequence[Row], console: Console, *, make: bool) -> dict[str, cohorts.Cohort]:
+    """Finds or makes the cohorts that the rows read.
+
+    Args:
+        sweep: The request.
+        wanted: Rows that will run.
+        console: Where the making of a phantom is announced.
+        make: Make missing phantoms; otherwise their revision is left open.
+
+    Raises:
+        DataError: A folder is not what its task reads.
+    """
+    names = list(dict.fromkeys(task_class(row.task).cohort for row in wanted))
+    if unknown := [name for name in sweep.data if name not in names]:
+        raise UnknownNameError("cohort in --data", unknown[0], names, "It must be a cohort that a chosen task reads.")
+    entries = sweep.preset_entry().cohorts
+    found = {}
+    for name in names:
+        if name in sweep.data:
+            found[name] = cohorts.given(name, sweep.data[name])
+            for task in {row.task for row in wanted if task_class(row.task).cohort == name}:
+                build_task(task, sweep.options.get(task)).load(found[name].root).check()
+        elif name not in entries:
+            raise DataError(
+                f"preset {sweep.preset!r} has no phantom of cohort {name!r}; give a folder: --data {name}=PATH"
+            )
+        elif make:
+            found[name] = cohorts.phantom(name, entries[name], worker_count(sweep), console.print)
+        else:
+            found[name] = cohorts.Cohort(CohortId(name=name, revision="not made yet", phantom=True), Path())
+    return found
+
+
+def make_plan(sweep: Sweep, console: Console, *, make: bool = True) -> Plan:
+    """Checks every name, finds what fits, finds or makes the cohorts, and lists the cells.
+
+    Raises:
+        ConfigError: Nothing that was asked for can run.
+    """
+    check_names(sweep)
+    wanted = rows(sweep)
+    good, skipped = fits(sweep, wanted, set(sweep.encoders or ()))
+    asked = [row for row in good if row.adapter in sweep.adapters]
+    if not asked:
+        reasons = "; ".join(f"{row.task} / {row.encoder} / {row.adapter}: {why}" for row, why in skipped.items())
+        raise ConfigError(f"nothing to run: {reasons}")
+    places = locate(sweep, good, console, make=make)
+    cells = [cell for row in good for cell in cells_of(row, sweep, places[task_class(row.task).cohort])]
+    return Plan(list({cell.key(): cell for cell in cells}.values()), places, skipped)
+
+
+def show_plan(sweep: Sweep) -> None:
+    """Prints the cells of a request and why some pairs are left out; runs and makes nothing."""
+    console = Console()
+    plan = make_plan(sweep, console, make=False)
+    table = Table("task", "encoder", "adapter", "seeds", "epochs", "cohort")
+    grouped: dict[tuple[str, str, str], list[CellSpec]] = {}
+    for cell in plan.cells:
+        grouped.setdefault((cell.task, cell.encoder, cell.adapter), []).append(cell)
+    for (task, encoder, adapter), cells in grouped.items():
+        seeds = ",".join(str(cell.seed) for cell in cells)
+        mark = "PHANTOM" if cells[0].cohort.phantom else "real"
+        table.add_row(task, encoder, adapter, seeds, str(cells[0].train.epochs), mark)
+    console.print(table)
+    console.print(f"{len(plan.cells)} cells")
+    show_skipped(plan, console)
+
+
+def show_skipped(plan: Plan, console: Console) -> None:
+    """One line per pair that is left out."""
+    for row, reason in plan.skipped.items():
+        console.print(f"skipped {row.task} / {row.encoder} / {row.adapter}: {reason}", markup=False, highlight=False)
+
+
+def show_board(found: Sequence[BoardRow], console: Console | None = None) -> None:
+    """The board as a terminal table."""
+    console = console or Console()
+    wide = console.width >= 150
+    chosen = [
+        i for i, name in enumerate(COLUMNS) if wide or name not in ("F1 weighted", "step MB", "backend", "train/s")
+    ]
+    table = Table(*(COLUMNS[i] for i in chosen), title="PHANTOM data" if any(r.first.phantom for r in found) else None)
+    previous = None
+    for row in found:
+        if previous not in (None, row.first.spec.task):
+            table.add_section()
+        previous = row.first.spec.task
+        texts = cells_of_row(row)
+        table.add_row(*(texts[i] for i in chosen))
+    console.print(table)
+
+
+class Display:
+    """One progress display: the sweep, what each worker does now, and how long is left.
+
+    Args:
+        console: Where it is shown; without a terminal, one line per finished cell.
+        cells: What will run.
+        jobs: Workers at a time.
+    """
+
+    def __init__(self, console: Console, cells: Sequence[CellSpec], jobs: int) -> None:
+        self.console, self.jobs = console, jobs
+        self.left = {cell.key(): cell for cell in cells}
+        self.spent: dict[tuple[str, str], list[float]] = {}
+        self.started = time.monotonic()
+        self.progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+            console=console, disable=not console.is_terminal,
+        )  # fmt: skip
+        self.total: TaskID = self.progress.add_task("cells", total=len(cells), note="")
+
+    def remaining(self, running: Sequence[Running]) -> float | None:
+        """Seconds left, from the cells of the same task and adapter that have ended; ``None`` before the first."""
+        if not self.spent:
+            return None
+        overall = statistics.fmean(value for values in self.spent.values() for value in values)
+        ahead = sum(
+            statistics.fmean(self.spent.get((cell.task, cell.adapter), [overall])) for cell in self.left.values()
+        )
+        busy = sum(min(time.monotonic() - worker.started, overall) for worker in running)
+        return max(ahead - busy, 0.0) / self.jobs
+
+    def tick(self, running: Sequence[Running]) -> None:
+        """Shows what runs now."""
+        doing = " | ".join(
+            f"{w.job.spec.task}/{w.job.spec.adapter} seed {w.job.spec.seed}: {w.stage} {w.share:.0%}" for w in running
+        )
+        left = self.remaining(running)
+        note = f"{doing}  {'about ' + clock(left) + ' left' if left is not None else ''}"
+        self.progress.update(self.total, note=note)
+
+    def finished(self, result: CellResult) -> None:
+        """Counts a stored result; says so at once if it failed."""
+        spec = result.spec
+        self.left.pop(result.key, None)
+        self.spent.setdefault((spec.task, spec.adapter), []).append(sum(result.timing.values()) or 1.0)
+        self.progress.advance(self.total)
+        if result.status != "success" or not self.console.is_terminal:
+            metric = result.metrics.get(result.primary)
+            value = f"{result.primary} {metric.value:.3f}" if metric and metric.value is not None else result.message
+            self.console.print(
+                f"{result.status} {spec.task} / {spec.encoder} / {spec.adapter} seed {spec.seed}: {value} "
+                f"({sum(result.timing.values()):.0f} s, {len(self.left)} left)",
+                markup=False,
+                highlight=False,
+            )
+
+
+def clock(seconds: float) -> str:
+    """Seconds for people.
+
+    Example:
+        >>> clock(42), clock(3700)
+        ('42 s', '1 h 01 min')
+    """
+    minutes = int(seconds // 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = False) -> bool:
+    """Runs what is missing, shows the table, writes the leaderboard.
+
+    Args:
+        sweep: The request.
+        fresh: Run finished cells again.
+        command: Stands in the leaderboard.
+        verbose: Workers log more.
+
+    Returns:
+        Whether any cell of the sweep failed.
+    """
+    console = Console()
+    store = ResultStore(sweep.results)
+    store.check_writable()
+    plan = make_plan(sweep, console)
+    show_skipped(plan, console)
+    stored = {} if fresh else {cell.key(): store.get(cell) for cell in plan.cells}
+    kept = {key for key, result in stored.items() if result is not None and result.status == "success"}
+    missing = [cell for cell in plan.cells if cell.key() not in kept]
+    if kept:
+        console.print(f"{len(kept)} of {len(plan.cells)} cells are done already", highlight=False)
+    failed = _run(missing, plan, sweep, store, console, verbose) if missing else []
+    keys = {cell.key() for cell in plan.cells}
+    board = board_rows([sweep.results])
+    show_board([row for row in board if any(cell.key in keys for cell in row.cells)], console)
+    folder = Path() if sweep.results == DEFAULT_RESULTS else sweep.results
+    text, data = write_board(board, folder, command)
+    console.print(f"written: {sweep.results}/, {text}, {data}", markup=False, highlight=False)
+    for result in failed:
+        spec = result.spec
+        console.print(
+            f"{result.status}: {spec.task} / {spec.encoder} / {spec.adapter} seed {spec.seed}: {result.message}",
+            markup=False,
+            highlight=False,
+        )
+    return bool(failed)
+
+
+def _run(
+    missing: Sequence[CellSpec], plan: Plan, sweep: Sweep, store: ResultStore, console: Console, verbose: bool
+) -> list[CellResult]:
+    jobs = min(worker_count(sweep), len(missing))
+    display = Display(console, missing, jobs)
+    level = logging.INFO if verbose else logging.WARNING
+    launcher = Launcher(store, plan.cohorts, jobs, sweep.timeout, level)
+    with display.progress:
+        done = launcher.run(missing, Events(display.tick, display.finished))
+    return [result for result in done if result.status != "success"]

@@ -1,0 +1,38 @@
+"""Task families, one per file."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from medgraft import plugins
+from medgraft.errors import ConfigError, PluginError
+from medgraft.registry import readable
+from medgraft.task import Task
+
+
+def task_class(name: str) -> type[Task]:
+    """Imports a task plugin and checks that it is one."""
+    plugin = plugins.find("task", name)
+    found = plugins.load(plugin)
+    if not (inspect.isclass(found) and issubclass(found, Task)):
+        raise PluginError(f"task {name!r} ({plugin.target}) is {found!r}, not a subclass of medgraft.task.Task")
+    return found
+
+
+def build_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
+    """Builds a task with its options.
+
+    Raises:
+        UnknownNameError: No such task.
+        ConfigError: An option does not exist or has a value out of range.
+    """
+    cls = task_class(name)
+    try:
+        return cls(cls.Config.model_validate(dict(options or {})))
+    except ValidationError as error:
+        known = ", ".join(cls.Config.model_fields) or "none"
+        raise ConfigError(f"options of task {name!r}: {readable(error)}; its options are: {known}") from error

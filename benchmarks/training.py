@@ -1,0 +1,181 @@
+"""Trains a graft and predicts with it: plain PyTorch, one thread of control, seeded."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medgraft.benchmarks.cache import TowerInputs
+from medgraft.benchmarks.objectives import AnyObjective, Batch, Outputs
+from medgraft.features import Features
+from medgraft.grafting import Grafted
+from medgraft.registry import TrainDefaults
+from medgraft.task import TaskData
+
+Encode = Callable[[Mapping[str, Tensor | Features], Mapping[str, int]], dict[str, Features]]
+SCALE_SAMPLES = 256
+"""Training samples that the head's scale is fitted on."""
+
+EVAL_BATCH = 64
+
+
+@dataclass
+class TrainingLog:
+    """What training reports.
+
+    Attributes:
+        epoch_loss: Mean loss of each epoch.
+        steps: Optimisation steps.
+        samples: Samples seen.
+        seconds: Time inside steps, data loading excluded.
+    """
+
+    epoch_loss: list[float] = field(default_factory=list)
+    steps: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+
+
+def learning_rate(step: int, steps: int, warmup: float) -> float:
+    """Factor on the peak rate: linear warm-up from 0 over a share of the steps, then a half cosine to 0.
+
+    Example:
+        >>> [round(learning_rate(s, 10, 0.2), 3) for s in (0, 1, 2, 6, 9)]
+        [0.5, 1.0, 0.962, 0.309, 0.0]
+    """
+    ramp = max(1, round(warmup * steps))
+    if step < ramp:
+        return (step + 1) / ramp
+    return 0.5 * (1 + math.cos(math.pi * (step + 1 - ramp) / max(1, steps - ramp)))
+
+
+@dataclass
+class Runner:
+    """Feeds a graft from cached inputs.
+
+    Attributes:
+        grafted: What is trained.
+        objective: What it is trained for.
+        data: Targets and splits.
+        inputs: Modality -> cached rows.
+        encode: The graft's ``encode``, compiled or not.
+    """
+
+    grafted: Grafted
+    objective: AnyObjective
+    data: TaskData
+    inputs: Mapping[str, TowerInputs]
+    encode: Encode
+
+    def outputs(self, index: np.ndarray) -> dict[str, Features]:
+        """Features of the samples, adapters included."""
+        rows = {name: source.batch(index) for name, source in self.inputs.items()}
+        return self.encode(rows, {name: source.stage for name, source in self.inputs.items()})
+
+    def batch(self, index: np.ndarray) -> Batch:
+        """Targets of the samples."""
+
+        def rows(values: np.ndarray | None) -> Tensor | None:
+            return None if values is None else torch.from_numpy(values[index])
+
+        targets = rows(self.data.targets)
+        assert targets is not None
+        return Batch(targets, rows(self.data.mask), rows(self.data.labels))
+
+    def add_head(self, train: np.ndarray) -> None:
+        """Makes the objective's head from the first features of some training samples."""
+        self.grafted.eval()
+        chosen = np.sort(np.random.default_rng(0).permutation(train)[:SCALE_SAMPLES])
+        with torch.no_grad():
+            parts = [self.outputs(part) for part in batches(chosen, EVAL_BATCH)]
+        whole = {name: _join([part[name] for part in parts]) for name in parts[0]}
+        self.grafted.head = self.objective.make_head(whole)
+
+    def loss(self, index: np.ndarray) -> Tensor:
+        """The task's loss and what the adapters add to it."""
+        outputs: Outputs = self.outputs(index)
+        loss = self.objective.loss(self.grafted, outputs, self.batch(index))
+        extra = self.grafted.extra_loss(outputs)
+        return loss if extra is None else loss + extra
+
+    def optimizer(self, train: TrainDefaults) -> torch.optim.Optimizer:
+        """AdamW with the adapters' own factors on the learning rate."""
+        groups: dict[float, list[torch.nn.Parameter]] = {}
+        for _, adapter in self.grafted.named_adapters():
+            for name, parameter in adapter.named_parameters():
+                if parameter.requires_grad:
+                    groups.setdefault(adapter.learning_rate_scale(name), []).append(parameter)
+        if self.grafted.head is not None:
+            groups.setdefault(1.0, []).extend(self.grafted.head.parameters())
+        return torch.optim.AdamW(
+            [
+                {"params": parameters, "lr": train.lr * scale, "peak": train.lr * scale}
+                for scale, parameters in groups.items()
+            ],
+            weight_decay=train.weight_decay,
+        )
+
+    def fit(self, index: np.ndarray, train: TrainDefaults, seed: int, progress: Callable[[float], None]) -> TrainingLog:
+        """Trains for ``train.epochs`` passes over ``index``; the last short batch of a pass is kept.
+
+        Args:
+            index: Training samples.
+            train: Hyper-parameters.
+            seed: Of the order of the samples.
+            progress: Called with the share that is done.
+        """
+        log = TrainingLog()
+        if train.epochs == 0 or not self.grafted.trainable_parameters():
+            return log
+        order = np.random.default_rng([seed, 17])
+        optimizer = self.optimizer(train)
+        total = train.epochs * math.ceil(len(index) / train.batch_size)
+        self.grafted.train()
+        for _ in range(train.epochs):
+            losses = []
+            for part in batches(order.permutation(index), train.batch_size):
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak"] * learning_rate(log.steps, total, train.warmup)
+                start = time.perf_counter()
+                loss = self.loss(part)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+                log.seconds += time.perf_counter() - start
+                log.steps += 1
+                log.samples += len(part)
+                progress(log.steps / total)
+            log.epoch_loss.append(float(np.mean(losses)))
+            if not math.isfinite(log.epoch_loss[-1]):
+                raise FloatingPointError(
+                    f"the loss is {log.epoch_loss[-1]} after {log.steps} steps; lower the learning rate"
+                )
+        return log
+
+    @torch.no_grad()
+    def predict(self, index: np.ndarray) -> np.ndarray:
+        """Scores of the samples, ``float64 [n, K]``."""
+        self.grafted.eval()
+        context = self.objective.context(self.grafted)
+        rows = [
+            self.objective.scores(self.grafted, self.outputs(part), context).double().numpy()
+            for part in batches(index, EVAL_BATCH)
+        ]
+        return np.concatenate(rows)
+
+
+def batches(index: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Consecutive parts of ``index``."""
+    for start in range(0, len(index), size):
+        yield index[start : start + size]
+
+
+def _join(parts: list[Features]) -> Features:
+    return parts[0].replace(pooled=torch.cat([part.pooled for part in parts]))

@@ -1,0 +1,324 @@
+"""What the sources share: weights from files and hubs, raw samples, and running a library's blocks one by one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medgraft.checkpoint import load_strict, read_weights, state_digest
+from medgraft.encoder import Encoder, EncoderSpec, TextEncoder
+from medgraft.errors import CheckpointError, ConfigError, DataError, MedgraftError
+from medgraft.features import Features
+
+WRAPPERS = (
+    "module.",
+    "model.",
+    "encoder.",
+    "backbone.",
+    "trunk.",
+    "visual.",
+    "vision_encoder.",
+    "vision_model.",
+    "vision_tower.",
+    "swinViT.",
+    "student.",
+    "teacher.",
+)
+REMEDY = "pass a local file or folder with @/path, or random weights with @random"
+
+AnyEncoder = TypeVar("AnyEncoder", bound=Encoder)
+
+
+# -- weights ----------------------------------------------------------------------------------------------------------
+
+
+def origin(weights: str, sha256: str | None = None) -> str | Path:
+    """What ``weights`` asks for: ``"default"``, ``"random"`` or the path of a file or folder.
+
+    Raises:
+        CheckpointError: It is neither a keyword nor something on this disk.
+        ConfigError: ``sha256`` was given for what is not one file.
+    """
+    if weights in ("default", "pretrained", "random"):
+        found: str | Path = "random" if weights == "random" else "default"
+    else:
+        found = Path(weights).expanduser()
+        if not found.exists():
+            raise CheckpointError(
+                f"weights {weights!r} do not exist; give 'default', 'random', or the path of a local file or folder"
+            )
+    if sha256 is not None and not (isinstance(found, Path) and found.is_file()):
+        raise ConfigError(f"sha256 can be checked for one local file only, and the weights are {weights!r}")
+    return found
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Fresh weights inside are always the same, and the caller's random state is untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        yield
+
+
+@contextmanager
+def fetching(name: str, remedy: str = REMEDY) -> Iterator[None]:
+    """Turns whatever a library raises where it cannot fetch or read weights into one sentence.
+
+    Raises:
+        CheckpointError: With the encoder's name, the library's reason and the remedy.
+    """
+    try:
+        yield
+    except MedgraftError:
+        raise
+    except TypeError as error:  # an unknown option; nothing that a download raises
+        raise ConfigError(f"encoder {name} cannot be built with these options: {reason(error)}") from error
+    except Exception as error:  # each library, and each hub client below it, raises its own kinds
+        raise CheckpointError(
+            f"encoder {name}: its pre-trained weights could not be loaded ({reason(error)}); {remedy}"
+        ) from error
+
+
+@contextmanager
+def options_of(name: str) -> Iterator[None]:
+    """Turns a library's complaint about an option into a :class:`ConfigError`."""
+    try:
+        yield
+    except MedgraftError:
+        raise
+    except Exception as error:  # each library validates its options in its own way
+        raise ConfigError(f"encoder {name} cannot be built with these options: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """The kind and the first sentence of an error, on one line."""
+    text = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+    return f"{type(error).__name__}: {text[:197]}..." if len(text) > 200 else f"{type(error).__name__}: {text}"
+
+
+def unwrap(state: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
+    """Strips the prefixes that training code wraps around a model (``module.``, ``model.``, ``vision_encoder.``).
+
+    A prefix goes where this makes more keys fit. Keys without it are then parts of another module (a projector, a
+    decoder) and are dropped.
+
+    Args:
+        state: Name -> tensor, as read.
+        wanted: Names that the model has.
+    """
+    current = dict(state)
+    while True:
+        hits = sum(key in wanted for key in current)
+        inner = [{k.removeprefix(p): v for k, v in current.items() if k.startswith(p)} for p in WRAPPERS]
+        best = max(inner, key=lambda each: sum(key in wanted for key in each))
+        nested = max(inner, key=len)
+        if sum(key in wanted for key in best) > hits:
+            current = best
+        elif hits == 0 and len(nested) == len(current):
+            current = nested  # a wrapper around everything, such as ``module.encoder.``
+        else:
+            return current
+
+
+def load_file(
+    module: nn.Module,
+    path: Path,
+    sha256: str | None = None,
+    *,
+    drop: Sequence[str] = (),
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> None:
+    """Loads a local file into ``module``, strictly.
+
+    Args:
+        module: What receives the weights.
+        path: Safetensors or PyTorch file.
+        sha256: Expected digest of the file.
+        drop: Patterns (:func:`re.search`) of keys that are known not to belong to an encoder, such as classifiers.
+        convert: Renames keys of an older or foreign layout; runs on unwrapped keys, and only if they do not fit.
+
+    Raises:
+        CheckpointError: The file is unreadable, or keys or shapes differ.
+    """
+    own = module.state_dict()
+    state = unwrap(read_weights(path, sha256), own)
+
+    def fitting(found: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {k: v for k, v in found.items() if k in own or not any(re.search(each, k) for each in drop)}
+
+    state = fitting(state)
+    fits = state.keys() == own.keys() and all(state[key].shape == own[key].shape for key in own)
+    if not fits and convert is not None:
+        try:
+            state = fitting(convert(dict(state)))
+        except Exception as error:  # a conversion presumes the layout that it converts from
+            raise CheckpointError(f"{path} does not fit: its layout is not known ({reason(error)})") from error
+    load_strict(module, state, str(path))
+
+
+def finish(encoder: AnyEncoder, source: str | Path) -> AnyEncoder:
+    """Freezes a newly built encoder and writes down where its weights come from, in it and in its towers."""
+    encoder.freeze()
+    weights = "random" if source == "random" else f"pretrained:{state_digest(encoder)}"
+    for each in {id(e): e for e in (encoder, *encoder.towers().values())}.values():
+        each.spec = each.spec.model_copy(update={"weights": weights})
+    return encoder
+
+
+# -- raw samples ------------------------------------------------------------------------------------------------------
+
+
+def rgb_image(raw: Any) -> Any:
+    """An image ``uint8 [H, W]`` or ``[H, W, 3]`` as a PIL image in RGB; grey values are repeated."""
+    from PIL import Image
+
+    values = np.ascontiguousarray(raw)
+    if values.dtype != np.uint8 or not (values.ndim == 2 or values.shape[2:] == (3,)):
+        raise DataError(f"an image must be uint8 [H, W] or [H, W, 3], got {values.dtype} {list(values.shape)}")
+    return Image.fromarray(values).convert("RGB")
+
+
+def intensity(mean: Sequence[float], std: Sequence[float]) -> str:
+    """What the values of an image mean that was scaled per channel, in words."""
+
+    def brief(values: Sequence[float]) -> str:
+        rounded = [f"{value:.3g}" for value in values]
+        return rounded[0] if len(set(rounded)) == 1 else f"({', '.join(rounded)})"
+
+    return f"(grey / 255 - {brief(mean)}) / {brief(std)}"
+
+
+class LazyTokenizer:
+    """A tokenizer that is loaded on first use, so that an encoder can be built where none is at hand.
+
+    Args:
+        name: Encoder it belongs to, for the error.
+        load: Returns a function from one text to token ids ``int64 [L]``.
+    """
+
+    def __init__(self, name: str, load: Callable[[], Callable[[str], Tensor]]) -> None:
+        self.name = name
+        self.load = load
+        self.ready: Callable[[str], Tensor] | None = None
+
+    def __call__(self, text: str) -> Tensor:
+        """Token ids ``int64 [L]``."""
+        if self.ready is None:
+            remedy = "put tokenizer.json or vocab.txt beside the weights (@/folder), or name a folder as tokenizer="
+            try:
+                self.ready = self.load()
+            except Exception as error:  # each tokenizer, and each hub client below it, raises its own kinds
+                raise CheckpointError(
+                    f"encoder {self.name}: its tokenizer could not be loaded ({reason(error)}); {remedy}"
+                ) from error
+        return self.ready(text)
+
+
+class LibraryText(TextEncoder):
+    """Common part of the text towers: tokens in, whole run, no stages.
+
+    Args:
+        spec: Facts; ``input_size`` is ``(L,)``.
+        tokenizer: Maps one text to ``int64 [L]``.
+        pad_id: Token that fills up short texts.
+    """
+
+    def __init__(self, spec: EncoderSpec, tokenizer: LazyTokenizer, pad_id: int) -> None:
+        super().__init__(spec)
+        self.tokenizer = tokenizer
+        self.pad_id = pad_id
+
+    def prepare(self, raw: Any) -> Tensor:
+        """A text -> ``int64 [L]`` by the library's tokenizer, padded or cut to the model's length."""
+        return self.tokenizer(str(raw))
+
+    def checked(self, ids: Tensor) -> Tensor:
+        """Token ids, once their shape is known to be right."""
+        if ids.ndim != 2 or ids.shape[1] != self.spec.input_size[0] or ids.is_floating_point():
+            raise ConfigError(
+                f"encoder {self.spec.name} takes token ids int64 [B, {self.spec.input_size[0]}], got "
+                f"{str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}; use its tokenize()"
+            )
+        return ids
+
+
+def real_until(ids: Tensor, end_id: int) -> Tensor:
+    """``[B, L]``, true up to and including the first end token; everywhere in a row without one.
+
+    For tokenizers whose padding cannot be told from a real token by its id.
+    """
+    ends = ids == end_id
+    return ends.cumsum(dim=-1) - ends.long() == 0
+
+
+# -- stages -----------------------------------------------------------------------------------------------------------
+
+
+class StagedEncoder(Encoder):
+    """An encoder whose library runs as ``embed``, then a list of modules, then ``pool``.
+
+    Subclasses call :meth:`set_blocks` and implement :meth:`embed` and :meth:`pool`. Running from a stage and running
+    whole take the same path, so they agree to the bit.
+
+    Attributes:
+        any_size: Inputs of another spatial size than the spec's are taken too (CNNs).
+    """
+
+    any_size: bool = False
+    _paths: tuple[str, ...] = ()
+
+    def set_blocks(self, paths: Sequence[str]) -> None:
+        """Declares the modules that run one after another, by path; stage ``1 + i`` precedes module ``i``."""
+        self._paths = tuple(paths)
+        self.block_stages = range(1, len(self._paths) + 1)
+        self.n_stages = len(self._paths) + 1
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Prepared batch -> input of the first block."""
+        raise TypeError(f"{type(self).__name__} must implement embed()")
+
+    def pool(self, x: Tensor) -> Features:
+        """Output of the last block -> features."""
+        raise TypeError(f"{type(self).__name__} must implement pool()")
+
+    def run(self, x: Tensor, first: int, stop: int) -> Tensor:
+        """Runs blocks ``first`` to ``stop - 1``."""
+        for path in self._paths[first:stop]:
+            x = self.get_submodule(path)(x)
+        return x
+
+    def block_paths(self) -> Sequence[str]:
+        """Module path of each block."""
+        return self._paths
+
+    def prefix(self, x: Tensor, stop: int) -> Tensor:
+        """Stage 0 is the prepared batch, stage ``1 + i`` precedes block ``i``."""
+        self._check_stage(stop)
+        return x if stop == 0 else self.run(self.embed(self.checked(x)), 0, stop - 1)
+
+    def encode(self, x: Tensor, *, start: int = 0) -> Features:
+        """Features of a prepared batch, or of a hidden state and its stage."""
+        self._check_stage(start)
+        if start == 0:
+            x, start = self.embed(self.checked(x)), 1
+        return self.pool(self.run(x, start - 1, len(self._paths)))
+
+    def _check_stage(self, stage: int) -> None:
+        if not 0 <= stage < self.n_stages:
+            raise ConfigError(f"encoder {self.spec.name} has stages 0 to {self.n_stages - 1}, not {stage}")
+
+    def checked(self, x: Tensor) -> Tensor:
+        """A prepared batch, once its shape is known to be right."""
+        size, channels = self.spec.input_size, self.spec.channels
+        fits = x.ndim == len(size) + 2 and x.shape[1] == channels and (self.any_size or tuple(x.shape[2:]) == size)
+        if not fits:
+            wanted = ", ".join(str(n) for n in ("B", channels, *size))
+            raise ConfigError(f"encoder {self.spec.name} takes [{wanted}], got {list(x.shape)}; use its prepare()")
+        return x

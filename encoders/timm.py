@@ -1,0 +1,357 @@
+"""Encoders from timm: every model as a feature extractor, its ViT and EVA families block by block.
+
+``timm:vit_base_patch16_224``, with a tag (``timm:vit_base_patch14_dinov2.lvd142m``) or by hub id
+(``timm:hf-hub:timm/...``). Grey images are repeated over the three channels and go through the model's own
+evaluation transform.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medgraft.attention import AttentionLayout
+from medgraft.encoder import Encoder, EncoderSpec
+from medgraft.encoders.loading import (
+    StagedEncoder,
+    fetching,
+    finish,
+    intensity,
+    load_file,
+    options_of,
+    origin,
+    rgb_image,
+    seeded,
+)
+from medgraft.errors import ConfigError, UnknownNameError
+from medgraft.features import Features
+
+
+class TimmFeatures(StagedEncoder):
+    """Any timm model, run whole: ``forward_features`` for the tokens, its own pooling for ``pooled``.
+
+    Args:
+        spec: Facts.
+        model: The timm model, without a classifier.
+        transform: PIL image -> prepared tensor.
+        head: Projection into a shared space, where a CLIP model adds one behind the trunk.
+    """
+
+    has_cls = False
+    any_size = True
+
+    def __init__(
+        self, spec: EncoderSpec, model: nn.Module, transform: Callable[[Any], Tensor], head: nn.Module | None = None
+    ) -> None:
+        super().__init__(spec)
+        self.model: Any = model
+        self.transform = transform
+        self.head = head
+
+    def prepare(self, raw: Any) -> Tensor:
+        """Image ``uint8 [H, W]`` -> ``float32 [3, H', W']`` by the model's evaluation transform."""
+        return self.transform(rgb_image(raw))
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """Into the space shared with text; the identity without one."""
+        return tokens if self.head is None else self.head(tokens)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Runs the whole trunk: feature map or tokens, as the model lays them out."""
+        features = self.model.forward_features(x)
+        if not isinstance(features, Tensor):
+            raise ConfigError(
+                f"encoder {self.spec.name}: forward_features returns a {type(features).__name__}, not one tensor"
+            )
+        return features
+
+    def pool(self, x: Tensor) -> Features:
+        """Flattens a feature map ``[B, C, H, W]`` or ``[B, H, W, C]``; tokens ``[B, N, C]`` stay as they are."""
+        pooled = self.model.forward_head(x, pre_logits=True)
+        if x.ndim == 3:
+            n_prefix = int(getattr(self.model, "num_prefix_tokens", 0))
+            return Features(x, pooled, n_prefix, _grid(self.model, x.shape[1] - n_prefix))
+        first = getattr(self.model, "output_fmt", "NCHW" if x.shape[1] == self.spec.dim else "NHWC") == "NCHW"
+        tokens = x.flatten(2).transpose(1, 2) if first else x.flatten(1, 2)
+        return Features(tokens, pooled, 0, tuple(x.shape[2:] if first else x.shape[1:3]))
+
+
+def _grid(model: Any, n_tokens: int) -> tuple[int, ...]:
+    grid = tuple(getattr(getattr(model, "patch_embed", None), "grid_size", None) or ())
+    side = round(n_tokens**0.5)
+    if len(grid) == 2 and grid[0] * grid[1] == n_tokens:
+        return grid
+    return (side, side) if side * side == n_tokens else (n_tokens,)
+
+
+class TimmViT(TimmFeatures):
+    """timm's ``VisionTransformer`` and ``Eva`` families, block by block."""
+
+    any_size = False
+
+    def __init__(
+        self, spec: EncoderSpec, model: nn.Module, transform: Callable[[Any], Tensor], head: nn.Module | None = None
+    ) -> None:
+        super().__init__(spec, model, transform, head)
+        self.has_cls = getattr(model, "cls_token", None) is not None
+        self.rotary = getattr(model, "rope", None) is not None
+        for block in self.model.blocks:
+            _fold_bias(getattr(block, "attn", None))
+        self.set_blocks([f"model.blocks.{i}" for i in range(len(self.model.blocks))])
+        self.attention = _layouts(self)
+
+    def rope(self, index: int) -> Tensor | None:
+        """Rotation of queries and keys in block ``index``; ``None`` where positions are only added."""
+        if not self.rotary:
+            return None
+        embedding = self._rope()
+        return embedding[index] if getattr(self.model, "rope_mixed", False) else embedding
+
+    def _rope(self) -> Tensor:
+        grid = list(self.model.patch_embed.grid_size)
+        cached = not self.model.dynamic_img_size and hasattr(self.model.rope, "feat_shape")
+        return self.model.rope.get_embed() if cached else self.model.rope.get_embed(shape=grid)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Patches with prefix tokens and positions, ``[B, N, C]``."""
+        x = self.model._pos_embed(self.model.patch_embed(x))
+        return self.model.norm_pre(x[0] if isinstance(x, tuple) else x)
+
+    def run(self, x: Tensor, first: int, stop: int) -> Tensor:
+        """Runs blocks ``first`` to ``stop - 1``; the rotation, which all may share, is made once."""
+        blocks = self.model.blocks
+        if not self.rotary:
+            for i in range(first, stop):
+                x = blocks[i](x)
+            return x
+        rope, mixed = self._rope(), getattr(self.model, "rope_mixed", False)
+        for i in range(first, stop):
+            x = blocks[i](x, rope=rope[i] if mixed else rope)
+        return x
+
+    def pool(self, x: Tensor) -> Features:
+        """Final norm and the model's own pooling."""
+        tokens = self.model.norm(x)
+        pooled = self.model.forward_head(tokens, pre_logits=True)
+        return Features(tokens, pooled, self.model.num_prefix_tokens, tuple(self.model.patch_embed.grid_size))
+
+
+def is_staged(model: nn.Module) -> bool:
+    """Whether the model runs exactly as :class:`TimmViT` runs it."""
+    from timm.models.eva import Eva
+    from timm.models.vision_transformer import VisionTransformer
+
+    families = (VisionTransformer.forward_features, Eva.forward_features)
+    return isinstance(model, VisionTransformer | Eva) and type(model).forward_features in families
+
+
+def _fold_bias(attn: Any) -> None:
+    """Moves EVA's separate ``q_bias`` and ``v_bias`` into the packed linear.
+
+    timm then applies ``F.linear`` to the weight of ``qkv`` and never calls the module, so an adapter there would be
+    dead and no hook would see a query. With the bias in the module, timm calls it; the function is the same.
+    """
+    if getattr(attn, "q_bias", None) is None or attn.qkv is None:
+        return
+    bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias]).detach()
+    attn.qkv.bias = nn.Parameter(bias)
+    attn.q_bias = attn.k_bias = attn.v_bias = None
+
+
+class QueryKey:
+    """What a timm attention does to ``q`` and ``k``, ``[B, heads, N, head_dim]``, before it multiplies them."""
+
+    def __init__(self, encoder: TimmViT, index: int) -> None:
+        self.encoder = encoder
+        self.index = index
+
+    def __call__(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Per-head norms, then the rotation of all but the prefix tokens."""
+        attn: Any = self.encoder.model.blocks[self.index].attn
+        q, k = attn.q_norm(q), attn.k_norm(k)
+        rope = self.encoder.rope(self.index)
+        return (q, k) if rope is None else (_rotate(attn, q, rope), _rotate(attn, k, rope))
+
+
+def _rotate(attn: Any, x: Tensor, rope: Tensor) -> Tensor:
+    from timm.layers.pos_embed_sincos import apply_rot_embed_cat
+
+    prefix, rest = x[:, :, : attn.num_prefix_tokens], x[:, :, attn.num_prefix_tokens :]
+    half = getattr(attn, "rotate_half", False)
+    return torch.cat([prefix, apply_rot_embed_cat(rest, rope, half=half)], dim=2).type_as(x)
+
+
+def _layouts(encoder: TimmViT) -> list[AttentionLayout]:
+    """One layout per block, or none at all if one block's attention is of a kind that a layout cannot describe."""
+    from timm.layers.attention import Attention, AttentionRope
+    from timm.models.eva import EvaAttention
+
+    layouts = []
+    for index, block in enumerate(encoder.model.blocks):
+        attn: Any = getattr(block, "attn", None)
+        known = type(attn) in (Attention, AttentionRope, EvaAttention)
+        if not known or getattr(attn, "num_kv_groups", 1) > 1:
+            return []
+        plain = not encoder.rotary and isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity)
+        path = f"model.blocks.{index}.attn"
+        common: dict[str, Any] = {
+            "heads": attn.num_heads,
+            "dim": attn.num_heads * attn.head_dim,
+            "out_path": f"{path}.proj",
+            "scale": attn.scale,
+            "transform": None if plain else QueryKey(encoder, index),
+        }
+        if attn.qkv is not None:
+            layouts.append(AttentionLayout("packed", f"{path}.qkv", **common))
+        else:
+            keys = {"key_path": f"{path}.k_proj", "value_path": f"{path}.v_proj"}
+            layouts.append(AttentionLayout("split", f"{path}.q_proj", **keys, **common))
+    return layouts
+
+
+def wrap(
+    name: str,
+    model: Any,
+    transform: Callable[[Any], Tensor],
+    size: Sequence[int],
+    meaning: str,
+    licence: str,
+    head: nn.Module | None = None,
+) -> TimmFeatures:
+    """A timm model as an encoder.
+
+    Args:
+        name: Full name of the encoder.
+        model: The model, without a classifier.
+        transform: PIL image -> prepared tensor.
+        size: Height and width of a prepared image.
+        meaning: What the values of a prepared image mean.
+        licence: Licence of the weights.
+        head: Projection into a shared space, if there is one.
+    """
+    staged = is_staged(model)
+    pooling = _pooling(model)
+    if pooling == "none":
+        raise ConfigError(f"encoder {name} pools nothing; give global_pool='avg' or another rule of timm's")
+    heads = int(getattr(getattr(model.blocks[0], "attn", None), "num_heads", 0)) if staged else 0
+    spec = EncoderSpec(
+        name=name,
+        modality="image",
+        input_size=tuple(size),
+        channels=3,
+        intensity=meaning,
+        dim=int(model.num_features),
+        heads=heads,
+        pooling=pooling,
+        licence=licence,
+        weights="random",
+    )
+    return (TimmViT if staged else TimmFeatures)(spec, model, transform, head)
+
+
+def _pooling(model: Any) -> str:
+    kind = getattr(model, "global_pool", None)
+    if not isinstance(kind, str):  # CNN heads keep it deeper
+        kind = getattr(getattr(getattr(model, "head", None), "global_pool", kind), "pool_type", "avg")
+    names = {"token": "cls", "avg": "mean", "map": "attention pooling", "": "none"}
+    return names.get(kind, kind)
+
+
+def _near(name: str, known: Sequence[str]) -> list[str]:
+    """Names worth suggesting; the families if none is near, since timm knows more than a thousand."""
+    import difflib
+
+    return difflib.get_close_matches(name, known, n=3, cutoff=0.5) or list(TimmSource.models())
+
+
+def _check_name(model: str) -> None:
+    import timm
+
+    if ":" in model:
+        return
+    architecture, _, tag = model.partition(".")
+    remedy = "Every name of timm.list_models() and every hub id behind 'hf-hub:' is accepted."
+    if not timm.is_model(architecture):
+        raise UnknownNameError("timm model", model, _near(architecture, timm.list_models()), remedy)
+    tagged = timm.list_pretrained(f"{architecture}.*") if tag else []
+    if tag and model not in tagged:
+        raise UnknownNameError("timm model", model, tagged or [architecture], "The part after the dot names weights.")
+
+
+def _convert(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Converts the original authors' checkpoints as timm does (DINOv2, EVA, JAX), where the family has one."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    return state if convert is None else convert(state, model)
+
+
+def _classifiers(model: Any) -> list[str]:
+    names = model.pretrained_cfg.get("classifier") or ()
+    names = (names,) if isinstance(names, str) else tuple(names)
+    return [rf"^{name}\." for name in (*names, "head", "fc")]
+
+
+class TimmSource:
+    """Entry point ``timm``."""
+
+    api_version = 1
+
+    @staticmethod
+    def models() -> dict[str, str]:
+        """A few families, with a line each; ``build`` takes every name of ``timm.list_models()``."""
+        return {
+            "vit_base_patch16_224": "ViT-B/16 and its sizes (tiny, small, base, large), patches and tags",
+            "vit_base_patch14_dinov2": "DINOv2 at 518 x 518, also with registers (vit_base_patch14_reg4_dinov2)",
+            "vit_base_patch16_dinov3": "DINOv3 with rotary positions at 256 x 256",
+            "eva02_tiny_patch14_224": "EVA-02 with rotary positions and split projections",
+            "deit3_base_patch16_224": "DeiT III",
+            "resnet50": "ResNet and every other CNN of timm, as a feature map",
+            "convnext_tiny": "ConvNeXt, as a feature map",
+            "swin_tiny_patch4_window7_224": "Swin, as a feature map",
+        }
+
+    @classmethod
+    def build(cls, model: str, weights: str = "default", sha256: str | None = None, **options: Any) -> Encoder:
+        """Builds an encoder.
+
+        Args:
+            model: Name of a timm model, with or without a tag, or ``hf-hub:owner/name``.
+            weights: ``"default"`` for timm's pre-trained ones, ``"random"``, or a local file.
+            sha256: Expected digest of the local file.
+            **options: Passed to ``timm.create_model``, for example ``img_size``.
+
+        Raises:
+            UnknownNameError: timm has no such model or tag.
+            ConfigError: An option does not fit the model.
+            CheckpointError: The weights cannot be fetched, read or fitted.
+        """
+        import timm
+        from timm.data.config import resolve_data_config
+        from timm.data.transforms_factory import create_transform
+
+        name, source = f"timm:{model}", origin(weights, sha256)
+        _check_name(model)
+        if options.get("in_chans", 3) != 3:
+            raise ConfigError(f"encoder {name} takes three channels (grey is repeated), in_chans must stay 3")
+        create = partial(timm.create_model, model, num_classes=0, **options)
+        if source == "default" or ":" in model:
+            with fetching(name):
+                network: Any = create(pretrained=source == "default")
+        else:
+            with seeded(), options_of(name):
+                network = create(pretrained=False)
+        if isinstance(source, Path):
+            load_file(network, source, sha256, drop=_classifiers(network), convert=partial(_convert, network))
+        facts = network.pretrained_cfg
+        size = options.get("img_size") or getattr(getattr(network, "patch_embed", None), "img_size", None)
+        size = (size, size) if isinstance(size, int) else tuple(size or facts["input_size"][1:])
+        data = resolve_data_config({"input_size": (3, *size)}, model=network)
+        transform: Any = create_transform(**data, is_training=False)
+        licence = {"default": facts.get("license") or "unknown", "random": "Apache-2.0"}.get(str(source), "unknown")
+        meaning = intensity(data["mean"], data["std"])
+        return finish(wrap(name, network, transform, size, meaning, licence), source)

@@ -1,0 +1,58 @@
+"""Graft small trainable adapters onto frozen medical encoders, and measure honestly what each graft is worth."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+    from medgraft.encoder import DualEncoder, Encoder, EncoderSpec, TextEncoder
+    from medgraft.features import Features
+    from medgraft.grafting import Grafted, graft
+    from medgraft.registry import build_encoder
+    from medgraft.sites import Site, match_sites
+
+__version__ = "0.1.0"
+
+# Resolved on first use, so that `import medgraft` and the command line's help do not import torch.
+_HOME = {
+    "Adapter": "adapter",
+    "AdapterConfig": "adapter",
+    "Attachment": "adapter",
+    "Support": "adapter",
+    "DualEncoder": "encoder",
+    "Encoder": "encoder",
+    "EncoderSpec": "encoder",
+    "TextEncoder": "encoder",
+    "Features": "features",
+    "Grafted": "grafting",
+    "graft": "grafting",
+    "Site": "sites",
+    "match_sites": "sites",
+    "build_encoder": "registry",
+}
+
+__all__ = [
+    "Adapter",
+    "AdapterConfig",
+    "Attachment",
+    "DualEncoder",
+    "Encoder",
+    "EncoderSpec",
+    "Features",
+    "Grafted",
+    "Site",
+    "Support",
+    "TextEncoder",
+    "__version__",
+    "build_encoder",
+    "graft",
+    "match_sites",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'medgraft' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"medgraft.{_HOME[name]}"), name)

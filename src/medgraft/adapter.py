@@ -1,0 +1,220 @@
+"""The contract of an adapter plugin: configuration, parameters, and reversible attachment to an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from medgraft.encoder import Encoder
+from medgraft.errors import ConfigError
+from medgraft.features import Features
+from medgraft.sites import Site
+
+API_VERSION = 1
+
+
+class AdapterConfig(BaseModel):
+    """Base of every adapter's configuration: unknown fields are errors, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Support(NamedTuple):
+    """Whether an adapter fits an encoder, and if not, why, in words a person understands."""
+
+    ok: bool
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+
+class Attachment:
+    """What an adapter did to an encoder, and how to undo it.
+
+    Everything is done with hooks and with instance attributes, so the encoder's module tree and its state dict stay
+    exactly as they were, and :meth:`detach` leaves no trace.
+
+    Attributes:
+        hits: Target pattern -> names of the sites it hit.
+        stage: First stage of each tower that the adapter changes, by tower name (``""`` for a single tower).
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.hits: dict[str, list[str]] = {}
+        self.stage: dict[str, int] = {}
+        self._handles: list[RemovableHandle] = []
+        self._attributes: list[tuple[nn.Module, str]] = []
+        self._undo: list[Callable[[], None]] = []
+
+    def record(self, hits: Mapping[str, Sequence[Site]]) -> None:
+        """Notes which sites each pattern hit, for the coverage report and the frozen prefix."""
+        for pattern, sites in hits.items():
+            self.hits.setdefault(pattern, []).extend(site.name for site in sites)
+            for site in sites:
+                self.stage[site.tower] = min(self.stage.get(site.tower, site.stage), site.stage)
+
+    def add_to_output(self, site: Site, delta: Callable[[Tensor], Tensor | None]) -> None:
+        """``module(x)`` becomes ``module(x) + delta(x)`` at a ``layer`` or ``projection`` site.
+
+        For a projection inside a packed weight, ``delta`` returns only the rows of that projection; ``None`` (a
+        merged adapter) adds nothing.
+        """
+        if site.in_mha:
+            raise ConfigError(f"{site.name} lies in an nn.MultiheadAttention, which calls no submodule to add to")
+
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            change = delta(args[0])
+            return output if change is None else add_rows(output, change, site.rows)
+
+        self._handles.append(self.encoder.get_submodule(site.path).register_forward_hook(hook))
+
+    def map_output(self, site: Site, function: Callable[[Tensor], Tensor]) -> None:
+        """``module(x)`` becomes ``function(module(x))`` at a ``block`` or ``layer`` site.
+
+        Blocks that return a tuple have its first element mapped.
+        """
+
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            if isinstance(output, tuple):
+                return (function(output[0]), *output[1:])
+            return function(output)
+
+        self._handles.append(self.encoder.get_submodule(site.path).register_forward_hook(hook))
+
+    def map_input(self, tower: Encoder, function: Callable[[Tensor], Tensor]) -> None:
+        """The tower sees ``function(x)`` for a prepared batch ``x`` (stage 0 only)."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+            if kwargs.get("start", 0) != 0 or isinstance(args[0], Features):
+                raise ConfigError("an adapter changes the encoder's input, so no later stage can be computed before it")
+            return (function(args[0]), *args[1:]), kwargs
+
+        self._handles.append(tower.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def map_features(self, tower: Encoder, function: Callable[[Features], Features], *, scores: bool = False) -> None:
+        """The tower returns ``function(features)``; ``scores`` asks for the CLS attention row."""
+        if scores:
+
+            def ask(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+                return args, {**kwargs, "scores": True}
+
+            self._handles.append(tower.register_forward_pre_hook(ask, with_kwargs=True))
+        self._handles.append(tower.register_forward_hook(lambda module, args, output: function(output)))
+
+    def set_attribute(self, module: nn.Module, name: str, value: Any) -> None:
+        """Shadows an attribute of one module instance (for example ``forward``) until :meth:`detach`."""
+        if name in module.__dict__:
+            raise ConfigError(f"{type(module).__name__}.{name} is already changed by another adapter; ungraft it first")
+        object.__setattr__(module, name, value)
+        self._attributes.append((module, name))
+
+    def on_detach(self, undo: Callable[[], None]) -> None:
+        """Registers what else :meth:`detach` must do, for adapters that replace modules themselves."""
+        self._undo.append(undo)
+
+    def absorb(self, other: Attachment) -> None:
+        """Takes over another attachment to the same encoder, for adapters made of adapters."""
+        for pattern, names in other.hits.items():
+            self.hits.setdefault(pattern, []).extend(names)
+        for tower, stage in other.stage.items():
+            self.stage[tower] = min(self.stage.get(tower, stage), stage)
+        self._handles += other._handles
+        self._attributes += other._attributes
+        self._undo += other._undo
+
+    def detach(self) -> None:
+        """Undoes everything; the encoder's outputs are bit-equal to before."""
+        for handle in self._handles:
+            handle.remove()
+        for module, name in reversed(self._attributes):
+            object.__delattr__(module, name)
+        for undo in reversed(self._undo):
+            undo()
+        self._handles.clear()
+        self._attributes.clear()
+        self._undo.clear()
+
+
+def add_rows(output: Tensor, delta: Tensor, rows: slice | None) -> Tensor:
+    """``output + delta``, where ``delta`` may belong to some rows of a packed weight only.
+
+    Out of place, because the library may have saved ``output`` for its own backward pass.
+    """
+    if rows is None:
+        return output + delta
+    padded = nn.functional.pad(delta, (rows.start, output.shape[-1] - rows.stop))
+    return output + padded
+
+
+class Adapter(nn.Module):
+    """Base class of adapter plugins.
+
+    A plugin declares a nested ``Config`` (pydantic, ``extra="forbid"``), says in :meth:`supports` what it fits, and
+    in :meth:`attach` builds its parameters as its own submodules and connects them to the encoder through an
+    :class:`Attachment`. It never stores the encoder or its weights among its own parameters, so ``state_dict()`` is
+    the whole and only content of its checkpoint.
+
+    Attributes:
+        api_version: Version of this contract that the plugin was written for.
+        identity_at_init: A fresh graft changes nothing. ``False`` must be explained in the class docstring.
+        mergeable: :meth:`merge` folds the adapter into the encoder's weights.
+        variant_field: Option that ``name:variant`` sets, for families such as ``peft:vera``.
+    """
+
+    api_version: ClassVar[int] = API_VERSION
+    identity_at_init: ClassVar[bool] = True
+    mergeable: ClassVar[bool] = False
+    variant_field: ClassVar[str | None] = None
+
+    class Config(AdapterConfig):
+        """No options."""
+
+    def __init__(self, config: AdapterConfig | None = None) -> None:
+        super().__init__()
+        self.config = config if config is not None else self.Config()
+
+    def supports(self, encoder: Encoder) -> Support:
+        """Says whether this adapter, as configured, can attach to ``encoder``; must not change anything."""
+        return Support(True)
+
+    def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
+        """Builds the parameters for ``encoder`` and connects them.
+
+        Args:
+            encoder: The frozen encoder.
+            sites: ``encoder.sites()``.
+
+        Returns:
+            The reversible attachment, with every target pattern's hits recorded.
+        """
+        raise TypeError(f"{type(self).__name__} must implement attach()")
+
+    def extra_loss(self, outputs: Mapping[str, Features]) -> Tensor | None:
+        """A loss term of the method itself, added to the task's; ``None`` for most.
+
+        Args:
+            outputs: Features of each tower that ran, by modality, adapter included.
+        """
+        return None
+
+    def learning_rate_scale(self, parameter: str) -> float:
+        """Factor on the learning rate of one of the adapter's parameters, by its name in ``state_dict()``."""
+        return 1.0
+
+    def logit_scale(self) -> Tensor | None:
+        """A trained multiplier of the image-text similarity, where the method has one."""
+        return None
+
+    def merge(self) -> None:
+        """Folds the adapter into the encoder's weights, where the maths allows it."""
+        raise ConfigError(f"{type(self).__name__} cannot be merged into the encoder's weights")
+
+    def unmerge(self) -> None:
+        """Restores the weights that :meth:`merge` changed, bit for bit."""
+        raise ConfigError(f"{type(self).__name__} cannot be merged into the encoder's weights")

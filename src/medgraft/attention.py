@@ -1,0 +1,174 @@
+"""How self-attention is stored in the libraries we graft onto, and the CLS row of its scores.
+
+Three layouts cover timm, transformers, open_clip and MONAI:
+
+``packed``
+    one ``nn.Linear`` whose output rows are ``[q | k | v]`` (timm, MONAI),
+``split``
+    three ``nn.Linear`` (transformers),
+``mha``
+    ``nn.MultiheadAttention`` with an ``in_proj_weight`` that no submodule's forward ever sees (open_clip).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+Projection = Literal["q", "k", "v"]
+PROJECTIONS: tuple[Projection, ...] = ("q", "k", "v")
+
+
+@dataclass(frozen=True)
+class AttentionLayout:
+    """Where one block keeps its attention, by module path relative to the encoder.
+
+    Attributes:
+        style: One of ``packed``, ``split``, ``mha``.
+        path: Path of the packed linear or of the ``nn.MultiheadAttention``; for ``split`` the path of the query.
+        heads: Number of heads.
+        dim: Width of q, of k and of v.
+        key_path: Path of the key linear (``split`` only).
+        value_path: Path of the value linear (``split`` only).
+        out_path: Path of the output projection, if a plain linear is called there.
+        scale: Factor on the query-key product; ``head_dim ** -0.5`` where ``None``.
+        transform: Maps ``(q, k)``, each ``[B, heads, N, head_dim]``, to what the library multiplies
+            (per-head norms); ``None`` where it multiplies them as they are.
+        batch_first: ``False`` where an ``nn.MultiheadAttention`` takes ``[N, B, C]``.
+    """
+
+    style: Literal["packed", "split", "mha"]
+    path: str
+    heads: int
+    dim: int
+    key_path: str = ""
+    value_path: str = ""
+    out_path: str = ""
+    scale: float | None = None
+    transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = field(default=None, compare=False)
+    batch_first: bool = True
+
+    def location(self, projection: Projection) -> tuple[str, slice | None]:
+        """Module path of one projection and the rows it owns there (``None`` for the whole weight)."""
+        if self.style == "split":
+            paths = {"q": self.path, "k": self.key_path, "v": self.value_path}
+            return paths[projection], None
+        index = PROJECTIONS.index(projection)
+        return self.path, slice(index * self.dim, (index + 1) * self.dim)
+
+
+def mha_projection(module: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    """``[q | k | v]`` of a self-attention ``nn.MultiheadAttention``, ``[..., 3C]``, adapters included.
+
+    An adapter that changes the projection publishes its version of this function as the attribute
+    ``medgraft_projection`` of the module, since ``in_proj_weight`` has no forward to hook.
+    """
+    own = module.__dict__.get("medgraft_projection")
+    return own(x) if own is not None else F.linear(x, module.in_proj_weight, module.in_proj_bias)
+
+
+class _Capture:
+    """Collects the projected queries and keys of one attention while the encoder runs."""
+
+    def __init__(self, root: nn.Module, layout: AttentionLayout) -> None:
+        self.layout = layout
+        self.query: Tensor | None = None
+        self.key: Tensor | None = None
+        self.handles: list[RemovableHandle] = []
+        module = root.get_submodule(layout.path)
+        if layout.style == "mha":
+            self.handles.append(module.register_forward_pre_hook(self._on_mha, with_kwargs=True))
+        elif layout.style == "packed":
+            self.handles.append(module.register_forward_hook(self._on_packed))
+        else:
+            self.handles.append(module.register_forward_hook(self._on_query))
+            self.handles.append(root.get_submodule(layout.key_path).register_forward_hook(self._on_key))
+
+    def _on_packed(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        self.query, self.key, _ = output.split(self.layout.dim, dim=-1)
+
+    def _on_query(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        self.query = output
+
+    def _on_key(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        self.key = output
+
+    def _on_mha(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        assert isinstance(module, nn.MultiheadAttention)
+        x = args[0] if args else kwargs["query"]
+        packed = mha_projection(module, x if module.batch_first else x.transpose(0, 1))
+        self.query, self.key, _ = packed.split(self.layout.dim, dim=-1)
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def rows(self, n_prefix: int, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """CLS row of the scores and of the probabilities, each ``[B, heads, N - n_prefix]``."""
+        assert self.query is not None and self.key is not None, f"{self.layout.path} was not called"
+        B, N, C = self.key.shape
+        heads = self.layout.heads
+        q = self.query.view(B, N, heads, C // heads).transpose(1, 2)
+        k = self.key.view(B, N, heads, C // heads).transpose(1, 2)
+        if self.layout.transform is not None:
+            q, k = self.layout.transform(q, k)
+        scale = self.layout.scale if self.layout.scale is not None else (C // heads) ** -0.5
+        logits = (q[:, :, :1] * scale @ k.transpose(-1, -2)).squeeze(2)
+        if mask is not None:
+            logits = logits.masked_fill(~mask[:, None, :], float("-inf"))
+        probs = torch.softmax(logits, dim=-1)
+        return logits[..., n_prefix:], probs[..., n_prefix:]
+
+
+@contextmanager
+def capture_cls_rows(root: nn.Module, layout: AttentionLayout):
+    """Yields an object whose ``rows(n_prefix, mask)`` gives the CLS row after the encoder has run inside the block.
+
+    Only one row of the score matrix is computed, and gradients flow through it to the queries and keys.
+    """
+    capture = _Capture(root, layout)
+    try:
+        yield capture
+    finally:
+        capture.remove()
+
+
+def mha_forward(
+    module: nn.MultiheadAttention, packed: Tensor, attn_mask: Tensor | None, need_weights: bool, average: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Self-attention of an ``nn.MultiheadAttention`` from its projected ``[q | k | v]``.
+
+    Args:
+        module: Gives heads, output projection and layout.
+        packed: ``[B, N, 3C]``.
+        attn_mask: Boolean (true = hidden, as in PyTorch's module) or additive mask, broadcastable to ``[N, N]``.
+        need_weights: Also return the attention probabilities.
+        average: Average them over the heads.
+    """
+    B, N, width = packed.shape
+    q, k, v = packed.view(B, N, 3, module.num_heads, width // 3 // module.num_heads).permute(2, 0, 3, 1, 4)
+    bias: Tensor | None = None
+    if attn_mask is not None:
+        bias = attn_mask
+        if attn_mask.dtype == torch.bool:
+            bias = torch.zeros_like(attn_mask, dtype=q.dtype).masked_fill(attn_mask, float("-inf"))
+        if bias.dim() == 3:
+            bias = bias.view(B, -1, N, N)
+    if need_weights:
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        weights = torch.softmax(scores if bias is None else scores + bias, dim=-1)
+        mixed = weights @ v
+    else:
+        weights = None
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    out = F.linear(mixed.transpose(1, 2).reshape(B, N, -1), module.out_proj.weight, module.out_proj.bias)
+    if weights is not None and average:
+        weights = weights.mean(dim=1)
+    return (out if module.batch_first else out.transpose(0, 1)), weights

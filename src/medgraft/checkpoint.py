@@ -1,0 +1,183 @@
+"""Adapter checkpoints: ``adapter_config.json`` beside ``adapter_model.safetensors``, head included, encoder excluded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from medgraft.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from medgraft.grafting import Grafted
+
+FORMAT_VERSION = 1
+CONFIG_NAME = "adapter_config.json"
+WEIGHTS_NAME = "adapter_model.safetensors"
+
+
+def state_digest(module: nn.Module) -> str:
+    """SHA-256 over names, shapes, types and bytes of a module's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """Reads tensors from a safetensors file, or from a PyTorch file without running any code in it.
+
+    Args:
+        path: ``.safetensors``, or a ``torch.save`` file.
+        sha256: Expected digest of the file, checked before anything is read.
+
+    Returns:
+        Name -> tensor; a ``state_dict`` or ``model`` wrapper is opened.
+
+    Raises:
+        CheckpointError: The file is missing, unreadable, holds more than tensors, or fails the checksum.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist")
+    if sha256 is not None and (found := file_digest(path)) != sha256:
+        raise CheckpointError(
+            f"checkpoint {path} has sha256 {found[:16]}..., expected {sha256[:16]}...; fetch it again"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+    except Exception as error:  # pickle.UnpicklingError and what a damaged archive may raise
+        raise CheckpointError(
+            f"checkpoint {path} is refused: it holds more than tensors, or is damaged "
+            f"({type(error).__name__}: {str(error).splitlines()[0][:200]}). Save it again as safetensors"
+        ) from error
+    for wrapper in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"checkpoint {path} is not a table of tensors; save the model's state_dict()")
+    return state
+
+
+def load_strict(module: nn.Module, state: dict[str, Tensor], where: str) -> None:
+    """Loads ``state`` into ``module``; names every missing, unexpected and misshapen key.
+
+    Raises:
+        CheckpointError: The keys or shapes differ.
+    """
+    own = module.state_dict()
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [
+        f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in sorted(own.keys() & state.keys())
+        if own[key].shape != state[key].shape
+    ]
+    problems = [
+        f"{label}: {', '.join(keys[:6])}{f' and {len(keys) - 6} more' if len(keys) > 6 else ''}"
+        for label, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(f"{where} does not fit: {'; '.join(problems)}")
+    module.load_state_dict(state)
+
+
+def _trained_state(grafted: Grafted) -> dict[str, Tensor]:
+    state = {f"adapters.{key}": value for key, value in grafted.adapters.state_dict().items()}
+    if grafted.head is not None:
+        state |= {f"head.{key}": value for key, value in grafted.head.state_dict().items()}
+    return {key: value.detach().cpu().contiguous() for key, value in state.items()}
+
+
+def save(grafted: Grafted, folder: Path) -> Path:
+    """Writes a graft's adapters and head; each file appears whole or not at all.
+
+    Returns:
+        The folder.
+    """
+    import medgraft
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "format_version": FORMAT_VERSION,
+        "medgraft_version": medgraft.__version__,
+        "base_encoder": grafted.encoder.spec.model_dump(mode="json"),
+        "base_digest": grafted.base_digest,
+        "adapters": {
+            name: {"class": f"{type(a).__module__}:{type(a).__qualname__}", "config": a.config.model_dump(mode="json")}
+            for name, a in grafted.named_adapters()
+        },
+        "head": type(grafted.head).__name__ if grafted.head is not None else None,
+    }
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
+        weights, description = Path(temporary) / WEIGHTS_NAME, Path(temporary) / CONFIG_NAME
+        save_file(_trained_state(grafted), weights, metadata={"format": "pt"})
+        description.write_text(json.dumps(config, indent=2) + "\n")
+        os.replace(weights, folder / WEIGHTS_NAME)
+        os.replace(description, folder / CONFIG_NAME)
+    return folder
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Reads and checks ``adapter_config.json``.
+
+    Raises:
+        CheckpointError: It is missing, is not JSON, or has a format this version does not know.
+    """
+    path = folder / CONFIG_NAME
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder} holds no {CONFIG_NAME}; it is not an adapter folder") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if config.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format_version {config.get('format_version')!r}; this medgraft reads {FORMAT_VERSION}"
+        )
+    return config
+
+
+def load(grafted: Grafted, folder: Path) -> None:
+    """Loads adapters and head into a graft of the same adapters on the same encoder.
+
+    Raises:
+        CheckpointError: Another encoder, other adapters or other options, or keys that do not match.
+    """
+    config = read_config(folder)
+    if grafted.base_digest != config["base_digest"]:
+        raise CheckpointError(
+            f"{folder} was trained on encoder {config['base_encoder']['name']!r} with weights "
+            f"{config['base_digest'][:24]}; this encoder, {grafted.encoder.spec.name!r}, has {grafted.base_digest[:24]}"
+        )
+    for name, adapter in grafted.named_adapters():
+        stored = config["adapters"].get(name)
+        if stored is not None and stored["config"] != adapter.config.model_dump(mode="json"):
+            raise CheckpointError(f"{folder}: adapter {name!r} was saved with other options: {stored['config']}")
+    state = read_weights(folder / WEIGHTS_NAME)
+    own = {key.split(".", 1)[0] for key in _trained_state(grafted)}
+    extra = {key.split(".", 1)[0] for key in state} - own
+    if "head" in extra:
+        raise CheckpointError(f"{folder} holds a head; graft with a head of the same shape before loading")
+    holder = nn.ModuleDict({"adapters": grafted.adapters})
+    if grafted.head is not None:
+        holder["head"] = grafted.head
+    load_strict(holder, state, str(folder))

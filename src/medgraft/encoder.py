@@ -1,0 +1,211 @@
+"""Frozen encoders: architecture, weights, preprocessing, and the named sites where adapters attach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from medgraft.attention import PROJECTIONS, AttentionLayout, capture_cls_rows
+from medgraft.errors import ConfigError
+from medgraft.features import Features
+from medgraft.sites import Site, attention_sites, layer_sites
+
+Modality = Literal["image", "volume", "text", "image+text", "volume+text"]
+
+
+class EncoderSpec(BaseModel):
+    """Facts about an encoder that a result must carry.
+
+    Attributes:
+        name: Full name as the registry resolves it, ``source:model``.
+        modality: What a sample is; a dual encoder joins two with ``+``.
+        input_size: Spatial size of a prepared input, ``(H, W)`` or ``(D, H, W)``; ``(L,)`` tokens for text.
+        channels: Input channels.
+        spacing: Voxel size in mm that the weights expect, or ``None`` where they carry no such fact.
+        intensity: What a prepared input's values mean, in words.
+        dim: Width ``C`` of the tokens.
+        heads: Attention heads, 0 for a CNN.
+        pooling: Rule that makes ``pooled`` from the tokens.
+        licence: Licence of the weights.
+        cohorts: Cohorts seen in pre-training, for leakage checks (``"ADNI"``, ``"CheXpert"``).
+        weights: ``"random"``, ``"none"`` (nothing to train) or ``"pretrained:<sha256 of the parameters>"``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    modality: Modality
+    input_size: tuple[int, ...]
+    channels: int = 1
+    spacing: float | None = None
+    intensity: str = ""
+    dim: int
+    heads: int = 0
+    pooling: str = "cls"
+    licence: str = "unknown"
+    cohorts: tuple[str, ...] = Field(default=())
+    weights: str
+
+
+class Encoder(nn.Module):
+    """A frozen backbone. Subclasses implement :meth:`encode` and describe their attention in :attr:`attention`.
+
+    The encoder runs in *stages* so that everything before an adapter can be computed once and kept: stage 0 takes
+    the prepared input, stage ``s`` the hidden state that :meth:`prefix` returned for ``s``. An encoder that can only
+    be run whole leaves :attr:`n_stages` at 1.
+
+    Attributes:
+        spec: The encoder's facts.
+        attention: One layout per block, first to last; empty for a CNN.
+        block_stages: Stage whose hidden state is the input of block ``i``; empty where stages are not supported.
+        n_stages: Number of stages that ``start`` may name.
+        has_cls: Token 0 is a CLS token that attends to the others, so its attention row means something.
+    """
+
+    spec: EncoderSpec
+    attention: Sequence[AttentionLayout] = ()
+    block_stages: Sequence[int] = ()
+    n_stages: int = 1
+    has_cls: bool = True
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    # -- to implement -------------------------------------------------------------------------------------------------
+
+    def encode(self, x: Tensor, *, start: int = 0) -> Features:
+        """Runs from stage ``start`` to the features, without CLS scores.
+
+        Args:
+            x: Prepared input ``[B, ...]`` for ``start == 0``, else what ``prefix(x, start)`` returned.
+            start: First stage to run.
+        """
+        raise TypeError(f"{type(self).__name__} must implement encode()")
+
+    def prefix(self, x: Tensor, stop: int) -> Tensor:
+        """Runs the stages before ``stop`` and returns the hidden state there; ``stop == 0`` returns ``x``."""
+        if stop == 0:
+            return x
+        raise ConfigError(f"encoder {self.spec.name} can only be run whole; it has no stage {stop}")
+
+    def prepare(self, raw: Any) -> Tensor:
+        """One raw sample (image ``uint8 [H, W]``, volume ``float32 [D, H, W]``, text ``str``) as an input tensor."""
+        raise TypeError(f"{type(self).__name__} must implement prepare()")
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """Maps ``[..., C]`` into the space shared with another modality; the identity where there is none."""
+        return tokens
+
+    def block_paths(self) -> Sequence[str]:
+        """Module path of each transformer block or CNN stage, first to last."""
+        return ()
+
+    # -- provided -----------------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor | Features, *, scores: bool = False, start: int = 0) -> Features:
+        """Encodes a batch.
+
+        Args:
+            x: Prepared batch, a hidden state with its ``start``, or features that were computed before (returned as
+                they are, so that an adapter on the features can run from a cache).
+            scores: Also return the CLS row of the last block's attention.
+            start: Stage that ``x`` belongs to.
+
+        Returns:
+            The features; ``cls_scores`` and ``cls_probs`` are set if ``scores``.
+        """
+        if isinstance(x, Features):
+            return x
+        if not scores:
+            return self.encode(x, start=start)
+        if not self.attention:
+            raise ConfigError(f"encoder {self.spec.name} has no attention, so it has no CLS attention scores")
+        if not self.has_cls:
+            raise ConfigError(f"encoder {self.spec.name} has no CLS token, so it has no CLS attention scores")
+        with capture_cls_rows(self, self.attention[-1]) as capture:
+            features = self.encode(x, start=start)
+        logits, probs = capture.rows(features.n_prefix, features.mask)
+        return features.replace(cls_scores=logits, cls_probs=probs)
+
+    def towers(self) -> dict[str, Encoder]:
+        """The single-modality encoders inside, by modality; for most encoders just itself."""
+        return {self.spec.modality: self}
+
+    def sites(self) -> Mapping[str, Site]:
+        """Every place an adapter may attach to, by canonical name.
+
+        Names do not depend on the library: ``input``, ``blocks.{i}``, ``blocks.{i}.attn.{q,k,v,out}``, ``features``;
+        every other linear or convolution has its module path as its name.
+        """
+        sites = {"input": Site("input", "input", "", stage=0)}
+        sites.update(attention_sites(self.attention, self.block_stages))
+        claimed = {site.path for site in sites.values()}
+        for index, path in enumerate(self.block_paths()):
+            stage = self.block_stages[index] if self.block_stages else 0
+            sites[f"blocks.{index}"] = Site(f"blocks.{index}", "block", path, block=index, stage=stage)
+        sites.update(layer_sites(self, claimed, self.block_paths(), self.block_stages))
+        sites["features"] = Site("features", "features", "", stage=self.n_stages)
+        return sites
+
+    def freeze(self) -> Encoder:
+        """Turns off every gradient and puts the encoder in evaluation mode for good."""
+        self.requires_grad_(False)
+        return self.train(False)
+
+    def train(self, mode: bool = True) -> Encoder:
+        """A frozen encoder never leaves evaluation mode: dropout and batch statistics stay off, whatever ``mode``."""
+        return super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights; the CPU where there are none."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+
+class TextEncoder(Encoder):
+    """An encoder whose prepared input is ``int64 [L]`` token ids, padded with :attr:`pad_id`."""
+
+    pad_id: int = 0
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Token ids of several texts, ``int64 [B, L]``."""
+        return torch.stack([self.prepare(text) for text in texts])
+
+
+class DualEncoder(Encoder):
+    """Two towers, one per modality, that may share an embedding space.
+
+    Attributes:
+        logit_scale: Multiplier of the cosine similarity, already exponentiated; ``None`` without a shared space.
+    """
+
+    logit_scale: float | None = None
+
+    def __init__(self, spec: EncoderSpec, towers: Mapping[str, Encoder], logit_scale: float | None = None) -> None:
+        super().__init__(spec)
+        self.tower = nn.ModuleDict(dict(towers))
+        self.logit_scale = logit_scale
+
+    def towers(self) -> dict[str, Encoder]:
+        """The towers by modality, the visual one first."""
+        return {name: tower for name, tower in self.tower.items() if isinstance(tower, Encoder)}
+
+    def forward(self, x: Tensor | Features, *, scores: bool = False, start: int = 0) -> Features:
+        """Encodes with the first tower, so that a dual encoder serves wherever a visual encoder does."""
+        return next(iter(self.towers().values()))(x, scores=scores, start=start)
+
+    def sites(self) -> Mapping[str, Site]:
+        """The sites of all towers; names and paths carry the tower, ``image.blocks.0.attn.q``."""
+        found = {}
+        for tower_name, tower in self.towers().items():
+            for name, site in tower.sites().items():
+                found[f"{tower_name}.{name}"] = site.within(tower_name, f"tower.{tower_name}")
+        return found
+
+
+__all__ = ["PROJECTIONS", "DualEncoder", "Encoder", "EncoderSpec", "Modality", "TextEncoder"]

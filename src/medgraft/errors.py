@@ -1,0 +1,48 @@
+"""Errors that a person can act on: each names the thing, the value and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MedgraftError(Exception):
+    """Base of every error that medgraft raises on purpose; the command line prints it as one sentence, exit code 2."""
+
+
+class ConfigError(MedgraftError, ValueError):
+    """A configuration value is unknown, out of range or contradicts another."""
+
+
+class UnknownNameError(ConfigError):
+    """A name is in no registry."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], remedy: str = "") -> None:
+        """Builds the sentence with the nearest known names.
+
+        Args:
+            kind: What was looked up, in the singular: ``"adapter"``.
+            name: The name that was asked for.
+            known: Every name that would have been accepted.
+            remedy: An extra sentence, for example how to install what is missing.
+        """
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}."
+        super().__init__(" ".join(part for part in (f"unknown {kind} {name!r}; {hint}", remedy) if part))
+
+
+class PluginError(MedgraftError):
+    """A plugin could not be loaded, or is not what its entry point promises."""
+
+
+class DataError(MedgraftError):
+    """A data folder, table or file is missing or is not in the layout that its reader expects."""
+
+
+class CheckpointError(MedgraftError):
+    """A checkpoint is unreadable, incomplete, for another model, or fails its checksum."""
+
+
+class IncompatibleError(MedgraftError):
+    """An adapter, an encoder and a task do not fit together; the message says why."""

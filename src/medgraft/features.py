@@ -1,0 +1,41 @@
+"""What every encoder returns."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """Output of one encoder tower.
+
+    Attributes:
+        tokens: Token sequence after the last norm, ``[B, N, C]``, prefix tokens (CLS, registers) first. Encoders
+            without tokens (CNNs) give their last feature map, flattened.
+        pooled: One embedding per sample, ``[B, C']``, by the encoder's own pooling rule or by what an adapter made of
+            it.
+        n_prefix: Number of leading tokens that stand for no place in the input.
+        grid: Arrangement of the other tokens, for example ``(14, 14)`` or ``(8, 16, 16)``; ``(L,)`` for text.
+        cls_scores: Scaled query-key products of the CLS token with every non-prefix token in the last block,
+            before the softmax, ``[B, heads, N - n_prefix]``; ``None`` unless asked for. Masked tokens hold ``-inf``.
+        cls_probs: The softmax of the same row over all ``N`` tokens, prefix columns dropped, same shape.
+        embedding: Unit vectors ``[B, E]`` in the space shared between modalities, where an adapter makes its own;
+            ``None`` means ``normalize(encoder.project(pooled))``.
+        mask: ``[B, N]``, true for tokens that are real (text padding is false); ``None`` where all are.
+    """
+
+    tokens: Tensor
+    pooled: Tensor
+    n_prefix: int
+    grid: tuple[int, ...]
+    cls_scores: Tensor | None = None
+    cls_probs: Tensor | None = None
+    mask: Tensor | None = None
+    embedding: Tensor | None = None
+
+    def replace(self, **changes: object) -> Features:
+        """A copy with some fields changed; an adapter's usual way to return its result."""
+        return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]

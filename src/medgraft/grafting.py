@@ -1,0 +1,201 @@
+"""Grafting: a frozen encoder, one or more adapters, optionally a head; reversible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from medgraft.adapter import Adapter, Attachment
+from medgraft.checkpoint import load, save, state_digest
+from medgraft.encoder import DualEncoder, Encoder
+from medgraft.errors import ConfigError, IncompatibleError
+from medgraft.features import Features
+
+
+class Grafted(nn.Module):
+    """An encoder with adapters attached.
+
+    Attributes:
+        encoder: The frozen encoder; its module tree is the one it had before.
+        adapters: The adapters by name, in the order in which they act.
+        head: What reads the features, trained and saved with the adapters; may be ``None``.
+        base_digest: Which weights the encoder had when the adapters were attached.
+    """
+
+    def __init__(self, encoder: Encoder, adapters: Mapping[str, Adapter], head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.encoder = encoder.freeze()
+        self.adapters = nn.ModuleDict()
+        self.head = head
+        self._attachments: dict[str, Attachment] = {}
+        weights = encoder.spec.weights
+        self.base_digest = weights if weights.startswith("pretrained:") else f"state:{state_digest(encoder)}"
+        for name, adapter in adapters.items():
+            self._attach(name, adapter)
+
+    def _attach(self, name: str, adapter: Adapter) -> None:
+        support = adapter.supports(self.encoder)
+        if not support:
+            self.ungraft()
+            raise IncompatibleError(
+                f"adapter {name!r} does not fit encoder {self.encoder.spec.name!r}: {support.reason}"
+            )
+        try:
+            self._attachments[name] = adapter.attach(self.encoder, self.encoder.sites())
+        except Exception:
+            self.ungraft()
+            raise
+        self.adapters[name] = adapter.to(self.encoder.device)
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor | Features, *, start: int = 0, scores: bool = False) -> Features:
+        """Features of the (first) tower; see :meth:`medgraft.encoder.Encoder.forward`."""
+        return next(iter(self.towers().values()))(x, start=start, scores=scores)
+
+    def towers(self) -> dict[str, Encoder]:
+        """The encoder's towers by modality, adapters attached."""
+        return self.encoder.towers()
+
+    def encode(
+        self, inputs: Mapping[str, Tensor | Features], start: Mapping[str, int] | None = None
+    ) -> dict[str, Features]:
+        """Runs the towers that ``inputs`` names.
+
+        Args:
+            inputs: Modality -> prepared batch (or a hidden state of stage ``start[modality]``, or features).
+            start: Modality -> stage of its input; 0 where absent.
+        """
+        towers, start = self.towers(), start or {}
+        return {name: towers[name](x, start=start.get(name, 0)) for name, x in inputs.items()}
+
+    def extra_loss(self, outputs: Mapping[str, Features]) -> Tensor | None:
+        """Sum of the loss terms that the adapters themselves ask for."""
+        terms = [term for _, adapter in self.named_adapters() if (term := adapter.extra_loss(outputs)) is not None]
+        return sum(terms[1:], terms[0]) if terms else None
+
+    def logit_scale(self) -> Tensor | float:
+        """Multiplier of the similarity between modalities: an adapter's trained one, else the encoder's."""
+        for _, adapter in self.named_adapters():
+            if (scale := adapter.logit_scale()) is not None:
+                return scale
+        if isinstance(self.encoder, DualEncoder) and self.encoder.logit_scale is not None:
+            return self.encoder.logit_scale
+        raise IncompatibleError(f"encoder {self.encoder.spec.name!r} has no space that two modalities share")
+
+    # -- accounting ---------------------------------------------------------------------------------------------------
+
+    def named_adapters(self) -> Iterator[tuple[str, Adapter]]:
+        """The adapters with their names, in the order in which they act."""
+        for name, adapter in self.adapters.items():
+            assert isinstance(adapter, Adapter)
+            yield name, adapter
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the adapters and of the head; never one of the encoder."""
+        modules = [*self.adapters.values(), *([self.head] if self.head is not None else [])]
+        unique = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
+        return list(unique.values())
+
+    def trainable_count(self) -> dict[str, int]:
+        """Trainable numbers by part: each adapter by name, then ``head``."""
+        parts = dict(self.adapters.items()) | ({"head": self.head} if self.head is not None else {})
+        return {name: sum(p.numel() for p in part.parameters() if p.requires_grad) for name, part in parts.items()}
+
+    def coverage(self) -> dict[str, dict[str, list[str]]]:
+        """Adapter -> target pattern -> names of the sites it hit."""
+        return {name: dict(attachment.hits) for name, attachment in self._attachments.items()}
+
+    def first_stage(self) -> dict[str, int]:
+        """First stage of each tower, by modality, that any adapter changes; all before it can be computed once."""
+        towers = self.towers()
+        first = {name: tower.n_stages for name, tower in towers.items()}
+        for attachment in self._attachments.values():
+            for tower_name, stage in attachment.stage.items():
+                key = tower_name or next(iter(towers))
+                first[key] = min(first[key], stage)
+        return first
+
+    # -- lifetime -----------------------------------------------------------------------------------------------------
+
+    def ungraft(self) -> Encoder:
+        """Detaches everything, last first, and returns the encoder as it was."""
+        for name in reversed(list(self._attachments)):
+            self._attachments.pop(name).detach()
+        return self.encoder
+
+    def merge(self) -> None:
+        """Folds every adapter into the encoder's weights.
+
+        Raises:
+            ConfigError: One of them cannot be merged; none is merged then.
+        """
+        stuck = [name for name, adapter in self.adapters.items() if not getattr(adapter, "mergeable", False)]
+        if stuck:
+            raise ConfigError(f"cannot merge {', '.join(stuck)}: not a change of the encoder's weights")
+        for _, adapter in self.named_adapters():
+            adapter.merge()
+
+    def unmerge(self) -> None:
+        """Restores the weights from before :meth:`merge`, bit for bit."""
+        for _, adapter in self.named_adapters():
+            adapter.unmerge()
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes adapters and head, and nothing of the encoder; see :mod:`medgraft.checkpoint`."""
+        return save(self, Path(folder))
+
+    def load(self, folder: str | Path) -> Grafted:
+        """Loads what :meth:`save` wrote, strictly; returns itself."""
+        load(self, Path(folder))
+        return self
+
+    def train(self, mode: bool = True) -> Grafted:
+        """Training mode for adapters and head; the encoder stays in evaluation mode."""
+        self.training = mode
+        self.encoder.train(False)
+        for module in [self.adapters, *([self.head] if self.head is not None else [])]:
+            module.train(mode)
+        return self
+
+
+def graft(
+    encoder: Encoder | str,
+    adapter: str | Adapter | Sequence[Adapter],
+    *,
+    head: nn.Module | None = None,
+    **config: Any,
+) -> Grafted:
+    """Attaches adapters to an encoder.
+
+    Args:
+        encoder: An encoder, or the name of one (``"embedded:chest"``, ``"timm:vit_base_patch16_224"``).
+        adapter: A registered name (``"lora"``), several joined with ``+`` (``"lora+ace_hgnn"``), or instances.
+        head: A module on the features, trained and saved with the adapters.
+        **config: Options of the adapter, by the names of its ``Config``; only for a single registered name.
+
+    Raises:
+        UnknownNameError: No such adapter or encoder.
+        IncompatibleError: The adapter does not fit the encoder, or a target pattern matches nothing.
+
+    Example:
+        >>> from medgraft import graft
+        >>> grafted = graft("embedded:chest", "lora", rank=2)
+        >>> sum(grafted.trainable_count().values())
+        27648
+    """
+    from medgraft.registry import build_adapters, build_encoder
+
+    if isinstance(encoder, str):
+        encoder = build_encoder(encoder)
+    if isinstance(adapter, str):
+        adapters = build_adapters(adapter, config)
+    else:
+        if config:
+            raise ConfigError(f"options {sorted(config)} belong in the adapter's own Config when an instance is passed")
+        instances = [adapter] if isinstance(adapter, Adapter) else list(adapter)
+        adapters = {f"{type(each).__name__.lower()}{i or ''}": each for i, each in enumerate(instances)}
+    return Grafted(encoder, adapters, head)

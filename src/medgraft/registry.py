@@ -1,0 +1,284 @@
+"""The catalogue ``registry.yaml``, and names turned into encoders and adapters.
+
+The catalogue describes (papers, licences, defaults, aliases, checksums); it never loads code. Code comes from entry
+points only, see :mod:`medgraft.plugins`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medgraft import plugins
+from medgraft.errors import ConfigError, PluginError, UnknownNameError
+
+if TYPE_CHECKING:
+    from medgraft.adapter import Adapter
+    from medgraft.encoder import Encoder
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TrainDefaults(_Entry):
+    """How an adapter is trained unless the user says otherwise.
+
+    Attributes:
+        epochs: Passes over the training samples; 0 trains nothing.
+        lr: Peak learning rate of AdamW, cosine schedule.
+        batch_size: Samples per step.
+        weight_decay: Decoupled weight decay.
+        warmup: Share of the steps with a linear warm-up.
+    """
+
+    epochs: int = Field(8, ge=0)
+    lr: float = Field(1e-3, gt=0)
+    batch_size: int = Field(32, ge=1)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.1, ge=0, le=1)
+
+
+class AdapterEntry(_Entry):
+    """What the catalogue says about an adapter."""
+
+    title: str
+    paper: str
+    licence: str
+    tasks: tuple[str, ...]
+    train: TrainDefaults = TrainDefaults()  # pyright: ignore[reportCallIssue]
+    defaults: dict[str, Any] = {}
+
+
+class SourceEntry(_Entry):
+    """What the catalogue says about a source of encoders."""
+
+    title: str
+    licence: str
+
+
+class AliasEntry(_Entry):
+    """A short name for an encoder, with the digest of its weights file where it is known."""
+
+    name: str
+    sha256: str | None = None
+
+
+class EncoderEntries(_Entry):
+    """Sources and aliases of encoders."""
+
+    sources: dict[str, SourceEntry]
+    aliases: dict[str, AliasEntry]
+
+
+class BaselineEntry(_Entry):
+    """A reference row of a task."""
+
+    adapter: str
+    encoder: str
+
+
+class TaskEntry(_Entry):
+    """What the catalogue says about a task.
+
+    Attributes:
+        title: One line for people.
+        encoders: Encoders it is run on by default.
+        baselines: Rows that make its numbers mean something, besides a linear probe of every encoder.
+        default: Part of a default sweep of foreign adapters.
+    """
+
+    title: str
+    encoders: tuple[str, ...]
+    baselines: tuple[BaselineEntry, ...] = ()
+    default: bool = True
+
+
+class CohortEntry(_Entry):
+    """A generated cohort of a preset: which writer, and its arguments."""
+
+    writer: str
+    options: dict[str, Any] = {}
+
+
+class PresetEntry(_Entry):
+    """A named size of a sweep.
+
+    Attributes:
+        title: One line for people.
+        seeds: Seeds of each row.
+        cohorts: Phantom cohort by name, for cohorts that the user gives no folder of.
+        train: Hyper-parameters by adapter that take the place of the catalogue's.
+    """
+
+    title: str
+    seeds: tuple[int, ...]
+    cohorts: dict[str, CohortEntry]
+    train: dict[str, dict[str, Any]] = {}
+
+
+class Catalogue(_Entry):
+    """The whole of ``registry.yaml``."""
+
+    version: int
+    adapters: dict[str, AdapterEntry]
+    encoders: EncoderEntries
+    tasks: dict[str, TaskEntry]
+    presets: dict[str, PresetEntry]
+
+
+def catalogue_path() -> Path:
+    """Where ``registry.yaml`` lies: inside the installed package, or at the root of a checkout."""
+    here = Path(__file__).resolve().parent
+    for candidate in (here / "registry.yaml", here.parents[1] / "registry.yaml"):
+        if candidate.is_file():
+            return candidate
+    raise ConfigError("registry.yaml is missing from the installation; install medgraft again")
+
+
+@functools.cache
+def catalogue() -> Catalogue:
+    """Reads and validates the catalogue, once."""
+    path = catalogue_path()
+    try:
+        return Catalogue.model_validate(yaml.safe_load(path.read_text()))
+    except (yaml.YAMLError, ValidationError) as error:
+        raise ConfigError(f"{path} is not a valid catalogue: {error}") from error
+
+
+class AdapterName(NamedTuple):
+    """A parsed adapter name: the plugin, and the variant of a family (``peft:vera``)."""
+
+    full: str
+    plugin: plugins.Plugin
+    variant: str | None
+
+
+def resolve_adapter(name: str) -> AdapterName:
+    """Finds the plugin of one adapter name, without importing it."""
+    family, _, variant = name.partition(":")
+    known = plugins.discover("adapter")
+    if name not in known and variant and family in known and known[family].builtin:
+        return AdapterName(name, known[family], variant)
+    return AdapterName(name, plugins.find("adapter", name), None)
+
+
+def adapter_class(name: AdapterName) -> type[Adapter]:
+    """Imports an adapter plugin and checks that it is one."""
+    from medgraft.adapter import Adapter
+
+    found = plugins.load(name.plugin)
+    if not (inspect.isclass(found) and issubclass(found, Adapter)):
+        raise PluginError(
+            f"adapter {name.full!r} ({name.plugin.target}, from {name.plugin.distribution}) is {found!r}, not a "
+            "subclass of medgraft.Adapter"
+        )
+    return found
+
+
+def readable(error: ValidationError) -> str:
+    """A pydantic error as one line: field, problem, given value."""
+    parts = []
+    for item in error.errors():
+        field = ".".join(str(part) for part in item["loc"]) or "value"
+        given = "" if item["type"] == "extra_forbidden" else f" (got {item['input']!r})"
+        problem = "no such option" if item["type"] == "extra_forbidden" else item["msg"]
+        parts.append(f"{field}: {problem}{given}")
+    return "; ".join(parts)
+
+
+def build_adapter(name: str, options: Mapping[str, Any] | None = None) -> Adapter:
+    """Builds one adapter.
+
+    Args:
+        name: A registered name, with ``:variant`` for a family.
+        options: Options by field name; the catalogue's defaults hold where they are silent.
+
+    Raises:
+        ConfigError: An option does not exist or has a value out of range.
+    """
+    parsed = resolve_adapter(name)
+    cls = adapter_class(parsed)
+    entry = catalogue().adapters.get(parsed.plugin.name)
+    values = {**(entry.defaults if entry else {}), **(options or {})}
+    if parsed.variant is not None:
+        if cls.variant_field is None:
+            raise UnknownNameError("adapter", name, plugins.discover("adapter"))
+        values[cls.variant_field] = parsed.variant
+    try:
+        config = cls.Config.model_validate(values)
+    except ValidationError as error:
+        known = ", ".join(cls.Config.model_fields) or "none"
+        raise ConfigError(f"options of adapter {name!r}: {readable(error)}; its options are: {known}") from error
+    return cls(config)
+
+
+def build_adapters(names: str, options: Mapping[str, Any] | None = None) -> dict[str, Adapter]:
+    """Builds the adapters of a ``+``-joined name.
+
+    Args:
+        names: ``"lora"`` or ``"lora+ace_hgnn"``.
+        options: Options of the adapter, or, for several, one mapping of options per name.
+    """
+    parts = [part.strip() for part in names.split("+")]
+    if len(set(parts)) != len(parts):
+        raise ConfigError(f"adapter {names!r} names the same adapter twice")
+    options = dict(options or {})
+    if len(parts) == 1:
+        return {parts[0]: build_adapter(parts[0], options)}
+    if unknown := set(options) - set(parts):
+        raise ConfigError(
+            f"options of a composed adapter go by its parts ({', '.join(parts)}); {sorted(unknown)[0]!r} is none of them"
+        )
+    return {part: build_adapter(part, options.get(part)) for part in parts}
+
+
+class EncoderName(NamedTuple):
+    """A parsed encoder name ``source:model@weights``."""
+
+    full: str
+    plugin: plugins.Plugin
+    model: str
+    weights: str
+    sha256: str | None
+
+
+def resolve_encoder(name: str) -> EncoderName:
+    """Parses an encoder name and finds its source, without importing it.
+
+    ``@random`` gives fresh weights, ``@path`` a local file or folder; without ``@`` the source's default holds.
+    """
+    base, _, weights = name.partition("@")
+    alias = catalogue().encoders.aliases.get(base)
+    sha256 = alias.sha256 if alias and not weights else None
+    source, _, model = (alias.name if alias else base).partition(":")
+    try:
+        plugin = plugins.find("encoder", source)
+    except UnknownNameError as error:
+        known = [*plugins.discover("encoder"), *catalogue().encoders.aliases]
+        raise UnknownNameError("encoder", base, known, "encoders are named source:model") from error
+    return EncoderName(name, plugin, model, weights or "default", sha256)
+
+
+def build_encoder(name: str) -> Encoder:
+    """Builds a frozen encoder from its name.
+
+    Raises:
+        UnknownNameError: No such source or model.
+        CheckpointError: The weights cannot be read or fail their checksum.
+    """
+    from medgraft.encoder import Encoder
+
+    parsed = resolve_encoder(name)
+    source = plugins.load(parsed.plugin)
+    extra = {"sha256": parsed.sha256} if parsed.sha256 else {}
+    encoder = source.build(parsed.model, parsed.weights, **extra)
+    if not isinstance(encoder, Encoder):
+        raise PluginError(f"encoder source {parsed.plugin.name!r} built {type(encoder)!r}, not a medgraft.Encoder")
+    return encoder.freeze()

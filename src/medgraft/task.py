@@ -1,0 +1,166 @@
+"""The contract of a task plugin: a cohort, a subject-level split, targets and an objective."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from medgraft.errors import DataError
+
+Objective = Literal["multiclass", "multilabel", "contrastive"]
+SPLITS = ("train", "val", "test")
+
+
+class TaskConfig(BaseModel):
+    """Base of every task's configuration: unknown fields are errors, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+@dataclass(frozen=True)
+class RawInputs:
+    """The raw samples of one modality, read when they are needed.
+
+    Attributes:
+        read: Index -> raw sample: image ``uint8 [H, W]``, volume ``float32 [D, H, W]`` or text. Raises
+            :class:`~medgraft.errors.DataError` for a file that cannot be used; the sample is then skipped and counted.
+        count: Number of samples.
+        fingerprint: Digest of what ``read`` would return, for the cache of prepared inputs.
+    """
+
+    read: Callable[[int], Any]
+    count: int
+    fingerprint: str
+
+
+@dataclass
+class TaskData:
+    """A task on one copy of its cohort.
+
+    Attributes:
+        inputs: Modality -> raw samples, all of the same length ``n``.
+        targets: ``int64 [n]`` class indices (-1 where a training sample of a contrastive task has none), or
+            ``float32 [n, L]`` labels.
+        subjects: ``[n]`` subject keys; used for splits and intervals, never stored.
+        splits: ``train``, ``val`` and ``test`` -> sample indices; no subject in two of them.
+        classes: Names of the classes or labels.
+        mask: ``[n, L]``, true where a label counts; ``None`` for all.
+        labels: ``float32 [n, L]`` label vectors that guide a contrastive loss, or ``None``.
+        prompts: One tuple of prompts per class, for zero-shot prediction.
+        phantom: The cohort is generated.
+        provenance: What a result records about the data: counts, reader's report, generator, ceilings. No identifiers.
+    """
+
+    inputs: Mapping[str, RawInputs]
+    targets: np.ndarray
+    subjects: np.ndarray
+    splits: Mapping[str, np.ndarray]
+    classes: tuple[str, ...]
+    mask: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    prompts: tuple[tuple[str, ...], ...] | None = None
+    phantom: bool = False
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def check(self) -> TaskData:
+        """Asserts that the parts fit together and that no subject is in two splits.
+
+        Raises:
+            DataError: They do not; a split with a leak must never be trained on.
+        """
+        n = len(self.targets)
+        lengths = {name: raw.count for name, raw in self.inputs.items()} | {"subjects": len(self.subjects)}
+        if any(length != n for length in lengths.values()):
+            raise DataError(f"a task has {n} targets but {lengths}")
+        if missing := [name for name in SPLITS if name not in self.splits or len(self.splits[name]) == 0]:
+            raise DataError(f"the {' and '.join(missing)} split has no sample; the cohort is too small or incomplete")
+        seen: dict[str, str] = {}
+        for name, index in self.splits.items():
+            for subject in np.unique(self.subjects[index]):
+                if seen.setdefault(subject, name) != name:
+                    raise DataError(f"a subject is in both the {seen[subject]} and the {name} split")
+        return self
+
+    def split_hash(self) -> str:
+        """Digest of which subject and sample is in which split; the same on every machine with the same data."""
+        digest = hashlib.sha256()
+        for name in SPLITS:
+            rows = sorted(f"{self.subjects[i]}|{i}" for i in self.splits[name])
+            digest.update(f"{name}:{';'.join(rows)}\n".encode())
+        return digest.hexdigest()
+
+
+class Task:
+    """Base class of task plugins.
+
+    Attributes:
+        api_version: Version of this contract that the plugin was written for.
+        version: Raised whenever a change of the task changes its numbers.
+        inputs: Modalities a sample has, in the order in which a head reads them.
+        objective: What is learned and how it is predicted.
+        cohort: Name by which ``--data NAME=PATH`` gives the folder.
+        primary: Metric that ranks the board.
+    """
+
+    api_version: ClassVar[int] = 1
+    version: ClassVar[int] = 1
+    inputs: ClassVar[tuple[str, ...]]
+    objective: ClassVar[Objective]
+    cohort: ClassVar[str]
+    primary: ClassVar[str] = "f1_macro"
+
+    class Config(TaskConfig):
+        """No options."""
+
+    def __init__(self, config: TaskConfig | None = None) -> None:
+        self.config = config if config is not None else self.Config()
+
+    def load(self, root: Path) -> TaskData:
+        """Reads the cohort at ``root``.
+
+        Raises:
+            DataError: The folder is not what the task reads.
+        """
+        raise TypeError(f"{type(self).__name__} must implement load()")
+
+
+def subject_split(
+    subjects: Sequence[str] | np.ndarray, strata: Sequence[Any] | np.ndarray, fractions: Mapping[str, float], seed: int
+) -> dict[str, np.ndarray]:
+    """Splits samples by subject, stratified by the subject's first stratum.
+
+    Args:
+        subjects: Subject of each sample.
+        strata: Stratum of each sample, for example the diagnosis.
+        fractions: Split -> share of the subjects; they sum to 1.
+        seed: Defines the split, together with the subject keys; the order of the samples does not matter.
+
+    Returns:
+        Split -> sample indices, ascending.
+
+    Example:
+        >>> parts = subject_split(["a", "a", "b", "c", "d"], [0, 0, 0, 0, 0], {"train": 0.5, "test": 0.5}, 0)
+        >>> {name: len(index) for name, index in sorted(parts.items())}
+        {'test': 2, 'train': 3}
+    """
+    first: dict[str, Any] = {}
+    for subject, stratum in zip(subjects, strata, strict=True):
+        first.setdefault(str(subject), stratum)
+    names, shares = list(fractions), np.array(list(fractions.values()), float)
+    if not np.isclose(shares.sum(), 1.0):
+        raise ValueError(f"fractions sum to {shares.sum()}, not to 1")
+    home: dict[str, str] = {}
+    for position, stratum in enumerate(sorted({str(value) for value in first.values()})):
+        members = sorted(subject for subject, value in first.items() if str(value) == stratum)
+        members = list(np.random.default_rng([seed, position]).permutation(members))
+        bounds = np.round(np.cumsum(shares) * len(members)).astype(int)
+        for name, low, high in zip(names, [0, *bounds[:-1]], bounds, strict=True):
+            home.update(dict.fromkeys(members[low:high], name))
+    where = np.array([home[str(subject)] for subject in subjects])
+    return {name: np.flatnonzero(where == name) for name in names}
