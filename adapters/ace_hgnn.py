@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.adapters.kernels.hypergraph import cls_message_passing, message_passing
 from medgraft.encoder import Encoder
+from medgraft.errors import ConfigError
 from medgraft.features import Features
 from medgraft.sites import Site
 
@@ -147,7 +148,8 @@ class AceHgnnAdapter(Adapter):
 def _refine(tower: Encoder, layer: AceHgnn, text: bool):
     def refine(features: Features) -> Features:
         scores = features.cls_probs if text else features.cls_scores
-        assert scores is not None
+        if scores is None:
+            raise ConfigError("the hypergraph needs CLS scores; compute the features with scores=True")
         tokens = features.tokens
         if features.n_prefix > 1:
             tokens = torch.cat([tokens[:, :1], tokens[:, features.n_prefix :]], dim=1)

@@ -36,16 +36,17 @@ class VolumeBottleneck(nn.Module):
         channels: Channels of the volume.
         size: Grid ``(D, H, W)`` that the encoder expects.
         width: Channels inside (ours); multiples of 16 hit the fast convolution paths.
-        reduction: Stride of the first convolution on each axis (ours).
+        reduction: Stride of the first convolution on each axis (ours); its kernel covers it.
     """
 
-    def __init__(self, channels: int, size: tuple[int, ...], width: int = 16, reduction: int = 2) -> None:
+    def __init__(self, channels: int, size: tuple[int, ...], width: int = 16, reduction: int = 4) -> None:
         super().__init__()
         self.size = tuple(size)
-        self.reduce = nn.Conv3d(channels, width, 3, stride=reduction, padding=1)
-        self.norm1 = nn.GroupNorm(min(8, width), width)
+        kernel = max(3, 2 * (reduction // 2) + 1)  # wide enough that no voxel falls between two strides
+        self.reduce = nn.Conv3d(channels, width, kernel, stride=reduction, padding=kernel // 2)
+        self.norm1 = nn.GroupNorm(math.gcd(8, width), width)
         self.mix = nn.Conv3d(width, width, 3, padding=1)
-        self.norm2 = nn.GroupNorm(min(8, width), width)
+        self.norm2 = nn.GroupNorm(math.gcd(8, width), width)
         self.expand = nn.Conv3d(width, channels, 1)
         nn.init.zeros_(self.expand.weight)
         nn.init.zeros_(self.expand.bias)  # pyright: ignore[reportArgumentType]
@@ -87,7 +88,7 @@ class BrainAdapter(Adapter):
 
         setting: Literal["TLP", "FPM"] = "TLP"
         width: int = Field(16, ge=1)
-        reduction: int = Field(2, ge=1)
+        reduction: int = Field(4, ge=1)
         projection_dim: int | None = Field(None, ge=1)
         temperature: float = Field(0.07, gt=0)
         contrastive_weight: float = Field(0.1, ge=0)

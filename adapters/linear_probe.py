@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from medgraft.adapter import Adapter, AdapterConfig, Attachment
+from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.encoder import Encoder
 from medgraft.features import Features
 from medgraft.sites import Site
@@ -32,6 +32,13 @@ class LinearProbe(Adapter):
         pooling: Pooling = "encoder"
 
     config: Config
+
+    def supports(self, encoder: Encoder) -> Support:
+        """Fits every encoder; a pooling that reads CLS needs one in each tower."""
+        for name, tower in encoder.towers().items():
+            if "cls" in self.config.pooling and not tower.has_cls:
+                return Support(False, f"its {name} tower has no CLS token for pooling {self.config.pooling!r}")
+        return Support(True)
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Changes the pooling of each tower, and nothing else."""

@@ -11,8 +11,9 @@ different function with fewer parameters.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -21,7 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.attention import PROJECTIONS, mha_forward
+from medgraft.attention import mha_forward
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.sites import Site, match_sites
@@ -74,8 +75,6 @@ class LoraDelta(nn.Module):
         self.convolution = next((f for kind, f in CONVOLUTIONS.items() if isinstance(base, kind)), None)
         self.geometry: dict[str, Any] = {}
         if self.convolution is not None:
-            if getattr(base, "padding_mode", "zeros") != "zeros":
-                raise IncompatibleError(f"LoRA cannot follow a convolution with padding_mode {base.padding_mode!r}")
             self.geometry = {key: getattr(base, key) for key in ("stride", "padding", "dilation")}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,7 +143,6 @@ class Lora(Adapter):
     def _select(self, encoder: Encoder, sites: Mapping[str, Site]) -> dict[str, list[Site]]:
         hits = match_sites(sites, self.config.targets, "lora.targets")
         selected: dict[str, list[Site]] = {}
-        taken: set[str] = set()
         for pattern, found in hits.items():
             usable = [site for site in found if site.kind in ("projection", "layer")]
             usable = [site for site in usable if self._in_depth(encoder, site)]
@@ -157,8 +155,9 @@ class Lora(Adapter):
                 base = encoder.get_submodule(site.path)
                 if getattr(base, "groups", 1) != 1:
                     raise IncompatibleError(f"lora.targets: {site.name} is a grouped convolution; leave it out")
-            selected[pattern] = [site for site in usable if site.name not in taken]
-            taken.update(site.name for site in usable)
+                if (mode := getattr(base, "padding_mode", "zeros")) != "zeros":
+                    raise IncompatibleError(f"lora.targets: {site.name} is a convolution with padding_mode {mode!r}")
+            selected[pattern] = usable
         return selected
 
     def _in_depth(self, encoder: Encoder, site: Site) -> bool:
@@ -170,39 +169,60 @@ class Lora(Adapter):
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Adds one branch per site."""
         attachment = Attachment(encoder)
+        attachment.on_detach(self.unmerge)
         hits = self._select(encoder, sites)
         attachment.record(hits)
-        mha: dict[str, list[tuple[Site, LoraDelta]]] = {}
-        for site in (site for found in hits.values() for site in found):
+        self.delta.clear()
+        self._places.clear()
+        by_module: dict[str, list[tuple[Site, LoraDelta]]] = {}
+        for site in {site.name: site for found in hits.values() for site in found}.values():
             base = encoder.get_submodule(site.path)
             rows = _weight(base)[site.rows] if site.rows is not None else _weight(base)
             delta = LoraDelta(base, len(rows), self.config.rank, self.config.scaling, self.config.dropout)
             self.delta[site.name.replace(".", "/")] = delta
             self._places.append((base, site))
-            if site.in_mha:
-                mha.setdefault(site.path, []).append((site, delta))
+            by_module.setdefault(site.path, []).append((site, delta))
+        for path, branches in by_module.items():
+            module = encoder.get_submodule(path)
+            change = self._change(branches, len(_weight(module)))
+            if isinstance(module, nn.MultiheadAttention):
+                self._attach_mha(attachment, module, change)
             else:
-                attachment.add_to_output(site, self._branch(delta))
-        for path, branches in mha.items():
-            self._attach_mha(attachment, encoder.get_submodule(path), branches)
+                attachment.add_to_output(dataclasses.replace(branches[0][0], rows=None), change)
         return attachment
 
-    def _branch(self, delta: LoraDelta):
-        return lambda x: None if self._merged else delta(x)
+    def _change(self, branches: list[tuple[Site, LoraDelta]], width: int) -> Callable[[Tensor], Tensor | None]:
+        """What is added to a module's output: one branch, or those of a packed weight side by side (one addition)."""
+        if branches[0][0].rows is None:
+            delta = branches[0][1]
+            return lambda x: None if self._merged else delta(x)
+        by_start = {site.rows.start: (site.rows.stop, delta) for site, delta in branches if site.rows is not None}
 
-    def _attach_mha(self, attachment: Attachment, module: nn.Module, branches: list[tuple[Site, LoraDelta]]) -> None:
+        def change(x: Tensor) -> Tensor | None:
+            if self._merged:
+                return None
+            made = {start: delta(x) for start, (_, delta) in by_start.items()}
+            like = next(iter(made.values()))  # under autocast the branches have another type than x
+            parts, at = [], 0
+            for start, (stop, _) in sorted(by_start.items()):
+                if at < start:
+                    parts.append(like.new_zeros(*like.shape[:-1], start - at))
+                parts.append(made[start])
+                at = stop
+            if at < width:
+                parts.append(like.new_zeros(*like.shape[:-1], width - at))
+            return torch.cat(parts, dim=-1)
+
+        return change
+
+    def _attach_mha(
+        self, attachment: Attachment, module: nn.MultiheadAttention, change: Callable[[Tensor], Tensor | None]
+    ) -> None:
         """``nn.MultiheadAttention`` multiplies by ``in_proj_weight`` itself, so its forward is replaced as a whole."""
-        assert isinstance(module, nn.MultiheadAttention)
-        by_rows = {site.rows.start: delta for site, delta in branches if site.rows is not None}
-        starts = [index * module.embed_dim for index in range(len(PROJECTIONS))]
 
         def project(x: Tensor) -> Tensor:
-            base = F.linear(x, module.in_proj_weight, module.in_proj_bias)
-            if self._merged:
-                return base
-            zero = x.new_zeros(())
-            parts = [by_rows[s](x) if s in by_rows else zero.expand(*x.shape[:-1], module.embed_dim) for s in starts]
-            return base + torch.cat(parts, dim=-1)
+            base, added = F.linear(x, module.in_proj_weight, module.in_proj_bias), change(x)
+            return base if added is None else base + added
 
         def forward(
             query: Tensor,

@@ -6,9 +6,11 @@ attachment keeps the originals and puts them back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from pydantic import Field
 from torch import nn
 
@@ -18,13 +20,29 @@ from medgraft.errors import ConfigError, IncompatibleError, UnknownNameError
 from medgraft.sites import Site, match_sites
 
 NAME = "default"
+# Methods of peft that cannot keep the contract of an adapter, and why.
+UNFIT = {
+    "adalora": "its rank budget needs a call after every step, which no other adapter needs",
+    "adaption_prompt": "it is made for the attention of language models",
+    "ln_tuning": "it trains a copy of every layer that it names, so its file would hold the encoder's weights",
+    "osf": "it trains parts of the encoder's own weights, so its file would hold them",
+    "poly": "it needs a task id with every sample",
+    "shadow": "it is made for the layers of language models",
+    "trainable_tokens": "it trains rows of an embedding, and no site is one",
+}
+# Methods whose fresh layers change the encoder, unless options say otherwise.
+NOT_IDENTITY = {"c3a", "fourierft", "unilora", "vblora"}
+# Options that peft can only guess for the architectures that it knows by name.
+DEFAULTS: dict[str, dict[str, Any]] = {"ia3": {"feedforward_modules": []}}
 
 
 class PeftAdapter(Adapter):
     """A peft method on the linear maps and convolutions that ``targets`` names.
 
     A packed ``qkv`` is one linear map to peft; ``lora`` of this package treats its projections one by one.
-    ``identity_at_init`` is peft's default for each method and holds for all that this class accepts by default.
+    A fresh graft equals the encoder (to rounding, for methods that decompose the weight). It does not with ``c3a``,
+    ``fourierft``, ``unilora`` and ``vblora``, which peft starts at random (``identity_at_init`` is false for them), nor
+    with options that choose such a start.
     """
 
     variant_field: ClassVar[str | None] = "method"
@@ -40,23 +58,36 @@ class PeftAdapter(Adapter):
 
         method: str = "lora"
         targets: tuple[str, ...] = Field(("q", "v"), min_length=1)
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = Field(default_factory=dict)
 
     config: Config
 
-    def _peft_config(self, modules: list[str]) -> Any:
-        from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__(config)
+        self.method = self.config.method.lower()
+        self.identity_at_init = self.method not in NOT_IDENTITY
+        self.misfit = UNFIT.get(self.method, "")
+        if not self.misfit and "target_modules" not in {field.name for field in dataclasses.fields(self._kind())}:
+            self.misfit = "it does not act on layers that one can name"
+        if not self.misfit:
+            self._peft_config(["x"])  # says here what is wrong with the options
 
-        known = {kind.value.lower(): kind for kind in PeftType if kind in PEFT_TYPE_TO_CONFIG_MAPPING}
-        method = self.config.method.lower()
-        if method not in known:
+    def _kind(self) -> Any:
+        from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+
+        known = {kind.value.lower(): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+        if self.method not in known:
             raise UnknownNameError("peft method", self.config.method, known)
-        try:
-            return PEFT_TYPE_TO_CONFIG_MAPPING[known[method]](target_modules=modules, **self.config.options)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"peft:{method} refuses its options {self.config.options}: {error}") from error
+        return known[self.method]
 
-    def _modules(self, encoder: Encoder, sites: Mapping[str, Site]) -> dict[str, list[Site]]:
+    def _peft_config(self, modules: list[str]) -> Any:
+        options = DEFAULTS.get(self.method, {}) | self.config.options
+        try:
+            return self._kind()(target_modules=modules, **options)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"peft:{self.method} refuses its options {self.config.options}: {error}") from error
+
+    def _matched(self, encoder: Encoder, sites: Mapping[str, Site]) -> dict[str, list[Site]]:
         hits = match_sites(sites, self.config.targets, f"peft:{self.config.method} targets")
         for pattern, found in hits.items():
             hits[pattern] = [site for site in found if site.kind in ("projection", "layer")]
@@ -67,49 +98,93 @@ class PeftAdapter(Adapter):
                     f"peft targets: {pattern!r} lies in an nn.MultiheadAttention, whose projections peft cannot take "
                     "one by one; use the built-in lora"
                 )
+            if any(type(encoder.get_submodule(site.path)).__module__.startswith("peft.") for site in hits[pattern]):
+                raise IncompatibleError(f"peft targets: {pattern!r} already carries a layer of another peft method")
         return hits
 
     def supports(self, encoder: Encoder) -> Support:
-        """Fits where the targets exist and peft knows the method."""
+        """Fits where the targets exist and the method keeps the contract of an adapter."""
+        if self.misfit:
+            return Support(False, f"peft:{self.method} is not offered: {self.misfit}")
         try:
-            self._peft_config(["x"])
-            self._modules(encoder, encoder.sites())
-        except (ConfigError, IncompatibleError) as error:
+            self._matched(encoder, encoder.sites())
+        except IncompatibleError as error:
             return Support(False, str(error))
         return Support(True)
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Lets peft inject its layers, and registers their trainable parameters as this adapter's own."""
-        from peft import inject_adapter_in_model
+        from peft import PEFT_TYPE_TO_TUNER_MAPPING
 
         attachment = Attachment(encoder)
-        hits = self._modules(encoder, sites)
+        hits = self._matched(encoder, sites)
         attachment.record(hits)
         paths = sorted({site.path for found in hits.values() for site in found})
-        before = {path: encoder.get_submodule(path) for path in paths}
-        known = {id(parameter) for parameter in encoder.parameters()}
-        attachment.on_detach(lambda: _restore(encoder, before))
+        before = _Snapshot(encoder, paths)
+        attachment.on_detach(before.restore)
+        config = self._peft_config(paths)
         try:
-            inject_adapter_in_model(self._peft_config(paths), encoder, adapter_name=NAME)
-        except (ValueError, TypeError, NotImplementedError) as error:
+            # Not inject_adapter_in_model, which refuses methods whose layers share what the tuner holds (VeRA).
+            tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](encoder, config, adapter_name=NAME)
+        except Exception as error:  # each of some forty methods refuses in its own way
             attachment.detach()
-            raise IncompatibleError(f"peft:{self.config.method} does not fit this encoder: {error}") from error
-        self._wrapped = [encoder.get_submodule(path) for path in paths]
+            raise IncompatibleError(f"peft:{self.method} does not fit this encoder: {error}") from error
+        if broken := before.broken_promise():
+            attachment.detach()
+            raise IncompatibleError(f"peft:{self.method} with options {self.config.options} {broken}")
+        self._wrapped = [(encoder.get_submodule(path), before.modules[path]) for path in paths]
         # The encoder was frozen before, so what takes gradients now is what peft means to train.
-        own = {name: p for name, p in encoder.named_parameters() if id(p) not in known and p.requires_grad}
-        self.trained = nn.ParameterDict({name.replace(".", "/"): p for name, p in own.items()})
+        own = {name: p for name, p in tuner.named_parameters() if p.requires_grad and id(p) not in before.known}
+        self.trained = nn.ParameterDict({n.removeprefix("model.").replace(".", "/"): p for n, p in own.items()})
         return attachment
 
     def train(self, mode: bool = True) -> PeftAdapter:
         """Also switches the dropout inside peft's layers, which lie in the frozen encoder."""
         super().train(mode)
-        for module in getattr(self, "_wrapped", ()):
-            module.train(mode)
+        for wrapper, module in getattr(self, "_wrapped", ()):
+            wrapper.train(mode)
+            module.train(False)  # lies inside, and is the encoder's own
         return self
 
 
-def _restore(encoder: Encoder, before: Mapping[str, nn.Module]) -> None:
-    for path, module in before.items():
-        parent, _, leaf = path.rpartition(".")
-        setattr(encoder.get_submodule(parent), leaf, module)
-    encoder.__dict__.pop("peft_config", None)
+class _Snapshot:
+    """An encoder's module tree and the weights of some modules, from before peft changes them."""
+
+    def __init__(self, encoder: Encoder, paths: Sequence[str]) -> None:
+        self.encoder = encoder
+        self.paths = set(paths)
+        self.modules = dict(encoder.named_modules())
+        self.children = [(module, dict(module._modules)) for module in encoder.modules()]
+        self.attributes = set(encoder.__dict__)
+        self.known = {id(parameter) for parameter in encoder.parameters()}
+        self.weights = [
+            (parameter, parameter.detach().clone())
+            for path in paths
+            for parameter in encoder.get_submodule(path).parameters()
+        ]
+        self.frozen = [parameter for parameter in encoder.parameters() if not parameter.requires_grad]
+
+    def broken_promise(self) -> str:
+        """What was changed besides the modules that were named, in words; empty if nothing was."""
+        if any(parameter.requires_grad for parameter in self.frozen):
+            return "trains parameters of the encoder itself"
+        if not all(torch.equal(parameter, kept) for parameter, kept in self.weights):
+            return "changes weights of the encoder itself"
+        replaced = {name for name, module in self.modules.items() if self.encoder.get_submodule(name) is not module}
+        if others := sorted(replaced - self.paths):
+            return f"replaces modules that targets does not name: {', '.join(others[:6])}"
+        return ""
+
+    def restore(self) -> None:
+        """Puts modules, weights and attributes back."""
+        for module, children in self.children:
+            module._modules.clear()
+            module._modules.update(children)
+        for parameter in self.frozen:
+            parameter.requires_grad_(False)
+        with torch.no_grad():
+            for parameter, kept in self.weights:
+                if not torch.equal(parameter, kept):
+                    parameter.copy_(kept)
+        for name in set(self.encoder.__dict__) - self.attributes:
+            object.__delattr__(self.encoder, name)

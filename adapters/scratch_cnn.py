@@ -1,6 +1,6 @@
 """A small CNN trained from scratch: the reference that every frozen encoder must justify itself against.
 
-Four residual stages after He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv 1512.03385),
+A stem and three residual stages after He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv 1512.03385),
 in 2D or 3D, with group norm (Wu and He, ECCV 2018) because volumes come in small batches.
 """
 
@@ -19,12 +19,19 @@ from medgraft.sites import Site
 
 
 class ResidualStage(nn.Module):
-    """Halves the size, then one residual block: ``[B, C_in, *size] -> [B, C_out, *size / 2]``."""
+    """A convolution to a new width and size, then one residual block.
 
-    def __init__(self, rank: int, in_channels: int, out_channels: int) -> None:
+    Args:
+        rank: 2 for images, 3 for volumes.
+        in_channels: Channels in.
+        out_channels: Channels out.
+        stride: Of the first convolution.
+    """
+
+    def __init__(self, rank: int, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         conv = nn.Conv2d if rank == 2 else nn.Conv3d
-        self.down = conv(in_channels, out_channels, 3, stride=2, padding=1, bias=False)
+        self.down = conv(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
         self.norm1 = nn.GroupNorm(8, out_channels)
         self.conv1 = conv(out_channels, out_channels, 3, padding=1, bias=False)
         self.norm2 = nn.GroupNorm(8, out_channels)
@@ -32,28 +39,35 @@ class ResidualStage(nn.Module):
         self.norm3 = nn.GroupNorm(8, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Applies the stage."""
+        """``[B, in_channels, *size] -> [B, out_channels, *size / stride]``."""
         x = F.relu(self.norm1(self.down(x)))
         return F.relu(x + self.norm3(self.conv2(F.relu(self.norm2(self.conv1(x))))))
 
 
 class SmallCnn(nn.Module):
-    """Four stages and a global mean.
+    """A stem that quarters the size, then three residual stages.
 
     Args:
         rank: 2 for images, 3 for volumes.
         channels: Input channels.
-        width: Channels of the first stage; each later one doubles them.
+        width: Channels of the stem; the later stages have once, twice and four times as many.
     """
 
     def __init__(self, rank: int, channels: int, width: int) -> None:
         super().__init__()
-        widths = [channels, width, 2 * width, 4 * width, 8 * width]
-        self.stages = nn.Sequential(*(ResidualStage(rank, a, b) for a, b in zip(widths, widths[1:], strict=False)))
+        conv, pool = (nn.Conv2d, nn.MaxPool2d) if rank == 2 else (nn.Conv3d, nn.MaxPool3d)
+        self.stem = nn.Sequential(
+            conv(channels, width, 3, stride=2, padding=1, bias=False), nn.GroupNorm(8, width), nn.ReLU(), pool(2)
+        )
+        self.stages = nn.Sequential(
+            ResidualStage(rank, width, width, stride=1),
+            ResidualStage(rank, width, 2 * width, stride=2),
+            ResidualStage(rank, 2 * width, 4 * width, stride=2),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, channels, *size]`` -> last feature map ``[B, 8 width, *size / 16]``."""
-        return self.stages(x)
+        """``[B, channels, *size]`` -> last feature map ``[B, 4 width, *size / 16]``."""
+        return self.stages(self.stem(x))
 
 
 class ScratchCnn(Adapter):
@@ -69,10 +83,10 @@ class ScratchCnn(Adapter):
         """Options.
 
         Attributes:
-            width: Channels of the first stage, a multiple of 8.
+            width: Channels of the stem, a multiple of 8.
         """
 
-        width: int = Field(16, ge=8, multiple_of=8)
+        width: int = Field(32, ge=8, multiple_of=8)
 
     config: Config
 

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 CACHE_VERSION = 1
 BATCH = 32
+PROBES = 64
 FEATURE_ARRAYS = ("tokens", "pooled", "cls_scores", "cls_probs", "mask")
 
 
@@ -129,34 +130,67 @@ class PreparedInputs:
         return rows.float() if rows.is_floating_point() else rows.long()
 
 
+def preprocessing_digest(raw: RawInputs, tower: Encoder) -> str:
+    """What ``tower`` makes of a few probes: tells apart tokenizers and image settings that go by one name.
+
+    Images and volumes are probed with fixed noise, texts with some of the cohort's own, which hold its vocabulary.
+    """
+    if tower.spec.modality == "text":
+        samples = [raw.read(int(i)) for i in np.unique(np.linspace(0, raw.count - 1, PROBES).astype(int))]
+    elif tower.spec.modality == "volume":
+        samples = [np.random.default_rng(0).random((24, 28, 20), np.float32)]
+    else:
+        samples = [np.random.default_rng(0).integers(0, 256, (97, 131), np.uint8)]
+    whole = hashlib.sha256()
+    for sample in samples:
+        try:
+            whole.update(_stored(tower.prepare(sample)[None]).tobytes())
+        except DataError as error:
+            whole.update(str(error).encode())
+    return whole.hexdigest()
+
+
 def prepare(raw: RawInputs, tower: Encoder, identity: str) -> PreparedInputs:
-    """Reads and prepares every raw sample for ``tower``; unreadable ones are zero and marked.
+    """Reads and prepares every raw sample for ``tower``; unreadable ones are zero, marked, and named in the log.
 
     Args:
         raw: The samples.
         tower: Whose ``prepare`` is applied.
-        identity: Name of the encoder, which defines its preprocessing.
+        identity: Name of the encoder, which defines its preprocessing together with what it makes of some probes.
     """
     modality = tower.spec.modality
     facts = {"kind": "prepared", "data": raw.fingerprint, "modality": modality, "encoder": identity}
+    facts["preprocessing"] = preprocessing_digest(raw, tower)
 
     def build(folder: Path) -> None:
         column, usable = _Column(folder / "x.npy", raw.count), np.zeros(raw.count, bool)
         for i in range(raw.count):
             try:
                 sample = tower.prepare(raw.read(i))
-            except DataError as error:
-                logger.info("skipped: %s", error)
+            except DataError:
                 continue
             column.write(i, _stored(sample[None]))
             usable[i] = True
         if not usable.any():
+            _name_unreadable(raw, tower, usable)
             raise DataError(f"none of the {raw.count} {modality} samples could be read; see the log with --verbose")
         column.close()
         np.save(folder / "usable.npy", usable)
 
     folder = entry(facts, build)
-    return PreparedInputs(np.load(folder / "x.npy", mmap_mode="r"), np.load(folder / "usable.npy"), facts)
+    usable = np.load(folder / "usable.npy")
+    if logger.isEnabledFor(logging.INFO):
+        _name_unreadable(raw, tower, usable)
+    return PreparedInputs(np.load(folder / "x.npy", mmap_mode="r"), usable, facts)
+
+
+def _name_unreadable(raw: RawInputs, tower: Encoder, usable: np.ndarray) -> None:
+    """Logs why samples were skipped, also where the cache was built by an earlier run that did not log it."""
+    for i in np.flatnonzero(~usable):
+        try:
+            tower.prepare(raw.read(int(i)))
+        except DataError as error:
+            logger.info("skipped: %s", error)
 
 
 @dataclass(frozen=True)
@@ -200,6 +234,8 @@ def tower_inputs(prepared: PreparedInputs, tower: Encoder, stage: int, weights: 
     if stage == 0:
         return TowerInputs(0, {"x": prepared.array})
     facts = {**prepared.facts, "kind": "prefix", "weights": weights, "stage": stage, "stages": tower.n_stages}
+    facts["threads"] = torch.get_num_threads()  # sums depend on their order, and numbers must not depend on the cache
+    facts |= {"threads": torch.get_num_threads(), "torch": torch.__version__}  # sums depend on both, in the last bits
     whole = stage >= tower.n_stages
 
     def build(folder: Path) -> None:

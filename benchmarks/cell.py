@@ -76,7 +76,8 @@ class Cell:
         if self.spec.backend == "compile":
             encode = torch.compile(encode, dynamic=True)
         objective = make_objective(self.task.objective, self.data, self.task.inputs)
-        self.runner = Runner(self.grafted, objective, self.data, inputs, encode)
+        bf16 = self.spec.precision == "bf16"
+        self.runner = Runner(self.grafted, objective, self.data, inputs, encode, bf16)
         self.runner.add_head(self.splits["train"])
 
     def train(self, progress: Callable[[float], None]) -> TrainingLog:
@@ -109,15 +110,15 @@ class Cell:
         self.grafted.eval()
 
         def infer() -> object:
-            with torch.no_grad():
-                return self.grafted.encode(whole)
+            with torch.no_grad(), self.runner.autocast():
+                return self.runner.encode(whole, {})  # compiled where the cell is
 
         def step() -> None:
             loss = self.runner.loss(self.splits["train"][: self.spec.train.batch_size])
             if loss.requires_grad:
                 loss.backward()
 
-        flops = forward_flops(infer, size)
+        flops = forward_flops(lambda: self.grafted.encode(whole), size)  # a compiled graph hides its operations
         speed = samples_per_second(infer, size)
         self.grafted.train()
         for parameter in self.grafted.trainable_parameters():

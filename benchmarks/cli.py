@@ -68,6 +68,7 @@ def run(
     seeds: Annotated[str | None, typer.Option(help="Seeds: 0,1,2 or 0-4. Default: the preset's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs, for every adapter that trains.")] = None,
     backend: Annotated[str | None, typer.Option(help="eager or compile.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16, for what is trained.")] = None,
     data: Annotated[list[str] | None, typer.Option(help="NAME=PATH of a real cohort; may be repeated.")] = None,
     results: Annotated[Path | None, typer.Option(help="Folder of the results. Default: results.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Worker processes; results do not depend on it.")] = None,
@@ -94,6 +95,7 @@ def run(
             "seeds": parse_seeds(seeds),
             "epochs": epochs,
             "backend": backend,
+            "precision": precision,
             "data": parse_data(data),
             "results": results,
             "jobs": jobs,
@@ -110,7 +112,7 @@ def run(
         command = shlex.join(
             ["medgraft", "run", *sys.argv[1:]] if sys.argv[1:2] != ["run"] else ["medgraft", *sys.argv[1:]]
         )
-        failed = sweep_and_show(sweep, fresh=fresh, command=command, verbose=verbose)
+        failed = sweep_and_show(sweep, fresh=fresh, command=command, verbose=verbose or debug)
         sys.exit(1 if failed else 0)
 
 

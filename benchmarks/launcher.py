@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def _worker(job: Job, folder: Path, pipe: Connection, level: int) -> None:
     """Body of a worker process."""
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", force=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher decides what Ctrl-C means
-    threading.Thread(target=_end_with_launcher, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with_launcher, daemon=True).start()
     last = [0.0]
 
     def progress(stage: str, share: float) -> None:
@@ -85,11 +86,33 @@ def _worker(job: Job, folder: Path, pipe: Connection, level: int) -> None:
     execute(job, folder, progress)
 
 
-def _end_with_launcher(parent: int) -> None:
-    """The fork server ends with the launcher, however that was killed, and a worker ends with the fork server."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
+def _start_fork_server() -> None:
+    """Starts the fork server deaf to Ctrl-C from its first moment, and so its workers; the launcher decides."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # no signal arrives here; the first worker starts the server
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _end_with_launcher() -> None:
+    """Ends this worker with the launcher, however that was killed; the fork server would wait for its workers."""
+    launcher = multiprocessing.parent_process()
+    assert launcher is not None
+    launcher.join()
     os._exit(1)
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError):
+        return True  # of another user, or no number: not ours to clear
+    return True
 
 
 class Launcher:
@@ -118,6 +141,7 @@ class Launcher:
         """
         waiting, running, done = list(cells), [], []
         self._clear_leftovers()
+        _start_fork_server()
         try:
             while waiting or running:
                 while waiting and len(running) < self.jobs:
@@ -141,7 +165,7 @@ class Launcher:
     def _clear_leftovers(self) -> None:
         """Removes work folders of launchers that were killed."""
         for folder in self.store.root.glob(".work-*"):
-            if not Path(f"/proc/{folder.name.removeprefix('.work-')}").exists():
+            if not _alive(folder.name.removeprefix(".work-")):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _start(self, spec: CellSpec) -> Running:

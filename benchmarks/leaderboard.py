@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import statistics
+import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +17,7 @@ import pandas as pd
 
 from medgraft.benchmarks.metrics import Predictions, interval, multiclass_points, multilabel_points, subject_bootstrap
 from medgraft.benchmarks.results import CellResult, read_results
+from medgraft.errors import MedgraftError
 
 PHANTOM_NOTE = (
     "**PHANTOM**: rows marked so were measured on generated cohorts. They show that the machinery works and how "
@@ -28,10 +32,31 @@ class BoardRow:
     Attributes:
         cells: The results, by seed.
         metrics: Name -> (mean over the seeds, lower and upper end of the 95% interval).
+        note: What tells it from rows of the same encoder and adapter in its table.
     """
 
     cells: list[CellResult]
     metrics: dict[str, tuple[float | None, float | None, float | None]]
+    note: str = ""
+
+    @property
+    def section(self) -> tuple[bool, str, str, str]:
+        """What rows share that stand in one table: phantom or real, task, cohort, and what is asked of the task."""
+        spec = self.first.spec
+        asked = json.dumps([spec.task_version, spec.limit, spec.task_options], sort_keys=True)
+        return self.first.phantom, spec.task, spec.cohort.revision, asked
+
+    @property
+    def title(self) -> str:
+        """Heading of its table."""
+        spec = self.first.spec
+        limit = "" if spec.limit is None else f", at most {spec.limit} samples per split"
+        return f"{spec.task}{' (PHANTOM)' if self.first.phantom else ''}{limit}"
+
+    @property
+    def adapter(self) -> str:
+        """Name of the adapter with the note."""
+        return f"{self.first.spec.adapter} ({self.note})" if self.note else self.first.spec.adapter
 
     @property
     def first(self) -> CellResult:
@@ -56,7 +81,7 @@ def _predictions(path: Path, cell: CellResult) -> Predictions | None:
                 stored["mask"] if "mask" in stored.files else None,
                 stored["thresholds"] if "thresholds" in stored.files else None,
             )
-    except (OSError, KeyError, ValueError):
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
 
 
@@ -86,7 +111,10 @@ def make_row(found: Sequence[tuple[Path, CellResult]]) -> BoardRow:
     metrics: dict[str, tuple[float | None, float | None, float | None]] = {}
     names = list(good[0][1].metrics) if good else []
     predictions = [p for path, cell in good if (p := _predictions(path, cell)) is not None]
-    same = len(predictions) == len(good) > 1 and len({cell.data.get("split_hash") for _, cell in good}) == 1
+    same = len(predictions) == len(good) > 1 and all(
+        np.array_equal(p.groups, predictions[0].groups) and np.array_equal(p.targets, predictions[0].targets)
+        for p in predictions
+    )
     pooled = pooled_intervals(predictions, names) if same else {}
     for name in names:
         values = [cell.metrics[name] for _, cell in good if name in cell.metrics]
@@ -106,13 +134,32 @@ def board_rows(folders: Iterable[Path]) -> list[BoardRow]:
     for path, cell in read_results(folders):
         groups[cell.spec.row()].append((path, cell))
     rows = [make_row(found) for found in groups.values()]
+    _note_differences(rows)
 
     def order(row: BoardRow) -> tuple[Any, ...]:
-        cell = row.first
-        value = row.metrics.get(cell.primary, (None, None, None))[0]
-        return (cell.phantom, cell.spec.task, cell.spec.cohort.revision, -(value if value is not None else -1.0))
+        value = row.metrics.get(row.first.primary, (None, None, None))[0]
+        return (*row.section, -(value if value is not None else -1.0), row.first.spec.encoder, row.adapter)
 
     return sorted(rows, key=order)
+
+
+def _note_differences(rows: Iterable[BoardRow]) -> None:
+    """Says of rows that would look alike what differs: epochs, options, versions."""
+    alike: dict[tuple[Any, ...], list[BoardRow]] = defaultdict(list)
+    for row in rows:
+        alike[(row.section, row.first.spec.encoder, row.first.spec.adapter)].append(row)
+    for members in alike.values():
+        facts = [_flat(row.first.spec.model_dump(mode="json", exclude={"seed"})) for row in members]
+        names = [name for name in dict.fromkeys(n for f in facts for n in f) if len({f.get(name) for f in facts}) > 1]
+        for row, fact in zip(members, facts, strict=True):
+            row.note = ", ".join(f"{name.rpartition('.')[2]} {fact.get(name, '-')}" for name in names)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": str(value)[:24]}
+    return flat
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -162,15 +209,15 @@ def cells_of_row(row: BoardRow) -> list[str]:
     return [
         f"{spec.task} (PHANTOM)" if row.first.phantom else spec.task,
         spec.encoder,
-        spec.adapter,
+        row.adapter,
         with_interval(row.metrics.get("f1_macro")),
         with_interval(row.metrics.get("f1_weighted")),
         with_interval(row.metrics.get("auc_macro")),
-        count(sum(efficiency.trainable.values()) if efficiency else None),
+        count(sum(efficiency.trainable.values()) if efficiency and efficiency.trainable else None),
         count(_rounded(_median(row, "train_samples_per_s"))),
         count(_rounded(_median(row, "inference_samples_per_s"))),
         "-" if peak is None else f"{peak / 2**20:.0f}",
-        spec.backend,
+        f"{spec.backend} {spec.precision}",
         str(len(row.cells)),
         row.status,
     ]
@@ -192,18 +239,21 @@ def markdown(rows: Sequence[BoardRow], command: str) -> str:
     ]
     if any(row.first.phantom for row in rows):
         lines += [PHANTOM_NOTE, ""]
-    tasks: dict[tuple[bool, str, str], list[BoardRow]] = defaultdict(list)
+    tasks: dict[tuple[bool, str, str, str], list[BoardRow]] = defaultdict(list)
     for row in rows:
-        tasks[(row.first.phantom, row.first.spec.task, row.first.spec.cohort.revision)].append(row)
-    for (phantom, task, revision), members in tasks.items():
-        lines += _task_section(phantom, task, revision, members)
+        tasks[row.section].append(row)
+    for members in tasks.values():
+        lines += _task_section(members)
     return "\n".join(lines) + "\n"
 
 
-def _task_section(phantom: bool, task: str, revision: str, members: Sequence[BoardRow]) -> list[str]:
-    mark = " (PHANTOM)" if phantom else ""
+def _task_section(members: Sequence[BoardRow]) -> list[str]:
+    spec = members[0].first.spec
+    mark = " (PHANTOM)" if members[0].first.phantom else ""
     data = members[0].first.data
-    facts = [f"Cohort revision `{revision}`"]
+    facts = [f"Cohort revision `{spec.cohort.revision}`"]
+    if spec.task_options:
+        facts.append("options " + ", ".join(f"{name} {value}" for name, value in spec.task_options.items()))
     if data.get("splits"):
         facts += [f"{name} {n['samples']} samples of {n['subjects']} subjects" for name, n in data["splits"].items()]
         facts.append(f"split `{data['split_hash'][:12]}`")
@@ -211,14 +261,14 @@ def _task_section(phantom: bool, task: str, revision: str, members: Sequence[Boa
         facts.append(f"generator {data['generator']}")
     if data.get("bayes_f1_macro") is not None:
         facts.append(f"Bayes-optimal F1 macro {data['bayes_f1_macro']:.3f}")
-    lines = [f"## {task}{mark}", "", f"{'; '.join(facts)}. Ranked by `{members[0].first.primary}`.", ""]
+    lines = [f"## {members[0].title}", "", f"{'; '.join(facts)}. Ranked by `{members[0].first.primary}`.", ""]
     body = pd.DataFrame([cells_of_row(row)[1:] for row in members], columns=COLUMNS[1:])
     lines += [body.to_markdown(index=False, disable_numparse=True), ""]
     classes = [name.removeprefix("f1_") for name in members[0].metrics if name.startswith("f1_")]
     classes = [name for name in classes if name not in ("macro", "weighted")]
     if classes:
         table = [
-            [row.first.spec.encoder, row.first.spec.adapter]
+            [row.first.spec.encoder, row.adapter]
             + [with_interval(row.metrics.get(f"{kind}_{name}")) for name in classes for kind in ("f1", "auc")]
             for row in members
             if row.metrics
@@ -241,12 +291,15 @@ def table(rows: Sequence[BoardRow]) -> pd.DataFrame:
             "encoder_weights": cell.encoder.get("weights"),
             "encoder_saw_cohort": cell.encoder.get("saw_this_cohort"),
             "adapter": cell.spec.adapter,
+            "note": row.note,
             "backend": cell.spec.backend,
+            "precision": cell.spec.precision,
             "seeds": len(row.cells),
             "status": row.status,
             "epochs": cell.spec.train.epochs,
+            "limit": cell.spec.limit,
             "split_hash": cell.data.get("split_hash"),
-            "trainable": sum(cell.efficiency.trainable.values()) if cell.efficiency else None,
+            "trainable": sum(cell.efficiency.trainable.values()) if cell.efficiency and cell.metrics else None,
         }
         for name in ("train_samples_per_s", "inference_samples_per_s", "train_step_peak_bytes", "forward_flops"):
             record[name] = _median(row, name)
@@ -258,8 +311,11 @@ def table(rows: Sequence[BoardRow]) -> pd.DataFrame:
 
 def write_board(rows: Sequence[BoardRow], folder: Path, command: str) -> tuple[Path, Path]:
     """Writes ``leaderboard.md`` and ``leaderboard.csv``; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     text, data = folder / "leaderboard.md", folder / "leaderboard.csv"
-    text.write_text(markdown(rows, command))
-    table(rows).to_csv(data, index=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text.write_text(markdown(rows, command))
+        table(rows).to_csv(data, index=False)
+    except OSError as error:
+        raise MedgraftError(f"the leaderboard cannot be written to {folder}: {error}; choose another folder") from error
     return text, data

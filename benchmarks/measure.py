@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
@@ -43,6 +44,7 @@ def peak_allocation(step: Callable[[], object]) -> int | None:
         step()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - base
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would report to stderr, in its own words, that there is no GPU
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:

@@ -8,7 +8,7 @@ once. Two scans of one person are never two independent facts.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
 from sklearn.exceptions import UndefinedMetricWarning
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, precision_recall_fscore_support, roc_auc_score
+from sklearn.metrics import accuracy_score, precision_recall_fscore_support, roc_auc_score
 
 Array = NDArray[Any]
 WeightedStatistic = Callable[[Array], Array]
@@ -90,6 +90,8 @@ def subject_bootstrap(
     """
     S = int(groups.max()) + 1
     names = list(statistics)
+    if S < 2:
+        return {name: np.full(resamples, np.nan) for name in names}  # one subject says nothing about another
 
     def evaluate(drawn: Array, axis: int = -1) -> Array:
         drawn = np.atleast_2d(np.asarray(drawn, dtype=np.int64))
@@ -131,13 +133,14 @@ def weighted_auc(scores: Array, positive: Array) -> WeightedStatistic:
 
 
 def weighted_f1(predicted: Array, actual: Array) -> WeightedStatistic:
-    """F1 of one binary decision as a function of sample weights; 0 where it has neither hits nor misses."""
+    """F1 of one binary decision as a function of sample weights; undefined (``nan``) where no sample is positive."""
     hit, wrong = (predicted & actual).astype(float), (predicted ^ actual).astype(float)
+    positive = actual.astype(float)
 
     def statistic(weights: Array) -> Array:
         true_positive, errors = weights @ hit, weights @ wrong
         total = 2 * true_positive + errors
-        return np.divide(2 * true_positive, total, out=np.zeros(len(weights)), where=total > 0)
+        return np.divide(2 * true_positive, total, out=np.full(len(weights), np.nan), where=weights @ positive > 0)
 
     return statistic
 
@@ -146,12 +149,17 @@ def _mean(parts: list[WeightedStatistic]) -> WeightedStatistic:
     return lambda weights: np.mean([part(weights) for part in parts], axis=0)
 
 
+def _mean_defined(values: Sequence[float]) -> float:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
+
+
 def _support_weighted(parts: list[WeightedStatistic], supports: Array) -> WeightedStatistic:
     """Mean of per-class statistics weighted by the classes' (resampled) support; ``supports`` is ``[K, n]``."""
 
     def statistic(weights: Array) -> Array:
         support = weights @ supports.T.astype(float)
-        values = np.stack([part(weights) for part in parts], axis=1)
+        values = np.nan_to_num(np.stack([part(weights) for part in parts], axis=1))  # undefined has no support
         total = support.sum(axis=1)
         return np.divide((values * support).sum(axis=1), total, out=np.full(len(weights), np.nan), where=total > 0)
 
@@ -189,32 +197,35 @@ def slug(name: str) -> str:
 
 
 def multiclass_points(p: Predictions) -> tuple[dict[str, float], dict[str, WeightedStatistic]]:
-    """Point values and weighted statistics of a single-label task."""
+    """Point values and weighted statistics of a single-label task; means leave absent classes out, by name."""
     K = len(p.classes)
     guess = p.scores.argmax(axis=1)
     one_hot, guessed = p.targets[None] == np.arange(K)[:, None], guess[None] == np.arange(K)[:, None]
     precision, recall, f1, support = precision_recall_fscore_support(
         p.targets, guess, labels=np.arange(K), zero_division=0
     )
+    present = np.flatnonzero(support)
+    recall, f1 = (np.where(support > 0, values, np.nan) for values in (recall, f1))
     f1_parts = [weighted_f1(guessed[k], one_hot[k]) for k in range(K)]
     auc_parts = [weighted_auc(p.scores[:, k], one_hot[k]) for k in range(K)]
     aucs = [_safe_auc(one_hot[k], p.scores[:, k]) for k in range(K)]
     points = {
-        "f1_macro": float(np.mean(f1)),
-        "f1_weighted": float(np.average(f1, weights=support)),
-        "auc_macro": float(np.mean(aucs)),
+        "f1_macro": float(np.mean(f1[present])),
+        "f1_weighted": float(np.average(f1[present], weights=support[present])),
+        "auc_macro": _mean_defined(aucs),
         "accuracy": float(accuracy_score(p.targets, guess)),
-        "balanced_accuracy": float(balanced_accuracy_score(p.targets, guess)),
+        "balanced_accuracy": float(np.mean(recall[present])),
     }
     correct = (guess == p.targets).astype(float)
     recalls = [_recall(guessed[k], one_hot[k]) for k in range(K)]
     weighted: dict[str, WeightedStatistic] = {
-        "f1_macro": _mean(f1_parts),
+        "f1_macro": _mean([f1_parts[k] for k in present]),
         "f1_weighted": _support_weighted(f1_parts, one_hot),
-        "auc_macro": _mean(auc_parts),
         "accuracy": lambda w: w @ correct / w.sum(axis=1),
-        "balanced_accuracy": _mean(recalls),
+        "balanced_accuracy": _mean([recalls[k] for k in present]),
     }
+    if defined := [auc_parts[k] for k in range(K) if not np.isnan(aucs[k])]:
+        weighted["auc_macro"] = _mean(defined)
     for k, name in enumerate(map(slug, p.classes)):
         points |= {f"f1_{name}": float(f1[k]), f"auc_{name}": aucs[k]}
         points |= {f"precision_{name}": float(precision[k]), f"recall_{name}": float(recall[k])}
@@ -230,21 +241,20 @@ def multilabel_points(p: Predictions) -> tuple[dict[str, float], dict[str, Weigh
     actual, guess = p.targets.astype(bool), p.scores >= thresholds[None]
     aucs = [_safe_auc(actual[mask[:, k], k], p.scores[mask[:, k], k]) for k in range(K)]
     stats_f1 = [weighted_f1(guess[:, k] & mask[:, k], actual[:, k] & mask[:, k]) for k in range(K)]
-    f1 = [float(s(np.ones((1, len(actual))))[0]) for s in stats_f1]
     support = (actual & mask).sum(axis=0)
+    present = np.flatnonzero(support)
+    f1 = [float(s(np.ones((1, len(actual))))[0]) for s in stats_f1]
     auc_parts = [_masked(weighted_auc(p.scores[mask[:, k], k], actual[mask[:, k], k]), mask[:, k]) for k in range(K)]
-    defined = [k for k in range(K) if not np.isnan(aucs[k])]
     points = {
-        "f1_macro": float(np.mean(f1)),
-        "f1_weighted": float(np.average(f1, weights=support)) if support.sum() else float("nan"),
-        "auc_macro": float(np.mean([aucs[k] for k in defined])) if defined else float("nan"),
+        "f1_macro": _mean_defined(f1),
+        "f1_weighted": float(np.average(np.nan_to_num(f1), weights=support)) if support.sum() else float("nan"),
+        "auc_macro": _mean_defined(aucs),
     }
-    weighted: dict[str, WeightedStatistic] = {
-        "f1_macro": _mean(stats_f1),
-        "f1_weighted": _support_weighted(stats_f1, (actual & mask).T),
-    }
-    if defined:
-        weighted["auc_macro"] = _mean([auc_parts[k] for k in defined])
+    weighted: dict[str, WeightedStatistic] = {"f1_weighted": _support_weighted(stats_f1, (actual & mask).T)}
+    if len(present):
+        weighted["f1_macro"] = _mean([stats_f1[k] for k in present])
+    if defined := [auc_parts[k] for k in range(K) if not np.isnan(aucs[k])]:
+        weighted["auc_macro"] = _mean(defined)
     for k, name in enumerate(map(slug, p.classes)):
         points |= {f"f1_{name}": f1[k], f"auc_{name}": aucs[k]}
         weighted |= {f"f1_{name}": stats_f1[k], f"auc_{name}": auc_parts[k]}

@@ -62,7 +62,7 @@ def embedding(tower: Encoder, features: Features) -> Tensor:
     """Unit embedding ``[B, E]`` in the space that the modalities share."""
     if features.embedding is not None:
         return features.embedding.float()
-    return F.normalize(tower.project(features.pooled).float(), dim=-1)
+    return F.normalize(tower.project(features.pooled.float()), dim=-1)
 
 
 @dataclass

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from medgraft import plugins
 from medgraft.benchmarks.cohorts import Cohort
-from medgraft.benchmarks.results import Backend, CellSpec
+from medgraft.benchmarks.results import Backend, CellSpec, Precision
 from medgraft.benchmarks.tasks import build_task, task_class
 from medgraft.errors import ConfigError, IncompatibleError, MedgraftError, UnknownNameError
 from medgraft.registry import (
@@ -21,6 +22,7 @@ from medgraft.registry import (
     TrainDefaults,
     adapter_class,
     build_adapters,
+    build_encoder,
     catalogue,
     readable,
     resolve_adapter,
@@ -38,6 +40,7 @@ class Sweep(BaseModel):
         seeds: Seeds of each row; the preset's by default.
         epochs: Takes the place of every adapter's own number.
         backend: How adapters run.
+        precision: ``auto`` takes bf16 where the processor or GPU multiplies it natively, else fp32.
         data: Cohort name -> folder.
         results: Folder of the results.
         jobs: Worker processes.
@@ -53,11 +56,12 @@ class Sweep(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     adapters: tuple[str, ...] = Field(min_length=1)
-    encoders: tuple[str, ...] | None = None
-    tasks: tuple[str, ...] | None = None
-    seeds: tuple[int, ...] | None = None
+    encoders: tuple[str, ...] | None = Field(None, min_length=1)
+    tasks: tuple[str, ...] | None = Field(None, min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
     epochs: int | None = Field(None, ge=0)
     backend: Backend = "eager"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     data: dict[str, Path] = {}
     results: Path = Path("results")
     jobs: int | None = Field(None, ge=1)
@@ -68,6 +72,11 @@ class Sweep(BaseModel):
     baselines: bool = True
     options: dict[str, dict[str, Any]] = {}
     train: dict[str, dict[str, Any]] = {}
+
+    @field_validator("adapters")
+    @classmethod
+    def _one_spelling(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple("+".join(part.strip() for part in name.split("+")) for name in names)
 
     def preset_entry(self) -> PresetEntry:
         """The preset.
@@ -91,11 +100,13 @@ def read_sweep(path: Path | None, overrides: Mapping[str, Any]) -> Sweep:
     if path is not None:
         try:
             values = yaml.safe_load(path.read_text()) or {}
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"--config {path} cannot be read: {error}") from error
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from error
         if not isinstance(values, dict):
             raise ConfigError(f"--config {path} must hold a mapping of options, not {type(values).__name__}")
     values |= {name: value for name, value in overrides.items() if value is not None}
+    if not values.get("adapters"):
+        raise ConfigError("no adapter was named; choose some with --adapters (`medgraft ls adapters` lists them)")
     try:
         return Sweep.model_validate(values)
     except ValidationError as error:
@@ -162,6 +173,21 @@ def check_names(sweep: Sweep) -> None:
     for adapter in sweep.adapters:
         build_adapters(adapter, sweep.options.get(adapter))
     sweep.preset_entry()
+    _check_options(sweep)
+
+
+def _check_options(sweep: Sweep) -> None:
+    """Validates options also of what is not asked for by name, such as the reference rows and default tasks."""
+    tasks = plugins.discover("task")
+    for name, options in sweep.options.items():
+        if name in tasks:
+            build_task(name, options)
+        else:
+            build_adapters(name, options)
+    for name in sweep.train:
+        if name in tasks:
+            raise ConfigError(f"training options go by adapter, and {name!r} is a task")
+        training(sweep, name)
 
 
 def rows(sweep: Sweep) -> list[Row]:
@@ -205,15 +231,20 @@ def training(sweep: Sweep, adapter: str) -> TrainDefaults:
         raise ConfigError(f"training options of {adapter!r}: {readable(error)}") from error
 
 
-def _weights_digest(encoder: str) -> str | None:
-    """Digest of the weights that a name does not fix by itself: a local file, or what the catalogue pins."""
-    from medgraft.checkpoint import file_digest
+@functools.lru_cache(maxsize=64)
+def weights_of(encoder: str) -> str:
+    """Which weights a name stands for now: files, folders, hubs and shipped weights all change under one name."""
+    return build_encoder(encoder).spec.weights
 
-    parsed = resolve_encoder(encoder)
-    path = Path(parsed.weights)
-    if parsed.weights not in ("default", "random") and path.is_file():
-        return file_digest(path)
-    return parsed.sha256
+
+def native_precision() -> Precision:
+    """``bf16`` where it is multiplied in hardware; emulated, it would be slower than fp32."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "fp32"
 
 
 def _foreign(row: Row) -> dict[str, str]:
@@ -236,11 +267,12 @@ def cells_of(row: Row, sweep: Sweep, cohort: Cohort) -> list[CellSpec]:
         task_version=cls.version,
         cohort=cohort.id,
         encoder=row.encoder,
-        encoder_weights=_weights_digest(row.encoder),
+        encoder_weights=weights_of(row.encoder),
         adapter=row.adapter,
         adapter_options=resolved[parts[0]] if len(parts) == 1 else resolved,
         seed=0,
         backend=sweep.backend,
+        precision=native_precision() if sweep.precision == "auto" else sweep.precision,
         train=training(sweep, row.adapter),
         threads=sweep.threads,
         limit=sweep.limit,

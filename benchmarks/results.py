@@ -27,6 +27,7 @@ NUMBERS_VERSION = 1
 
 Status = Literal["success", "error", "oom", "timeout"]
 Backend = Literal["eager", "compile"]
+Precision = Literal["fp32", "bf16"]
 
 
 class _Model(BaseModel):
@@ -56,11 +57,12 @@ class CellSpec(_Model):
         task_version: The task's own version.
         cohort: The data.
         encoder: Encoder name, ``source:model@weights``.
-        encoder_weights: Digest of a weights file where the name does not fix it.
+        encoder_weights: What the encoder says of its weights, a digest or ``random``; names alone do not fix them.
         adapter: Adapter name, several joined by ``+``.
         adapter_options: Options of the adapter.
         seed: Of initialisation, order and dropout; the split does not depend on it.
         backend: How the adapter runs.
+        precision: ``bf16`` runs what is trained under autocast; frozen prefixes are always computed in fp32.
         train: Training hyper-parameters.
         threads: Threads of the worker; sums depend on their order.
         limit: Largest number of samples per split, ``None`` for all.
@@ -78,6 +80,7 @@ class CellSpec(_Model):
     adapter_options: dict[str, Any] = {}
     seed: int
     backend: Backend = "eager"
+    precision: Precision = "fp32"
     train: TrainDefaults
     threads: int = Field(1, ge=1)
     limit: int | None = None
@@ -149,7 +152,10 @@ def safe_name(name: str) -> str:
         >>> safe_name("open_clip:hf-hub:org/Model@random")
         'open_clip_hf-hub_org_Model@random'
     """
-    return re.sub(r"[^\w.@+-]", "_", name)
+    safe = re.sub(r"[^\w.@+-]", "_", name)
+    if len(safe) <= 120:
+        return safe
+    return f"{safe[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"  # a long path; file systems stop at 255
 
 
 class ResultStore:
@@ -192,6 +198,8 @@ class ResultStore:
         """Stores a result; predictions first, so that a result that can be seen is complete."""
         path = self.path(result.spec)
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file() and _read(path) is None:
+            os.replace(path, path.with_suffix(".json.old"))  # of another schema, or damaged: kept, not overwritten
         if predictions is not None:
             write_atomically(path.with_suffix(".npz"), lambda handle: np.savez_compressed(handle, **predictions))
         text = result.model_dump_json(indent=1) + "\n"
@@ -201,7 +209,7 @@ class ResultStore:
 
 def write_atomically(path: Path, write: Any) -> None:
     """Calls ``write(handle)`` on a temporary file beside ``path``, then renames it."""
-    handle = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False)
+    handle = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False)  # noqa: SIM115
     try:
         with handle:
             write(handle)
@@ -217,6 +225,8 @@ def write_atomically(path: Path, write: Any) -> None:
 def _read(path: Path) -> CellResult | None:
     try:
         data = json.loads(path.read_text())
+        if not isinstance(data, dict):
+            raise ValueError(f"it holds a {type(data).__name__}, not an object")
         if data.get("schema_version") != SCHEMA_VERSION:
             logger.warning(
                 "%s has schema version %s, not %s; left out", path, data.get("schema_version"), SCHEMA_VERSION
@@ -229,19 +239,23 @@ def _read(path: Path) -> CellResult | None:
 
 
 def read_results(folders: Iterable[Path]) -> Iterator[tuple[Path, CellResult]]:
-    """All readable results below the folders; the first of equal keys wins, so folders of several machines merge.
+    """All readable results below the folders, one per key, so that folders of several machines merge.
+
+    Of equal keys the first that succeeded wins, or the first where none did.
 
     Raises:
         MedgraftError: A folder does not exist.
     """
-    seen: set[str] = set()
+    found: dict[str, tuple[Path, CellResult]] = {}
     for folder in folders:
         if not Path(folder).is_dir():
             raise MedgraftError(f"results folder {folder} does not exist")
         for path in sorted(Path(folder).rglob("*.json")):
-            if path.name.startswith(".") or any(part.startswith(".") for part in path.parts[-4:]):
+            if any(part.startswith(".") for part in path.relative_to(folder).parts):
                 continue
             result = _read(path)
-            if result is not None and result.key not in seen:
-                seen.add(result.key)
-                yield path, result
+            if result is None:
+                continue
+            if result.key not in found or (found[result.key][1].status != "success" and result.status == "success"):
+                found[result.key] = (path, result)
+    yield from found.values()

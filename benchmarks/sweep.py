@@ -49,8 +49,6 @@ def locate(sweep: Sweep, wanted: Sequence[Row], console: Console, *, make: bool)
     for name in names:
         if name in sweep.data:
             found[name] = cohorts.given(name, sweep.data[name])
-            for task in {row.task for row in wanted if task_class(row.task).cohort == name}:
-                build_task(task, sweep.options.get(task)).load(found[name].root).check()
         elif name not in entries:
             raise DataError(
                 f"preset {sweep.preset!r} has no phantom of cohort {name!r}; give a folder: --data {name}=PATH"
@@ -59,6 +57,9 @@ def locate(sweep: Sweep, wanted: Sequence[Row], console: Console, *, make: bool)
             found[name] = cohorts.phantom(name, entries[name], worker_count(sweep), console.print)
         else:
             found[name] = cohorts.Cohort(CohortId(name=name, revision="not made yet", phantom=True), Path())
+            continue
+        for task in {row.task: None for row in wanted if task_class(row.task).cohort == name}:
+            build_task(task, sweep.options.get(task)).load(found[name].root).check()
     return found
 
 
@@ -103,22 +104,47 @@ def show_skipped(plan: Plan, console: Console) -> None:
         console.print(f"skipped {row.task} / {row.encoder} / {row.adapter}: {reason}", markup=False, highlight=False)
 
 
+NARROW = ("encoder", "adapter", "F1 macro", "AUC", "trainable")
+WIDE = (*NARROW[:3], "F1 weighted", *NARROW[3:5], "train/s", "infer/s", "step MB", "backend", "seeds")
+WIDE_COLUMNS = 150
+BRIEF = {"F1 macro": "f1_macro", "F1 weighted": "f1_weighted", "AUC": "auc_macro"}
+
+
+def brief(metric: tuple[float | None, float | None, float | None] | None) -> str:
+    """A metric with its interval, short enough for 80 columns.
+
+    Example:
+        >>> brief((0.384, 0.247, 0.526))
+        '0.384 [.25-.53]'
+    """
+    if metric is None or metric[0] is None:
+        return "-"
+    value, low, high = metric
+    if low is None or high is None:
+        return f"{value:.3f}"
+    ends = (f"{end:.2f}".removeprefix("0") for end in (low, high))
+    return f"{value:.3f} [{'-'.join(ends)}]"
+
+
 def show_board(found: Sequence[BoardRow], console: Console | None = None) -> None:
-    """The board as a terminal table."""
+    """The board on the terminal, one table per task and cohort; a wide terminal shows costs too."""
     console = console or Console()
-    wide = console.width >= 150
-    chosen = [
-        i for i, name in enumerate(COLUMNS) if wide or name not in ("F1 weighted", "step MB", "backend", "train/s")
-    ]
-    table = Table(*(COLUMNS[i] for i in chosen), title="PHANTOM data" if any(r.first.phantom for r in found) else None)
-    previous = None
+    columns = WIDE if console.width >= WIDE_COLUMNS else NARROW
+    groups: dict[tuple[bool, str, str, str], list[BoardRow]] = {}
     for row in found:
-        if previous not in (None, row.first.spec.task):
-            table.add_section()
-        previous = row.first.spec.task
-        texts = cells_of_row(row)
-        table.add_row(*(texts[i] for i in chosen))
-    console.print(table)
+        groups.setdefault(row.section, []).append(row)
+    for members in groups.values():
+        failing = any(row.status != "success" for row in members)
+        names = (*columns, "status") if failing else columns
+        table = Table(title=members[0].title, title_justify="left", padding=(0, 1, 0, 0), box=None)
+        for name in names:
+            table.add_column(name, overflow="fold", no_wrap=name in ("F1 macro", "F1 weighted", "AUC", "trainable"))
+        for row in members:
+            texts = dict(zip(COLUMNS, cells_of_row(row), strict=True))
+            texts |= {name: brief(row.metrics.get(metric)) for name, metric in BRIEF.items()}
+            table.add_row(*(texts[name] for name in names))
+        console.print(table)
+        console.print()
 
 
 class Display:

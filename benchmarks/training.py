@@ -19,7 +19,7 @@ from medgraft.registry import TrainDefaults
 from medgraft.task import TaskData
 
 Encode = Callable[[Mapping[str, Tensor | Features], Mapping[str, int]], dict[str, Features]]
-SCALE_SAMPLES = 256
+SCALE_SAMPLES = 128
 """Training samples that the head's scale is fitted on."""
 
 EVAL_BATCH = 64
@@ -65,6 +65,7 @@ class Runner:
         data: Targets and splits.
         inputs: Modality -> cached rows.
         encode: The graft's ``encode``, compiled or not.
+        bf16: Run it under autocast; losses and heads stay in fp32.
     """
 
     grafted: Grafted
@@ -72,11 +73,17 @@ class Runner:
     data: TaskData
     inputs: Mapping[str, TowerInputs]
     encode: Encode
+    bf16: bool = False
 
     def outputs(self, index: np.ndarray) -> dict[str, Features]:
         """Features of the samples, adapters included."""
         rows = {name: source.batch(index) for name, source in self.inputs.items()}
-        return self.encode(rows, {name: source.stage for name, source in self.inputs.items()})
+        with self.autocast():
+            return self.encode(rows, {name: source.stage for name, source in self.inputs.items()})
+
+    def autocast(self) -> torch.autocast:
+        """The context that what is trained runs in."""
+        return torch.autocast(self.grafted.encoder.device.type, torch.bfloat16, enabled=self.bf16)
 
     def batch(self, index: np.ndarray) -> Batch:
         """Targets of the samples."""
@@ -163,7 +170,8 @@ class Runner:
     def predict(self, index: np.ndarray) -> np.ndarray:
         """Scores of the samples, ``float64 [n, K]``."""
         self.grafted.eval()
-        context = self.objective.context(self.grafted)
+        with self.autocast():
+            context = self.objective.context(self.grafted)
         rows = [
             self.objective.scores(self.grafted, self.outputs(part), context).double().numpy()
             for part in batches(index, EVAL_BATCH)

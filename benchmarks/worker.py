@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 import time
 import traceback
@@ -135,6 +136,16 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def without_files(text: str, root: Path) -> str:
+    """A message without the names of files below the cohort's folder, which may identify a person.
+
+    Example:
+        >>> without_files("cannot read '/data/ADNI/123_S_4567/x.nii'", Path("/data/ADNI"))
+        "cannot read '<file of the cohort>'"
+    """
+    return re.sub(re.escape(str(root)) + r"/[^\s'\",;:]+", "<file of the cohort>", text)
+
+
 def execute(job: Job, folder: Path, progress: Progress) -> Status:
     """Runs a cell and writes its outcome into ``folder``, whatever it is."""
     from medgraft.errors import MedgraftError
@@ -142,14 +153,16 @@ def execute(job: Job, folder: Path, progress: Progress) -> Status:
     predictions: dict[str, np.ndarray] = {}
     try:
         result, predictions = run_cell(job, progress)
+        result.model_dump_json()  # what a foreign task reports may not be JSON
     except MedgraftError as error:
-        result = failure(job, "error", str(error))
+        result, predictions = failure(job, "error", without_files(str(error), job.root)), {}
     except Exception as error:
         oom = _is_out_of_memory(error)
         logger.info("%s", traceback.format_exc())
         where = traceback.extract_tb(error.__traceback__)[-1]
-        message = f"{type(error).__name__}: {str(error)[:500]} (in {Path(where.filename).name}:{where.lineno})"
-        result = failure(job, "oom" if oom else "error", message)
+        text = without_files(str(error), job.root)[:500]
+        message = f"{type(error).__name__}: {text} (in {Path(where.filename).name}:{where.lineno})"
+        result, predictions = failure(job, "oom" if oom else "error", message), {}
     if predictions:
         write_atomically(folder / "predictions.npz", lambda handle: np.savez_compressed(handle, **predictions))
     text = result.model_dump_json()

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgraft.attention import AttentionLayout
-from medgraft.checkpoint import load_strict, read_weights
+from medgraft.checkpoint import file_digest, load_strict, read_weights
 from medgraft.encoder import DualEncoder, Encoder, EncoderSpec, TextEncoder
 from medgraft.errors import CheckpointError, UnknownNameError
 from medgraft.features import Features
@@ -289,13 +289,10 @@ class EmbeddedSource:
             with torch.random.fork_rng():
                 torch.manual_seed(0)
                 return assemble(name, card["vocabulary"], "random", card["logit_scale"])
-        path = _weights_folder() / f"{model}.safetensors" if weights == "default" else Path(weights)
-        state = {
-            key: value.float() if value.is_floating_point() else value
-            for key, value in read_weights(path, sha256).items()
-        }
-        from medgraft.checkpoint import file_digest
-
+        shipped = weights == "default"
+        path = _weights_folder() / f"{model}.safetensors" if shipped else Path(weights)
+        tensors = read_weights(path, sha256 or (card["sha256"] if shipped else None))
+        state = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
         encoder = assemble(name, card["vocabulary"], f"pretrained:{file_digest(path)}", card["logit_scale"])
         load_strict(encoder, state, str(path))
         return encoder

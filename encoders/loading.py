@@ -121,7 +121,7 @@ def unwrap(state: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Te
         nested = max(inner, key=len)
         if sum(key in wanted for key in best) > hits:
             current = best
-        elif hits == 0 and len(nested) == len(current):
+        elif nested and hits == 0 and len(nested) == len(current):
             current = nested  # a wrapper around everything, such as ``module.encoder.``
         else:
             return current

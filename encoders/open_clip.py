@@ -24,7 +24,7 @@ from medgraft.encoders.loading import LazyTokenizer, fetching, finish, intensity
 from medgraft.encoders.open_clip_towers import BertTower, TextTower, VisionTower
 from medgraft.encoders.timm import wrap
 from medgraft.encoders.transformers import has_tokenizer
-from medgraft.errors import CheckpointError, ConfigError, IncompatibleError, UnknownNameError
+from medgraft.errors import CheckpointError, IncompatibleError, UnknownNameError
 
 BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 BIOMEDBERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
@@ -137,8 +137,6 @@ def _fetch(model: str, tag: str | None, name: str) -> Any:
             raise CheckpointError(f"encoder {name}: open_clip has no pre-trained weights of it; use @random or @/path")
         tag = tag or tags[0]
         quick = bool((open_clip.get_pretrained_cfg(model, tag) or {}).get("quick_gelu", False))
-        if model.endswith("-quickgelu") and not quick:
-            raise ConfigError(f"encoder {name}: weights {tag!r} were trained without QuickGELU; drop '-quickgelu'")
         settings |= {"pretrained": tag, "force_quick_gelu": quick}
     with fetching(name):
         return open_clip.create_model(model, **settings)
@@ -168,10 +166,21 @@ def _load(network: Any, path: Path, sha256: str | None) -> None:
     load_file(network, path, sha256, drop=drop, convert=convert)
 
 
-def _tags(model: str) -> list[str]:
+def _tag(model: str, weights: str) -> str | None:
+    """The library's tag that ``weights`` is, or ``None`` for a keyword or a path.
+
+    Raises:
+        UnknownNameError: It looks like a tag, and the model has others.
+    """
     import open_clip
 
-    return open_clip.list_pretrained_tags_by_model(model)
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if weights in tags:
+        return weights
+    tag_like = weights not in ("default", "pretrained", "random") and not Path(weights).expanduser().exists()
+    if tags and tag_like and "/" not in weights:
+        raise UnknownNameError(f"weights of open_clip:{model}", weights, [*tags, "default", "random"])
+    return None
 
 
 class OpenClipSource:
@@ -214,7 +223,7 @@ class OpenClipSource:
             CheckpointError: The weights cannot be fetched, read or fitted.
         """
         name = f"open_clip:{model}"
-        tag = weights if weights in _tags(model) else None
+        tag = _tag(model, weights)
         source = "default" if tag else origin(weights, sha256)
         folder = None if isinstance(source, str) else source if source.is_dir() else source.parent
         described = {"model_cfg": copy.deepcopy(dict(config))} if config else None

@@ -44,7 +44,6 @@ class TimmFeatures(StagedEncoder):
     """
 
     has_cls = False
-    any_size = True
 
     def __init__(
         self, spec: EncoderSpec, model: nn.Module, transform: Callable[[Any], Tensor], head: nn.Module | None = None
@@ -60,7 +59,10 @@ class TimmFeatures(StagedEncoder):
 
     def project(self, tokens: Tensor) -> Tensor:
         """Into the space shared with text; the identity without one."""
-        return tokens if self.head is None else self.head(tokens)
+        if self.head is None:
+            return tokens
+        # open_clip may let the trunk's classifier be the projection, and have nothing behind it.
+        return self.head(self.model.get_classifier()(tokens) if self.model.num_classes else tokens)
 
     def embed(self, x: Tensor) -> Tensor:
         """Runs the whole trunk: feature map or tokens, as the model lays them out."""
@@ -92,8 +94,6 @@ def _grid(model: Any, n_tokens: int) -> tuple[int, ...]:
 
 class TimmViT(TimmFeatures):
     """timm's ``VisionTransformer`` and ``Eva`` families, block by block."""
-
-    any_size = False
 
     def __init__(
         self, spec: EncoderSpec, model: nn.Module, transform: Callable[[Any], Tensor], head: nn.Module | None = None
@@ -252,7 +252,11 @@ def wrap(
         licence=licence,
         weights="random",
     )
-    return (TimmViT if staged else TimmFeatures)(spec, model, transform, head)
+    if staged:
+        return TimmViT(spec, model, transform, head)
+    encoder = TimmFeatures(spec, model, transform, head)
+    encoder.any_size = not model.pretrained_cfg.get("fixed_input_size", False)
+    return encoder
 
 
 def _pooling(model: Any) -> str:
@@ -339,12 +343,9 @@ class TimmSource:
         if options.get("in_chans", 3) != 3:
             raise ConfigError(f"encoder {name} takes three channels (grey is repeated), in_chans must stay 3")
         create = partial(timm.create_model, model, num_classes=0, **options)
-        if source == "default" or ":" in model:
-            with fetching(name):
-                network: Any = create(pretrained=source == "default")
-        else:
-            with seeded(), options_of(name):
-                network = create(pretrained=False)
+        remote = source == "default" or ":" in model
+        with seeded(), fetching(name) if remote else options_of(name):
+            network: Any = create(pretrained=source == "default")
         if isinstance(source, Path):
             load_file(network, source, sha256, drop=_classifiers(network), convert=partial(_convert, network))
         facts = network.pretrained_cfg

@@ -305,6 +305,7 @@ def _dual(facts: EncoderSpec, network: Any, transform: PilProcessor, tokenizer: 
     changes = {
         "modality": "text",
         "input_size": (length,),
+        "channels": 1,
         "intensity": "",
         "dim": config.hidden_size,
         "heads": config.num_attention_heads,

@@ -63,7 +63,7 @@ def cls_message_passing(tokens: Tensor, scores: Tensor, top_k: int, edge: Map, n
     CLS belongs to its own hyperedge and to those of its ``top_k`` tokens, all other hyperedges meet it with weight 0,
     so the result and the gradients are the same as the full form's (up to ties between equal scores).
     """
-    B, N, C = tokens.shape
+    N, C = tokens.shape[1:]
     weights, members = _top_weights(F.pad(scores, (1, 0), value=float("-inf")), top_k)
     unit = F.normalize(tokens, dim=-1)
     centres = unit.gather(1, members[..., None].expand(-1, -1, C))

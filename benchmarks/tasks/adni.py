@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medgraft.benchmarks.data.adni import AdniTable, baseline_only, load_volume, read_adni
 from medgraft.benchmarks.data.clinical_text import TEXT_FIELDS, compose_text
@@ -60,6 +60,12 @@ class AdniTask(Task):
         val_fraction: float = Field(0.1, gt=0, lt=1)
         split_seed: int = Field(0, ge=0)
 
+        @model_validator(mode="after")
+        def _some_train(self) -> AdniTask.Config:
+            if self.test_fraction + self.val_fraction >= 1:
+                raise ValueError("test_fraction and val_fraction leave no subject for training")
+            return self
+
     config: Config
 
     def load(self, root: Path) -> TaskData:
@@ -86,7 +92,7 @@ class AdniTask(Task):
         }
         splits = subject_split(frame["subject"].to_numpy(str), frame["dx"].to_numpy(str), fractions, own.split_seed)
         first = np.zeros(len(frame), bool)
-        first[baseline_only(frame).index] = True
+        first[baseline_only(frame.assign(row=np.arange(len(frame))))["row"].to_numpy()] = True
         only_first = {"val", "test"} | ({"train"} if own.train_visits == "baseline" else set())
         return {name: index[first[index]] if name in only_first else index for name, index in splits.items()}
 

@@ -12,12 +12,14 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medgraft.benchmarks.data.chexpert import (
     CHEXPERT_14,
     COMPETITION_5,
     ChexpertTable,
+    _find_table,
+    _folders,
     apply_uncertainty,
     exclude_subjects,
     load_image,
@@ -62,6 +64,15 @@ def provenance(tables: dict[str, ChexpertTable]) -> dict[str, Any]:
     }
 
 
+def has_test_table(root: Path) -> bool:
+    """Whether a copy has a test table; one that is there but cannot be used is an error, never replaced."""
+    try:
+        _find_table(root, _folders(root), "test")
+    except DataError:
+        return False
+    return True
+
+
 def hold_out(index: np.ndarray, subjects: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Splits sample numbers into training and validation, by subject."""
     mine = subjects[index]
@@ -92,20 +103,26 @@ class Chexpert(Task):
         val_fraction: float = Field(0.1, gt=0, lt=1)
         split_seed: int = Field(0, ge=0)
 
+        @model_validator(mode="after")
+        def _best_is_for_five(self) -> Chexpert.Config:
+            if self.labels == "all" and self.uncertainty == "best":
+                raise ValueError("uncertainty 'best' is defined for the five competition labels only; choose another")
+            return self
+
     config: Config
 
     def load(self, root: Path) -> TaskData:
         """Reads ``train`` and ``test`` tables; a copy without a test table is tested on ``valid``."""
         names = COMPETITION_5 if self.config.labels == "competition" else CHEXPERT_14
         tables = {"train": read_chexpert(root, "train", reports=False)}
-        try:
-            tables["test"] = read_chexpert(root, "test", reports=False)
-        except DataError:
-            tables["test"] = read_chexpert(root, "valid", reports=False)
+        tested_on = "test" if has_test_table(root) else "valid"
+        tables["test"] = read_chexpert(root, tested_on, reports=False)
         tables["train"] = exclude_subjects(tables["train"], tables["test"].frame["subject"])
         frame, origin = stack(tables)
         subjects = frame["subject"].to_numpy(str)
-        targets, mask = apply_uncertainty(frame[list(names)].to_numpy(float), self.config.uncertainty, names=names)
+        labels = frame[list(names)].to_numpy(float)
+        targets, mask = apply_uncertainty(labels, self.config.uncertainty, names=names)
+        mask &= ~((origin == "test")[:, None] & (labels == -1))  # a guess may train, but nothing is scored against it
         train, val = hold_out(
             np.flatnonzero(origin == "train"), subjects, self.config.val_fraction, self.config.split_seed
         )
@@ -117,7 +134,7 @@ class Chexpert(Task):
             classes=tuple(names),
             mask=mask,
             phantom=tables["train"].phantom,
-            provenance={**provenance(tables), "uncertainty": self.config.uncertainty},
+            provenance={**provenance(tables), "uncertainty": self.config.uncertainty, "tested_on": tested_on},
         )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -33,6 +35,9 @@ class Support(NamedTuple):
         return self.ok
 
 
+_made: ContextVar[list[Attachment] | None] = ContextVar("_made", default=None)
+
+
 class Attachment:
     """What an adapter did to an encoder, and how to undo it.
 
@@ -51,6 +56,8 @@ class Attachment:
         self._handles: list[RemovableHandle] = []
         self._attributes: list[tuple[nn.Module, str]] = []
         self._undo: list[Callable[[], None]] = []
+        if (made := _made.get()) is not None:
+            made.append(self)
 
     def record(self, hits: Mapping[str, Sequence[Site]]) -> None:
         """Notes which sites each pattern hit, for the coverage report and the frozen prefix."""
@@ -127,6 +134,7 @@ class Attachment:
         self._handles += other._handles
         self._attributes += other._attributes
         self._undo += other._undo
+        other._clear()
 
     def detach(self) -> None:
         """Undoes everything; the encoder's outputs are bit-equal to before."""
@@ -136,9 +144,27 @@ class Attachment:
             object.__delattr__(module, name)
         for undo in reversed(self._undo):
             undo()
+        self._clear()
+
+    def _clear(self) -> None:
         self._handles.clear()
         self._attributes.clear()
         self._undo.clear()
+
+
+@contextmanager
+def all_or_nothing() -> Iterator[None]:
+    """Detaches every attachment that was made inside if the block fails, half-made ones too."""
+    made: list[Attachment] = []
+    token = _made.set(made)
+    try:
+        yield
+    except BaseException:
+        for attachment in reversed(made):
+            attachment.detach()
+        raise
+    finally:
+        _made.reset(token)
 
 
 def add_rows(output: Tensor, delta: Tensor, rows: slice | None) -> Tensor:

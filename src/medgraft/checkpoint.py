@@ -1,4 +1,4 @@
-"""Adapter checkpoints: ``adapter_config.json`` beside ``adapter_model.safetensors``, head included, encoder excluded."""
+"""Adapter checkpoints: ``adapter_config.json`` beside ``adapter_model.safetensors``; head included, no encoder."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     except Exception as error:  # pickle.UnpicklingError and what a damaged archive may raise
         raise CheckpointError(
             f"checkpoint {path} is refused: it holds more than tensors, or is damaged "
-            f"({type(error).__name__}: {str(error).splitlines()[0][:200]}). Save it again as safetensors"
+            f"({type(error).__name__}: {str(error).partition(chr(10))[0][:200]}). Save it again as safetensors"
         ) from error
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
@@ -149,10 +149,14 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder} holds no {CONFIG_NAME}; it is not an adapter folder") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} holds no table of settings; it is not medgraft's")
     if config.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format_version {config.get('format_version')!r}; this medgraft reads {FORMAT_VERSION}"
         )
+    if missing := [key for key in ("base_encoder", "base_digest", "adapters") if key not in config]:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}; it is incomplete")
     return config
 
 
@@ -168,10 +172,12 @@ def load(grafted: Grafted, folder: Path) -> None:
             f"{folder} was trained on encoder {config['base_encoder']['name']!r} with weights "
             f"{config['base_digest'][:24]}; this encoder, {grafted.encoder.spec.name!r}, has {grafted.base_digest[:24]}"
         )
+    names, stored = [name for name, _ in grafted.named_adapters()], config["adapters"]
+    if sorted(names) != sorted(stored):
+        raise CheckpointError(f"{folder} holds adapters {', '.join(stored)}; this graft has {', '.join(names)}")
     for name, adapter in grafted.named_adapters():
-        stored = config["adapters"].get(name)
-        if stored is not None and stored["config"] != adapter.config.model_dump(mode="json"):
-            raise CheckpointError(f"{folder}: adapter {name!r} was saved with other options: {stored['config']}")
+        if stored[name]["config"] != adapter.config.model_dump(mode="json"):
+            raise CheckpointError(f"{folder}: adapter {name!r} was saved with other options: {stored[name]['config']}")
     state = read_weights(folder / WEIGHTS_NAME)
     own = {key.split(".", 1)[0] for key in _trained_state(grafted)}
     extra = {key.split(".", 1)[0] for key in state} - own

@@ -70,6 +70,7 @@ def list_plugins(
     """List plugins without importing any."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from medgraft import plugins
     from medgraft.registry import catalogue
@@ -83,7 +84,7 @@ def list_plugins(
             if broken and name not in errors:
                 continue
             text = errors[name] if broken else _title(kind, plugin)
-            table.add_row(name, f"{plugin.distribution} {plugin.version}", text)
+            table.add_row(name, f"{plugin.distribution} {plugin.version}", Text(text))
         if kind == "encoder" and not broken:
             for alias, entry in catalogue().encoders.aliases.items():
                 table.add_row(alias, "alias", entry.name)
@@ -102,9 +103,11 @@ def describe(
     """Describe one plugin; imports that plugin only."""
     from medgraft import plugins
     from medgraft.errors import UnknownNameError
+    from medgraft.registry import catalogue
 
     with guarded(debug=debug):
-        base = name.partition("@")[0].partition(":")[0]
+        alias = catalogue().encoders.aliases.get(name.partition("@")[0])
+        base = (alias.name if alias else name.partition("@")[0]).partition(":")[0]
         for kind in plugins.GROUPS:
             known = plugins.discover(kind)
             if name in known or base in known:
@@ -123,7 +126,7 @@ def _describe(kind: Kind, plugin: Plugin, name: str, encoder: str | None) -> Non
     console = Console(highlight=False)
     found = plugins.load(plugin)
     console.print(f"[bold]{plugin.name}[/bold]  {kind}, {plugin.target}, {plugin.distribution} {plugin.version}")
-    console.print(inspect.cleandoc(found.__doc__ or ""))
+    console.print(inspect.cleandoc(found.__doc__ or ""), markup=False)
     entry = catalogue().adapters.get(plugin.name) if kind == "adapter" and plugin.builtin else None
     if entry is not None:
         console.print(f"paper: {entry.paper}\ndefault tasks: {', '.join(entry.tasks)}", markup=False)

@@ -32,7 +32,7 @@ def guarded(*, debug: bool = False, verbose: bool = False) -> Iterator[None]:
     except KeyboardInterrupt:
         _say("interrupted; what was finished is stored, and the same command goes on from there")
         sys.exit(INTERRUPTED)
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+    except Exception as error:
         if debug:
             raise
         _say(f"internal error: {type(error).__name__}: {error}; run again with --debug for the traceback")

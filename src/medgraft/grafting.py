@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medgraft.adapter import Adapter, Attachment
+from medgraft.adapter import Adapter, Attachment, all_or_nothing
 from medgraft.checkpoint import load, save, state_digest
 from medgraft.encoder import DualEncoder, Encoder
 from medgraft.errors import ConfigError, IncompatibleError
@@ -33,21 +33,17 @@ class Grafted(nn.Module):
         self._attachments: dict[str, Attachment] = {}
         weights = encoder.spec.weights
         self.base_digest = weights if weights.startswith("pretrained:") else f"state:{state_digest(encoder)}"
-        for name, adapter in adapters.items():
-            self._attach(name, adapter)
+        with all_or_nothing():
+            for name, adapter in adapters.items():
+                self._attach(name.replace(".", "/"), adapter)  # a module's name has no dot, a distribution's may
 
     def _attach(self, name: str, adapter: Adapter) -> None:
         support = adapter.supports(self.encoder)
         if not support:
-            self.ungraft()
             raise IncompatibleError(
                 f"adapter {name!r} does not fit encoder {self.encoder.spec.name!r}: {support.reason}"
             )
-        try:
-            self._attachments[name] = adapter.attach(self.encoder, self.encoder.sites())
-        except Exception:
-            self.ungraft()
-            raise
+        self._attachments[name] = adapter.attach(self.encoder, self.encoder.sites())
         self.adapters[name] = adapter.to(self.encoder.device)
 
     # -- running ------------------------------------------------------------------------------------------------------
@@ -141,7 +137,7 @@ class Grafted(nn.Module):
 
     def unmerge(self) -> None:
         """Restores the weights from before :meth:`merge`, bit for bit."""
-        for _, adapter in self.named_adapters():
+        for _, adapter in reversed(list(self.named_adapters())):  # the last one merged kept the sum of the others
             adapter.unmerge()
 
     def save(self, folder: str | Path) -> Path:
@@ -185,7 +181,7 @@ def graft(
         >>> from medgraft import graft
         >>> grafted = graft("embedded:chest", "lora", rank=2)
         >>> sum(grafted.trainable_count().values())
-        27648
+        8192
     """
     from medgraft.registry import build_adapters, build_encoder
 

@@ -58,8 +58,8 @@ _loaded: dict[Plugin, Any] = {}
 def _entry_points(kind: Kind) -> list[Plugin]:
     found = []
     for entry in metadata.entry_points(group=GROUPS[kind]):
-        distribution = entry.dist.name if entry.dist is not None else "unknown"
-        version = entry.dist.version if entry.dist is not None else "unknown"
+        facts = entry.dist.metadata if entry.dist is not None else {}  # a damaged installation may lack them
+        distribution, version = facts.get("Name") or "unknown", facts.get("Version") or "unknown"
         found.append(Plugin(kind, entry.name, entry.value, distribution, version))
     return list(dict.fromkeys(found))
 
@@ -78,7 +78,7 @@ def discover(kind: Kind) -> dict[str, Plugin]:
     builtin = {plugin.name: plugin for plugin in everything if plugin.builtin}
     foreign: dict[str, list[Plugin]] = {}
     for plugin in everything:
-        if plugin.builtin or "all" in off or plugin.name in off:
+        if plugin.builtin or off & {"all", plugin.name, f"{plugin.distribution}:{plugin.name}"}:
             continue
         if plugin.name in builtin:
             logger.warning(

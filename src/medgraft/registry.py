@@ -164,7 +164,8 @@ def resolve_adapter(name: str) -> AdapterName:
     """Finds the plugin of one adapter name, without importing it."""
     family, _, variant = name.partition(":")
     known = plugins.discover("adapter")
-    if name not in known and variant and family in known and known[family].builtin:
+    by_distribution = variant in known and known[variant].distribution == family
+    if name not in known and not by_distribution and variant and family in known:
         return AdapterName(name, known[family], variant)
     return AdapterName(name, plugins.find("adapter", name), None)
 
@@ -210,6 +211,8 @@ def build_adapter(name: str, options: Mapping[str, Any] | None = None) -> Adapte
     if parsed.variant is not None:
         if cls.variant_field is None:
             raise UnknownNameError("adapter", name, plugins.discover("adapter"))
+        if (options or {}).get(cls.variant_field, parsed.variant) != parsed.variant:
+            raise ConfigError(f"adapter {name!r}: option {cls.variant_field!r} contradicts the name")
         values[cls.variant_field] = parsed.variant
     try:
         config = cls.Config.model_validate(values)
@@ -234,8 +237,11 @@ def build_adapters(names: str, options: Mapping[str, Any] | None = None) -> dict
         return {parts[0]: build_adapter(parts[0], options)}
     if unknown := set(options) - set(parts):
         raise ConfigError(
-            f"options of a composed adapter go by its parts ({', '.join(parts)}); {sorted(unknown)[0]!r} is none of them"
+            f"options of a composed adapter go by its parts ({', '.join(parts)}), and {sorted(unknown)[0]!r} is none"
         )
+    for part, own in options.items():
+        if not isinstance(own, Mapping):
+            raise ConfigError(f"options of {part!r} in a composed adapter must be a table, not {own!r}")
     return {part: build_adapter(part, options.get(part)) for part in parts}
 
 
@@ -258,11 +264,17 @@ def resolve_encoder(name: str) -> EncoderName:
     alias = catalogue().encoders.aliases.get(base)
     sha256 = alias.sha256 if alias and not weights else None
     source, _, model = (alias.name if alias else base).partition(":")
+    known = plugins.discover("encoder")
+    inner, _, rest = model.partition(":")
+    if source not in known and (
+        f"{source}:{inner}" in known or (inner in known and known[inner].distribution == source)
+    ):
+        source, model = f"{source}:{inner}", rest  # dist:source:model
     try:
         plugin = plugins.find("encoder", source)
     except UnknownNameError as error:
-        known = [*plugins.discover("encoder"), *catalogue().encoders.aliases]
-        raise UnknownNameError("encoder", base, known, "encoders are named source:model") from error
+        names = [*known, *catalogue().encoders.aliases]
+        raise UnknownNameError("encoder", base, names, "encoders are named source:model") from error
     return EncoderName(name, plugin, model, weights or "default", sha256)
 
 

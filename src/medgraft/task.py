@@ -78,10 +78,15 @@ class TaskData:
         lengths = {name: raw.count for name, raw in self.inputs.items()} | {"subjects": len(self.subjects)}
         if any(length != n for length in lengths.values()):
             raise DataError(f"a task has {n} targets but {lengths}")
+        for name, table in (("mask", self.mask), ("labels", self.labels)):
+            if table is not None and len(table) != n:
+                raise DataError(f"a task has {n} targets but {len(table)} rows of {name}")
         if missing := [name for name in SPLITS if name not in self.splits or len(self.splits[name]) == 0]:
             raise DataError(f"the {' and '.join(missing)} split has no sample; the cohort is too small or incomplete")
         seen: dict[str, str] = {}
         for name, index in self.splits.items():
+            if len(index) and (np.min(index) < 0 or np.max(index) >= n or len(np.unique(index)) != len(index)):
+                raise DataError(f"the {name} split names a sample twice, or one that is not there")
             for subject in np.unique(self.subjects[index]):
                 if seen.setdefault(subject, name) != name:
                     raise DataError(f"a subject is in both the {seen[subject]} and the {name} split")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from medgraft.adapters.lora import Lora
 from medgraft.checkpoint import state_digest
-from medgraft.encoder import Encoder
+from medgraft.encoder import Encoder, TextEncoder
 from medgraft.encoders import embedded
 from medgraft.encoders.monai import MonaiSource
 from medgraft.encoders.open_clip import OpenClipSource
@@ -59,9 +59,7 @@ def tiny_bert() -> str:
     from transformers import BertConfig
 
     folder = Path(tempfile.mkdtemp(prefix="medgraft-test-bert-"))
-    config = BertConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, vocab_size=60
-    )
+    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, vocab_size=60)
     (folder / "config.json").write_text(config.to_json_string(use_diff=False))
     return str(folder)
 
@@ -177,6 +175,7 @@ def batch(encoder: Encoder) -> Tensor:
     ids = torch.randint(2, 57, (2, length), generator=generator)
     ids[:, 0] = 58
     ids[0, 6] = ids[1, -1] = 59
+    assert isinstance(encoder, TextEncoder)
     ids[0, 7:] = encoder.pad_id
     return ids
 
@@ -191,7 +190,7 @@ def test_features_agree_with_the_spec(name):
     with torch.no_grad():
         features = encoder(x)
     B, N, C = features.tokens.shape
-    assert (B, C) == (2, encoder.spec.dim)
+    assert (2, encoder.spec.dim) == (B, C)
     assert math.prod(features.grid) + features.n_prefix == N
     assert features.pooled.ndim == 2 and len(features.pooled) == 2
     assert features.tokens.isfinite().all() and features.pooled.isfinite().all()
@@ -312,7 +311,7 @@ def test_lora_trains_on_every_projection_and_leaves_no_trace(name):
     encoder = tower_of(name)
     digest, x = state_digest(encoder), batch(encoder)
     before = encoder(x)
-    lora = Lora(Lora.Config(rank=1, targets=("q", "k", "v")))
+    lora = Lora(Lora.Config(rank=1, targets=("q", "k", "v")))  # pyright: ignore[reportCallIssue]
     grafted = Grafted(encoder, {"lora": lora})
     assert torch.allclose(grafted(x).tokens, before.tokens, atol=1e-5), "the identity at the start"
     for parameter in grafted.trainable_parameters():
@@ -321,7 +320,7 @@ def test_lora_trains_on_every_projection_and_leaves_no_trace(name):
     assert not torch.allclose(features.tokens, before.tokens, atol=1e-3)
     generator = torch.Generator().manual_seed(2)
     parts = [features.tokens, features.pooled]  # an attention pooling has projections that no token sees
-    sum((part * torch.randn(part.shape, generator=generator)).sum() for part in parts).backward()
+    torch.stack([(part * torch.randn(part.shape, generator=generator)).sum() for part in parts]).sum().backward()
     for key, parameter in lora.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, key
     grafted.ungraft()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from medgraft.checkpoint import state_digest
 from medgraft.encoders.transformers import FAMILIES, TransformersSource
 from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
 
-VISION = {
+VISION: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -25,7 +26,7 @@ VISION = {
     "patch_size": 8,
 }
 DINO = {key: value for key, value in VISION.items() if key != "intermediate_size"}
-TEXT = {
+TEXT: dict[str, Any] = {
     "hidden_size": 24,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -36,7 +37,7 @@ TEXT = {
     "eos_token_id": 59,
     "pad_token_id": 1,
 }
-CONFIGS = {
+CONFIGS: dict[str, dict[str, Any]] = {
     "vit": VISION,
     "dinov2": DINO,
     "dinov2_with_registers": DINO | {"num_register_tokens": 3},
@@ -46,8 +47,12 @@ CONFIGS = {
 IDS = torch.tensor([[58, 4, 5, 59, 59, 59, 59, 59], [58, 9, 8, 7, 6, 5, 4, 59]])
 
 
+def build(*args: Any, **options: Any) -> Any:
+    return TransformersSource.build(*args, **options)
+
+
 @functools.cache
-def model_of(family: str):
+def model_of(family: str) -> Any:
     """The library's model with biases and norms that are not trivial."""
     torch.manual_seed(0)
     config = getattr(transformers, FAMILIES[family].config)(**copy.deepcopy(CONFIGS[family]))
@@ -78,7 +83,7 @@ def images(dtype=torch.float32, size=32):
 
 @pytest.mark.parametrize("family", ["vit", "dinov2", "dinov2_with_registers"])
 def test_vision_features_are_the_librarys(family, folders):
-    encoder = TransformersSource.build(family, str(folders / family))
+    encoder = build(family, str(folders / family))
     with torch.no_grad():
         features = encoder(images())
         expected = encoder.model(pixel_values=images()).last_hidden_state
@@ -91,7 +96,7 @@ def test_vision_features_are_the_librarys(family, folders):
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
 def test_both_towers_end_in_the_librarys_shared_space(family, folders):
-    encoder, model = TransformersSource.build(family, str(folders / family)), model_of(family)
+    encoder, model = build(family, str(folders / family)), model_of(family)
     image, text = encoder.towers()["image"], encoder.towers()["text"]
     with torch.no_grad():
         seen, read = image(images()), text(IDS)
@@ -109,9 +114,9 @@ def test_both_towers_end_in_the_librarys_shared_space(family, folders):
 
 
 def test_text_masks_end_with_the_end_token(folders):
-    clip = TransformersSource.build("clip", str(folders / "clip")).towers()["text"]
+    clip = build("clip", str(folders / "clip")).towers()["text"]
     assert clip(IDS).mask.sum(dim=1).tolist() == [4, 8]
-    siglip = TransformersSource.build("siglip", str(folders / "siglip")).towers()["text"]
+    siglip = build("siglip", str(folders / "siglip")).towers()["text"]
     padded = torch.tensor([[5, 6, 7, 1, 1, 1, 1, 1]])
     assert siglip(padded).mask.sum(dim=1).tolist() == [4]
 
@@ -119,7 +124,7 @@ def test_text_masks_end_with_the_end_token(folders):
 def test_clip_checkpoints_with_the_wrong_end_id_pool_as_the_library_does():
     config = copy.deepcopy(CONFIGS["clip"])
     config["text_config"]["eos_token_id"] = 2
-    text = TransformersSource.build("clip", "random", config=config).towers()["text"]
+    text = build("clip", "random", config=config).towers()["text"]
     features = text(IDS)
     assert features.mask.sum(dim=1).tolist() == [4, 8]
     assert torch.equal(features.pooled, features.tokens[torch.arange(2), torch.tensor([3, 7])])
@@ -127,7 +132,7 @@ def test_clip_checkpoints_with_the_wrong_end_id_pool_as_the_library_does():
 
 @pytest.mark.parametrize("family", ["vit", "dinov2", "dinov2_with_registers", "clip"])
 def test_cls_row_is_the_librarys_attention(family, folders):
-    encoder = TransformersSource.build(family, str(folders / family))
+    encoder = build(family, str(folders / family))
     tower = next(iter(encoder.towers().values())).double()
     eager = copy.deepcopy(tower.model)
     eager.set_attn_implementation("eager")
@@ -146,7 +151,7 @@ def test_dinov2_takes_the_size_of_its_processor(folders, radiograph, tmp_path):
         size={"shortest_edge": 56}, crop_size={"height": 48, "width": 48}, image_mean=[0.53] * 3, image_std=[0.26] * 3
     )
     processor.save_pretrained(tmp_path)
-    encoder = TransformersSource.build(str(tmp_path))
+    encoder = build(str(tmp_path))
     assert encoder.spec.input_size == (48, 48) and encoder.spec.intensity == "(grey / 255 - 0.53) / 0.26"
     prepared = encoder.prepare(radiograph)
     picture = Image.fromarray(radiograph).convert("RGB")
@@ -158,7 +163,7 @@ def test_dinov2_takes_the_size_of_its_processor(folders, radiograph, tmp_path):
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_families_prepare_without_a_processor_at_hand(family, radiograph):
-    encoder = TransformersSource.build(family, "random", config=copy.deepcopy(CONFIGS[family]))
+    encoder = build(family, "random", config=copy.deepcopy(CONFIGS[family]))
     tower = next(iter(encoder.towers().values()))
     prepared = tower.prepare(radiograph)
     assert prepared.shape == (3, 32, 32) and prepared.dtype == torch.float32
@@ -188,19 +193,19 @@ def old_keys(state):
 def test_a_single_file_in_the_old_layout_loads(tmp_path, wrapper):
     state = {f"{wrapper}{key}": value for key, value in old_keys(model_of("vit").state_dict()).items()}
     save_file(state, tmp_path / "vit.safetensors")
-    encoder = TransformersSource.build("vit", str(tmp_path / "vit.safetensors"), config=dict(VISION))
+    encoder = build("vit", str(tmp_path / "vit.safetensors"), config=dict(VISION))
     assert close(encoder(images()).tokens, model_of("vit")(pixel_values=images()).last_hidden_state)
 
 
 def test_a_file_beside_its_configuration_needs_no_options(folders):
-    encoder = TransformersSource.build("somebody/vit", str(folders / "vit" / "model.safetensors"))
+    encoder = build("somebody/vit", str(folders / "vit" / "model.safetensors"))
     assert close(encoder(images()).tokens, model_of("vit")(pixel_values=images()).last_hidden_state)
 
 
 def test_checkpoints_that_do_not_fit_are_refused(tmp_path, pickle_bomb, folders):
     def load(state):
         save_file(state, tmp_path / "vit.safetensors")
-        return TransformersSource.build("vit", str(tmp_path / "vit.safetensors"), config=dict(VISION))
+        return build("vit", str(tmp_path / "vit.safetensors"), config=dict(VISION))
 
     state = old_keys(model_of("vit").state_dict())
     with pytest.raises(CheckpointError, match=r"missing: .*layernorm\.weight"):
@@ -211,19 +216,19 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path, pickle_bomb, folders)
         load(state | {"stranger.weight": torch.zeros(1)})
     bomb, fuse = pickle_bomb
     with pytest.raises(CheckpointError, match="more than tensors"):
-        TransformersSource.build("vit", str(bomb), config=dict(VISION))
+        build("vit", str(bomb), config=dict(VISION))
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "config.json").write_text((folders / "vit" / "config.json").read_text())
     (folder / "pytorch_model.bin").write_bytes(bomb.read_bytes())
     with pytest.raises(CheckpointError, match="could not be loaded"):
-        TransformersSource.build("vit", str(folder))
+        build("vit", str(folder))
     assert not fuse.exists()
     (folder / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="could not be loaded"):
-        TransformersSource.build("vit", str(folder))
+        build("vit", str(folder))
     with pytest.raises(CheckpointError, match=r"no config\.json"):
-        TransformersSource.build("vit", str(tmp_path))
+        build("vit", str(tmp_path))
 
 
 def write_clip_tokenizer(folder):
@@ -243,7 +248,7 @@ def test_the_tokenizer_beside_the_weights_is_used(tmp_path):
     start, end = vocabulary["<|startoftext|>"], vocabulary["<|endoftext|>"]
     config["text_config"] |= {"vocab_size": len(vocabulary), "bos_token_id": start, "eos_token_id": end}
     transformers.CLIPModel(transformers.CLIPConfig(**config)).save_pretrained(tmp_path)
-    text = TransformersSource.build("clip", str(tmp_path)).towers()["text"]
+    text = build("clip", str(tmp_path)).towers()["text"]
     ids = text.tokenize(["a b", "abcdefghijkl"])
     assert ids.shape == (2, 8) and ids.dtype == torch.int64
     assert ids[0].tolist() == [start, vocabulary["a</w>"], vocabulary["b</w>"], *[end] * 5]
@@ -252,7 +257,7 @@ def test_the_tokenizer_beside_the_weights_is_used(tmp_path):
 
 
 def test_without_a_tokenizer_only_texts_are_refused():
-    text = TransformersSource.build("clip", "random", config=copy.deepcopy(CONFIGS["clip"])).towers()["text"]
+    text = build("clip", "random", config=copy.deepcopy(CONFIGS["clip"])).towers()["text"]
     assert text(IDS).pooled.shape == (2, 24)
     with pytest.raises(CheckpointError, match="tokenizer="):
         text.prepare("no pneumothorax")
@@ -260,26 +265,26 @@ def test_without_a_tokenizer_only_texts_are_refused():
 
 def test_names_and_options_that_do_not_exist():
     with pytest.raises(UnknownNameError, match="did you mean dinov2"):
-        TransformersSource.build("dinov3", "random")
+        build("dinov3", "random")
     with pytest.raises(UnknownNameError, match="did you mean hidden_size"):
-        TransformersSource.build("vit", "random", config={"hiden_size": 32})
+        build("vit", "random", config={"hiden_size": 32})
     with pytest.raises(UnknownNameError, match="did you mean hidden_size"):
-        TransformersSource.build("clip", "random", config={"text_config": {"hiden_size": 32}})
+        build("clip", "random", config={"text_config": {"hiden_size": 32}})
     with pytest.raises(ConfigError, match="bare family"):
-        TransformersSource.build("microsoft/rad-dino", "random", config={"hidden_size": 32})
+        build("microsoft/rad-dino", "random", config={"hidden_size": 32})
     with pytest.raises(ConfigError, match="hidden_size"):
-        TransformersSource.build("vit", "random", config={"hidden_size": "wide"})
+        build("vit", "random", config={"hidden_size": "wide"})
 
 
 def test_a_folder_of_another_family_is_refused(folders):
     with pytest.raises(UnknownNameError, match="unknown transformers family 'clip'"):
-        TransformersSource.build("vit", str(folders / "clip"))
+        build("vit", str(folders / "clip"))
 
 
 @pytest.mark.parametrize("name", ["vit", "microsoft/rad-dino"])
 def test_no_network_is_one_sentence_with_a_remedy(name):
     with pytest.raises(CheckpointError, match="@random") as caught:
-        TransformersSource.build(name)
+        build(name)
     assert f"transformers:{name}" in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -287,7 +292,7 @@ def test_the_librarys_own_reports_stay_off_the_terminal(folders, capsys):
     from transformers.utils import logging
 
     level = logging.get_verbosity()
-    TransformersSource.build("clip", str(folders / "clip"))
+    build("clip", str(folders / "clip"))
     assert logging.get_verbosity() == level and logging.is_progress_bar_enabled()
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err == ""

@@ -1,0 +1,30 @@
+# `make run` and `make test` are all that a fresh machine with Python 3.11+ needs; both install into .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Written only when the installation is complete, and out of date when what is installed would change.
+STAMP := $(VENV)/.installed
+ADAPTERS ?= ace_lora,brain_adapter
+PACKAGES := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: install run test clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.exit("medgraft needs Python 3.11 or newer, this is %d.%d; set PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PACKAGES) install --upgrade 'pip>=25.1'
+	$(PACKAGES) install --editable . --group dev
+	@touch $(STAMP)
+
+run: $(STAMP)
+	$(BIN)/python -m benchmarks.run --adapters $(ADAPTERS) $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

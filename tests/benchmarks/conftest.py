@@ -1,0 +1,84 @@
+"""Tiny cohorts, a foreign plugin, and ways to run the harness on them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import medgraft_toy
+import pytest
+from sweeping import Toy, command
+
+TOY_METADATA = "Metadata-Version: 2.1\nName: medgraft-toy\nVersion: 1.5\n"
+TOY_ENTRY_POINTS = """
+[medgraft.adapters]
+toy_gain = medgraft_toy:ToyGain
+toy_trouble = medgraft_toy:ToyTrouble
+toy_broken = medgraft_toy:NotThere
+[medgraft.encoders]
+toy = medgraft_toy:ToySource
+[medgraft.tasks]
+toy = medgraft_toy:ToyTask
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def harness_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Caches of all tests here, in this process and in every worker; set before the fork server starts."""
+    folder = tmp_path_factory.mktemp("medgraft-cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDGRAFT_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def toy_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as pip leaves it: the toy's module beside its metadata."""
+    site = tmp_path_factory.mktemp("site-packages")
+    shutil.copy(medgraft_toy.__file__, site / "medgraft_toy.py")
+    info = site / "medgraft_toy-1.5.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(TOY_METADATA)
+    (info / "entry_points.txt").write_text(TOY_ENTRY_POINTS)
+    return site
+
+
+@pytest.fixture(scope="session")
+def toy_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return medgraft_toy.write_toy_cohort(tmp_path_factory.mktemp("cohorts") / "toy")
+
+
+@pytest.fixture
+def toy(toy_site: Path, toy_cohort: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    """The toy distribution, installed for one test, in this process too."""
+    monkeypatch.syspath_prepend(str(toy_site))
+    return Toy(toy_site, toy_cohort)
+
+
+@pytest.fixture(scope="session")
+def adni_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 phantom subjects, most with two visits, voxels of 6 mm."""
+    from medgraft.benchmarks.data.brain_cohort import write_cohort
+
+    out = tmp_path_factory.mktemp("adni") / "cohort"
+    template = tmp_path_factory.getbasetemp() / "brain-template"
+    write_cohort(out, n_subjects=24, seed=3, spacing=6.0, max_visits=2, cache_dir=template)
+    return out
+
+
+@pytest.fixture(scope="session")
+def chest_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 training films, 24 for testing, 4 of each of the five classes, 64 pixels wide."""
+    from medgraft.benchmarks.data.chest_cohort import write_cohort
+
+    out = tmp_path_factory.mktemp("chexpert") / "cohort"
+    write_cohort(out, n_train=60, n_valid=12, n_test=24, n_5x200_per_class=4, seed=3, size=64)
+    return out
+
+
+@pytest.fixture
+def medgraft(monkeypatch: pytest.MonkeyPatch):
+    """``medgraft("ls", "adapters")``, wide enough that nothing wraps."""
+    monkeypatch.setenv("COLUMNS", "200")
+    return command

@@ -1,0 +1,60 @@
+"""Ways to run the harness: in this process, and as a person would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from typer.testing import CliRunner, Result
+
+
+@dataclass
+class Toy:
+    """The toy distribution, installed, and the commands on it.
+
+    Attributes:
+        site: Where it is installed.
+        cohort: Its cohort.
+        environment: Further variables for :meth:`start`.
+    """
+
+    site: Path
+    cohort: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def options(self, *more: str) -> list[str]:
+        """``run`` on the toy task and encoder, one thread, no reference rows."""
+        own = ["--tasks", "toy", "--encoders", "toy:tiny", "--data", f"toy={self.cohort}", "--epochs", "2"]
+        return [*own, "--no-baselines", *more]
+
+    def start(self, *arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
+        """The command in a process of its own (and a session, so that a test can signal all of it)."""
+        environment = os.environ | {"PYTHONPATH": str(self.site), "COLUMNS": "200"} | self.environment
+        return subprocess.Popen(
+            [sys.executable, "-m", "medgraft.benchmarks.run", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=cwd,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """The same, to its end."""
+        process = self.start(*arguments, cwd=cwd)
+        out, error = process.communicate(timeout=240)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, error)
+
+
+def command(*arguments: str) -> Result:
+    """``medgraft ...`` in this process."""
+    from medgraft.benchmarks import cli as harness
+    from medgraft.cli import app
+
+    if not any(each.name == "run" for each in app.registered_commands):
+        harness.register(app)
+    return CliRunner().invoke(app, list(arguments))

@@ -1,0 +1,278 @@
+"""The cache of prepared inputs and frozen prefixes: built once, whole or absent, and equal to a direct run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from medgraft_toy import ToyEncoder
+from torch import Tensor
+
+from medgraft.benchmarks.cache import entry, prepare, tower_inputs
+from medgraft.encoder import Encoder, EncoderSpec
+from medgraft.errors import DataError
+from medgraft.features import Features
+from medgraft.registry import build_encoder
+from medgraft.task import RawInputs
+
+HALF = 1e-3
+"""Real numbers are kept in half precision: 11 bits, a relative error of 2^-11 = 5e-4."""
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDGRAFT_CACHE", str(tmp_path / "cache"))
+
+
+def images(count: int = 5, broken: tuple[int, ...] = (), fingerprint: str = "a") -> RawInputs:
+    def read(i: int) -> np.ndarray:
+        if i in broken:
+            raise DataError(f"film-{i}.png is not a readable image")
+        return np.random.default_rng(i).integers(0, 256, (8, 8), np.uint8)
+
+    return RawInputs(read, count, fingerprint)
+
+
+class Count:
+    """Counts how often a tower prepares and runs."""
+
+    def __init__(self, tower: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.prepared = self.prefixes = 0
+        prepare_, prefix = tower.prepare, tower.prefix
+
+        def counted_prepare(raw: Any) -> Tensor:
+            self.prepared += 1
+            return prepare_(raw)
+
+        def counted_prefix(x: Tensor, stop: int) -> Tensor:
+            self.prefixes += 1
+            return prefix(x, stop)
+
+        monkeypatch.setattr(tower, "prepare", counted_prepare)
+        monkeypatch.setattr(tower, "prefix", counted_prefix)
+
+
+# --- entries ----------------------------------------------------------------------------------------------------------
+
+def _build_slowly(log: Path, together: Any) -> None:
+    def build(folder: Path) -> None:
+        with log.open("a") as handle:
+            handle.write("built\n")
+        time.sleep(0.5)
+        (folder / "content").write_text("whole")
+
+    together.wait()
+    if (entry({"a": 1}, build) / "content").read_text() != "whole":
+        os._exit(1)
+
+
+def test_two_processes_build_an_entry_once(tmp_path):
+    fork, log = multiprocessing.get_context("fork"), tmp_path / "log"
+    together = fork.Barrier(2)
+    both = [fork.Process(target=_build_slowly, args=(log, together)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    assert log.read_text() == "built\n"
+
+
+def _killed_while_building() -> None:
+    def build(folder: Path) -> None:
+        (folder / "content").write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    entry({"a": 1}, build)
+
+
+def test_nothing_of_a_killed_builder_is_read(tmp_path):
+    process = multiprocessing.get_context("fork").Process(target=_killed_while_building)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    built = []
+
+    def build(folder: Path) -> None:
+        built.append(sorted(path.name for path in folder.iterdir()))
+        (folder / "content").write_text("whole")
+
+    assert (entry({"a": 1}, build) / "content").read_text() == "whole"
+    assert built == [[]]
+
+
+def test_a_builder_that_raises_leaves_no_entry():
+    def fail(folder: Path) -> None:
+        raise DataError("no")
+
+    with pytest.raises(DataError):
+        entry({"a": 1}, fail)
+    assert (entry({"a": 1}, lambda folder: (folder / "x").touch()) / "x").exists()
+
+
+def test_the_order_of_facts_does_not_matter():
+    first = entry({"a": 1, "b": 2}, lambda folder: None)
+    assert entry({"b": 2, "a": 1}, lambda folder: pytest.fail("built twice")) == first
+
+
+def test_an_entry_says_what_it_was_made_of():
+    assert json.loads((entry({"a": 1}, lambda folder: None) / "facts.json").read_text()) == {"a": 1}
+
+
+# --- prepared inputs --------------------------------------------------------------------------------------------------
+
+
+def test_prepared_rows_equal_what_the_tower_prepares():
+    tower, raw = ToyEncoder(), images()
+    found = prepare(raw, tower, "toy").batch(np.array([3, 1]))
+    expected = torch.stack([tower.prepare(raw.read(i)) for i in (3, 1)])
+    torch.testing.assert_close(found, expected, rtol=HALF, atol=HALF)
+
+
+def test_unreadable_samples_are_marked_and_the_others_stay_in_place():
+    tower = ToyEncoder()
+    damaged, whole = prepare(images(broken=(0, 3)), tower, "toy"), prepare(images(fingerprint="b"), tower, "toy")
+    assert damaged.usable.tolist() == [False, True, True, False, True]
+    assert np.array_equal(damaged.array[[1, 2, 4]], whole.array[[1, 2, 4]])
+
+
+def test_a_cohort_of_unreadable_samples_is_an_error_that_says_how_to_see_more():
+    with pytest.raises(DataError, match=r"none of the 2 image samples could be read.*--verbose"):
+        prepare(images(2, broken=(0, 1)), ToyEncoder(), "toy")
+
+
+def test_unreadable_samples_are_named_in_the_verbose_log_only(caplog):
+    with caplog.at_level(logging.WARNING):
+        prepare(images(broken=(2,)), ToyEncoder(), "toy")
+    assert "film-2" not in caplog.text
+    with caplog.at_level(logging.INFO):  # the entry exists by now, and the name is still there
+        prepare(images(broken=(2,)), ToyEncoder(), "toy")
+    assert "film-2.png is not a readable image" in caplog.text
+
+
+def test_samples_are_prepared_once(monkeypatch):
+    tower = ToyEncoder()
+    prepare(images(), tower, "toy")
+    count = Count(tower, monkeypatch)
+    prepare(images(), tower, "toy")
+    assert count.prepared <= 1  # a probe, and no sample
+
+
+class Halved(ToyEncoder):
+    """Another preprocessing under the same name, as a local folder's settings may bring about."""
+
+    def prepare(self, raw: Any) -> Tensor:
+        return super().prepare(raw) / 2
+
+
+def test_another_preprocessing_under_one_name_is_another_entry():
+    one, other = prepare(images(), ToyEncoder(), "toy"), prepare(images(), Halved(), "toy")
+    assert float(other.array.max()) == pytest.approx(float(one.array.max()) / 2, rel=HALF)
+
+
+def test_another_vocabulary_under_one_name_is_another_entry():
+    from medgraft.encoders.embedded import TextTower
+
+    spec = EncoderSpec(name="words", modality="text", input_size=(6,), dim=8, heads=2, weights="random")
+    notes = ["mild oedema", "no effusion"]
+    raw = RawInputs(notes.__getitem__, 2, "a")
+    found = [
+        prepare(raw, TextTower(spec, ("[pad]", "[cls]", "[unk]", *words)), "words").array
+        for words in (("mild", "oedema"), ("effusion", "mild", "no", "oedema"))
+    ]
+    assert not np.array_equal(found[0], found[1])
+
+
+def test_changed_data_are_prepared_again():
+    tower = ToyEncoder()
+    first = prepare(images(5, fingerprint="a"), tower, "toy")
+    assert prepare(images(5, broken=(0,), fingerprint="b"), tower, "toy").usable.sum() < first.usable.sum()
+
+
+# --- frozen prefixes --------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_a_hidden_state_from_the_cache_gives_the_features_of_a_direct_run():
+    tower = build_encoder("embedded:chest@random").towers()["image"]
+    raw = RawInputs(lambda i: np.random.default_rng(i).integers(0, 256, (64, 64), np.uint8), 3, "a")
+    prepared = prepare(raw, tower, "chest")
+    for stage in range(1, tower.n_stages):
+        source = tower_inputs(prepared, tower, stage, "w")
+        resumed = tower(source.batch(np.arange(3)), start=stage)
+        direct = tower(prepared.batch(np.arange(3)))
+        # Half precision of the hidden state, spread by the blocks that follow and their norms.
+        torch.testing.assert_close(resumed.tokens, direct.tokens, rtol=0.02, atol=0.02)
+
+
+@torch.no_grad()
+def test_features_from_the_cache_are_those_of_a_direct_run_with_their_scores():
+    tower = build_encoder("embedded:chest@random").towers()["image"]
+    raw = RawInputs(lambda i: np.random.default_rng(i).integers(0, 256, (64, 64), np.uint8), 3, "a")
+    prepared = prepare(raw, tower, "chest")
+    found = tower_inputs(prepared, tower, tower.n_stages, "w").batch(np.array([2, 0]))
+    direct = tower(prepared.batch(np.array([2, 0])), scores=True)
+    assert isinstance(found, Features) and (found.n_prefix, found.grid) == (direct.n_prefix, direct.grid)
+    for name in ("tokens", "pooled", "cls_scores", "cls_probs"):
+        torch.testing.assert_close(getattr(found, name), getattr(direct, name), rtol=HALF, atol=HALF)
+
+
+@torch.no_grad()
+def test_text_keeps_its_padding_mask_and_integer_ids():
+    tower = build_encoder("embedded:chest@random").towers()["text"]
+    notes = ["no effusion.", "mild oedema is seen in both lungs."]
+    prepared = prepare(RawInputs(notes.__getitem__, 2, "a"), tower, "chest")
+    assert prepared.batch(np.arange(2)).dtype == torch.int64
+    found = tower_inputs(prepared, tower, tower.n_stages, "w").batch(np.arange(2))
+    assert isinstance(found, Features) and found.mask is not None
+    assert torch.equal(found.mask, tower.tokenize(notes) != tower.pad_id)  # pyright: ignore
+
+
+def test_stage_zero_hands_out_the_prepared_inputs():
+    prepared = prepare(images(), ToyEncoder(), "toy")
+    assert tower_inputs(prepared, ToyEncoder(), 0, "w").arrays["x"] is prepared.array
+
+
+def test_a_prefix_is_computed_once(monkeypatch):
+    tower = ToyEncoder()
+    prepared = prepare(images(), tower, "toy")
+    count = Count(tower, monkeypatch)
+    for _ in range(2):
+        tower_inputs(prepared, tower, 1, "w")
+    assert count.prefixes == 1
+
+
+def _folders() -> int:
+    return len(list(Path(os.environ["MEDGRAFT_CACHE"]).rglob("facts.json")))
+
+
+@pytest.mark.parametrize("change", ["weights", "stage", "data"])
+def test_another_entry_where_weights_stage_or_data_differ(change):
+    tower = ToyEncoder()
+    prepared = prepare(images(), tower, "toy")
+    tower_inputs(prepared, tower, 1, "w")
+    before = _folders()
+    other = prepare(images(fingerprint="b"), tower, "toy") if change == "data" else prepared
+    tower_inputs(other, tower, 2 if change == "stage" else 1, "v" if change == "weights" else "w")
+    assert _folders() == before + (2 if change == "data" else 1)
+
+
+def test_another_number_of_threads_is_another_prefix():
+    tower, threads = ToyEncoder(), torch.get_num_threads()
+    prepared = prepare(images(), tower, "toy")
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            tower_inputs(prepared, tower, 1, "w")
+    finally:
+        torch.set_num_threads(threads)
+    assert _folders() == 3

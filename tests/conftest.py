@@ -1,0 +1,30 @@
+"""For every test: no network, a cache of its own, one thread."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+# Read by the hub's client and by the harness when they are imported, so it must happen before any test is collected.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.pop("MEDGRAFT_DISABLE_PLUGINS", None)
+_cache = tempfile.TemporaryDirectory(prefix="medgraft-test-cache-")
+os.environ["MEDGRAFT_CACHE"] = _cache.name
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def seeded():
+    """Fixed random state inside, the old one after."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def pytest_unconfigure():
+    _cache.cleanup()

@@ -1,0 +1,78 @@
+"""The coarse facts that a default sweep on the phantoms must show, on a fixed seed.
+
+They hold by the design of the cohorts and of the encoders' pre-training, so a failure means that a part is broken, not
+that a paper is wrong.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from medgraft.benchmarks.plan import Sweep
+from medgraft.benchmarks.results import CellResult, read_results
+from medgraft.benchmarks.sweep import sweep_and_show
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, str], CellResult]:
+    results: Path = tmp_path_factory.mktemp("quality")
+    sweep = Sweep(
+        adapters=("ace_lora", "brain_adapter"),
+        tasks=("adni_image", "adni_image_text", "chexpert_5x200"),
+        seeds=(0,),
+        results=results,
+        jobs=2,
+    )
+    failed = sweep_and_show(sweep, fresh=False, command="test")
+    assert not failed
+    found = [cell for _, cell in read_results([results])]
+    return {(cell.spec.task, cell.spec.encoder, cell.spec.adapter): cell for cell in found}
+
+
+def value(cells: dict[tuple[str, str, str], CellResult], metric: str, *row: str) -> float:
+    found = cells[row].metrics[metric].value  # pyright: ignore[reportArgumentType]
+    assert found is not None
+    return found
+
+
+def test_image_and_text_beat_the_image_alone(cells):
+    image = value(cells, "f1_macro", "adni_image", "phantom_brain", "brain_adapter")
+    both = value(cells, "f1_macro", "adni_image_text", "phantom_brain", "brain_adapter")
+    assert both > image + 0.03
+
+
+def test_the_image_alone_beats_chance(cells):
+    # Three classes at the cohort's shares: guessing reaches a macro F1 of a third at most.
+    low = cells["adni_image", "phantom_brain", "brain_adapter"].metrics["f1_macro"].ci_low
+    assert low is not None and low > 1 / 3
+
+
+def test_the_image_alone_beats_a_probe_of_the_untrained_encoder(cells):
+    image = value(cells, "f1_macro", "adni_image", "phantom_brain", "brain_adapter")
+    untrained = value(cells, "f1_macro", "adni_image", "phantom_brain@random", "linear_probe")
+    assert image > untrained + 0.03
+
+
+def test_no_brain_row_reaches_the_bayes_rate(cells):
+    for (task, _, _), cell in cells.items():
+        if task.startswith("adni"):
+            reached = cell.metrics["f1_macro"].value
+            assert reached is not None and reached < cell.data["bayes_f1_macro"]
+
+
+def test_brain_adapter_stays_clearly_under_the_bayes_rate(cells):
+    for task in ("adni_image", "adni_image_text"):
+        cell = cells[task, "phantom_brain", "brain_adapter"]
+        assert value(cells, "f1_macro", task, "phantom_brain", "brain_adapter") < cell.data["bayes_f1_macro"] - 0.03
+
+
+def test_ace_lora_beats_zero_shot_without_an_adapter(cells):
+    adapted = value(cells, "auc_macro", "chexpert_5x200", "phantom_chest", "ace_lora")
+    plain = value(cells, "auc_macro", "chexpert_5x200", "phantom_chest", "zero_shot")
+    assert adapted > plain + 0.02
+
+
+def test_every_cell_says_phantom(cells):
+    assert all(cell.phantom and cell.spec.cohort.phantom for cell in cells.values())
