@@ -164,7 +164,8 @@ class Lora(Adapter):
         if self.config.depth == "all":
             return True
         tower = encoder.towers()[site.tower] if site.tower else encoder
-        return site.block is not None and site.block in depth_range(self.config.depth, len(tower.block_paths()))
+        blocks = max(len(tower.block_paths()), len(tower.attention))  # a text tower may name no module per block
+        return site.block is not None and site.block in depth_range(self.config.depth, blocks)
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Adds one branch per site."""

@@ -52,7 +52,7 @@ def peak_allocation(step: Callable[[], object]) -> int | None:
     events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]  # pyright: ignore
     current = peak = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
-        current += event.nbytes()
+        current += event.nbytes()  # pyright: ignore[reportAttributeAccessIssue]
         peak = max(peak, current)
     return peak or None
 

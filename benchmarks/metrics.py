@@ -201,9 +201,8 @@ def multiclass_points(p: Predictions) -> tuple[dict[str, float], dict[str, Weigh
     K = len(p.classes)
     guess = p.scores.argmax(axis=1)
     one_hot, guessed = p.targets[None] == np.arange(K)[:, None], guess[None] == np.arange(K)[:, None]
-    precision, recall, f1, support = precision_recall_fscore_support(
-        p.targets, guess, labels=np.arange(K), zero_division=0
-    )
+    rates = precision_recall_fscore_support(p.targets, guess, labels=np.arange(K), zero_division=0)  # pyright: ignore
+    precision, recall, f1, support = (np.asarray(rate) for rate in rates)
     present = np.flatnonzero(support)
     recall, f1 = (np.where(support > 0, values, np.nan) for values in (recall, f1))
     f1_parts = [weighted_f1(guessed[k], one_hot[k]) for k in range(K)]

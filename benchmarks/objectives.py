@@ -62,7 +62,8 @@ def embedding(tower: Encoder, features: Features) -> Tensor:
     """Unit embedding ``[B, E]`` in the space that the modalities share."""
     if features.embedding is not None:
         return features.embedding.float()
-    return F.normalize(tower.project(features.pooled.float()), dim=-1)
+    with torch.autocast(features.pooled.device.type, enabled=False):  # class prompts are embedded under autocast
+        return F.normalize(tower.project(features.pooled.float()), dim=-1)
 
 
 @dataclass

@@ -201,7 +201,7 @@ class ResultStore:
         if path.is_file() and _read(path) is None:
             os.replace(path, path.with_suffix(".json.old"))  # of another schema, or damaged: kept, not overwritten
         if predictions is not None:
-            write_atomically(path.with_suffix(".npz"), lambda handle: np.savez_compressed(handle, **predictions))
+            write_atomically(path.with_suffix(".npz"), lambda handle: np.savez_compressed(handle, allow_pickle=False, **predictions))
         text = result.model_dump_json(indent=1) + "\n"
         write_atomically(path, lambda handle: handle.write(text.encode()))
         return path

@@ -164,7 +164,7 @@ def execute(job: Job, folder: Path, progress: Progress) -> Status:
         message = f"{type(error).__name__}: {text} (in {Path(where.filename).name}:{where.lineno})"
         result, predictions = failure(job, "oom" if oom else "error", message), {}
     if predictions:
-        write_atomically(folder / "predictions.npz", lambda handle: np.savez_compressed(handle, **predictions))
+        write_atomically(folder / "predictions.npz", lambda handle: np.savez_compressed(handle, allow_pickle=False, **predictions))
     text = result.model_dump_json()
     write_atomically(folder / "result.json", lambda handle: handle.write(text.encode()))
     return result.status

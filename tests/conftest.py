@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import tempfile
 
+import pytest
+import torch
+
 # Read by the hub's client and by the harness when they are imported, so it must happen before any test is collected.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.pop("MEDGRAFT_DISABLE_PLUGINS", None)
 _cache = tempfile.TemporaryDirectory(prefix="medgraft-test-cache-")
 os.environ["MEDGRAFT_CACHE"] = _cache.name
-
-import pytest
-import torch
 
 torch.set_num_threads(1)
 

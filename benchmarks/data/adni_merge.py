@@ -146,7 +146,7 @@ def read_merge(path: Path, report: ReadReport) -> pd.DataFrame:
         "sex": raw["PTGENDER"].map(map_sex),
         "education": numbers("PTEDUCAT"),
         "apoe4": numbers("APOE4"),
-        "site": _site(column_of(raw, "SITE"), raw["PTID"]),
+        "site": _site(column_of(raw, "SITE"), pd.Series(raw["PTID"])),
         "field_strength": to_floats(field),
         **{name: numbers(name) for name in SCORE_COLUMNS},
     }
@@ -157,7 +157,7 @@ def read_merge(path: Path, report: ReadReport) -> pd.DataFrame:
             "month": month,
             "exam_date": pd.to_datetime(raw["EXAMDATE"], errors="coerce"),
             "image_uid": numbers("IMAGEUID"),
-            "dx": _diagnoses(raw["DX"], report),
+            "dx": _diagnoses(pd.Series(raw["DX"]), report),
             **facts,
         }
     )

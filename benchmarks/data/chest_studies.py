@@ -165,7 +165,7 @@ def study_of(
     number: int,
 ) -> Study:
     """Makes a study of one row of ``visits``: draws the seeds of its films and words its report."""
-    severity = dict(zip(FINDINGS, visits.severity[row].tolist(), strict=True))
+    severity: dict[str, float] = dict(zip(map(str, FINDINGS), visits.severity[row].tolist(), strict=True))
     grades = dict(zip(FINDINGS, visits.grade[row].tolist(), strict=True))
     reported = dict(zip(CHEXPERT_14, visits.reported[row].tolist(), strict=True))
     findings = {name: Finding(severity[name], *places[name]) for name in FINDINGS}

@@ -10,7 +10,7 @@ import pandas as pd
 
 from medgraft.errors import ConfigError, UnknownNameError
 
-CHEXPERT_14 = (
+CHEXPERT_14: tuple[str, ...] = (
     "No Finding",
     "Enlarged Cardiomediastinum",
     "Cardiomegaly",
@@ -28,7 +28,7 @@ CHEXPERT_14 = (
 )
 """The 14 labels in the order of the published tables; always address them by name."""
 
-COMPETITION_5 = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+COMPETITION_5: tuple[str, ...] = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 """The five labels that the CheXpert competition ranks."""
 
 BEST_POLICY = {"Atelectasis": 1, "Cardiomegaly": 0, "Consolidation": 0, "Edema": 1, "Pleural Effusion": 1}

@@ -198,13 +198,14 @@ def evaluate(model: DualEncoder, setting: str, jobs: int) -> dict[str, Any]:
     truth = test.truth[list(PROBED)].to_numpy()
     inputs = [(torch.from_numpy(a.images)[:, None].float() / 255 - 0.5) / 0.25 for a in (train, test)]
     torch.manual_seed(0)
-    fresh = assemble("chest", list(SPECIALS)).freeze()
+    fresh = assemble("chest", list(SPECIALS))
+    fresh.freeze()
     rows: dict[str, tuple[np.ndarray, np.ndarray]] = {
         "pixels": pca(downsample(inputs[0], 4), downsample(inputs[1], 4), 300),
     }
     for name, encoder in (("random", fresh), ("pretrained", model)):
-        tower = encoder.tower["image"]
-        rows[name] = (encode_all(tower, inputs[0]), encode_all(tower, inputs[1]))  # pyright: ignore
+        tower = encoder.towers()["image"]
+        rows[name] = (encode_all(tower, inputs[0]), encode_all(tower, inputs[1]))
     result: dict[str, Any] = {"labels": list(PROBED), "train_images": len(labels), "test_images": len(truth)}
     for name, (a, b) in rows.items():
         scores = probe_auc(a, targets, mask, b, truth)
@@ -217,7 +218,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for chest.safetensors and chest.json")
     parser.add_argument("--images", type=int, default=30_000)
-    parser.add_argument("--steps", type=int, default=2_600)
+    parser.add_argument("--steps", type=int, default=2_000)
     parser.add_argument("--batch-size", type=int, default=96)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -231,19 +232,22 @@ def main() -> None:
     model = trainer.run()
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "chest.safetensors"
-    save_file({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}, path)
+    state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    save_file({k: v.contiguous() for k, v in state.items()}, path)
     card = {
         "encoder": "embedded:chest",
         "vocabulary": build_vocabulary(trainer.corpus.sentences),
-        "logit_scale": round(float(trainer.log_scale.exp()), 6),
+        "logit_scale": round(trainer.log_scale.exp().item(), 6),
         "sha256": file_digest(path),
         "generator": GENERATOR_VERSION,
         "setting": "pretrain",
         "run": {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items() if k != "out"},
         "environment": {"torch": torch.__version__, "machine": platform.machine()},
         "log": trainer.log,
-        "held_out": {s: evaluate(model, s, options.jobs) for s in ("default", "pretrain")},
     }
+    # Written before the held-out check too, which takes minutes: a stopped run keeps what it trained.
+    (options.out / "chest.json").write_text(json.dumps(card, indent=1) + "\n")
+    card["held_out"] = {setting: evaluate(model, setting, options.jobs) for setting in ("default", "pretrain")}
     (options.out / "chest.json").write_text(json.dumps(card, indent=1) + "\n")
     logger.info("held out: %s", json.dumps(card["held_out"]))
 

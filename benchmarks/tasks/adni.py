@@ -7,7 +7,6 @@ recommend.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any, Literal
@@ -105,11 +104,11 @@ class AdniTask(Task):
         return RawInputs(lambda i: load_volume(paths[i])[0], len(paths), file_facts(paths, root))
 
     def _provenance(self, table: AdniTable) -> dict[str, Any]:
-        report = dataclasses.asdict(table.report)
+        report = table.report
         facts: dict[str, Any] = {
             "layout": table.layout,
             "generator": table.generator,
-            "reader": {name: dict(value) if isinstance(value, dict) else value for name, value in report.items()},
+            "reader": {"used": report.used, "skipped": dict(report.skipped), "notes": dict(report.notes)},
             "dx_source": {str(k): int(v) for k, v in table.frame["dx_source"].value_counts().items()},
         }
         if "text" in self.inputs:

@@ -37,7 +37,8 @@ PROMPTS = ("a chest X-ray image of {}.", "Findings suggesting {}.")
 def image_inputs(frame: pd.DataFrame, root: Path) -> RawInputs:
     """The radiographs of a table, read when needed."""
     paths = [str(path) for path in frame["image"]]
-    return RawInputs(lambda i: load_image(paths[i]), len(paths), file_facts(paths, root))
+    # A copy, because what Pillow lends cannot be written to, and torch warns of that.
+    return RawInputs(lambda i: np.array(load_image(paths[i])), len(paths), file_facts(paths, root))
 
 
 def text_inputs(frame: pd.DataFrame) -> RawInputs:

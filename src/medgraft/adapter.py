@@ -112,7 +112,11 @@ class Attachment:
                 return args, {**kwargs, "scores": True}
 
             self._handles.append(tower.register_forward_pre_hook(ask, with_kwargs=True))
-        self._handles.append(tower.register_forward_hook(lambda module, args, output: function(output)))
+
+        def change(module: nn.Module, args: tuple[Any, ...], output: Features) -> Features:
+            return function(output)
+
+        self._handles.append(tower.register_forward_hook(change))  # pyright: ignore[reportArgumentType]
 
     def set_attribute(self, module: nn.Module, name: str, value: Any) -> None:
         """Shadows an attribute of one module instance (for example ``forward``) until :meth:`detach`."""
@@ -190,16 +194,16 @@ class Adapter(nn.Module):
         api_version: Version of this contract that the plugin was written for.
         identity_at_init: A fresh graft changes nothing. ``False`` must be explained in the class docstring.
         mergeable: :meth:`merge` folds the adapter into the encoder's weights.
+        Config: The plugin's options; a nested class of that name, see :class:`AdapterConfig`.
         variant_field: Option that ``name:variant`` sets, for families such as ``peft:vera``.
     """
 
     api_version: ClassVar[int] = API_VERSION
-    identity_at_init: ClassVar[bool] = True
+    identity_at_init: bool = True
     mergeable: ClassVar[bool] = False
     variant_field: ClassVar[str | None] = None
 
-    class Config(AdapterConfig):
-        """No options."""
+    Config: ClassVar[type[AdapterConfig]] = AdapterConfig
 
     def __init__(self, config: AdapterConfig | None = None) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Literal
@@ -58,7 +59,8 @@ _loaded: dict[Plugin, Any] = {}
 def _entry_points(kind: Kind) -> list[Plugin]:
     found = []
     for entry in metadata.entry_points(group=GROUPS[kind]):
-        facts = entry.dist.metadata if entry.dist is not None else {}  # a damaged installation may lack them
+        # A damaged installation may lack its metadata or parts of it.
+        facts = dict(entry.dist.metadata.items()) if entry.dist is not None else {}  # pyright: ignore
         distribution, version = facts.get("Name") or "unknown", facts.get("Version") or "unknown"
         found.append(Plugin(kind, entry.name, entry.value, distribution, version))
     return list(dict.fromkeys(found))
@@ -130,11 +132,14 @@ def load(plugin: Plugin) -> Any:
         return _loaded[plugin]
     where = f"{plugin.kind} {plugin.name!r} ({plugin.target}, from {plugin.distribution} {plugin.version})"
     entry = metadata.EntryPoint(plugin.name, plugin.target, GROUPS[plugin.kind])
+    new = entry.module not in sys.modules
     try:
         found = entry.load()
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plugin may even call sys.exit() while it is imported
+        if new:
+            sys.modules.pop(entry.module, None)  # imported, but without the object: read again after it was mended
         raise PluginError(f"{where} failed to import: {type(error).__name__}: {error}") from error
     version = getattr(found, "api_version", None)
     if version != SUPPORTED_API:

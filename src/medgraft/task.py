@@ -111,6 +111,7 @@ class Task:
         objective: What is learned and how it is predicted.
         cohort: Name by which ``--data NAME=PATH`` gives the folder.
         primary: Metric that ranks the board.
+        Config: The task's options; a nested class of that name.
     """
 
     api_version: ClassVar[int] = 1
@@ -120,8 +121,7 @@ class Task:
     cohort: ClassVar[str]
     primary: ClassVar[str] = "f1_macro"
 
-    class Config(TaskConfig):
-        """No options."""
+    Config: ClassVar[type[TaskConfig]] = TaskConfig
 
     def __init__(self, config: TaskConfig | None = None) -> None:
         self.config = config if config is not None else self.Config()

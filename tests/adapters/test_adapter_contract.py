@@ -131,7 +131,7 @@ def test_the_encoder_is_bit_identical_after_training(adapter, name):
 @every_pair
 def test_training_mode_never_reaches_the_encoder(adapter, name):
     encoder = tiny.shared(name)
-    own = [module for module in encoder.modules()]
+    own = list(encoder.modules())
     grafted = graft(encoder, adapter).train()
     try:
         assert not any(module.training for module in own)

@@ -355,6 +355,14 @@ def test_a_depth_group_counts_the_blocks_of_each_tower():
     assert sites == ["image.blocks.2.attn.q", "image.blocks.3.attn.q", "text.blocks.1.attn.q"]
 
 
+def test_a_depth_group_reaches_a_tower_that_names_no_module_per_block():
+    encoder = tiny.shared("hf_clip")
+    grafted = Grafted(encoder, {"lora": Lora(Lora.Config(targets=("q",), depth="half_up"))})
+    sites = grafted.coverage()["lora"]["q"]
+    grafted.ungraft()
+    assert sites == ["image.blocks.1.attn.q", "text.blocks.1.attn.q"]
+
+
 def test_a_depth_group_without_a_block_is_an_error():
     encoder = tiny.shared("timm")  # two blocks, so a third of them is none
     with pytest.raises(IncompatibleError, match="depth group 'bottom'"):

@@ -1,0 +1,244 @@
+"""Brain-Adapter: the bottleneck starts as a plain resize, and each setting trains the parts that it names."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import tiny_encoders as tiny
+import torch
+import torch.nn.functional as F
+
+from medgraft.adapters.brain_adapter import BrainAdapter, VolumeBottleneck
+from medgraft.adapters.linear_probe import mean_token
+from medgraft.errors import ConfigError
+from medgraft.grafting import Grafted, graft
+from medgraft.losses import label_guided_info_nce
+
+pytestmark = pytest.mark.usefixtures("seeded")
+SIZE = (8, 10, 6)
+# A convolution of 5^3 to 16 channels, a norm, one of 3^3, a norm, one of 1^3 back.
+BOTTLENECK = (125 * 16 + 16) + 32 + (27 * 16 * 16 + 16) + 32 + (16 + 1)
+
+
+def wake(module: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.1)
+
+
+# -- the bottleneck ---------------------------------------------------------------------------------------------------
+
+
+def test_a_fresh_bottleneck_returns_a_volume_of_the_right_size_as_it_is():
+    x = torch.randn(2, 1, *SIZE)
+    assert torch.equal(VolumeBottleneck(1, SIZE)(x), x)
+
+
+@pytest.mark.parametrize("shape", [(9, 11, 7), (16, 20, 12), (5, 30, 6)])
+def test_a_fresh_bottleneck_interpolates_a_volume_of_another_size(shape):
+    x = torch.randn(2, 1, *shape)
+    wanted = F.interpolate(x, size=SIZE, mode="trilinear", align_corners=False)
+    assert torch.equal(VolumeBottleneck(1, SIZE)(x), wanted)
+
+
+def test_a_trained_bottleneck_adds_its_convolutions_to_the_resized_volume():
+    bottleneck = VolumeBottleneck(1, SIZE, width=8)
+    wake(bottleneck)
+    x = torch.randn(2, 1, 9, 11, 7)
+    h = F.gelu(bottleneck.norm1(bottleneck.reduce(x)))
+    h = bottleneck.expand(F.gelu(bottleneck.norm2(bottleneck.mix(h))))
+    wanted = sum(F.interpolate(each, size=SIZE, mode="trilinear", align_corners=False) for each in (x, h))
+    torch.testing.assert_close(bottleneck(x), wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("width", [1, 3, 12, 16])
+@pytest.mark.parametrize("reduction", [1, 2, 4])
+def test_any_width_and_reduction_give_the_target_size(width, reduction):
+    bottleneck = VolumeBottleneck(2, SIZE, width, reduction)
+    wake(bottleneck)
+    assert bottleneck(torch.randn(1, 2, 9, 11, 7)).shape == (1, 2, *SIZE)
+
+
+@pytest.mark.parametrize("reduction", range(1, 7))
+def test_no_voxel_falls_between_two_strides(reduction):
+    bottleneck = VolumeBottleneck(1, SIZE, width=1, reduction=reduction)
+    torch.nn.init.ones_(bottleneck.reduce.weight)
+    x = torch.zeros(1, 1, 13, 13, 13, requires_grad=True)
+    bottleneck.reduce(x).sum().backward()
+    assert x.grad[..., :12, :12, :12].all()  # behind the last stride a border may be left over
+
+
+def test_the_convolutions_run_on_the_reduced_grid():
+    bottleneck = VolumeBottleneck(1, SIZE, reduction=2)
+    seen = []
+    bottleneck.mix.register_forward_hook(lambda module, args, output: seen.append(tuple(output.shape[2:])))
+    bottleneck(torch.randn(1, 1, *SIZE))
+    assert seen == [(4, 5, 3)]
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_fpm_is_the_identity_at_the_start():
+    encoder = tiny.shared("brain")
+    inputs = tiny.batch(encoder)
+    with torch.no_grad():
+        before = {key: tower(inputs[key]).tokens for key, tower in encoder.towers().items()}
+        grafted = graft(encoder, "brain_adapter", setting="FPM")
+        after = {key: features.tokens for key, features in grafted.encode(inputs).items()}
+        grafted.ungraft()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_fpm_takes_a_volume_of_another_size():
+    encoder = tiny.shared("brain")
+    x = torch.randn(1, 1, 40, 44, 36)
+    with torch.no_grad():
+        wanted = encoder(F.interpolate(x, size=encoder.spec.input_size, mode="trilinear", align_corners=False)).pooled
+        grafted = graft(encoder, "brain_adapter", setting="FPM")
+        got = grafted(x).pooled
+        grafted.ungraft()
+    assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize(
+    ("setting", "parts"),
+    [
+        ("FPM", {"bottleneck.volume": BOTTLENECK}),
+        (
+            "TLP",
+            {
+                "bottleneck.volume": BOTTLENECK,
+                "projection.volume": 192 * 192 + 192,
+                "projection.text": 128 * 192 + 192,
+            },
+        ),
+    ],
+)
+def test_a_setting_trains_its_parts(setting, parts):
+    encoder = tiny.shared("brain")
+    grafted = graft(encoder, "brain_adapter", setting=setting)
+    grafted.ungraft()
+    counts: dict[str, int] = {}
+    for name, parameter in grafted.adapters["brain_adapter"].named_parameters():
+        part = ".".join(name.split(".")[:2])
+        counts[part] = counts.get(part, 0) + parameter.numel()
+    assert counts == parts
+
+
+def test_tlp_projects_the_mean_patch_token_of_the_volume_and_the_cls_token_of_the_text():
+    encoder = tiny.fresh("brain")
+    inputs = tiny.batch(encoder)
+    with torch.no_grad():
+        plain = {key: tower(inputs[key]) for key, tower in encoder.towers().items()}
+        grafted = graft(encoder, "brain_adapter", projection_dim=7)
+        linear = grafted.adapters["brain_adapter"].projection
+        got = grafted.encode(inputs)
+    wanted = {
+        "volume": linear["volume"](plain["volume"].tokens[:, 1:].mean(1)),
+        "text": linear["text"](plain["text"].pooled),
+    }
+    for key, features in got.items():
+        # float32: one mean and one product in another order of summation.
+        torch.testing.assert_close(features.pooled, wanted[key], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(features.embedding, F.normalize(features.pooled, dim=-1), rtol=0, atol=0)
+        assert features.pooled.shape == (2, 7)
+
+
+def test_a_text_encoder_alone_gets_its_projection_and_nothing_else():
+    text = tiny.fresh("brain").towers()["text"]
+    grafted = graft(text, "brain_adapter")
+    assert {name.split(".")[0] for name in grafted.adapters["brain_adapter"].state_dict()} == {"projection"}
+    assert grafted(tiny.batch(text)["text"]).embedding.shape == (2, 128)
+
+
+@pytest.mark.parametrize(
+    ("name", "tower", "setting", "reason"),
+    [
+        ("chest", None, "TLP", "reads image and text; brain_adapter needs volumes"),
+        ("timm", None, "TLP", "reads image; brain_adapter needs volumes"),
+        ("brain", "text", "FPM", "no volume tower"),
+    ],
+)
+def test_a_refusal_says_what_is_missing(name, tower, setting, reason):
+    encoder = tiny.shared(name)
+    adapter = BrainAdapter(BrainAdapter.Config(setting=setting))
+    support = adapter.supports(encoder.towers()[tower] if tower else encoder)
+    assert not support and reason in support.reason
+
+
+def test_only_the_volumes_input_and_the_features_are_touched():
+    encoder = tiny.shared("brain")
+    grafted = graft(encoder, "brain_adapter")
+    coverage, first = grafted.coverage()["brain_adapter"], grafted.first_stage()
+    grafted.ungraft()
+    assert coverage == {"input": ["volume.input"], "features": ["volume.features", "text.features"]}
+    assert first == {"volume": 0, "text": encoder.towers()["text"].n_stages}
+
+
+@pytest.mark.parametrize("kind", ["hidden state", "features"])
+def test_what_was_computed_after_the_input_is_refused(kind):
+    encoder = tiny.fresh("brain")
+    x = tiny.batch(encoder)["volume"]
+    later = encoder.towers()["volume"].prefix(x, 1) if kind == "hidden state" else encoder(x)
+    grafted = graft(encoder, "brain_adapter")
+    with pytest.raises(ConfigError, match="changes the encoder's input"):
+        grafted(later, start=1 if kind == "hidden state" else 0)
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_contrastive_loss_is_there_only_with_both_modalities():
+    encoder = tiny.fresh("brain")
+    inputs = tiny.batch(encoder)
+    grafted = graft(encoder, "brain_adapter")
+    outputs = grafted.encode(inputs)
+    assert grafted.extra_loss(outputs) is not None
+    assert grafted.extra_loss({"volume": outputs["volume"]}) is None
+    assert grafted.extra_loss({"text": outputs["text"]}) is None
+
+
+@pytest.mark.parametrize("options", [{"contrastive_weight": 0.0}, {"setting": "FPM"}])
+def test_the_contrastive_loss_can_be_left_out(options):
+    encoder = tiny.fresh("brain")
+    grafted = graft(encoder, "brain_adapter", **options)
+    assert grafted.extra_loss(grafted.encode(tiny.batch(encoder))) is None
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_the_contrastive_loss_is_weighted_and_relative_to_chance(size):
+    encoder = tiny.fresh("brain")
+    grafted = graft(encoder, "brain_adapter", contrastive_weight=0.3, temperature=0.2)
+    with torch.no_grad():
+        outputs = grafted.encode(tiny.batch(encoder, size))
+        loss = label_guided_info_nce(outputs["volume"].embedding, outputs["text"].embedding, 1 / 0.2)
+    chance = max(math.log(size), 1.0)
+    torch.testing.assert_close(grafted.extra_loss(outputs), 0.3 * loss / chance)
+
+
+def test_projections_learn_at_a_tenth_of_the_rate_and_the_bottleneck_at_the_whole():
+    encoder = tiny.shared("brain")
+    grafted = graft(encoder, "brain_adapter")
+    grafted.ungraft()
+    adapter = grafted.adapters["brain_adapter"]
+    scales = {name: adapter.learning_rate_scale(name) for name in adapter.state_dict()}
+    assert {scale for name, scale in scales.items() if name.startswith("projection.")} == {0.1}
+    assert {scale for name, scale in scales.items() if name.startswith("bottleneck.")} == {1.0}
+
+
+def test_the_mean_token_leaves_out_prefix_and_padding():
+    tower = tiny.shared("brain").towers()["text"]
+    with torch.no_grad():
+        features = tower(tiny.batch(tower)["text"])
+    real = features.tokens[:, 1:9]  # nine real tokens, the first of them CLS
+    # float32: the same eight numbers, summed among zeros.
+    torch.testing.assert_close(mean_token(features), real.mean(dim=1), rtol=1e-5, atol=1e-6)
+
+
+def test_two_grafts_of_one_setting_share_nothing():
+    first, second = BrainAdapter(), BrainAdapter()
+    Grafted(tiny.fresh("brain"), {"brain": first})
+    Grafted(tiny.fresh("brain"), {"brain": second})
+    assert not {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}

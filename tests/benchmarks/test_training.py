@@ -1,0 +1,212 @@
+"""Training and prediction: the schedule, the order of samples, what is optimised, and what happens to a bad loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from medgraft_toy import ToyEncoder, ToyGain
+from torch import Tensor, nn
+
+from medgraft.adapter import Adapter
+from medgraft.benchmarks.cache import TowerInputs
+from medgraft.benchmarks.objectives import make_objective
+from medgraft.benchmarks.training import Runner, batches, learning_rate
+from medgraft.features import Features
+from medgraft.grafting import Grafted
+from medgraft.registry import TrainDefaults, build_adapters
+from medgraft.task import RawInputs, TaskData
+
+N = 48
+FAST = TrainDefaults(epochs=8, lr=0.05, batch_size=16)
+
+
+def runner(adapter: Adapter | None = None, kind: str = "multiclass", *, seed: int = 0) -> Runner:
+    """A graft of the toy encoder on images whose brightness is their class."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(0)
+    targets = np.arange(N, dtype=np.int64) % 2
+    x = (0.3 * rng.random((N, 1, 8, 8)) + 0.5 * targets[:, None, None, None]).astype(np.float32)
+    table = np.stack([targets, 1 - targets], axis=1).astype(np.float32)
+    data = TaskData(
+        inputs={"image": RawInputs(lambda i: x[i], N, "")},
+        targets=table if kind == "multilabel" else targets,
+        subjects=np.arange(N).astype(str),
+        splits={},
+        classes=("dull", "bright"),
+    )
+    adapters = {"own": adapter} if adapter is not None else build_adapters("linear_probe")
+    grafted = Grafted(ToyEncoder(), adapters)
+    found = Runner(
+        grafted, make_objective(kind, data, ("image",)), data, {"image": TowerInputs(0, {"x": x})}, grafted.encode
+    )
+    found.add_head(np.arange(N))
+    return found
+
+
+def quiet(share: float) -> None:
+    """No progress is shown."""
+
+
+# --- the schedule -----------------------------------------------------------------------------------------------------
+
+
+def test_the_rate_climbs_to_its_peak_and_ends_at_zero():
+    rates = [learning_rate(step, 100, 0.1) for step in range(100)]
+    assert rates[9] == 1.0 and rates[-1] == pytest.approx(0.0, abs=1e-12)
+    assert all(a < b for a, b in zip(rates[:9], rates[1:10], strict=True))
+    assert all(a > b for a, b in zip(rates[9:-1], rates[10:], strict=True))
+
+
+@given(steps=st.integers(1, 300), warmup=st.floats(0, 1))
+def test_every_rate_is_a_share_of_the_peak(steps, warmup):
+    rates = [learning_rate(step, steps, warmup) for step in range(steps)]
+    assert all(0 <= rate <= 1 for rate in rates) and max(rates) > 0
+
+
+def test_the_half_way_rate_of_the_cosine_is_one_half():
+    assert learning_rate(59, 110, 0.1) == pytest.approx(0.5, abs=0.01)  # 49 of 99 falling steps
+
+
+# --- fitting ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "multilabel"])
+def test_the_loss_falls_and_a_separable_toy_is_learned(kind):
+    found = runner(kind=kind)
+    log = found.fit(np.arange(N), FAST, 0, quiet)
+    assert log.epoch_loss[-1] < 0.5 * log.epoch_loss[0]
+    scores = found.predict(np.arange(N))
+    assert ((scores[:, 1] if kind == "multiclass" else scores[:, 0]) > 0.5).tolist() == (np.arange(N) % 2 == 1).tolist()
+
+
+def test_the_log_counts_steps_and_samples():
+    log = runner().fit(np.arange(40), FAST.model_copy(update={"epochs": 2}), 0, quiet)
+    assert (log.steps, log.samples, len(log.epoch_loss)) == (6, 80, 2)  # 16 + 16 + 8, twice
+    assert log.seconds > 0
+
+
+def test_progress_ends_at_one():
+    shares: list[float] = []
+    runner().fit(np.arange(N), FAST.model_copy(update={"epochs": 1}), 0, shares.append)
+    assert shares == pytest.approx([1 / 3, 2 / 3, 1.0])
+
+
+def test_zero_epochs_train_nothing():
+    found = runner()
+    before = found.predict(np.arange(N))
+    assert found.fit(np.arange(N), FAST.model_copy(update={"epochs": 0}), 0, quiet).steps == 0
+    assert np.array_equal(found.predict(np.arange(N)), before)
+
+
+def test_training_leaves_the_encoder_bit_identical():
+    found = runner(ToyGain())
+    before = {name: value.clone() for name, value in found.grafted.encoder.state_dict().items()}
+    found.fit(np.arange(N), FAST, 0, quiet)
+    assert all(torch.equal(before[name], value) for name, value in found.grafted.encoder.state_dict().items())
+
+
+def test_adapter_and_head_are_both_trained():
+    found = runner(ToyGain())
+    before = {name: value.clone() for name, value in found.grafted.named_parameters() if value.requires_grad}
+    found.fit(np.arange(N), FAST, 0, quiet)
+    changed = {name for name, value in found.grafted.named_parameters() if name in before}
+    assert changed == {"adapters.own.gain", "head.linear.weight", "head.linear.bias"}
+    assert not any(torch.equal(before[name], dict(found.grafted.named_parameters())[name]) for name in before)
+
+
+class Slowed(ToyGain):
+    def learning_rate_scale(self, parameter: str) -> float:
+        return 0.25
+
+
+def test_an_adapters_own_factor_scales_its_rate_and_not_the_heads():
+    groups = runner(Slowed()).optimizer(FAST).param_groups
+    assert sorted((group["lr"], len(group["params"])) for group in groups) == [(0.0125, 1), (0.05, 2)]
+
+
+class Penalised(ToyGain):
+    def extra_loss(self, outputs: Mapping[str, Features]) -> Tensor:
+        return torch.tensor(100.0)
+
+
+def test_an_adapters_own_loss_is_added():
+    own, plain = runner(Penalised()), runner(ToyGain())
+    difference = own.loss(np.arange(8)) - plain.loss(np.arange(8))
+    assert difference.item() == pytest.approx(100.0, abs=1e-3)
+
+
+class Exploding(Adapter):
+    def attach(self, encoder: Any, sites: Any) -> Any:
+        from medgraft.adapter import Attachment
+
+        self.factor = nn.Parameter(torch.tensor(1.0))
+        attachment = Attachment(encoder)
+        attachment.map_features(
+            encoder, lambda f: f.replace(pooled=f.pooled * (self.factor * torch.inf if self.training else 1.0))
+        )
+        return attachment
+
+
+def test_a_loss_that_is_not_finite_is_an_error_with_a_remedy():
+    with pytest.raises(FloatingPointError, match="the loss is nan after 3 steps; lower the learning rate"):
+        runner(Exploding()).fit(np.arange(N), FAST, 0, quiet)
+
+
+# --- determinism ------------------------------------------------------------------------------------------------------
+
+
+def fitted(seed: int) -> np.ndarray:
+    found = runner(ToyGain(), seed=seed)
+    torch.manual_seed(seed + 1)
+    found.fit(np.arange(N), FAST, seed, quiet)
+    return found.predict(np.arange(N))
+
+
+def test_the_same_seed_gives_the_same_bits():
+    assert np.array_equal(fitted(0), fitted(0))
+
+
+def test_another_seed_gives_other_numbers():
+    assert not np.array_equal(fitted(0), fitted(1))
+
+
+def test_the_order_of_samples_does_not_depend_on_what_was_drawn_before():
+    def losses() -> list[float]:
+        return runner().fit(np.arange(N), FAST, 3, quiet).epoch_loss
+
+    first = losses()
+    torch.rand(5)
+    np.random.default_rng().random(5)
+    assert losses() == first
+
+
+# --- prediction -------------------------------------------------------------------------------------------------------
+
+
+def test_predictions_come_in_the_order_that_was_asked_for():
+    found = runner()
+    found.fit(np.arange(N), FAST, 0, quiet)
+    backwards = found.predict(np.arange(N)[::-1].copy())
+    np.testing.assert_allclose(backwards[::-1], found.predict(np.arange(N)), rtol=1e-6)
+
+
+def test_predictions_are_probabilities_in_double_precision():
+    scores = runner().predict(np.arange(5))
+    assert scores.dtype == np.float64 and np.allclose(scores.sum(axis=1), 1.0, atol=1e-6)
+
+
+def test_prediction_turns_what_is_random_in_training_off():
+    found = runner(ToyGain(ToyGain.Config(noise=0.5)))
+    found.grafted.train()
+    assert np.array_equal(found.predict(np.arange(N)), found.predict(np.arange(N)))
+
+
+def test_batches_cover_everything_once():
+    parts = list(batches(np.arange(10), 4))
+    assert [len(part) for part in parts] == [4, 4, 2] and np.concatenate(parts).tolist() == list(range(10))

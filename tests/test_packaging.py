@@ -1,0 +1,212 @@
+"""The wheel: one top-level name, everything inside, at peace with AdapterHub's ``adapters``, and typed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+SOURCES = {"medgraft": "src/medgraft", "medgraft/adapters": "adapters", "medgraft/encoders": "encoders"} | {
+    "medgraft/benchmarks": "benchmarks"
+}
+RIVAL = "adapters==1.3.0"
+CONSUMER = '''
+"""What an author of a plugin writes; every name must resolve and have a type."""
+
+from collections.abc import Mapping
+
+import torch
+from medgraft import Adapter, AdapterConfig, Attachment, Encoder, Features, Grafted, Site, Support, build_encoder, graft
+from medgraft.adapters.lora import Lora
+from medgraft.benchmarks.results import CellResult
+from medgraft.encoders.embedded import EmbeddedSource
+from medgraft.task import Task, TaskData
+
+
+class Mine(Adapter):
+    class Config(AdapterConfig):
+        rank: int = 4
+
+    config: Config
+
+    def supports(self, encoder: Encoder) -> Support:
+        return Support(encoder.spec.dim > self.config.rank, "too narrow")
+
+    def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
+        return Attachment(encoder)
+
+
+grafted: Grafted = graft(build_encoder("embedded:chest"), "lora", rank=2)
+features: Features = grafted(torch.zeros(1, 1, 128, 128))
+counts: dict[str, int] = grafted.trainable_count()
+reveal_type(graft)
+reveal_type(features.pooled)
+wrong: str = grafted.trainable_count()  # the one error that must be found
+'''
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that no build folder is left in the checkout and none is picked up from there."""
+    tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
+    for name in ("src", "adapters", "encoders", "benchmarks"):
+        shutil.copytree(CHECKOUT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "registry.yaml", "README.md", "LICENSE"):
+        shutil.copy(CHECKOUT / name, tree / name)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--installer", "pip", "--outdir", str(out), str(tree)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    (found,) = out.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def names(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+@pytest.fixture(scope="module")
+def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new environment with the wheel beside its rival; third-party packages are borrowed from this one."""
+    home = tmp_path_factory.mktemp("clean") / "venv"
+    venv.create(home, with_pip=False, symlinks=True)
+    python = home / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python), "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", str(wheel), RIVAL], check=True, capture_output=True, text=True)
+    # A plain path line: the editable finder of this environment does not follow.
+    (site_packages(home) / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return home
+
+
+def site_packages(home: Path) -> Path:
+    return next((home / "lib").glob("python*")) / "site-packages"
+
+
+def run(home: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(home / "bin" / arguments[0]), *arguments[1:]], capture_output=True, text=True, cwd=cwd)
+
+
+# --- what is inside ---------------------------------------------------------------------------------------------------
+
+
+def test_medgraft_is_the_only_top_level_name(names):
+    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"medgraft"}
+
+
+def test_every_module_of_the_four_folders_is_inside(names):
+    for target, source in SOURCES.items():
+        folder = CHECKOUT / source
+        missing = [
+            path.relative_to(folder).as_posix()
+            for path in folder.rglob("*.py")
+            if f"{target}/{path.relative_to(folder).as_posix()}" not in names
+        ]
+        assert missing == [], source
+
+
+def test_the_catalogue_the_weights_and_the_type_marker_are_inside(names):
+    weights = {f"medgraft/encoders/weights/{path.name}" for path in (CHECKOUT / "encoders" / "weights").iterdir()}
+    assert {"medgraft/registry.yaml", "medgraft/py.typed"} | weights <= names
+    assert sum(name.endswith(".safetensors") for name in weights) >= 2
+
+
+def test_the_catalogue_is_the_checkouts(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read("medgraft/registry.yaml") == (CHECKOUT / "registry.yaml").read_bytes()
+
+
+def test_neither_tests_nor_caches_are_inside(names):
+    assert [name for name in names if "test" in name.partition("/")[2] or "__pycache__" in name] == []
+
+
+# --- installed beside its rival ---------------------------------------------------------------------------------------
+
+
+def test_no_file_belongs_to_both_distributions(clean):
+    records = []
+    for info in ("medgraft-*.dist-info", "adapters-*.dist-info"):
+        (record,) = site_packages(clean).glob(f"{info}/RECORD")
+        records.append({line.partition(",")[0] for line in record.read_text().splitlines()})
+    assert min(map(len, records)) > 10 and records[0].isdisjoint(records[1])
+
+
+def test_each_import_finds_its_own_package(clean, tmp_path):
+    code = (
+        "import json, importlib.util as u, medgraft.adapters.lora, medgraft.registry as r\n"
+        "print(json.dumps([u.find_spec('adapters').origin, medgraft.__file__, medgraft.adapters.lora.__file__, "
+        "str(r.catalogue_path())]))"
+    )
+    done = run(clean, "python", "-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    home = site_packages(clean)
+    rival, core, lora, catalogue = (Path(text).relative_to(home).as_posix() for text in json.loads(done.stdout))
+    assert (rival, core) == ("adapters/__init__.py", "medgraft/__init__.py")
+    assert (lora, catalogue) == ("medgraft/adapters/lora.py", "medgraft/registry.yaml")
+
+
+def test_the_command_lists_the_built_in_plugins(clean, tmp_path):
+    done = run(clean, "medgraft", "ls", "adapters", cwd=tmp_path)
+    assert done.returncode == 0 and "brain_adapter" in done.stdout and "Brain-Adapter" in done.stdout, done.stderr
+
+
+def test_the_shipped_encoders_load_from_the_wheel(clean, tmp_path):
+    code = "from medgraft import graft; print(sum(graft('embedded:chest', 'lora', rank=2).trainable_count().values()))"
+    done = run(clean, "python", "-c", code, cwd=tmp_path)
+    assert done.returncode == 0 and int(done.stdout) > 0, done.stderr
+
+
+def test_the_harness_plans_from_the_wheel(clean, tmp_path):
+    names = ["--adapters", "lora", "--tasks", "chexpert", "--dry-run"]
+    done = run(clean, "python", "-m", "medgraft.benchmarks.run", *names, cwd=tmp_path)
+    assert done.returncode == 0 and "cells" in done.stdout, done.stderr
+
+
+# --- types ------------------------------------------------------------------------------------------------------------
+
+
+def check_types(home: Path, folder: Path, what: Path) -> list[dict]:
+    """Pyright's diagnostics of severity ``error`` or ``information``, in the project's own mode."""
+    (folder / "pyrightconfig.json").write_text(
+        json.dumps({"include": [str(what)], "typeCheckingMode": "basic", "pythonVersion": "3.11"})
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", str(home / "bin" / "python"), "-p", str(folder)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+    )
+    return json.loads(done.stdout)["generalDiagnostics"]
+
+
+def test_a_plugin_is_type_checked_against_the_wheel(clean, tmp_path):
+    (tmp_path / "consumer.py").write_text(CONSUMER)
+    found = check_types(clean, tmp_path, tmp_path / "consumer.py")
+    errors = [each for each in found if each["severity"] == "error"]
+    assert [each["range"]["start"]["line"] for each in errors] == [len(CONSUMER.splitlines()) - 1], errors
+    revealed = [each["message"] for each in found if each["severity"] == "information"]
+    assert len(revealed) == 2 and "-> Grafted" in revealed[0] and revealed[1].endswith('"Tensor"')
+
+
+def test_the_installed_package_has_no_type_error(clean, tmp_path):
+    package = Path(shutil.copytree(site_packages(clean) / "medgraft", tmp_path / "medgraft"))
+    found = check_types(clean, tmp_path, package)
+    errors = [
+        f"{Path(each['file']).relative_to(package)}:{each['range']['start']['line'] + 1}: {each['message']}"
+        for each in found
+        if each["severity"] == "error"
+    ]
+    assert errors == []
