@@ -138,8 +138,11 @@ class AceHgnnAdapter(Adapter):
         for name, tower in self._towers(encoder).items():
             site = next(site for site in features if site.tower in ("", name))
             attachment.record({"features": [site]})
-            probe = torch.zeros(1, tower.spec.dim, device=tower.device)
-            layer = AceHgnn(tower.project(probe).shape[-1], self.config.hidden_dim, self.config.top_k)
+            kind = next((p.dtype for p in tower.parameters()), torch.float32)
+            width = tower.project(torch.zeros(1, tower.spec.dim, device=tower.device, dtype=kind)).shape[-1]
+            layer = AceHgnn(width, self.config.hidden_dim, self.config.top_k)
+            # The graph runs in float32 at least, whatever the encoder's weights are kept in.
+            layer.to(torch.promote_types(kind, torch.float32))
             self.layer[name] = layer
             attachment.map_features(tower, _refine(tower, layer, text=name == "text"), scores=True)
         return attachment
@@ -154,8 +157,10 @@ def _refine(tower: Encoder, layer: AceHgnn, text: bool):
         if features.n_prefix > 1:
             tokens = torch.cat([tokens[:, :1], tokens[:, features.n_prefix :]], dim=1)
         with torch.autocast(tokens.device.type, enabled=False):
-            projected = F.normalize(tower.project(tokens.float() if tokens.dtype.itemsize < 4 else tokens), dim=-1)
-            refined = F.normalize(layer(projected, scores.to(projected.dtype).mean(dim=1)), dim=-1)
+            kind = next((p.dtype for p in tower.parameters()), tokens.dtype)
+            projected = tower.project(tokens.to(kind)).to(layer.edge.down.weight.dtype)
+            refined = layer(F.normalize(projected, dim=-1), scores.to(projected.dtype).mean(dim=1))
+            refined = F.normalize(refined, dim=-1)
         return features.replace(pooled=refined, embedding=refined)
 
     return refine

@@ -131,6 +131,11 @@ class Lora(Adapter):
         self.delta = nn.ModuleDict()
         self._merged: list[tuple[Tensor, Tensor]] = []
         self._places: list[tuple[nn.Module, Site]] = []
+        self.register_load_state_dict_pre_hook(self._refuse_if_merged)
+
+    def _refuse_if_merged(self, *_: Any) -> None:
+        if self._merged:
+            raise ConfigError("this LoRA is merged, so the encoder would keep the old update; unmerge before loading")
 
     def supports(self, encoder: Encoder) -> Support:
         """Fits wherever every target pattern finds a linear map or an ungrouped convolution."""

@@ -1,7 +1,7 @@
 """A small CNN trained from scratch: the reference that every frozen encoder must justify itself against.
 
-A stem and three residual stages after He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv 1512.03385),
-in 2D or 3D, with group norm (Wu and He, ECCV 2018) because volumes come in small batches.
+A stem and three residual stages after He et al., "Deep Residual Learning for Image Recognition", CVPR 2016
+(arXiv 1512.03385), in 2D or 3D, with group norm (Wu and He, ECCV 2018) because volumes come in small batches.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class ScratchCnn(Adapter):
             width: Channels of the stem, a multiple of 8.
         """
 
-        width: int = Field(32, ge=8, multiple_of=8)
+        width: int = Field(16, ge=8, multiple_of=8)
 
     config: Config
 

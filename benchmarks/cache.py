@@ -235,7 +235,7 @@ def tower_inputs(prepared: PreparedInputs, tower: Encoder, stage: int, weights: 
         return TowerInputs(0, {"x": prepared.array})
     facts = {**prepared.facts, "kind": "prefix", "weights": weights, "stage": stage, "stages": tower.n_stages}
     facts["threads"] = torch.get_num_threads()  # sums depend on their order, and numbers must not depend on the cache
-    facts |= {"threads": torch.get_num_threads(), "torch": torch.__version__}  # sums depend on both, in the last bits
+    facts["torch"] = torch.__version__
     whole = stage >= tower.n_stages
 
     def build(folder: Path) -> None:

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -201,7 +201,7 @@ class ResultStore:
         if path.is_file() and _read(path) is None:
             os.replace(path, path.with_suffix(".json.old"))  # of another schema, or damaged: kept, not overwritten
         if predictions is not None:
-            write_atomically(path.with_suffix(".npz"), lambda handle: np.savez_compressed(handle, allow_pickle=False, **predictions))
+            write_arrays(path.with_suffix(".npz"), predictions)
         text = result.model_dump_json(indent=1) + "\n"
         write_atomically(path, lambda handle: handle.write(text.encode()))
         return path
@@ -220,6 +220,11 @@ def write_atomically(path: Path, write: Any) -> None:
     except BaseException:
         Path(handle.name).unlink(missing_ok=True)
         raise
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Writes named arrays compressed, atomically; NumPy before 2.1 would store ``allow_pickle`` as one of them."""
+    write_atomically(path, lambda handle: np.savez_compressed(handle, **arrays))
 
 
 def _read(path: Path) -> CellResult | None:

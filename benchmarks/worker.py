@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from medgraft.benchmarks.results import CellResult, CellSpec, Efficiency, Status, write_atomically
+from medgraft.benchmarks.results import CellResult, CellSpec, Efficiency, Status, write_arrays, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ def execute(job: Job, folder: Path, progress: Progress) -> Status:
         message = f"{type(error).__name__}: {text} (in {Path(where.filename).name}:{where.lineno})"
         result, predictions = failure(job, "oom" if oom else "error", message), {}
     if predictions:
-        write_atomically(folder / "predictions.npz", lambda handle: np.savez_compressed(handle, allow_pickle=False, **predictions))
+        write_arrays(folder / "predictions.npz", predictions)
     text = result.model_dump_json()
     write_atomically(folder / "result.json", lambda handle: handle.write(text.encode()))
     return result.status

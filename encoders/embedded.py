@@ -291,7 +291,7 @@ class EmbeddedSource:
                 return assemble(name, card["vocabulary"], "random", card["logit_scale"])
         shipped = weights == "default"
         path = _weights_folder() / f"{model}.safetensors" if shipped else Path(weights)
-        tensors = read_weights(path, sha256 or (card["sha256"] if shipped else None))
+        tensors = read_weights(path, sha256 or (card.get("sha256") if shipped else None))
         state = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
         encoder = assemble(name, card["vocabulary"], f"pretrained:{file_digest(path)}", card["logit_scale"])
         load_strict(encoder, state, str(path))

@@ -20,7 +20,19 @@ from medgraft.console import guarded
 from medgraft.errors import DataError
 from medgraft.registry import catalogue
 
-HEAVY = ("torch", "numpy", "pandas", "sklearn", "scipy", "transformers", "timm", "peft", "monai", "matplotlib", "nibabel")
+HEAVY = (
+    "torch",
+    "numpy",
+    "pandas",
+    "sklearn",
+    "scipy",
+    "transformers",
+    "timm",
+    "peft",
+    "monai",
+    "matplotlib",
+    "nibabel",
+)
 
 
 @pytest.fixture
@@ -59,7 +71,8 @@ def test_quick_answers_import_nothing_heavy(arguments):
 def test_listing_imports_no_plugin():
     code = (
         "import sys; from typer.testing import CliRunner; from medgraft.cli import app\n"
-        "for kind in ('adapters', 'encoders', 'tasks'):\n    assert CliRunner().invoke(app, ['ls', kind]).exit_code == 0\n"
+        "for kind in ('adapters', 'encoders', 'tasks'):\n"
+        "    assert CliRunner().invoke(app, ['ls', kind]).exit_code == 0\n"
         "print([name for name in sys.modules if name.startswith(('medgraft.adapters', 'medgraft.encoders', "
         "'medgraft.benchmarks.tasks'))])"
     )
@@ -89,7 +102,9 @@ def test_ls_shows_every_plugin_with_its_title(run, what, kind):
     done = run("ls", what)
     assert done.exit_code == 0
     assert all(name in done.output for name in plugins.discover(kind))
-    assert {"adapters": "Brain-Adapter", "encoders": "Any ViT or CNN of timm", "tasks": "zero-shot"}[what] in done.output
+    assert {"adapters": "Brain-Adapter", "encoders": "Any ViT or CNN of timm", "tasks": "zero-shot"}[
+        what
+    ] in done.output
 
 
 def test_ls_encoders_shows_the_short_names(run):

@@ -116,7 +116,7 @@ class Trainer:
         sentences_per_step: Sentences drawn for a step, present in its radiographs or not.
     """
 
-    def __init__(self, corpus: Corpus, steps: int, batch_size: int, seed: int, sentences_per_step: int = 160) -> None:
+    def __init__(self, corpus: Corpus, steps: int, batch_size: int, seed: int, sentences_per_step: int = 96) -> None:
         torch.manual_seed(seed)
         self.sentences_per_step = sentences_per_step
         self.corpus, self.steps, self.batch_size = corpus, steps, batch_size
@@ -218,10 +218,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for chest.safetensors and chest.json")
     parser.add_argument("--images", type=int, default=30_000)
-    parser.add_argument("--steps", type=int, default=2_000)
+    parser.add_argument("--steps", type=int, default=1_500)
     parser.add_argument("--batch-size", type=int, default=96)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2, help="processes that draw the radiographs")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from medgraft.adapters.ace_hgnn import AceHgnn, AceHgnnAdapter, BottleneckMap
 from medgraft.adapters.kernels.hypergraph import incidence
+from medgraft.encoders.embedded import assemble
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.grafting import Grafted, graft
 
@@ -265,3 +266,11 @@ def test_the_options_of_the_adapter_reach_the_layer():
     layer = grafted.adapters["hgnn"].layer["image"]
     grafted.ungraft()
     assert (layer.edge.down.out_features, layer.top_k) == (3, 2)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_the_graph_follows_an_encoder_of_another_precision(kind):
+    encoder = assemble("chest", ["[pad]", "[cls]", "[unk]"]).towers()["image"].to(kind).freeze()
+    grafted = graft(encoder, AceHgnnAdapter(AceHgnnAdapter.Config(hidden_dim=8)))
+    refined = grafted(torch.randn(2, 1, 128, 128, dtype=kind)).pooled
+    assert refined.dtype == torch.promote_types(kind, torch.float32) and torch.isfinite(refined).all()

@@ -280,6 +280,14 @@ def test_merging_twice_is_an_error_and_changes_nothing():
     assert all(torch.equal(value, once[key]) for key, value in encoder.state_dict().items())
 
 
+def test_loading_into_a_merged_lora_is_an_error():
+    _, grafted = trained_lora("timm")
+    state = grafted.adapters.state_dict()
+    grafted.merge()
+    with pytest.raises(ConfigError, match="unmerge before loading"):
+        grafted.adapters.load_state_dict(state)
+
+
 def test_a_convolution_is_merged_too():
     grafted, adapter = lora_on(nn.Conv3d(2, 4, 3, padding=1).double(), rank=2)
     fill(adapter)

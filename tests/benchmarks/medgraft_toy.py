@@ -137,19 +137,19 @@ class ToySource:
 
 
 class ToyGain(Adapter):
-    """A gain per feature and some noise in training, so that the seed shows; may dawdle while it attaches."""
+    """A gain per feature and some noise in training, so that the seed shows; gets stuck if the test says so."""
 
     class Config(AdapterConfig):
         """Options."""
 
-        seconds: float = 0.0
         noise: float = 0.05
 
     config: Config
 
     def attach(self, encoder: Encoder, sites: Any) -> Attachment:
         report_process()
-        time.sleep(self.config.seconds)
+        if os.environ.get("TOY_STUCK") == str(torch.initial_seed()):
+            time.sleep(600)
         self.gain = nn.Parameter(torch.ones(encoder.spec.dim))
         attachment = Attachment(encoder)
         attachment.record({"features": [sites["features"]]})
@@ -195,7 +195,9 @@ class ToyTrouble(Adapter):
         self.factor = nn.Parameter(torch.full((), float("nan")))
         attachment = Attachment(encoder)
         attachment.record({"features": [sites["features"]]})
-        attachment.map_features(encoder, lambda f: f.replace(pooled=f.pooled * self.factor if self.training else f.pooled))
+        attachment.map_features(
+            encoder, lambda f: f.replace(pooled=f.pooled * self.factor if self.training else f.pooled)
+        )
         return attachment
 
 

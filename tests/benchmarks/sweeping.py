@@ -32,7 +32,8 @@ class Toy:
 
     def start(self, *arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
         """The command in a process of its own (and a session, so that a test can signal all of it)."""
-        environment = os.environ | {"PYTHONPATH": str(self.site), "COLUMNS": "200"} | self.environment
+        path = os.pathsep.join([str(self.site), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = os.environ | {"PYTHONPATH": path, "COLUMNS": "200"} | self.environment
         return subprocess.Popen(
             [sys.executable, "-m", "medgraft.benchmarks.run", *arguments],
             stdout=subprocess.PIPE,

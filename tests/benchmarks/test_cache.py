@@ -63,6 +63,7 @@ class Count:
 
 # --- entries ----------------------------------------------------------------------------------------------------------
 
+
 def _build_slowly(log: Path, together: Any) -> None:
     def build(folder: Path) -> None:
         with log.open("a") as handle:

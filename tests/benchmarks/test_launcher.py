@@ -1,4 +1,4 @@
-"""One process per cell: whatever a cell does, it is a row, the sweep goes on, and nothing that identifies a person leaks."""
+"""One process per cell: whatever a cell does, it is a row, the sweep goes on, and no identifier leaks."""
 
 from __future__ import annotations
 

@@ -58,7 +58,9 @@ def swept(tmp_path_factory: pytest.TempPathFactory, adni_cohort: Path, chest_coh
 
 def test_every_pair_that_fits_succeeds_and_the_others_say_why(swept):
     assert swept.done.returncode == 0, swept.done.stdout + swept.done.stderr
-    found = {(cell.spec.task, cell.spec.encoder, cell.spec.adapter): cell.status for _, cell in read_results([swept.folder])}
+    found = {
+        (cell.spec.task, cell.spec.encoder, cell.spec.adapter): cell.status for _, cell in read_results([swept.folder])
+    }
     assert found == {
         ("adni_image_text", "phantom_brain@random", "linear_probe"): "success",
         ("chexpert", "phantom_chest@random", "linear_probe"): "success",

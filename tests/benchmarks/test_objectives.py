@@ -141,6 +141,14 @@ def test_multilabel_scores_are_independent_probabilities(outputs):
 
 
 @torch.no_grad()
+def test_embeddings_are_computed_in_full_precision_under_autocast_too(chest):
+    tower, found = chest.towers()["text"], features(torch.randn(2, 128, generator=torch.Generator().manual_seed(4)))
+    with torch.autocast("cpu", torch.bfloat16):
+        under = embedding(tower, found)
+    assert under.dtype == torch.float32 and torch.equal(under, embedding(tower, found))
+
+
+@torch.no_grad()
 def test_zero_shot_scores_equal_a_computation_by_hand(chest):
     grafted = Grafted(chest, build_adapters("zero_shot"))
     objective = make_objective("contrastive", data("contrastive"), ("image", "text"))

@@ -206,7 +206,7 @@ def test_an_encoder_that_cannot_be_built_stops_the_sweep_only_if_it_was_asked_fo
 
 def test_nothing_to_run_is_an_error_that_says_why(toy):
     wanted = sweep(adapters=["scratch_cnn"], tasks=["toy"], encoders=["toy:tiny"], data={"toy": toy.cohort})
-    with pytest.raises(ConfigError, match="nothing to run: toy / toy:tiny / scratch_cnn: .*does not fit"):
+    with pytest.raises(ConfigError, match=r"nothing to run: toy / toy:tiny / scratch_cnn: .*does not fit"):
         make_plan(wanted, Console(quiet=True))
 
 

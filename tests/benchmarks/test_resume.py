@@ -67,14 +67,13 @@ class Story:
 def story(tmp_path_factory: pytest.TempPathFactory, toy_site: Path, toy_cohort: Path) -> Iterator[Story]:
     home = tmp_path_factory.mktemp("resume")
     (home / "processes").mkdir()
-    # Every cell dawdles, so that the kill falls into one.
-    (home / "sweep.yaml").write_text("adapters: [toy_gain]\noptions: {toy_gain: {seconds: 1.5}}\n")
-    toy = Toy(toy_site, toy_cohort, {"TOY_PROCESSES": str(home / "processes")})
-    arguments = ["--config", str(home / "sweep.yaml"), *toy.options("--seeds", "0,1,2")]
+    # The cell of seed 1 gets stuck, so that the kill falls into it.
+    toy = Toy(toy_site, toy_cohort, {"TOY_PROCESSES": str(home / "processes"), "TOY_STUCK": "1"})
+    arguments = ["--adapters", "toy_gain", *toy.options("--seeds", "0,1,2")]
     killed, peaceful = home / "killed", home / "peaceful"
     process = toy.start(*arguments, "--jobs", "1", "--results", str(killed))
     wait_for(lambda: len(stored(killed)) == 1, "the first result")
-    wait_for(lambda: len(running(home / "processes")) == 1, "the second worker")
+    wait_for(lambda: len(list((home / "processes").iterdir())) == 2, "the second worker")
     process.kill()
     process.wait()
     for pipe in (process.stdout, process.stderr):

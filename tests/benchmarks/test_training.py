@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,8 @@ def quiet(share: float) -> None:
 def test_the_rate_climbs_to_its_peak_and_ends_at_zero():
     rates = [learning_rate(step, 100, 0.1) for step in range(100)]
     assert rates[9] == 1.0 and rates[-1] == pytest.approx(0.0, abs=1e-12)
-    assert all(a < b for a, b in zip(rates[:9], rates[1:10], strict=True))
-    assert all(a > b for a, b in zip(rates[9:-1], rates[10:], strict=True))
+    assert all(a < b for a, b in pairwise(rates[:10]))
+    assert all(a > b for a, b in pairwise(rates[9:]))
 
 
 @given(steps=st.integers(1, 300), warmup=st.floats(0, 1))
@@ -95,6 +96,35 @@ def test_progress_ends_at_one():
     shares: list[float] = []
     runner().fit(np.arange(N), FAST.model_copy(update={"epochs": 1}), 0, shares.append)
     assert shares == pytest.approx([1 / 3, 2 / 3, 1.0])
+
+
+def steps_of(found: Runner, monkeypatch: pytest.MonkeyPatch, epochs: int) -> tuple[list[list[int]], list[float]]:
+    """Samples and learning rate of every step."""
+    samples: list[list[int]] = []
+    rates: list[float] = []
+    loss, optimizer = found.loss, found.optimizer(FAST)
+
+    def watched(index: np.ndarray) -> Tensor:
+        samples.append(index.tolist())
+        rates.append(optimizer.param_groups[0]["lr"])
+        return loss(index)
+
+    monkeypatch.setattr(found, "loss", watched)
+    monkeypatch.setattr(found, "optimizer", lambda train: optimizer)
+    found.fit(np.arange(N), FAST.model_copy(update={"epochs": epochs}), 0, quiet)
+    return samples, rates
+
+
+def test_every_epoch_sees_every_sample_once_in_an_order_of_its_own(monkeypatch):
+    samples, _ = steps_of(runner(), monkeypatch, 2)
+    first, second = ([i for part in parts for i in part] for parts in (samples[:3], samples[3:]))
+    assert sorted(first) == sorted(second) == list(range(N))
+    assert first != second and list(range(N)) not in (first, second)
+
+
+def test_every_step_takes_the_rate_of_the_schedule(monkeypatch):
+    _, rates = steps_of(runner(), monkeypatch, 4)
+    assert rates == [FAST.lr * learning_rate(step, 12, FAST.warmup) for step in range(12)]
 
 
 def test_zero_epochs_train_nothing():
@@ -186,6 +216,17 @@ def test_the_order_of_samples_does_not_depend_on_what_was_drawn_before():
     assert losses() == first
 
 
+def test_bf16_learns_the_same_toy_with_numbers_of_its_own():
+    found, plain = runner(ToyGain()), runner(ToyGain())
+    found.bf16 = True
+    for each in (found, plain):
+        torch.manual_seed(1)
+        each.fit(np.arange(N), FAST, 0, quiet)
+    scores, expected = found.predict(np.arange(N)), plain.predict(np.arange(N))
+    # Features of 8 bits, a relative error of 2^-8 each, through a few steps of training.
+    assert not np.array_equal(scores, expected) and np.abs(scores - expected).max() < 0.1
+
+
 # --- prediction -------------------------------------------------------------------------------------------------------
 
 
@@ -203,7 +244,9 @@ def test_predictions_are_probabilities_in_double_precision():
 
 def test_prediction_turns_what_is_random_in_training_off():
     found = runner(ToyGain(ToyGain.Config(noise=0.5)))
+    found.fit(np.arange(N), FAST, 0, quiet)
     found.grafted.train()
+    assert not torch.equal(found.loss(np.arange(N)), found.loss(np.arange(N)))
     assert np.array_equal(found.predict(np.arange(N)), found.predict(np.arange(N)))
 
 

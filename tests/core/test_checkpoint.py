@@ -146,6 +146,22 @@ def test_nothing_is_loaded_where_something_does_not_fit():
     assert torch.equal(layer.weight, before)
 
 
+def test_a_digest_tells_apart_the_same_bytes_under_another_name_shape_or_type():
+    tables = [
+        {"a": torch.zeros(2, 3)},
+        {"b": torch.zeros(2, 3)},
+        {"a": torch.zeros(3, 2)},
+        {"a": torch.zeros(2, 3, dtype=torch.int32)},
+    ]
+    holders = []
+    for table in tables:
+        holder = nn.Module()
+        for name, tensor in table.items():
+            holder.register_buffer(name, tensor)
+        holders.append(state_digest(holder))
+    assert len(set(holders)) == 4
+
+
 def test_a_digest_sees_values_names_shapes_and_types():
     layers = [
         nn.Linear(2, 2),

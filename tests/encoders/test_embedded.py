@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,9 @@ from safetensors.torch import save_file
 
 from medgraft.checkpoint import file_digest
 from medgraft.encoders import embedded
+from medgraft.encoders.embedded import read_card
 from medgraft.errors import CheckpointError, UnknownNameError
+from medgraft.registry import catalogue
 
 WORDS = (*embedded.SPECIALS, "no", "effusion", ".", "12")
 
@@ -109,3 +113,17 @@ def test_images_and_volumes_of_any_size_are_prepared(radiograph, volume):
     scan = dual("brain").towers()["volume"].prepare(volume)
     assert scan.shape == (1, 64, 80, 64) and scan.isfinite().all()
     assert not dual("brain").towers()["volume"].prepare(volume * 0).any()
+
+
+@pytest.mark.parametrize("name", ["chest", "brain"])
+def test_the_shipped_weights_are_those_of_the_card_and_of_the_catalogue(name):
+    path = Path(str(resources.files("medgraft.encoders"))) / "weights" / f"{name}.safetensors"
+    pinned = catalogue().encoders.aliases[f"phantom_{name}"].sha256
+    assert file_digest(path) == read_card(name)["sha256"] == pinned
+
+
+@pytest.mark.parametrize("name", ["chest", "brain"])
+def test_the_card_records_how_the_weights_were_made(name):
+    card = read_card(name)
+    assert {"generator", "setting", "run", "log", "held_out"} <= card.keys()
+    assert card["run"]["seed"] >= 0 and card["log"]

@@ -190,7 +190,7 @@ def test_options_that_leave_no_training_subject_are_refused():
 
 
 def test_an_unknown_policy_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match="text_policy.*'demographic', 'genetic', 'cognitive' or 'full'"):
+    with pytest.raises(ConfigError, match=r"text_policy.*'demographic', 'genetic', 'cognitive' or 'full'"):
         build_task("adni_text", {"text_policy": "everything"})
 
 

@@ -1,0 +1,162 @@
+"""The steps of one cell: which samples train, choose thresholds and are scored, and what the result says of its parts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from medgraft_toy import SECRET
+from sweeping import Toy
+
+from medgraft.benchmarks.cell import Cell
+from medgraft.benchmarks.metrics import best_thresholds
+from medgraft.benchmarks.results import CellSpec
+
+
+def spec(**changes: Any) -> CellSpec:
+    return CellSpec.model_validate(
+        {
+            "task": "toy",
+            "cohort": {"name": "toy", "revision": "r", "phantom": True},
+            "encoder": "toy:tiny",
+            "adapter": "toy_gain",
+            "seed": 0,
+            "train": {"epochs": 2},
+            **changes,
+        }
+    )
+
+
+class Watched(Cell):
+    """Notes which samples are used for what."""
+
+    def __init__(self, spec: CellSpec, root: Path) -> None:
+        super().__init__(spec, root)
+        self.fitted: list[np.ndarray] = []
+        self.predicted: list[np.ndarray] = []
+
+    def build(self) -> None:
+        super().build()
+        fit, predict = self.runner.fit, self.runner.predict
+
+        def watched_fit(index: np.ndarray, *rest: Any) -> Any:
+            self.fitted.append(index)
+            return fit(index, *rest)
+
+        def watched_predict(index: np.ndarray) -> np.ndarray:
+            self.predicted.append(index)
+            return predict(index)
+
+        self.runner.fit, self.runner.predict = watched_fit, watched_predict  # pyright: ignore
+
+
+def ran(cell: Watched) -> Watched:
+    cell.load()
+    cell.build()
+    cell.log = cell.train(lambda share: None)  # pyright: ignore
+    cell.metrics, cell.arrays = cell.evaluate()  # pyright: ignore
+    return cell
+
+
+@pytest.fixture
+def toy_cell(toy: Toy) -> Any:
+    return ran(Watched(spec(), toy.cohort))
+
+
+@pytest.fixture
+def labels_cell(chest_cohort: Path) -> Any:
+    return ran(Watched(spec(task="chexpert", encoder="pixels:2d", adapter="linear_probe"), chest_cohort))
+
+
+# --- who is used for what ---------------------------------------------------------------------------------------------
+
+
+def test_only_the_training_split_trains(toy_cell):
+    assert [index.tolist() for index in toy_cell.fitted] == [toy_cell.data.splits["train"].tolist()]
+
+
+def test_only_the_test_split_is_scored(toy_cell):
+    assert [index.tolist() for index in toy_cell.predicted] == [toy_cell.data.splits["test"].tolist()]
+    assert np.array_equal(toy_cell.arrays["targets"], toy_cell.data.targets[toy_cell.data.splits["test"]])
+
+
+def test_thresholds_come_from_validation_and_never_from_the_test_split(labels_cell):
+    data, val = labels_cell.data, labels_cell.data.splits["val"]
+    expected = best_thresholds(labels_cell.runner.predict(val), data.targets[val], data.mask[val])
+    assert np.array_equal(labels_cell.arrays["thresholds"], expected)
+    assert sorted(index.tolist() for index in labels_cell.predicted[:2]) == sorted(
+        [data.splits["test"].tolist(), val.tolist()]
+    )
+
+
+def test_the_heads_scale_is_fitted_on_training_samples(labels_cell):
+    train = labels_cell.splits["train"]
+    pooled = labels_cell.runner.outputs(train)["image"].pooled
+    torch.testing.assert_close(labels_cell.grafted.head.mean, pooled.mean(dim=0), atol=1e-4, rtol=1e-4)
+
+
+def test_what_cannot_be_read_is_in_no_split(toy, tmp_path):
+    cohort = Path(shutil.copytree(toy.cohort, tmp_path / "toy"))
+    broken = [f"{SECRET}-{subject:03d}-0.npy" for subject in range(0, 30, 3)]
+    for name in broken:
+        (cohort / name).write_bytes(b"damaged")
+    cell = Watched(spec(), cohort)
+    cell.load()
+    used = np.concatenate(list(cell.splits.values()))
+    assert cell.unreadable == len(broken) and len(used) == 60 - len(broken)
+    assert not {2 * subject for subject in range(0, 30, 3)} & set(used.tolist())
+
+
+def test_groups_number_the_subjects_of_the_test_split(toy_cell):
+    subjects = toy_cell.data.subjects[toy_cell.data.splits["test"]]
+    pairs = set(zip(subjects.tolist(), toy_cell.arrays["groups"].tolist(), strict=True))
+    assert len(pairs) == len(set(subjects)) == len({group for _, group in pairs})
+
+
+# --- what the result says ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("cohorts", "saw"), [((), False), (("ADNI",), False), (("Toy",), True)])
+def test_an_encoder_that_saw_the_cohort_is_told(toy_cell, cohorts, saw):
+    encoder = toy_cell.encoder
+    encoder.spec = encoder.spec.model_copy(update={"cohorts": cohorts})
+    assert toy_cell.describe_encoder()["saw_this_cohort"] is saw
+
+
+def test_counts_are_those_of_the_splits_that_were_used(toy):
+    cell = Watched(spec(limit=4), toy.cohort)
+    ran(cell)
+    assert {name: part["samples"] for name, part in cell.describe_data()["splits"].items()} == {
+        "train": 4,
+        "val": 4,
+        "test": 4,
+    }
+
+
+def test_adapters_say_what_they_hit(toy_cell):
+    assert toy_cell.describe_adapters() == {"toy_gain": {"options": {"noise": 0.05}, "coverage": {"features": 1}}}
+
+
+def test_initial_weights_depend_on_the_seed_and_on_nothing_else(chest_cohort):
+    def weights(seed: int) -> torch.Tensor:
+        torch.rand(seed + 3)
+        cell = Cell(spec(task="chexpert", encoder="pixels:2d", adapter="scratch_cnn", seed=seed), chest_cohort)
+        cell.load()
+        cell.build()
+        return torch.cat([p.flatten() for p in cell.grafted.trainable_parameters()])
+
+    assert torch.equal(weights(0), weights(0)) and not torch.equal(weights(0), weights(1))
+
+
+@pytest.mark.slow
+def test_a_compiled_cell_gives_the_scores_of_an_eager_one(toy):
+    eager = ran(Watched(spec(), toy.cohort)).arrays["scores"]  # pyright: ignore
+    compiled = Watched(spec(backend="compile"), toy.cohort)
+    ran(compiled)
+    # Kernels sum in another order: a relative error of 1e-7 each, through a few steps of training.
+    np.testing.assert_allclose(compiled.arrays["scores"], eager, atol=1e-4)  # pyright: ignore
+    assert compiled.measure(compiled.log).inference_samples_per_s  # pyright: ignore

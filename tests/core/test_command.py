@@ -1,0 +1,40 @@
+"""Describing by every name that a thing goes by; the rest of the command line is tested beside the harness."""
+
+from __future__ import annotations
+
+import pytest
+from distributions import install
+from typer.testing import CliRunner
+
+from medgraft import console
+from medgraft.cli import app
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Runs the command in this process, with a wide terminal and pytest's own logging left alone."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(console.logging, "basicConfig", lambda **options: None)
+    return lambda *arguments: CliRunner().invoke(app, list(arguments))
+
+
+@pytest.mark.parametrize("name", ["embedded", "embedded:chest@random", "phantom_chest", "phantom_brain@random"])
+def test_an_encoder_is_described_by_its_source_its_name_and_its_alias(run, name):
+    done = run("describe", name)
+    assert done.exit_code == 0 and "embedded:chest" in done.stdout
+
+
+def test_a_variant_is_described_by_its_family(run):
+    assert "method: <class 'str'> = 'lora'" in run("describe", "peft:vera").stdout
+
+
+def test_an_encoder_is_described_where_an_adapter_attaches_to_it(run):
+    done = run("describe", "lora", "--encoder", "embedded:brain@random")
+    assert "lora: q hits 6 sites: volume.blocks.0.attn.q" in done.stdout
+
+
+def test_brackets_in_a_docstring_are_no_markup(run, tmp_path, monkeypatch):
+    source = 'class Source:\n    """Maps [b, n] to [/b] as it is."""\n    api_version = 1\n    models = dict\n'
+    install(tmp_path, "acme", {"acme_doc": "acme_doc:Source"}, {"acme_doc": source}, group="medgraft.encoders")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "Maps [b, n] to [/b] as it is." in run("describe", "acme_doc").stdout
