@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,21 +33,45 @@ class Cohort:
 def revision(root: Path) -> str:
     """Digest that identifies a cohort's content by its tables, or a phantom by its marker.
 
-    Tables are looked for in the folder and one level below, so that a copy elsewhere has the same digest and no image
+    Tables are looked for where the readers look: in the folder, one level below (two in a CheXpert download), and,
+    for those that may lie beside an image tree, in the folder above. A copy elsewhere has the same digest, and no image
     is read.
     """
     marker = root / PHANTOM_MARKER
     if marker.is_file():
         return hashlib.sha256(marker.read_bytes()).hexdigest()[:16]
     whole = hashlib.sha256()
-    folders = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
-    tables = [path for folder in folders for path in sorted(folder.iterdir()) if path.suffix.lower() in TABLES]
+    below = [path for path in _entries(root) if path.is_dir()]
+    deeper = [path for folder in below if _is_chexpert(folder) for path in _entries(folder) if _is_chexpert(path)]
+    tables = [path for folder in (root, *below, *deeper) for path in _entries(folder) if _is_table(path)]
+    tables += [path for path in _entries(root.parent) if _is_table(path) and _belongs(path.name, root.name)]
     if not tables:
         raise DataError(f"{root} has no CSV or TSV table, in it or one level below; is it the folder of a cohort?")
     for path in tables:
-        whole.update(f"{path.relative_to(root)}\n".encode())
+        whole.update(f"{os.path.relpath(path, root)}\n".encode())
         whole.update(hashlib.sha256(path.read_bytes()).digest())
     return whole.hexdigest()[:16]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder, sorted; nothing where it may not be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _is_table(path: Path) -> bool:
+    return path.suffix.lower() in TABLES and path.is_file()
+
+
+def _is_chexpert(path: Path) -> bool:
+    return path.name.lower().startswith("chexpert") and path.is_dir()
+
+
+def _belongs(table: str, folder: str) -> bool:
+    """Whether a table beside a cohort's folder is read with it."""
+    return folder.upper() == "ADNI" or table.lower().startswith(("adnimerge", "df_chexpert_plus"))
 
 
 def given(name: str, root: Path) -> Cohort:
@@ -99,10 +125,15 @@ def phantom(name: str, entry: CohortEntry, jobs: int, announce: Callable[[str], 
         jobs: Worker processes.
         announce: Called with one line before a cohort is made.
     """
+    from medgraft.benchmarks.launcher import start_fork_server
+
     facts = {"writer": entry.writer, "options": entry.options, "generator": generator_version(entry.writer)}
     root = cache_root() / "cohorts" / f"{entry.writer}-{digest(facts)[:12]}"
     with locked(root.with_suffix(".lock")):
         if not (root / PHANTOM_MARKER).is_file():
+            for leftover in root.parent.glob(f".{root.name}[.-]*"):  # of a maker that was killed; we hold the lock
+                shutil.rmtree(leftover, ignore_errors=True)
+            start_fork_server()
             announce(f"making the phantom cohort {name} (once; it is kept in {root.parent})")
             write_phantom(entry.writer, root, entry.options, jobs)
     return Cohort(CohortId(name=name, revision=revision(root), phantom=True), root)

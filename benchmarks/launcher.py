@@ -86,8 +86,12 @@ def _worker(job: Job, folder: Path, pipe: Connection, level: int) -> None:
     execute(job, folder, progress)
 
 
-def _start_fork_server() -> None:
-    """Starts the fork server deaf to Ctrl-C from its first moment, and so its workers; the launcher decides."""
+def start_fork_server() -> None:
+    """Starts the fork server, with what cells import, deaf to Ctrl-C from its first moment, and so its workers.
+
+    To be called before anything else in this process uses one: there is one server, and it keeps what it started with.
+    """
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
     if threading.current_thread() is not threading.main_thread():
         return  # no signal arrives here; the first worker starts the server
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -131,7 +135,6 @@ class Launcher:
     ) -> None:
         self.store, self.cohorts, self.jobs, self.timeout, self.level = store, cohorts, jobs, timeout, level
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(PRELOAD)
         self.work = store.root / f".work-{os.getpid()}"
 
     def run(self, cells: Sequence[CellSpec], events: Events) -> list[CellResult]:
@@ -141,7 +144,7 @@ class Launcher:
         """
         waiting, running, done = list(cells), [], []
         self._clear_leftovers()
-        _start_fork_server()
+        start_fork_server()
         try:
             while waiting or running:
                 while waiting and len(running) < self.jobs:
@@ -205,6 +208,8 @@ class Launcher:
         else:
             status, message = self._death(worker, late and alive)
             result = failure(worker.job, status, message)
+        if not result.timing:
+            result = result.model_copy(update={"timing": {"failed": round(time.monotonic() - worker.started, 3)}})
         self.store.put(result, predictions)
         shutil.rmtree(worker.folder, ignore_errors=True)
         return result

@@ -1,4 +1,4 @@
-"""The steps of one cell: which samples train, choose thresholds and are scored, and what the result says of its parts."""
+"""The steps of one cell: which samples train, choose thresholds and are scored, and what a result says of its parts."""
 
 from __future__ import annotations
 

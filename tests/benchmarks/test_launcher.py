@@ -62,6 +62,10 @@ def test_every_end_of_a_cell_is_a_row_with_its_status(chaos, adapter, status, me
     assert row.status == status and message in row.message
 
 
+def test_a_failure_says_how_long_it_took(chaos):
+    assert 8 <= chaos.row("toy_trouble:sleep").timing["failed"] < 60
+
+
 def test_the_exit_code_says_that_something_failed(chaos):
     assert chaos.done.returncode == 1
 

@@ -1,0 +1,165 @@
+"""Where a task's data come from: a folder of the user's, identified by its tables, or a phantom that is made once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from medgraft.benchmarks import cohorts, launcher
+from medgraft.benchmarks.cohorts import given, phantom, revision
+from medgraft.errors import ConfigError, DataError
+from medgraft.registry import CohortEntry
+
+TINY = CohortEntry(
+    writer="chexpert", options={"n_train": 2, "n_valid": 1, "n_test": 1, "n_5x200_per_class": 1, "size": 64, "seed": 1}
+)
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Path:
+    """Tables as a user has them, in the folder and one level below."""
+    root = tmp_path / "data" / "cohort"
+    (root / "tables").mkdir(parents=True)
+    (root / "visits.csv").write_text("a,b\n1,2\n")
+    (root / "tables" / "people.tsv").write_text("a\tb\n")
+    return root
+
+
+# --- folders of the user's --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", ["visits.csv", "tables/people.tsv"])
+def test_a_changed_table_is_another_revision(real, table):
+    before = revision(real)
+    (real / table).write_text("a,b\n1,3\n")
+    assert revision(real) != before
+
+
+def test_a_copy_elsewhere_has_the_same_revision(real, tmp_path):
+    assert revision(Path(shutil.copytree(real, tmp_path / "other" / "cohort"))) == revision(real)
+
+
+def test_images_do_not_enter_the_revision(real):
+    before = revision(real)
+    (real / "image.nii").write_bytes(b"x")
+    assert revision(real) == before
+
+
+def test_tables_of_others_beside_the_folder_do_not_enter(real):
+    before = revision(real)
+    (real.parent / "accounts.csv").write_text("x\n")
+    assert revision(real) == before
+
+
+def test_an_adnimerge_above_the_folder_is_read_with_it_and_so_enters(real):
+    before = revision(real)
+    (real.parent / "ADNIMERGE_2024.csv").write_text("x\n")
+    assert revision(real) != before
+
+
+def test_the_image_folder_of_a_loni_download_may_be_named_itself(adni_cohort, tmp_path):
+    from medgraft.benchmarks.tasks import build_task
+
+    copy = Path(shutil.copytree(adni_cohort, tmp_path / "copy"))
+    found = given("adni", copy / "ADNI")
+    assert found.id.phantom and len(build_task("adni_image").load(found.root).targets) > 0
+
+
+def test_a_chexpert_download_in_batches_is_found_two_levels_down(tmp_path):
+    table = (
+        tmp_path / "download" / "chexpertchestxrays-u20210408" / "CheXpert-v1.0 batch 1 (validate & csv)" / "train.csv"
+    )
+    table.parent.mkdir(parents=True)
+    table.write_text("Path\n")
+    before = revision(tmp_path / "download")
+    table.write_text("Path,Sex\n")
+    assert revision(tmp_path / "download") != before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_subfolder_that_may_not_be_read_is_passed_over(real):
+    (real / "lost+found").mkdir(mode=0)
+    assert revision(real)
+
+
+def test_a_folder_named_like_a_table_is_no_table(real):
+    (real / "odd.csv").mkdir()
+    assert revision(real)
+
+
+def test_real_data_are_not_called_phantoms_and_phantoms_are(real, chest_cohort):
+    assert not given("chexpert", real).id.phantom
+    assert given("chexpert", chest_cohort).id.phantom
+
+
+def test_home_may_be_abbreviated(real, monkeypatch):
+    monkeypatch.setenv("HOME", str(real.parent))
+    assert given("adni", Path("~/cohort")).root == real
+
+
+# --- phantoms ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MEDGRAFT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "cohorts"
+
+
+def test_a_phantom_is_made_once_and_announced(cache):
+    said: list[str] = []
+    first, second = (phantom("chexpert", TINY, 1, said.append) for _ in range(2))
+    assert first == second and first.id.phantom and len(said) == 1
+    assert "making the phantom cohort chexpert" in said[0]
+
+
+def test_other_options_or_another_generator_are_another_phantom(cache, monkeypatch):
+    made: list[Path] = []
+
+    def write(writer: str, out: Path, options: dict, jobs: int) -> None:
+        made.append(out)
+        out.mkdir(parents=True)
+        (out / "PHANTOM").write_text("{}")
+
+    monkeypatch.setattr(cohorts, "write_phantom", write)
+    for entry in (TINY, TINY.model_copy(update={"options": {**TINY.options, "seed": 2}})):
+        phantom("chexpert", entry, 1, lambda text: None)
+    monkeypatch.setattr(cohorts, "generator_version", lambda writer: "next")
+    phantom("chexpert", TINY, 1, lambda text: None)
+    assert len(set(made)) == 3
+
+
+def test_the_fork_server_of_the_cells_is_started_before_a_writer_may_start_its_own(cache, monkeypatch):
+    order: list[str] = []
+
+    def write(writer: str, out: Path, options: dict, jobs: int) -> None:
+        order.append("write")
+        out.mkdir(parents=True)
+        (out / "PHANTOM").write_text("{}")
+
+    monkeypatch.setattr(cohorts, "write_phantom", write)
+    monkeypatch.setattr(launcher, "start_fork_server", lambda: order.append("server"))
+    phantom("chexpert", TINY, 1, lambda text: None)
+    assert order == ["server", "write"]
+
+
+def test_what_a_killed_maker_left_is_cleared(cache):
+    whole = phantom("chexpert", TINY, 1, lambda text: None)
+    unfinished = whole.root.parent / f".{whole.root.name}.partial-0123456789ab"
+    shutil.move(whole.root, unfinished)
+    assert phantom("chexpert", TINY, 1, lambda text: None) == whole
+    assert not unfinished.exists()
+
+
+def test_a_cohort_without_a_phantom_asks_for_a_folder(tmp_path):
+    with pytest.raises(ConfigError, match="no phantom of cohort 'mimic'; give its folder with --data mimic=PATH"):
+        cohorts.write_phantom("mimic", tmp_path / "x", {}, 1)
+
+
+def test_a_folder_of_images_alone_is_refused(tmp_path):
+    (tmp_path / "images").mkdir()
+    with pytest.raises(DataError, match="has no CSV or TSV table"):
+        given("adni", tmp_path / "images")
