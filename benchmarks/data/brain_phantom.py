@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -278,8 +279,10 @@ def worker_pool(jobs: int, spacing: float, cache_dir: Path | None) -> ProcessPoo
     if jobs < 1:
         raise ConfigError(f"jobs is {jobs}; it must be 1 or more")
     load_template(spacing, cache_dir)
+    # A forked copy of a process that runs threads (torch does) may deadlock: start clean ones.
+    method = "forkserver" if os.name == "posix" else "spawn"
     return ProcessPoolExecutor(
-        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(spacing, cache_dir)
+        jobs, mp_context=multiprocessing.get_context(method), initializer=_start_worker, initargs=(spacing, cache_dir)
     )
 
 

@@ -124,8 +124,8 @@ def read_chexpert(
     images = _images([places[row] for row in rows], sorted(folders, key=lambda folder: folder != path.parent))
     if not any(images):
         raise DataError(
-            f"none of the {len(rows)} images of {path.name} is under {root}; the first one should be "
-            f"{places[rows[0]]}. Unpack the images beside the table"
+            f"none of the {len(rows)} images of {path.name} is under {root}; they should lie there as "
+            f"{places[rows[0]].section}/patient.../study1/view1_frontal.jpg. Unpack the images beside the table"
         )
     found = [i for i, image in enumerate(images) if image]
     if len(found) < len(rows):

@@ -293,20 +293,15 @@ def test_other_weights_under_one_name_are_another_cell(tmp_path):
 # --- hyper-parameters -------------------------------------------------------------------------------------------------
 
 
-def test_training_values_come_from_the_catalogue_then_the_preset_then_the_request():
-    entry, paper = catalogue().adapters["ace_lora"].train, catalogue().presets["paper"].train["ace_lora"]
-    assert training(sweep(), "ace_lora") == entry
-    assert training(sweep(preset="paper"), "ace_lora").epochs == paper["epochs"]
-    assert training(sweep(preset="paper", train={"ace_lora": {"epochs": 3}}), "ace_lora").epochs == 3
-    assert training(sweep(preset="paper", train={"ace_lora": {"epochs": 3}}, epochs=2), "ace_lora").epochs == 2
+@pytest.mark.parametrize("preset", ["quick", "paper"])
+def test_training_values_come_from_the_catalogue_then_the_preset_then_the_request(preset):
+    entry, named = catalogue().adapters["ace_lora"].train, catalogue().presets[preset].train.get("ace_lora", {})
+    assert training(sweep(preset=preset), "ace_lora") == entry.model_copy(update=named)
+    asked = {"ace_lora": {"epochs": 3, "lr": 0.5}}
+    found = training(sweep(preset=preset, train=asked), "ace_lora")
+    assert found == entry.model_copy(update={**named, "epochs": 3, "lr": 0.5})
+    assert training(sweep(preset=preset, train=asked, epochs=2), "ace_lora").epochs == 2
 
 
 def test_epochs_do_not_make_a_row_train_that_trains_nothing():
     assert training(sweep(epochs=5), "zero_shot").epochs == 0
-
-
-def test_a_preset_only_changes_what_it_names():
-    entry, found = catalogue().adapters["ace_lora"].train, training(sweep(preset="paper"), "ace_lora")
-    named = catalogue().presets["paper"].train["ace_lora"]
-    for field, value in found.model_dump().items():
-        assert value == named.get(field, getattr(entry, field))
