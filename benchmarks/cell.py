@@ -68,9 +68,7 @@ class Cell:
         first = self.grafted.first_stage()
         inputs = {}
         for name, tower in self.towers().items():
-            # Token ids are cheap to run and prompts need them, so text starts at the input unless all of it is frozen.
-            stage = first[name]
-            inputs[name] = tower_inputs(self.prepared[name], tower, stage, f"{self.grafted.base_digest}|{name}")
+            inputs[name] = tower_inputs(self.prepared[name], tower, first[name], f"{self.grafted.base_digest}|{name}")
         self.first = first
         encode = self.grafted.encode
         if self.spec.backend == "compile":

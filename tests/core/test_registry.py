@@ -234,8 +234,8 @@ def test_wrong_options_of_a_composed_name_are_errors(name, options, message):
 def test_a_name_is_resolved_without_importing_its_plugin(monkeypatch):
     monkeypatch.setattr(plugins, "load", lambda plugin: pytest.fail(f"{plugin.name} was imported"))
     for name in (*ours("adapter"), "peft:vera"):
-        resolve_adapter(name)
-    resolve_encoder("biomedclip")
+        assert resolve_adapter(name).plugin.name == name.partition(":")[0]
+    assert resolve_encoder("biomedclip").plugin.name == "open_clip"
 
 
 def test_each_of_our_adapters_is_named_after_its_file():
