@@ -140,6 +140,34 @@ def capture_cls_rows(root: nn.Module, layout: AttentionLayout):
         capture.remove()
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention in the form that is fastest where it runs.
+
+    In bf16 on a CPU that is two batched products: the backward of PyTorch's fused CPU kernel is about six times slower
+    than theirs (65 tokens, 3 heads of 64). Everywhere else it is ``F.scaled_dot_product_attention``.
+
+    Args:
+        q: ``[B, heads, N, head_dim]``, and so ``k`` and ``v``.
+        k: Keys.
+        v: Values.
+        bias: Boolean (true = attend, as in ``F.scaled_dot_product_attention``) or additive, broadcastable to
+            ``[B, heads, N, N]``.
+
+    Returns:
+        ``[B, heads, N, head_dim]``.
+    """
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    B, heads, N, width = q.shape
+    with torch.autocast("cpu", enabled=False):  # its softmax would go through fp32
+        q, k, v = (x.reshape(B * heads, -1, width) for x in (q * width**-0.5, k, v))
+        scores = torch.bmm(q, k.transpose(1, 2)).view(B, heads, N, -1)
+        if bias is not None:
+            boolean = bias.dtype == torch.bool
+            scores = scores.masked_fill(~bias, float("-inf")) if boolean else scores + bias.to(scores.dtype)
+        return torch.bmm(torch.softmax(scores, dim=-1).view(B * heads, N, -1), v).view(B, heads, N, width)
+
+
 def mha_forward(
     module: nn.MultiheadAttention, packed: Tensor, attn_mask: Tensor | None, need_weights: bool, average: bool
 ) -> tuple[Tensor, Tensor | None]:
@@ -167,7 +195,7 @@ def mha_forward(
         mixed = weights @ v
     else:
         weights = None
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        mixed = attend(q, k, v, bias)
     out = F.linear(mixed.transpose(1, 2).reshape(B, N, -1), module.out_proj.weight, module.out_proj.bias)
     if weights is not None and average:
         weights = weights.mean(dim=1)

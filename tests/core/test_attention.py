@@ -1,0 +1,52 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medgraft.attention import attend
+
+
+def draw(seed: int, B: int, heads: int, N: int, width: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = torch.randn(3, B, N, heads, width, generator=generator).to(dtype).transpose(2, 3)
+    return q.requires_grad_(), k.requires_grad_(), v.requires_grad_()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 99),
+    B=st.integers(1, 3),
+    heads=st.integers(1, 3),
+    N=st.integers(1, 9),
+    masked=st.sampled_from(["none", "boolean", "additive"]),
+    autocast=st.booleans(),
+)
+def test_bf16_on_a_cpu_equals_the_fp32_attention(
+    seed: int, B: int, heads: int, N: int, masked: str, autocast: bool
+) -> None:
+    q, k, v = draw(seed, B, heads, N, 8, torch.bfloat16)
+    bias = None
+    if masked != "none":
+        seen = torch.rand(B, 1, 1, N, generator=torch.Generator().manual_seed(seed)) > 0.4
+        seen[..., 0] = True
+        bias = seen if masked == "boolean" else torch.zeros(seen.shape).masked_fill(~seen, -1e4)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        mixed = attend(q, k, v, bias)
+    grads = torch.autograd.grad(mixed.float().square().sum(), (q, k, v))
+
+    reference = [x.detach().float().requires_grad_() for x in (q, k, v)]
+    expected = F.scaled_dot_product_attention(*reference, attn_mask=bias)
+    wanted = torch.autograd.grad(expected.square().sum(), reference)
+
+    assert mixed.dtype == torch.bfloat16
+    # bf16 holds 8 bits: 2^-8 relative per rounding, a handful of roundings.
+    torch.testing.assert_close(mixed.float(), expected, rtol=0.04, atol=0.04)
+    for got, want in zip(grads, wanted, strict=True):
+        torch.testing.assert_close(got.float(), want, rtol=0.08, atol=0.08)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_other_precisions_are_the_librarys_own_attention(dtype: torch.dtype) -> None:
+    q, k, v = draw(0, 2, 3, 7, 8, dtype)
+    assert torch.equal(attend(q, k, v), F.scaled_dot_product_attention(q, k, v))
