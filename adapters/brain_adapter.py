@@ -55,12 +55,22 @@ class VolumeBottleneck(nn.Module):
         """``[B, channels, *any] -> [B, channels, *size]``."""
         h = F.gelu(self.norm1(self.reduce(x)))
         h = self.expand(F.gelu(self.norm2(self.mix(h))))
-        return self._resize(x) + self._resize(h)
+        if tuple(x.shape[2:]) != self.size:
+            x = F.interpolate(x, size=self.size, mode="trilinear", align_corners=False)
+        return x + upsample(h, self.size)
 
-    def _resize(self, x: Tensor) -> Tensor:
-        if tuple(x.shape[2:]) == self.size:
-            return x
-        return F.interpolate(x, size=self.size, mode="trilinear", align_corners=False)
+
+def upsample(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Trilinear interpolation ``[B, C, *any] -> [B, C, *size]`` as one matrix product per axis.
+
+    Equal to ``F.interpolate`` up to rounding; on a CPU the backward of that takes a fifth of a training step.
+    """
+    for axis, length in enumerate(size, start=2):
+        if x.shape[axis] != length:
+            eye = torch.eye(x.shape[axis], dtype=x.dtype, device=x.device)
+            weights = F.interpolate(eye[None], size=length, mode="linear", align_corners=False)[0]
+            x = (x.movedim(axis, -1) @ weights).movedim(-1, axis)
+    return x
 
 
 class BrainAdapter(Adapter):

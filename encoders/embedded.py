@@ -28,6 +28,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from medgraft.attention import AttentionLayout, attend
 from medgraft.checkpoint import file_digest, load_strict, read_weights
@@ -139,9 +140,24 @@ def _stem(rank: int, dim: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     channels = 1
     for width in STEM_WIDTHS[rank]:
-        layers += [conv(channels, width, 3, stride=2, padding=1), norm(width), nn.ReLU()]
+        layers += [conv(channels, width, 3, stride=2, padding=1), norm(width), nn.ReLU(inplace=True)]
         channels = width
     return nn.Sequential(*layers, conv(channels, dim, 2, stride=2))
+
+
+def _folded(encoder: DualEncoder) -> DualEncoder:
+    """Frozen normalisations become part of the convolutions before them: the same function in fewer passes."""
+    encoder.freeze()
+    for tower in encoder.towers().values():
+        if isinstance(tower, ConvStemViT):
+            layers = list(tower.stem)
+            for i, layer in enumerate(layers):
+                if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm3d):
+                    layers[i - 1] = fuse_conv_bn_eval(layers[i - 1], layer)
+                    layers[i] = nn.Identity()
+            tower.stem = nn.Sequential(*layers)
+    encoder.freeze()  # the new parts too
+    return encoder
 
 
 def prepare_radiograph(values: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -287,11 +303,11 @@ class EmbeddedSource:
         if weights == "random":
             with torch.random.fork_rng():
                 torch.manual_seed(0)
-                return assemble(name, card["vocabulary"], "random", card["logit_scale"])
+                return _folded(assemble(name, card["vocabulary"], "random", card["logit_scale"]))
         shipped = weights == "default"
         path = _weights_folder() / f"{model}.safetensors" if shipped else Path(weights)
         tensors = read_weights(path, sha256 or (card.get("sha256") if shipped else None))
         state = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
         encoder = assemble(name, card["vocabulary"], f"pretrained:{file_digest(path)}", card["logit_scale"])
         load_strict(encoder, state, str(path))
-        return encoder
+        return _folded(encoder)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from medgraft.checkpoint import file_digest
+from medgraft.checkpoint import file_digest, read_weights
 from medgraft.encoders import embedded
 from medgraft.encoders.embedded import read_card
 from medgraft.errors import CheckpointError, UnknownNameError
@@ -47,7 +47,8 @@ def test_weights_are_read_from_the_package(name, shipped):
     assert encoder.spec.weights == f"pretrained:{digest}" and encoder.spec.cohorts
     for tower in encoder.towers().values():
         assert tower.spec.weights == encoder.spec.weights
-    for key, value in dual(name).state_dict().items():
+    outside = {key: value for key, value in dual(name).state_dict().items() if ".stem." not in key}
+    for key, value in outside.items():  # the stem's normalisations are folded, see below
         assert torch.equal(encoder.state_dict()[key], value.half().float() if value.is_floating_point() else value)
     assert embedded.EmbeddedSource.build(name, sha256=digest).logit_scale == (12.0 if name == "chest" else None)
     again = [embedded.EmbeddedSource.build(name, "random").state_dict() for _ in range(2)]
@@ -113,6 +114,19 @@ def test_images_and_volumes_of_any_size_are_prepared(radiograph, volume):
     scan = dual("brain").towers()["volume"].prepare(volume)
     assert scan.shape == (1, 64, 80, 64) and scan.isfinite().all()
     assert not dual("brain").towers()["volume"].prepare(volume * 0).any()
+
+
+@pytest.mark.parametrize(("name", "modality"), [("chest", "image"), ("brain", "volume")])
+def test_folding_the_normalisations_into_the_convolutions_changes_nothing(name, modality):
+    folded = embedded.EmbeddedSource.build(name).towers()[modality]
+    whole = embedded.assemble(name, read_card(name)["vocabulary"])
+    path = resources.files("medgraft.encoders") / "weights" / f"{name}.safetensors"
+    whole.load_state_dict({key: value.float() for key, value in read_weights(Path(str(path))).items()})
+    whole.freeze()
+    shape = (2, folded.spec.channels, *folded.spec.input_size)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(folded(x).tokens, whole.towers()[modality](x).tokens, rtol=1e-4, atol=1e-4)
+    assert not any("running_mean" in key for key in folded.state_dict())
 
 
 @pytest.mark.parametrize("name", ["chest", "brain"])
