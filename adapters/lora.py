@@ -180,15 +180,13 @@ class Lora(Adapter):
         attachment.record(hits)
         self.delta.clear()
         self._places.clear()
-        by_module: dict[str, list[tuple[Site, LoraDelta]]] = {}
         for site in {site.name: site for found in hits.values() for site in found}.values():
             base = encoder.get_submodule(site.path)
             rows = _weight(base)[site.rows] if site.rows is not None else _weight(base)
             delta = LoraDelta(base, len(rows), self.config.rank, self.config.scaling, self.config.dropout)
             self.delta[site.name.replace(".", "/")] = delta
             self._places.append((base, site))
-            by_module.setdefault(site.path, []).append((site, delta))
-        for path, branches in by_module.items():
+        for path, branches in self.branches().items():
             module = encoder.get_submodule(path)
             change = self._change(branches, len(_weight(module)))
             if isinstance(module, nn.MultiheadAttention):
@@ -196,6 +194,14 @@ class Lora(Adapter):
             else:
                 attachment.add_to_output(dataclasses.replace(branches[0][0], rows=None), change)
         return attachment
+
+    def branches(self) -> dict[str, list[tuple[Site, LoraDelta]]]:
+        """Module path -> its sites that have a branch, with the branch."""
+        by_module: dict[str, list[tuple[Site, LoraDelta]]] = {}
+        for (_, site), delta in zip(self._places, self.delta.values(), strict=True):
+            assert isinstance(delta, LoraDelta)
+            by_module.setdefault(site.path, []).append((site, delta))
+        return by_module
 
     def _change(self, branches: list[tuple[Site, LoraDelta]], width: int) -> Callable[[Tensor], Tensor | None]:
         """What is added to a module's output: one branch, or those of a packed weight side by side (one addition)."""

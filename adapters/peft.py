@@ -121,7 +121,7 @@ class PeftAdapter(Adapter):
         attachment.record(hits)
         paths = sorted({site.path for found in hits.values() for site in found})
         before = _Snapshot(encoder, paths)
-        attachment.on_detach(before.restore)
+        attachment.on_detach(before.restore, redo=lambda: injected.restore())
         config = self._peft_config(paths)
         try:
             # Not inject_adapter_in_model, which refuses methods whose layers share what the tuner holds (VeRA).
@@ -132,6 +132,7 @@ class PeftAdapter(Adapter):
         if broken := before.broken_promise():
             attachment.detach()
             raise IncompatibleError(f"peft:{self.method} with options {self.config.options} {broken}")
+        injected = _Tree(encoder)
         self._wrapped = [(encoder.get_submodule(path), before.modules[path]) for path in paths]
         # The encoder was frozen before, so what takes gradients now is what peft means to train.
         own = {name: p for name, p in tuner.named_parameters() if p.requires_grad and id(p) not in before.known}
@@ -147,6 +148,19 @@ class PeftAdapter(Adapter):
         return self
 
 
+class _Tree:
+    """An encoder's modules and where they hang."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.children = [(module, dict(module._modules)) for module in encoder.modules()]
+
+    def restore(self) -> None:
+        """Hangs every module where it was."""
+        for module, children in self.children:
+            module._modules.clear()
+            module._modules.update(children)
+
+
 class _Snapshot:
     """An encoder's module tree and the weights of some modules, from before peft changes them."""
 
@@ -154,7 +168,7 @@ class _Snapshot:
         self.encoder = encoder
         self.paths = set(paths)
         self.modules = dict(encoder.named_modules())
-        self.children = [(module, dict(module._modules)) for module in encoder.modules()]
+        self.tree = _Tree(encoder)
         self.attributes = set(encoder.__dict__)
         self.known = {id(parameter) for parameter in encoder.parameters()}
         self.weights = [
@@ -177,9 +191,7 @@ class _Snapshot:
 
     def restore(self) -> None:
         """Puts modules, weights and attributes back."""
-        for module, children in self.children:
-            module._modules.clear()
-            module._modules.update(children)
+        self.tree.restore()
         for parameter in self.frozen:
             parameter.requires_grad_(False)
         with torch.no_grad():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+    from medgraft.checkpoint import load_graft
     from medgraft.encoder import DualEncoder, Encoder, EncoderSpec, TextEncoder
     from medgraft.features import Features
     from medgraft.grafting import Grafted, graft
@@ -31,6 +32,7 @@ _HOME = {
     "Site": "sites",
     "match_sites": "sites",
     "build_encoder": "registry",
+    "load_graft": "checkpoint",
 }
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "__version__",
     "build_encoder",
     "graft",
+    "load_graft",
     "match_sites",
 ]
 

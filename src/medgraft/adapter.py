@@ -9,7 +9,6 @@ from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError
@@ -20,9 +19,9 @@ API_VERSION = 1
 
 
 class AdapterConfig(BaseModel):
-    """Base of every adapter's configuration: unknown fields are errors, values are immutable."""
+    """Base of every adapter's configuration: unknown fields are errors, values are immutable, numbers finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class Support(NamedTuple):
@@ -35,6 +34,10 @@ class Support(NamedTuple):
         return self.ok
 
 
+Undo = Callable[[], None]
+Change = Callable[[], Undo]
+"""Makes one change to an encoder and returns what undoes it."""
+
 _made: ContextVar[list[Attachment] | None] = ContextVar("_made", default=None)
 
 
@@ -42,7 +45,8 @@ class Attachment:
     """What an adapter did to an encoder, and how to undo it.
 
     Everything is done with hooks and with instance attributes, so the encoder's module tree and its state dict stay
-    exactly as they were, and :meth:`detach` leaves no trace.
+    exactly as they were, and :meth:`detach` leaves no trace. :meth:`pause` and :meth:`resume` take an adapter off the
+    encoder and put it back, its parameters untouched.
 
     Attributes:
         hits: Target pattern -> names of the sites it hit.
@@ -53,9 +57,8 @@ class Attachment:
         self.encoder = encoder
         self.hits: dict[str, list[str]] = {}
         self.stage: dict[str, int] = {}
-        self._handles: list[RemovableHandle] = []
-        self._attributes: list[tuple[nn.Module, str]] = []
-        self._undo: list[Callable[[], None]] = []
+        self._changes: list[tuple[Change, Undo]] = []
+        self._paused = False
         if (made := _made.get()) is not None:
             made.append(self)
 
@@ -79,7 +82,7 @@ class Attachment:
             change = delta(args[0])
             return output if change is None else add_rows(output, change, site.rows)
 
-        self._handles.append(self.encoder.get_submodule(site.path).register_forward_hook(hook))
+        self._make(lambda: self.encoder.get_submodule(site.path).register_forward_hook(hook).remove)
 
     def map_output(self, site: Site, function: Callable[[Tensor], Tensor]) -> None:
         """``module(x)`` becomes ``function(module(x))`` at a ``block`` or ``layer`` site.
@@ -92,7 +95,7 @@ class Attachment:
                 return (function(output[0]), *output[1:])
             return function(output)
 
-        self._handles.append(self.encoder.get_submodule(site.path).register_forward_hook(hook))
+        self._make(lambda: self.encoder.get_submodule(site.path).register_forward_hook(hook).remove)
 
     def map_input(self, tower: Encoder, function: Callable[[Tensor], Tensor]) -> None:
         """The tower sees ``function(x)`` for a prepared batch ``x`` (stage 0 only)."""
@@ -102,7 +105,7 @@ class Attachment:
                 raise ConfigError("an adapter changes the encoder's input, so no later stage can be computed before it")
             return (function(args[0]), *args[1:]), kwargs
 
-        self._handles.append(tower.register_forward_pre_hook(hook, with_kwargs=True))
+        self._make(lambda: tower.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
     def map_features(self, tower: Encoder, function: Callable[[Features], Features], *, scores: bool = False) -> None:
         """The tower returns ``function(features)``; ``scores`` asks for the CLS attention row."""
@@ -111,23 +114,43 @@ class Attachment:
             def ask(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
                 return args, {**kwargs, "scores": True}
 
-            self._handles.append(tower.register_forward_pre_hook(ask, with_kwargs=True))
+            self._make(lambda: tower.register_forward_pre_hook(ask, with_kwargs=True).remove)
 
         def change(module: nn.Module, args: tuple[Any, ...], output: Features) -> Features:
             return function(output)
 
-        self._handles.append(tower.register_forward_hook(change))  # pyright: ignore[reportArgumentType]
+        self._make(lambda: tower.register_forward_hook(change).remove)  # pyright: ignore[reportArgumentType]
 
     def set_attribute(self, module: nn.Module, name: str, value: Any) -> None:
         """Shadows an attribute of one module instance (for example ``forward``) until :meth:`detach`."""
-        if name in module.__dict__:
-            raise ConfigError(f"{type(module).__name__}.{name} is already changed by another adapter; ungraft it first")
-        object.__setattr__(module, name, value)
-        self._attributes.append((module, name))
 
-    def on_detach(self, undo: Callable[[], None]) -> None:
-        """Registers what else :meth:`detach` must do, for adapters that replace modules themselves."""
-        self._undo.append(undo)
+        def shadow() -> Undo:
+            if name in module.__dict__:
+                raise ConfigError(
+                    f"{type(module).__name__}.{name} is already changed by another adapter; ungraft it first"
+                )
+            object.__setattr__(module, name, value)
+            return lambda: object.__delattr__(module, name)
+
+        self._make(shadow)
+
+    def on_detach(self, undo: Undo, redo: Undo | None = None) -> None:
+        """Registers what else :meth:`detach` and :meth:`pause` must do, for adapters that replace modules themselves.
+
+        Args:
+            undo: Restores the encoder.
+            redo: Brings the change back on :meth:`resume`; ``None`` if nothing has to be brought back.
+        """
+        done = False
+
+        def change() -> Undo:
+            nonlocal done
+            if done and redo is not None:
+                redo()
+            done = True
+            return undo
+
+        self._make(change)
 
     def absorb(self, other: Attachment) -> None:
         """Takes over another attachment to the same encoder, for adapters made of adapters."""
@@ -135,25 +158,37 @@ class Attachment:
             self.hits.setdefault(pattern, []).extend(names)
         for tower, stage in other.stage.items():
             self.stage[tower] = min(self.stage.get(tower, stage), stage)
-        self._handles += other._handles
-        self._attributes += other._attributes
-        self._undo += other._undo
-        other._clear()
+        self._changes += other._changes
+        other._changes = []
+
+    def pause(self) -> None:
+        """Undoes everything, last change first; the encoder's outputs are bit-equal to before."""
+        if not self._paused:
+            for _, undo in reversed(self._changes):
+                undo()
+        self._paused = True
+
+    def resume(self) -> None:
+        """Makes every change again, in the order in which they were made; all of them or none."""
+        if not self._paused:
+            return
+        made: list[tuple[Change, Undo]] = []
+        try:
+            for change, _ in self._changes:
+                made.append((change, change()))
+        except BaseException:
+            for _, undo in reversed(made):
+                undo()
+            raise
+        self._changes, self._paused = made, False
 
     def detach(self) -> None:
-        """Undoes everything; the encoder's outputs are bit-equal to before."""
-        for handle in self._handles:
-            handle.remove()
-        for module, name in reversed(self._attributes):
-            object.__delattr__(module, name)
-        for undo in reversed(self._undo):
-            undo()
-        self._clear()
+        """Undoes everything for good."""
+        self.pause()
+        self._changes = []
 
-    def _clear(self) -> None:
-        self._handles.clear()
-        self._attributes.clear()
-        self._undo.clear()
+    def _make(self, change: Change) -> None:
+        self._changes.append((change, change()))
 
 
 @contextmanager
@@ -191,7 +226,9 @@ class Adapter(nn.Module):
     the whole and only content of its checkpoint.
 
     Attributes:
-        api_version: Version of this contract that the plugin was written for.
+        api_version: Version of this contract that the plugin was written for. A subclass that leaves it alone
+            inherits the version of the medgraft it runs with and is never refused for it; one that sets it is refused
+            by a medgraft that is older, or that no longer speaks that version.
         identity_at_init: A fresh graft changes nothing. ``False`` must be explained in the class docstring.
         mergeable: :meth:`merge` folds the adapter into the encoder's weights.
         Config: The plugin's options; a nested class of that name, see :class:`AdapterConfig`.

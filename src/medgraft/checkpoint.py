@@ -1,4 +1,8 @@
-"""Adapter checkpoints: ``adapter_config.json`` beside ``adapter_model.safetensors``; head included, no encoder."""
+"""Adapter checkpoints: ``adapter_config.json`` beside ``adapter_model.safetensors``; head included, no encoder.
+
+The configuration has a ``format_version``. A folder of an older version is brought up step by step by ``MIGRATIONS``
+when it is read; one of a newer version is refused.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +22,10 @@ from torch import Tensor, nn
 from medgraft.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from medgraft.encoder import Encoder
     from medgraft.grafting import Grafted
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 
@@ -108,56 +114,125 @@ def _trained_state(grafted: Grafted) -> dict[str, Tensor]:
 
 
 def save(grafted: Grafted, folder: Path) -> Path:
-    """Writes a graft's adapters and head; each file appears whole or not at all.
+    """Writes a graft's adapters and head, and a model card; each file appears whole or not at all.
 
     Returns:
         The folder.
     """
     import medgraft
+    from medgraft.card import write_card
 
     folder.mkdir(parents=True, exist_ok=True)
-    config = {
-        "format_version": FORMAT_VERSION,
-        "medgraft_version": medgraft.__version__,
-        "base_encoder": grafted.encoder.spec.model_dump(mode="json"),
-        "base_digest": grafted.base_digest,
-        "adapters": {
-            name: {"class": f"{type(a).__module__}:{type(a).__qualname__}", "config": a.config.model_dump(mode="json")}
-            for name, a in grafted.named_adapters()
-        },
-        "head": type(grafted.head).__name__ if grafted.head is not None else None,
-    }
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
         weights, description = Path(temporary) / WEIGHTS_NAME, Path(temporary) / CONFIG_NAME
         save_file(_trained_state(grafted), weights, metadata={"format": "pt"})
+        config = {
+            "format_version": FORMAT_VERSION,
+            "medgraft_version": medgraft.__version__,
+            "base_encoder": grafted.encoder.spec.model_dump(mode="json"),
+            "base_digest": grafted.base_digest,
+            "adapters": {name: _description(adapter) for name, adapter in grafted.adapters.items()},
+            "active": list(grafted.active),
+            "head": type(grafted.head).__name__ if grafted.head is not None else None,
+            "weights_sha256": file_digest(weights),
+        }
         description.write_text(json.dumps(config, indent=2) + "\n")
         os.replace(weights, folder / WEIGHTS_NAME)
         os.replace(description, folder / CONFIG_NAME)
+    write_card(grafted, config, folder)
     return folder
 
 
+def _description(adapter: nn.Module) -> dict[str, Any]:
+    from medgraft import plugins
+    from medgraft.adapter import Adapter
+
+    assert isinstance(adapter, Adapter)
+    target = f"{type(adapter).__module__}:{type(adapter).__qualname__}"
+    plugin = next((name for name, found in plugins.discover("adapter").items() if found.target == target), None)
+    return {"plugin": plugin, "class": target, "config": adapter.config.model_dump(mode="json")}
+
+
+def _from_1(config: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 named only the class of an adapter, had all of them active and no digest of the weights."""
+    from medgraft import plugins
+
+    by_target = {found.target: name for name, found in plugins.discover("adapter").items()}
+    adapters = {name: {"plugin": by_target.get(a["class"]), **a} for name, a in config["adapters"].items()}
+    return {**config, "adapters": adapters, "active": list(adapters), "weights_sha256": None, "format_version": 2}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+"""Format version -> what makes the next one of it."""
+
+
 def read_config(folder: Path) -> dict[str, Any]:
-    """Reads and checks ``adapter_config.json``.
+    """Reads, checks and, where it is older, brings up ``adapter_config.json``.
 
     Raises:
         CheckpointError: It is missing, is not JSON, or has a format this version does not know.
     """
     path = folder / CONFIG_NAME
+    config = _read_json(path)
+    if "peft_type" in config:
+        raise CheckpointError(
+            f"{folder} was saved by peft; a LoRA opens with medgraft.adapters.lora_peft.load_peft(folder, encoder)"
+        )
+    version = config.get("format_version")
+    if not isinstance(version, int) or not (version == FORMAT_VERSION or version in MIGRATIONS):
+        advice = "; it needs a newer medgraft" if isinstance(version, int) and version > FORMAT_VERSION else ""
+        raise CheckpointError(f"{path} has format_version {version!r}; this medgraft reads {FORMAT_VERSION}{advice}")
+    if missing := [key for key in ("base_encoder", "base_digest", "adapters") if key not in config]:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}; it is incomplete")
+    while config["format_version"] in MIGRATIONS:
+        config = MIGRATIONS[config["format_version"]](config)
+    return config
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} holds no {CONFIG_NAME}; it is not an adapter folder") from error
+        raise CheckpointError(f"{path.parent} holds no {path.name}; it is not an adapter folder") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} holds no table of settings; it is not medgraft's")
-    if config.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format_version {config.get('format_version')!r}; this medgraft reads {FORMAT_VERSION}"
-        )
-    if missing := [key for key in ("base_encoder", "base_digest", "adapters") if key not in config]:
-        raise CheckpointError(f"{path} lacks {', '.join(missing)}; it is incomplete")
     return config
+
+
+def load_graft(folder: str | Path, encoder: Encoder | str | None = None, head: nn.Module | None = None) -> Grafted:
+    """Builds the graft that a folder describes and loads it.
+
+    Args:
+        folder: What :meth:`medgraft.Grafted.save` wrote.
+        encoder: An encoder or its name; by default the one that the folder names.
+        head: A head of the shape that was saved, if one was.
+
+    Returns:
+        The graft, in evaluation mode, with the adapters active that were when it was saved.
+
+    Raises:
+        CheckpointError: The folder is damaged, belongs to another encoder, or holds a plugin that is not installed.
+    """
+    from medgraft.grafting import Grafted
+    from medgraft.registry import build_adapter, build_encoder
+
+    folder = Path(folder)
+    config = read_config(folder)
+    if encoder is None or isinstance(encoder, str):
+        encoder = build_encoder(encoder or config["base_encoder"]["name"])
+    adapters = {}
+    for name, stored in config["adapters"].items():
+        if stored["plugin"] is None:
+            raise CheckpointError(
+                f"{folder}: adapter {name!r} is {stored['class']}, which no installed plugin registers; install the "
+                "package that has it, or graft an instance and load the folder into that"
+            )
+        adapters[name] = build_adapter(stored["plugin"], stored["config"])
+    grafted = Grafted(encoder, adapters, head)
+    load(grafted, folder)
+    return grafted.eval()
 
 
 def load(grafted: Grafted, folder: Path) -> None:
@@ -172,13 +247,13 @@ def load(grafted: Grafted, folder: Path) -> None:
             f"{folder} was trained on encoder {config['base_encoder']['name']!r} with weights "
             f"{config['base_digest'][:24]}; this encoder, {grafted.encoder.spec.name!r}, has {grafted.base_digest[:24]}"
         )
-    names, stored = [name for name, _ in grafted.named_adapters()], config["adapters"]
+    names, stored = list(grafted.adapters), config["adapters"]
     if sorted(names) != sorted(stored):
         raise CheckpointError(f"{folder} holds adapters {', '.join(stored)}; this graft has {', '.join(names)}")
-    for name, adapter in grafted.named_adapters():
-        if stored[name]["config"] != adapter.config.model_dump(mode="json"):
+    for name, adapter in grafted.adapters.items():
+        if stored[name]["config"] != _description(adapter)["config"]:
             raise CheckpointError(f"{folder}: adapter {name!r} was saved with other options: {stored[name]['config']}")
-    state = read_weights(folder / WEIGHTS_NAME)
+    state = read_weights(folder / WEIGHTS_NAME, config["weights_sha256"])
     own = {key.split(".", 1)[0] for key in _trained_state(grafted)}
     extra = {key.split(".", 1)[0] for key in state} - own
     if "head" in extra:
@@ -187,3 +262,4 @@ def load(grafted: Grafted, folder: Path) -> None:
     if grafted.head is not None:
         holder["head"] = grafted.head
     load_strict(holder, state, str(folder))
+    grafted.activate(*config["active"])

@@ -10,9 +10,17 @@ from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, Attachment, all_or_nothing
 from medgraft.checkpoint import load, save, state_digest
+from medgraft.coverage import Coverage
 from medgraft.encoder import DualEncoder, Encoder
-from medgraft.errors import ConfigError, IncompatibleError
+from medgraft.errors import ConfigError, IncompatibleError, UnknownNameError
 from medgraft.features import Features
+
+
+class _ByName(nn.ModuleDict):
+    """Modules by any name: a plugin may well be called ``keys`` or ``pop``, which ``ModuleDict`` refuses."""
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        self._modules[name] = module
 
 
 class Grafted(nn.Module):
@@ -28,16 +36,19 @@ class Grafted(nn.Module):
     def __init__(self, encoder: Encoder, adapters: Mapping[str, Adapter], head: nn.Module | None = None) -> None:
         super().__init__()
         self.encoder = encoder.freeze()
-        self.adapters = nn.ModuleDict()
+        self.adapters = _ByName()
         self.head = head
         self._attachments: dict[str, Attachment] = {}
         weights = encoder.spec.weights
         self.base_digest = weights if weights.startswith("pretrained:") else f"state:{state_digest(encoder)}"
+        self._active: list[str] = []
+        self._sites = encoder.sites()  # before an adapter adds modules of its own
         with all_or_nothing():
             for name, adapter in adapters.items():
-                self._attach(name.replace(".", "/"), adapter)  # a module's name has no dot, a distribution's may
+                self._attach(name, adapter)
 
     def _attach(self, name: str, adapter: Adapter) -> None:
+        name = name.replace(".", "/")  # a module's name has no dot, a distribution's may
         support = adapter.supports(self.encoder)
         if not support:
             raise IncompatibleError(
@@ -45,6 +56,61 @@ class Grafted(nn.Module):
             )
         self._attachments[name] = adapter.attach(self.encoder, self.encoder.sites())
         self.adapters[name] = adapter.to(self.encoder.device)
+        self._active.append(name)
+
+    # -- several adapters, one encoder --------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """Names of the adapters that act, in the order in which they do."""
+        return tuple(self._active)
+
+    def add(self, name: str, adapter: Adapter) -> None:
+        """Attaches another adapter and makes it the only active one; the others keep what they learnt.
+
+        Raises:
+            ConfigError: The name is taken.
+            IncompatibleError: The adapter does not fit the encoder; nothing has changed then.
+        """
+        if name.replace(".", "/") in self.adapters:
+            raise ConfigError(f"this graft already has an adapter {name!r}; choose another name")
+        before = self._active
+        self.activate()
+        try:
+            with all_or_nothing():
+                self._attach(name, adapter)
+        except BaseException:
+            self.activate(*before)
+            raise
+
+    def activate(self, *names: str) -> None:
+        """Makes exactly these adapters act, in the order in which they were added; no name leaves the bare encoder.
+
+        Nothing is reloaded: the others are taken off the encoder and keep their parameters.
+
+        Raises:
+            UnknownNameError: No adapter of this graft has the name.
+            ConfigError: Two of them cannot act at once; nothing has changed then.
+        """
+        for name in names:
+            if name not in self._attachments:
+                raise UnknownNameError("adapter of this graft", name, self._attachments)
+        before = self._active
+        self._switch([name for name in self.adapters if name in names])
+        try:
+            for name in self._active:
+                self._attachments[name].resume()
+        except BaseException:
+            self._switch(before)
+            for name in before:
+                self._attachments[name].resume()
+            raise
+
+    def _switch(self, names: list[str]) -> None:
+        """Takes every adapter off the encoder and notes which are to be put on again."""
+        for name in reversed(self._active):
+            self._attachments[name].pause()
+        self._active = names
 
     # -- running ------------------------------------------------------------------------------------------------------
 
@@ -85,31 +151,35 @@ class Grafted(nn.Module):
     # -- accounting ---------------------------------------------------------------------------------------------------
 
     def named_adapters(self) -> Iterator[tuple[str, Adapter]]:
-        """The adapters with their names, in the order in which they act."""
-        for name, adapter in self.adapters.items():
+        """The active adapters with their names, in the order in which they act."""
+        for name in self._active:
+            adapter = self.adapters[name]
             assert isinstance(adapter, Adapter)
             yield name, adapter
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the adapters and of the head; never one of the encoder."""
-        modules = [*self.adapters.values(), *([self.head] if self.head is not None else [])]
+        """Parameters of the active adapters and of the head; never one of the encoder."""
+        modules = [adapter for _, adapter in self.named_adapters()] + ([self.head] if self.head is not None else [])
         unique = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
         return list(unique.values())
 
     def trainable_count(self) -> dict[str, int]:
-        """Trainable numbers by part: each adapter by name, then ``head``."""
-        parts = dict(self.adapters.items()) | ({"head": self.head} if self.head is not None else {})
+        """Trainable numbers by part: each active adapter by name, then ``head``."""
+        parts: dict[str, nn.Module] = dict(self.named_adapters()) | (
+            {"head": self.head} if self.head is not None else {}
+        )
         return {name: sum(p.numel() for p in part.parameters() if p.requires_grad) for name, part in parts.items()}
 
-    def coverage(self) -> dict[str, dict[str, list[str]]]:
-        """Adapter -> target pattern -> names of the sites it hit."""
-        return {name: dict(attachment.hits) for name, attachment in self._attachments.items()}
+    def coverage(self) -> Coverage:
+        """Active adapter -> target pattern -> names of the sites it hit; prints as the encoder's tree of sites."""
+        hits = {name: self._attachments[name].hits for name in self._active}
+        return Coverage(hits, self.encoder.spec.name, self._sites)
 
     def first_stage(self) -> dict[str, int]:
         """First stage of each tower, by modality, that any adapter changes; all before it can be computed once."""
         towers = self.towers()
         first = {name: tower.n_stages for name, tower in towers.items()}
-        for attachment in self._attachments.values():
+        for attachment in (self._attachments[name] for name in self._active):
             for tower_name, stage in attachment.stage.items():
                 key = tower_name or next(iter(towers))
                 first[key] = min(first[key], stage)
@@ -119,17 +189,18 @@ class Grafted(nn.Module):
 
     def ungraft(self) -> Encoder:
         """Detaches everything, last first, and returns the encoder as it was."""
+        self.activate()
         for name in reversed(list(self._attachments)):
             self._attachments.pop(name).detach()
         return self.encoder
 
     def merge(self) -> None:
-        """Folds every adapter into the encoder's weights.
+        """Folds every active adapter into the encoder's weights.
 
         Raises:
             ConfigError: One of them cannot be merged; none is merged then.
         """
-        stuck = [name for name, adapter in self.adapters.items() if not getattr(adapter, "mergeable", False)]
+        stuck = [name for name, adapter in self.named_adapters() if not adapter.mergeable]
         if stuck:
             raise ConfigError(f"cannot merge {', '.join(stuck)}: not a change of the encoder's weights")
         for _, adapter in self.named_adapters():

@@ -16,7 +16,16 @@ from torch import nn
 from medgraft import checkpoint
 from medgraft.adapters.linear_probe import LinearProbe
 from medgraft.adapters.lora import Lora
-from medgraft.checkpoint import CONFIG_NAME, WEIGHTS_NAME, file_digest, load_strict, read_weights, state_digest
+from medgraft.card import CARD_NAME
+from medgraft.checkpoint import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    file_digest,
+    load_graft,
+    load_strict,
+    read_weights,
+    state_digest,
+)
 from medgraft.errors import CheckpointError
 from medgraft.grafting import Grafted, graft
 
@@ -203,9 +212,10 @@ def rewrite(folder, **changes):
 
 def test_the_folder_holds_a_readable_description_and_safetensors(folder):
     config = json.loads((folder / CONFIG_NAME).read_text())
-    assert sorted(path.name for path in folder.iterdir()) == [CONFIG_NAME, WEIGHTS_NAME]
+    assert sorted(path.name for path in folder.iterdir()) == [CARD_NAME, CONFIG_NAME, WEIGHTS_NAME]
     assert config["adapters"]["lora"]["config"]["rank"] == 2 and config["head"] == "Linear"
-    assert config["base_encoder"]["name"].startswith("timm:") and config["format_version"] == 1
+    assert config["base_encoder"]["name"].startswith("timm:") and config["format_version"] == 2
+    assert config["adapters"]["lora"]["plugin"] == "lora" and config["active"] == ["lora"]
 
 
 def test_it_loads_where_it_belongs(folder):
@@ -260,11 +270,61 @@ def test_a_damaged_description_is_a_checkpoint_error(folder, text):
         target().load(folder)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
-def test_another_format_version_is_refused(folder, version):
+@pytest.mark.parametrize(("version", "advice"), [(0, ""), (3, "; it needs a newer medgraft"), ("1", ""), (None, "")])
+def test_another_format_version_is_refused(folder, version, advice):
     rewrite(folder, format_version=version)
-    with pytest.raises(CheckpointError, match="this medgraft reads 1"):
+    with pytest.raises(CheckpointError, match=f"this medgraft reads 2{advice}$"):
         target().load(folder)
+
+
+def test_a_folder_of_the_first_version_is_brought_up(folder):
+    config = json.loads((folder / CONFIG_NAME).read_text())
+    adapters = {name: {k: v for k, v in a.items() if k != "plugin"} for name, a in config["adapters"].items()}
+    rewrite(folder, format_version=1, adapters=adapters, active=None, weights_sha256=None)
+    grafted = load_graft(folder, tiny.fresh("timm"), nn.Linear(48, 3))
+    assert grafted.active == ("lora",) and grafted.adapters["lora"].delta["blocks/0/attn/q"].B.any()
+
+
+def test_a_folder_says_what_graft_it_is(folder, tmp_path):
+    saved = target().load(folder)
+    saved.add("second", Lora(Lora.Config(rank=1, targets=("out",))))
+    saved.activate("lora")
+    folder = saved.save(tmp_path / "two")
+    opened = load_graft(folder, tiny.fresh("timm"), nn.Linear(48, 3))
+    assert list(opened.adapters) == ["lora", "second"] and opened.active == ("lora",) and not opened.training
+    for key, value in saved.adapters.state_dict().items():
+        assert torch.equal(opened.adapters.state_dict()[key], value)
+    x = tiny.batch(opened.encoder)["image"]
+    assert torch.equal(opened(x).tokens, saved.eval()(x).tokens)
+
+
+def test_a_folder_names_its_encoder(tmp_path):
+    folder = graft("embedded:chest", "lora", rank=1).save(tmp_path)
+    assert load_graft(folder).encoder.spec.name == "embedded:chest"
+
+
+def test_an_adapter_that_no_plugin_registers_is_named(tmp_path):
+    class Own(Lora):
+        pass
+
+    folder = graft(tiny.fresh("timm"), Own(Lora.Config(rank=1))).save(tmp_path)
+    with pytest.raises(CheckpointError, match=r"Own, which no installed plugin registers"):
+        load_graft(folder, tiny.fresh("timm"))
+
+
+def test_weights_of_another_save_are_refused(folder, tmp_path):
+    other = target().save(tmp_path / "other")
+    (other / WEIGHTS_NAME).replace(folder / WEIGHTS_NAME)  # as a save that was killed between its two files
+    with pytest.raises(CheckpointError, match="sha256"):
+        target().load(folder)
+
+
+def test_the_card_says_what_it_is_and_spares_a_persons_own_text(folder):
+    text = (folder / CARD_NAME).read_text()
+    assert "base_model: timm:" in text and "LoRA: Low-Rank" in text and "load_graft" in text and "| head |" in text
+    (folder / CARD_NAME).write_text("mine")
+    target().save(folder)
+    assert (folder / CARD_NAME).read_text() == "mine"
 
 
 @pytest.mark.parametrize("key", ["base_digest", "base_encoder", "adapters"])
@@ -282,6 +342,7 @@ def test_missing_weights_are_a_checkpoint_error(folder):
 
 def test_weights_with_another_key_are_refused(folder):
     save_file({**read_weights(folder / WEIGHTS_NAME), "adapters.lora.more": torch.ones(1)}, folder / WEIGHTS_NAME)
+    rewrite(folder, weights_sha256=file_digest(folder / WEIGHTS_NAME))
     with pytest.raises(CheckpointError, match=r"unexpected: adapters\.lora\.more"):
         target().load(folder)
 
