@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from medgraft.attention import FastAttention
 from medgraft.benchmarks.cache import TowerInputs
 from medgraft.benchmarks.objectives import AnyObjective, Batch, Outputs
 from medgraft.features import Features
@@ -78,12 +80,17 @@ class Runner:
     def outputs(self, index: np.ndarray) -> dict[str, Features]:
         """Features of the samples, adapters included."""
         rows = {name: source.batch(index) for name, source in self.inputs.items()}
-        with self.autocast():
+        with self.autocast(), self.attention():
             return self.encode(rows, {name: source.stage for name, source in self.inputs.items()})
 
     def autocast(self) -> torch.autocast:
         """The context that what is trained runs in."""
         return torch.autocast(self.grafted.encoder.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def attention(self) -> AbstractContextManager[object]:
+        """The context in which libraries' attention is fast in bf16 on a CPU; a compiled graph chooses for itself."""
+        slow = self.bf16 and self.grafted.encoder.device.type == "cpu" and self.encode == self.grafted.encode
+        return FastAttention() if slow else nullcontext()
 
     def batch(self, index: np.ndarray) -> Batch:
         """Targets of the samples."""

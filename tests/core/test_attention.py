@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medgraft.attention import attend
+from medgraft.attention import FastAttention, attend
 
 
 def draw(seed: int, B: int, heads: int, N: int, width: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
@@ -50,3 +50,30 @@ def test_bf16_on_a_cpu_equals_the_fp32_attention(
 def test_other_precisions_are_the_librarys_own_attention(dtype: torch.dtype) -> None:
     q, k, v = draw(0, 2, 3, 7, 8, dtype)
     assert torch.equal(attend(q, k, v), F.scaled_dot_product_attention(q, k, v))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"is_causal": True}, {"scale": 8**-0.5}, {"scale": 0.1}, {"attn_mask": "boolean"}, {"positional": True}],
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_librarys_call_keeps_its_meaning(options: dict, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = draw(1, 2, 3, 7, 8, dtype)
+    seen = torch.rand(2, 1, 7, 7, generator=torch.Generator().manual_seed(3)) > 0.3
+    seen[..., 0] = True
+    positional = (seen,) if options.get("positional") else ()
+    named = {key: seen if value == "boolean" else value for key, value in options.items() if key != "positional"}
+    expected = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), *positional, **named)
+    taken = []
+    monkeypatch.setattr("medgraft.attention.attend", lambda *args: taken.append(1) or attend(*args))
+    with FastAttention():
+        found = F.scaled_dot_product_attention(q, k, v, *positional, **named)
+    torch.testing.assert_close(found.float(), expected, rtol=0.04, atol=0.04)
+    assert bool(taken) == (options not in ({"is_causal": True}, {"scale": 0.1}))
+
+
+def test_grouped_heads_are_left_to_the_library() -> None:
+    q, k, v = draw(2, 1, 4, 5, 8, torch.bfloat16)
+    with FastAttention():
+        found = F.scaled_dot_product_attention(q, k[:, :2], v[:, :2], enable_gqa=True)
+    assert torch.equal(found, F.scaled_dot_product_attention(q, k[:, :2], v[:, :2], enable_gqa=True))
