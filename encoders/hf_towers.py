@@ -177,7 +177,9 @@ class TextTower(LibraryText):
         super().__init__(spec, tokenizer, int(config.pad_token_id if self.ends_at_last else _end(config)))
         self.model: Any = model
         self.projection = projection
-        self.attention = split_layouts(model, find_layers(model), spec.heads)
+        layers = find_layers(model)
+        self.set_blocks(f"model.{layers}")
+        self.attention = split_layouts(model, layers, spec.heads)
 
     def project(self, tokens: Tensor) -> Tensor:
         """Into the space shared with images, ``[..., C] -> [..., D]``."""

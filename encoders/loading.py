@@ -230,10 +230,20 @@ class LibraryText(TextEncoder):
         pad_id: Token that fills up short texts.
     """
 
+    _paths: tuple[str, ...] = ()
+
     def __init__(self, spec: EncoderSpec, tokenizer: LazyTokenizer, pad_id: int) -> None:
         super().__init__(spec)
         self.tokenizer = tokenizer
         self.pad_id = pad_id
+
+    def set_blocks(self, stack: str) -> None:
+        """Declares the children of the module at path ``stack`` as the blocks."""
+        self._paths = tuple(f"{stack}.{name}" for name, _ in self.get_submodule(stack).named_children())
+
+    def block_paths(self) -> Sequence[str]:
+        """Module path of each block; empty where the library's blocks are of an unknown kind."""
+        return self._paths
 
     def prepare(self, raw: Any) -> Tensor:
         """A text -> ``int64 [L]`` by the library's tokenizer, padded or cut to the model's length."""

@@ -57,6 +57,7 @@ class TextTower(LibraryText):
         self.model: Any = model
         # With a causal mask the first token sees itself only, so its attention says nothing.
         self.has_cls = model.pool_type == "first" and model.attn_mask is None
+        self.set_blocks("model.transformer.resblocks")
         self.attention = mha_layouts(model.transformer)
 
     def project(self, tokens: Tensor) -> Tensor:
@@ -95,9 +96,9 @@ class BertTower(LibraryText):
         self.model: Any = model
         self.has_cls = hasattr(model.pooler, "cls_token_position")
         try:
-            self.attention = split_layouts(
-                model.transformer, find_layers(model.transformer), spec.heads, "model.transformer"
-            )
+            layers = find_layers(model.transformer)
+            self.set_blocks(f"model.transformer.{layers}")
+            self.attention = split_layouts(model.transformer, layers, spec.heads, "model.transformer")
         except ConfigError:  # T5 and its kind: features only
             self.attention = ()
 

@@ -1,4 +1,4 @@
-"""What the contract tests share: every built-in adapter, the tiny encoders it fits, a loss and a few steps."""
+"""What tests of adapters share: a graft with a head, a loss and a few steps."""
 
 from __future__ import annotations
 
@@ -9,30 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medgraft import plugins
 from medgraft.encoder import Encoder
-from medgraft.errors import IncompatibleError, MedgraftError
+from medgraft.errors import IncompatibleError
 from medgraft.features import Features
 from medgraft.grafting import Grafted, graft
 from medgraft.losses import label_guided_info_nce
-from medgraft.registry import build_adapter
-
-# Found through the entry points, so a new adapter is covered without an edit here.
-ADAPTERS = sorted(name for name, plugin in plugins.discover("adapter").items() if plugin.builtin)
-
-
-def _pairs() -> list[tuple[str, str]]:
-    pairs = []
-    for adapter in ADAPTERS:
-        try:
-            built = build_adapter(adapter)
-        except MedgraftError:  # test_every_adapter_fits_an_encoder says so
-            continue
-        pairs += [(adapter, encoder) for encoder in tiny.BUILDERS if built.supports(tiny.shared(encoder))]
-    return pairs
-
-
-PAIRS = _pairs()
 
 
 def grafted_with_head(encoder: Encoder, adapter: str, seed: int = 0) -> Grafted:

@@ -1,0 +1,390 @@
+"""Rules about the frozen encoder: what trains, what stays, and that a graft leaves no trace."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import unittest
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from medgraft.adapter import Adapter, Attachment, Support
+from medgraft.checkpoint import WEIGHTS_NAME
+from medgraft.encoder import Encoder
+from medgraft.errors import ConfigError
+from medgraft.grafting import Grafted
+from medgraft.testing.adapter_subject import AdapterSubject
+from medgraft.testing.check import Rule, require, rule
+from medgraft.testing.snapshots import copied, difference, outputs_of, tree_difference, tree_of, weights_of
+from medgraft.testing.training import loss, steps
+
+UNDO = (
+    "Connect through the Attachment's methods (add_to_output, map_output, map_input, map_features, set_attribute), or "
+    "undo what you do yourself with attachment.on_detach()."
+)
+CHANGES = ("record", "absorb", "set_attribute", "add_to_output", "add_to_branch", "map_output", "map_input")
+CHANGES += ("map_block_input", "map_projection", "map_features")
+MOST_FAULTS = 5
+
+
+@rule("Leave requires_grad of the encoder's parameters alone; train parameters of the adapter's own.", each=True)
+def only_adapter_and_head_train(subject: AdapterSubject, case: str) -> None:
+    """No parameter of the encoder requires or gets a gradient, and none belongs to the adapter."""
+    encoder = subject.encoder(case)
+    frozen = dict(encoder.named_parameters())
+    grafted = subject.graft(encoder, case)
+    loose = [name for name, p in frozen.items() if p.requires_grad]
+    require(not loose, f"after attach(), {', '.join(loose[:4])} of the encoder requires a gradient")
+    steps(grafted, subject.inputs(encoder), n=1)
+    reached = [name for name, p in frozen.items() if p.grad is not None]
+    require(not reached, f"training gives {', '.join(reached[:4])} of the encoder a gradient")
+    own = {id(p) for _, adapter in grafted.named_adapters() for p in adapter.parameters()}
+    taken = [name for name, p in frozen.items() if id(p) in own]
+    require(not taken, f"the adapter registers {', '.join(taken[:4])} of the encoder as its own")
+
+
+@rule("Use every parameter in the forward pass, set requires_grad=False on fixed ones, or do not make it.", each=True)
+def every_parameter_learns(subject: AdapterSubject, case: str) -> None:
+    """Every trainable parameter gets a finite gradient other than zero within three steps."""
+    encoder = subject.encoder(case)
+    grafted = subject.graft(encoder, case)
+    seen = steps(grafted, subject.inputs(encoder), n=3)
+    by_id = {id(p): name for name, p in grafted.named_parameters()}
+    for parameter in grafted.trainable_parameters():
+        name = by_id[id(parameter)]
+        require(name in seen and seen[name] != 0, f"{name} gets no gradient in three steps")
+        require(seen[name].isfinite(), f"{name} gets a gradient that is not finite")
+
+
+@rule(
+    "Register every trained tensor as an nn.Parameter of the adapter (attribute, ModuleDict, ParameterList).", each=True
+)
+def trainable_parameters_are_all(subject: AdapterSubject, case: str) -> None:
+    """trainable_parameters() is exactly what the loss depends on and what trainable_count() counts."""
+    encoder = subject.encoder(case)
+    grafted = subject.graft(encoder, case).train()
+    frozen = {id(p) for p in encoder.parameters()}
+    listed = {id(p) for p in grafted.trainable_parameters()}
+    value = loss(grafted, grafted.encode(subject.inputs(encoder)))
+    hidden = [leaf for leaf in _leaves(value) if id(leaf) not in listed | frozen]
+    shapes = ", ".join(str(list(leaf.shape)) for leaf in hidden[:4])
+    require(not hidden, f"the loss depends on tensors that no optimizer would see, of shape {shapes}")
+    counted = sum(grafted.trainable_count().values())
+    total = sum(p.numel() for p in grafted.trainable_parameters())
+    require(counted == total, f"trainable_count() gives {counted} numbers and trainable_parameters() {total}")
+
+
+def _leaves(value: Tensor) -> list[Tensor]:
+    """Tensors that ``value.backward()`` would give a gradient."""
+    found, seen, queue = [], set(), [value.grad_fn]
+    while queue:
+        node = queue.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            found.append(leaf)
+        queue += [each for each, _ in node.next_functions]
+    return found
+
+
+@rule("Return a positive factor from learning_rate_scale() for every parameter.", each=True)
+def learning_rates_are_positive(subject: AdapterSubject, case: str) -> None:
+    """Every parameter's factor on the learning rate is a positive, finite number."""
+    grafted = subject.graft(subject.encoder(case), case)
+    for _, adapter in grafted.named_adapters():
+        for name, _ in adapter.named_parameters():
+            scale = adapter.learning_rate_scale(name)
+            fine = isinstance(scale, int | float) and 0 < scale < float("inf")
+            require(fine, f"learning_rate_scale({name!r}) is {scale!r}")
+
+
+@rule("Never write to an encoder's parameter or buffer in place; work on copies, or add to outputs.", each=True)
+def training_leaves_the_encoder_alone(subject: AdapterSubject, case: str) -> None:
+    """The encoder's parameters and buffers are bit-identical after training."""
+    encoder = subject.encoder(case)
+    live = weights_of(encoder)
+    grafted = subject.graft(encoder, case)
+    before = copied(live)
+    steps(grafted, subject.inputs(encoder), n=3)
+    changed = [name for name, tensor in live.items() if not torch.equal(tensor, before[name])]
+    require(not changed, f"training changes {', '.join(changed[:4])} of the encoder")
+
+
+@rule(
+    "Do not switch the encoder's modules to training mode; train() of an adapter reaches its own modules only.",
+    each=True,
+)
+def the_encoder_stays_in_evaluation_mode(subject: AdapterSubject, case: str) -> None:
+    """Training mode reaches the adapter and the head, and no module of the encoder."""
+    encoder = subject.encoder(case)
+    own = dict(encoder.named_modules())
+    grafted = subject.graft(encoder, case).train()
+    grafted.encode(subject.inputs(encoder))
+    switched = [name for name, module in own.items() if module.training]
+    require(not switched, f"grafted.train() switches {', '.join(switched[:4])} of the encoder to training mode")
+
+
+@rule(UNDO, each=True)
+def ungraft_restores_the_tree(subject: AdapterSubject, case: str) -> None:
+    """After ungraft() the module tree, hooks and attributes are those from before."""
+    encoder = subject.encoder(case)
+    before = tree_of(encoder)
+    grafted = subject.graft(encoder, case)
+    steps(grafted, subject.inputs(encoder), n=1)
+    require(grafted.ungraft() is encoder, "ungraft() returns another encoder")
+    changed = tree_difference(before, tree_of(encoder))
+    require(not changed, f"after ungraft(), {changed}")
+
+
+@rule(UNDO, each=True)
+def ungraft_restores_the_outputs(subject: AdapterSubject, case: str) -> None:
+    """After ungraft() the encoder's outputs are bit-equal to those from before."""
+    encoder = subject.encoder(case)
+    inputs = subject.inputs(encoder)
+    before = outputs_of(encoder, inputs)
+    grafted = subject.graft(encoder, case)
+    steps(grafted, inputs, n=1)
+    changed = difference(before, outputs_of(grafted.ungraft(), inputs))
+    require(not changed, f"after ungraft(), {changed}")
+
+
+@rule("Keep nothing about an encoder between grafts: no class attributes, no caches keyed by the encoder.", each=True)
+def a_second_graft_is_like_the_first(subject: AdapterSubject, case: str) -> None:
+    """A second graft on an encoder leaves as little behind as the first."""
+    encoder = subject.encoder(case)
+    inputs = subject.inputs(encoder)
+    found = []
+    for seed in (0, 1):
+        grafted = subject.graft(encoder, case, seed=seed)
+        steps(grafted, inputs, n=1)
+        grafted.ungraft()
+        found.append((tree_of(encoder), outputs_of(encoder, inputs)))
+    (tree, outputs), (second, again) = found
+    changed = tree_difference(tree, second) or difference(outputs, again)
+    require(not changed, f"after a second graft and ungraft(), {changed}")
+
+
+@rule(
+    "Give attachment.on_detach() a redo for every undo, or connect through the Attachment's other methods.", each=True
+)
+def switching_off_and_on_changes_nothing(subject: AdapterSubject, case: str) -> None:
+    """Switched off, the adapter leaves the encoder's tree as it was; switched on again, it gives the same numbers."""
+    encoder = subject.encoder(case)
+    inputs = subject.inputs(encoder)
+    before = tree_of(encoder)
+    grafted = subject.graft(encoder, case)
+    fresh = outputs_of(grafted, inputs)
+    grafted.activate()
+    changed = tree_difference(before, tree_of(encoder))
+    require(not changed, f"switched off, {changed}")
+    grafted.activate(*subject.names())
+    changed = difference(fresh, outputs_of(grafted, inputs))
+    require(not changed, f"switched off and on again, {changed}")
+
+
+@rule(
+    "Register the undo with attachment.on_detach() before the change it undoes, so that a failure finds it.", each=True
+)
+def a_failed_attach_leaves_no_trace(subject: AdapterSubject, case: str) -> None:
+    """If attach() fails half-way, the encoder is as it was."""
+    for fault in range(1, MOST_FAULTS + 1):
+        encoder = subject.encoder(case)
+        before, weights = tree_of(encoder), copied(weights_of(encoder))
+        failed = False
+        with _failing_at(fault) as calls:
+            try:
+                Grafted(encoder, subject.adapters())
+            except _Fault:
+                failed = True
+        if not failed and calls["n"] >= fault:
+            require(False, f"attach() swallows the error of {calls['last']}()", "Let errors of the Attachment through.")
+        if not failed:
+            return
+        changed = tree_difference(before, tree_of(encoder)) or difference(weights, weights_of(encoder))
+        require(not changed, f"attach() failed in {calls['last']}() and {changed}")
+
+
+class _Fault(RuntimeError):
+    """Raised on purpose."""
+
+
+@contextmanager
+def _failing_at(fault: int) -> Iterator[dict[str, Any]]:
+    """The ``fault``-th call of an attachment's method raises."""
+    calls: dict[str, Any] = {"n": 0, "last": ""}
+
+    def failing(name: str):
+        original = getattr(Attachment, name)
+
+        def run(self: Attachment, *args: Any, **kwargs: Any) -> Any:
+            calls["n"] += 1
+            if calls["n"] == fault:
+                calls["last"] = name
+                raise _Fault(f"{name}() fails on purpose")
+            return original(self, *args, **kwargs)
+
+        return run
+
+    with contextlib.ExitStack() as stack:
+        for name in CHANGES:
+            stack.enter_context(mock.patch.object(Attachment, name, failing(name)))
+        yield calls
+
+
+class _Probe(Adapter):
+    """Scales every block's output and the pooled features by trained gains, one at the start."""
+
+    def supports(self, encoder: Encoder) -> Support:
+        return Support(True)
+
+    def attach(self, encoder: Encoder, sites: Any) -> Attachment:
+        attachment = Attachment(encoder)
+        blocks = [site for site in sites.values() if site.kind == "block"]
+        attachment.record({"block": blocks} if blocks else {})
+        attachment.record({"features": [site for site in sites.values() if site.kind == "features"]})
+        self.gain = nn.Parameter(torch.ones(()))
+        for site in blocks:
+            attachment.map_output(site, lambda x: x * self.gain.to(x.dtype))
+        for tower in encoder.towers().values():
+            attachment.map_features(tower, lambda features: features.replace(pooled=features.pooled * self.gain))
+        return attachment
+
+
+@rule(
+    "Assume nothing about other adapters on the encoder: undo your own changes only, keep what others return.",
+    each=True,
+)
+def composes_with_another(subject: AdapterSubject, case: str) -> None:
+    """The adapter works before and after another one, and both leave no trace."""
+    for first in (True, False):
+        encoder = subject.encoder(case)
+        inputs = subject.inputs(encoder)
+        before = tree_of(encoder)
+        own = subject.adapters()
+        both: dict[str, Adapter] = {"probe": _Probe(), **own} if first else {**own, "probe": _Probe()}
+        grafted = Grafted(encoder, both)
+        outputs = outputs_of(grafted, inputs)
+        finite = all(value.isfinite().all() for value in outputs.values())
+        require(finite, f"{'after' if first else 'before'} another adapter its features are not finite")
+        grafted.ungraft()
+        changed = tree_difference(before, tree_of(encoder))
+        require(not changed, f"beside another adapter, after ungraft(), {changed}")
+
+
+@rule("Keep everything that training changes in parameters or persistent buffers.", each=True)
+def saving_and_loading_is_exact(subject: AdapterSubject, case: str) -> None:
+    """What save() wrote gives bit-equal parameters and outputs in a fresh graft on a fresh encoder."""
+    encoder = subject.encoder(case)
+    inputs = subject.inputs(encoder)
+    first = subject.graft(encoder, case)
+    steps(first, inputs, n=2)
+    wanted, state = outputs_of(first, inputs), copied(first.adapters.state_dict())
+    with tempfile.TemporaryDirectory(prefix="medgraft-check-") as folder:
+        first.save(folder)
+        second = subject.graft(subject.encoder(case), case, seed=7).load(folder)
+    changed = difference(state, second.adapters.state_dict()) or difference(wanted, outputs_of(second, inputs))
+    require(not changed, f"after save() and load(), {changed}")
+
+
+@rule(
+    "Hold no encoder weight in a parameter, a submodule or a buffer; read it through the encoder's modules.", each=True
+)
+def the_file_holds_no_encoder_weight(subject: AdapterSubject, case: str) -> None:
+    """The file of a trained graft holds no tensor of the encoder."""
+    encoder = subject.encoder(case)
+    weights = copied(weights_of(encoder))
+    grafted = subject.graft(encoder, case)
+    steps(grafted, subject.inputs(encoder), n=2)
+    with tempfile.TemporaryDirectory(prefix="medgraft-check-") as folder:
+        stored = load_file(Path(grafted.save(folder)) / WEIGHTS_NAME)
+    for key, tensor in stored.items():
+        same = [n for n, w in weights.items() if w.numel() > 1 and w.shape == tensor.shape and torch.equal(w, tensor)]
+        require(not same, f"the file holds {same[0] if same else ''!r} of the encoder as {key!r}")
+
+
+@rule(
+    "Set mergeable = True on the class and restore nothing by arithmetic: merge() adds, and the numbers agree.",
+    each=True,
+)
+def merging_changes_no_output(subject: AdapterSubject, case: str) -> None:
+    """The merged graft gives the unmerged one's numbers to 1e-5 of their size."""
+    grafted, inputs = _mergeable(subject, case)
+    wanted = outputs_of(grafted, inputs)
+    grafted.merge()
+    changed = difference(wanted, outputs_of(grafted, inputs), atol=1e-5, rtol=1e-5)
+    require(not changed, f"after merge(), {changed}")
+
+
+@rule("Keep copies of the weights that merge() changes and copy them back in unmerge() and on_detach().", each=True)
+def unmerging_restores_every_bit(subject: AdapterSubject, case: str) -> None:
+    """unmerge(), and ungraft() of a merged graft, put the encoder's weights back bit for bit."""
+    for finish in ("unmerge", "ungraft"):
+        grafted, inputs = _mergeable(subject, case)
+        weights = weights_of(grafted.encoder)
+        before, outputs = copied(weights), outputs_of(grafted, inputs)
+        grafted.merge()
+        getattr(grafted, finish)()
+        changed = [name for name, tensor in weights.items() if not torch.equal(tensor, before[name])]
+        require(not changed, f"after merge() and {finish}(), {', '.join(changed[:4])} of the encoder differs")
+        if finish == "unmerge":
+            different = difference(outputs, outputs_of(grafted, inputs))
+            require(not different, f"after merge() and unmerge(), {different}")
+
+
+def _mergeable(subject: AdapterSubject, case: str) -> tuple[Grafted, dict[str, Tensor]]:
+    if not all(part.cls.mergeable for part in subject.parts):
+        raise unittest.SkipTest("it cannot be merged into the encoder's weights, and says so")
+    encoder = subject.encoder(case)
+    grafted, inputs = subject.graft(encoder, case), subject.inputs(encoder)
+    steps(grafted, inputs, n=2)
+    return grafted, inputs
+
+
+@rule("Set mergeable = True if merge() works; leave merge() to the base class if it does not.", each=True)
+def what_cannot_merge_says_so(subject: AdapterSubject, case: str) -> None:
+    """merge() of an adapter that is not mergeable is an error and changes nothing."""
+    stuck = [part for part in subject.parts if not part.cls.mergeable]
+    if not stuck:
+        raise unittest.SkipTest("it can be merged")
+    encoder = subject.encoder(case)
+    grafted = subject.graft(encoder, case)
+    before = copied(weights_of(encoder))
+    for name, adapter in grafted.named_adapters():
+        if adapter.mergeable:
+            continue
+        try:
+            adapter.merge()
+        except ConfigError:
+            continue
+        require(False, f"{name} is not mergeable and its merge() raises no ConfigError")
+    changed = difference(before, weights_of(encoder))
+    require(not changed, f"after merge() was refused, {changed}")
+
+
+RULES: tuple[Rule, ...] = (
+    only_adapter_and_head_train,
+    every_parameter_learns,
+    trainable_parameters_are_all,
+    learning_rates_are_positive,
+    training_leaves_the_encoder_alone,
+    the_encoder_stays_in_evaluation_mode,
+    ungraft_restores_the_tree,
+    ungraft_restores_the_outputs,
+    a_second_graft_is_like_the_first,
+    switching_off_and_on_changes_nothing,
+    a_failed_attach_leaves_no_trace,
+    composes_with_another,
+    saving_and_loading_is_exact,
+    the_file_holds_no_encoder_weight,
+    merging_changes_no_output,
+    unmerging_restores_every_bit,
+    what_cannot_merge_says_so,
+)

@@ -1,0 +1,161 @@
+"""An adapter as the checks see it: how to make one, and the encoders that it can be grafted on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from medgraft.adapter import Adapter, Support
+from medgraft.encoder import Encoder
+from medgraft.errors import ConfigError
+from medgraft.grafting import Grafted
+from medgraft.registry import adapter_class, build_adapter, readable, resolve_adapter
+from medgraft.testing.tiny import ENCODERS, example_inputs
+from medgraft.testing.training import CLASSES
+
+
+@dataclass(frozen=True)
+class Part:
+    """One adapter of a graft.
+
+    Attributes:
+        name: Its name in the graft.
+        cls: Its class.
+        options: Options that the author chose.
+        registered: Built through the registry, with the catalogue's defaults and ``:variant``.
+    """
+
+    name: str
+    cls: type[Adapter]
+    options: Mapping[str, Any]
+    registered: bool
+
+    def make(self, **changes: Any) -> Adapter:
+        """A fresh adapter.
+
+        Raises:
+            ConfigError: An option does not exist or has a value out of range.
+        """
+        values = {**self.options, **changes}
+        if self.registered:
+            return build_adapter(self.name, values)
+        try:
+            config = self.cls.Config.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(f"options of adapter {self.name!r}: {readable(error)}") from error
+        return self.cls(config)
+
+
+@dataclass
+class Trial:
+    """How an encoder and the adapter went together.
+
+    Attributes:
+        support: The adapter's answer; ``None`` if it raised.
+        width: Width of what a head reads, the pooled features of all towers side by side; 0 if the graft did not run.
+        error: What grafting, or the first run, raised.
+    """
+
+    support: Support | None = None
+    width: int = 0
+    error: Exception | None = None
+
+
+class AdapterSubject:
+    """One adapter, or several joined with ``+``, and where they fit.
+
+    Args:
+        adapter: An adapter class, or a registered name.
+        encoders: Name -> builder of the encoders to try.
+        options: Options of the adapter; for several, one mapping per name.
+    """
+
+    def __init__(
+        self,
+        adapter: type[Adapter] | str,
+        encoders: Mapping[str, Callable[[], Encoder]] | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        self.encoders = dict(ENCODERS if encoders is None else encoders)
+        self.parts = _parts(adapter, options)
+        self.label = "+".join(part.name for part in self.parts)
+
+    def encoder(self, name: str) -> Encoder:
+        """A new frozen encoder."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return self.encoders[name]().freeze()
+
+    def names(self) -> list[str]:
+        """Names of the adapters in a graft, which writes a distribution's dots as slashes."""
+        return [part.name.replace(".", "/") for part in self.parts]
+
+    def adapters(self) -> dict[str, Adapter]:
+        """Fresh adapters by name."""
+        return {part.name: part.make() for part in self.parts}
+
+    def graft(self, encoder: Encoder, case: str, seed: int = 0) -> Grafted:
+        """A graft with a head on the pooled features of every tower."""
+        torch.manual_seed(seed)
+        kind = next((p.dtype for p in encoder.parameters() if p.is_floating_point()), torch.float32)
+        head = nn.Linear(self.trials[case].width, CLASSES).to(kind)
+        return Grafted(encoder, self.adapters(), head)
+
+    def inputs(self, encoder: Encoder, size: int = 3, seed: int = 1) -> dict[str, Tensor]:
+        """A prepared batch for each tower."""
+        return example_inputs(encoder, size, seed)
+
+    @functools.cached_property
+    def trials(self) -> dict[str, Trial]:
+        """What happened with each encoder, tried once."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return {name: self._try(name) for name in self.encoders}
+
+    def _try(self, name: str) -> Trial:
+        trial, encoder = Trial(), self.encoder(name)
+        try:
+            for part in self.parts:
+                answer = part.make().supports(encoder)
+                if trial.support is None or trial.support:
+                    trial.support = answer
+        except Exception as error:  # an author's code; the check of supports() reports it
+            return Trial(error=error)
+        if not trial.support:
+            return trial
+        try:
+            grafted = Grafted(encoder, self.adapters()).eval()
+            with torch.no_grad():
+                outputs = grafted.encode(self.inputs(encoder))
+            trial.width = sum(each.pooled.shape[-1] for each in outputs.values())
+        except Exception as error:  # an author's code; the check of attach() reports it
+            trial.error = error
+        return trial
+
+    def cases(self) -> Sequence[str]:
+        """Encoders on which a graft attaches and runs."""
+        return [name for name, trial in self.trials.items() if trial.width]
+
+    def without_cases(self) -> str:
+        """Why there are none."""
+        return "it runs on none of the encoders; see supports_something and attaches_where_it_fits"
+
+
+def _parts(adapter: type[Adapter] | str, options: Mapping[str, Any]) -> list[Part]:
+    if not isinstance(adapter, str):
+        if not (isinstance(adapter, type) and issubclass(adapter, Adapter)):
+            raise ConfigError(f"{adapter!r} is no adapter; pass a subclass of medgraft.Adapter or a registered name")
+        return [Part(adapter.__name__.lower(), adapter, options, registered=False)]
+    names = [name.strip() for name in adapter.split("+")]
+    own: Callable[[str], Mapping[str, Any]] = (
+        (lambda name: options) if len(names) == 1 else lambda n: options.get(n, {})
+    )
+    if len(names) > 1 and (unknown := sorted(set(options) - set(names))):
+        raise ConfigError(f"options of {adapter!r} go by its parts ({', '.join(names)}), and {unknown[0]!r} is none")
+    return [Part(name, adapter_class(resolve_adapter(name)), own(name), registered=True) for name in names]

@@ -1,0 +1,379 @@
+"""Rules that hold for every encoder."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+import tempfile
+import unittest
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from medgraft.attention import AttentionLayout, capture_cls_rows
+from medgraft.checkpoint import state_digest
+from medgraft.encoder import DualEncoder, Encoder
+from medgraft.errors import CheckpointError, ConfigError
+from medgraft.features import Features
+from medgraft.testing.check import Rule, require, rule
+from medgraft.testing.encoder_subject import EncoderSubject
+from medgraft.testing.snapshots import difference, tensors_of
+
+WEIGHTS = re.compile(r"random|none|pretrained:[0-9a-f]{64}")
+# The same products in batches of another size sum in another order: a thousand roundings of float32.
+ATOL, RTOL = 1e-5, 1e-4
+
+
+def _run(tower: Encoder, x: Tensor | Features, **options: Any) -> Features:
+    with torch.no_grad():
+        return tower(x, **options)
+
+
+def _tensors(features: Features) -> dict[str, Tensor]:
+    return tensors_of({"": features})
+
+
+@rule("Fill in EncoderSpec: name, licence, weights 'random', 'none' or 'pretrained:<sha256>'; one modality per tower.")
+def the_spec_is_complete(subject: EncoderSubject) -> None:
+    """The spec says what a result must carry, and names the towers."""
+    spec, towers = subject.encoder.spec, subject.encoder.towers()
+    require(spec.name and spec.licence, f"spec has name {spec.name!r} and licence {spec.licence!r}")
+    require(WEIGHTS.fullmatch(spec.weights), f"spec.weights is {spec.weights!r}")
+    require("+".join(towers) == spec.modality, f"spec.modality is {spec.modality!r}, its towers {'+'.join(towers)}")
+    for name, tower in towers.items():
+        require(tower.spec.modality == name, f"the tower {name!r} has modality {tower.spec.modality!r}")
+    if isinstance(subject.encoder, DualEncoder) and subject.encoder.logit_scale is not None:
+        scale = subject.encoder.logit_scale
+        require(math.isfinite(scale) and scale > 0, f"logit_scale is {scale!r}")
+
+
+@rule("Make spec.dim, spec.heads, n_prefix and grid those of the tokens that encode() returns.", each=True)
+def features_fit_the_spec(subject: EncoderSubject, case: str) -> None:
+    """Tokens, pooled, grid and mask have the shapes that the spec promises, and are finite."""
+    tower = subject.tower(case)
+    features = _run(tower, subject.batch(case))
+    require(features.tokens.ndim == 3, f"tokens have shape {list(features.tokens.shape)}, not [B, N, C]")
+    B, N, C = features.tokens.shape
+    require((2, tower.spec.dim) == (B, C), f"tokens are [{B}, {N}, {C}] and spec.dim is {tower.spec.dim}")
+    places = math.prod(features.grid) + features.n_prefix
+    require(places == N, f"there are {N} tokens, and grid {features.grid} with n_prefix {features.n_prefix}")
+    require(features.pooled.ndim == 2 and len(features.pooled) == 2, f"pooled has shape {list(features.pooled.shape)}")
+    finite = features.tokens.isfinite().all() and features.pooled.isfinite().all()
+    require(finite, "tokens or pooled are not finite")
+    if case != "text":
+        axes = len(tower.spec.input_size)
+        require(len(features.grid) == axes, f"grid {features.grid} has another rank than the input of {axes} axes")
+    heads = {layout.heads for layout in tower.attention}
+    require(heads <= {tower.spec.heads}, f"spec.heads is {tower.spec.heads}, the attention has {sorted(heads)}")
+    mask = features.mask
+    require(mask is None or (mask.shape == (B, N) and mask.dtype == torch.bool), "mask is not bool [B, N]")
+
+
+@rule("Call freeze() when the encoder is built, and do not override train().", each=True)
+def frozen_for_good(subject: EncoderSubject, case: str) -> None:
+    """No parameter requires a gradient, every module is in evaluation mode, and train() changes neither."""
+    tower = subject.copy(case)  # whose statistics a run in training mode may change
+    before = _run(tower, subject.batch(case))
+    loose = [name for name, p in tower.named_parameters() if p.requires_grad]
+    require(not loose, f"{', '.join(loose[:4])} requires a gradient")
+    tower.train(True)
+    awake = [name or "the tower itself" for name, module in tower.named_modules() if module.training]
+    changed = difference(_tensors(before), _tensors(_run(tower, subject.batch(case))))
+    require(not awake, f"after train(), {', '.join(awake[:4])} is in training mode")
+    require(not changed, f"after train(), {changed}")
+
+
+@rule("Draw no random number in encode(), and keep no state between runs.", each=True)
+def a_run_repeats_itself(subject: EncoderSubject, case: str) -> None:
+    """Two runs on one input are bit-equal, and change no weight, no buffer and no random state."""
+    tower, x = subject.tower(case), subject.batch(case)
+    digest, random = state_digest(tower), torch.get_rng_state()
+    first, second = _run(tower, x), _run(tower, x)
+    require(not (changed := difference(_tensors(first), _tensors(second))), f"in a second run {changed}")
+    require(state_digest(tower) == digest, "a run changes the encoder's state")
+    require(torch.equal(random, torch.get_rng_state()), "a run draws random numbers")
+
+
+@rule("Use no statistics of the batch.", each=True)
+def samples_do_not_see_each_other(subject: EncoderSubject, case: str) -> None:
+    """A sample's features do not depend on its neighbours in the batch."""
+    tower, x = subject.tower(case), subject.batch(case)
+    together, alone = _tensors(_run(tower, x)), _tensors(_run(tower, x[:1]))
+    changed = difference({name: value[:1] for name, value in together.items()}, alone, ATOL, RTOL)
+    require(not changed, f"a sample alone and in its batch differ: {changed}")
+
+
+@rule("Give sites, block_paths() and attention the paths of modules that exist in the encoder.")
+def sites_resolve(subject: EncoderSubject) -> None:
+    """Every site and block names a module that is there, with the rows that it says."""
+    encoder = subject.encoder
+    sites = encoder.sites()
+    require(any(site.kind == "features" for site in sites.values()), "there is no site of kind 'features'")
+    for site in sites.values():
+        module = _module(encoder, site.path, f"site {site.name!r}")
+        if site.kind in ("projection", "layer") and not site.in_mha:
+            weight = getattr(module, "weight", None)
+            require(isinstance(weight, Tensor), f"site {site.name!r} is a {type(module).__name__} without a weight")
+            assert isinstance(weight, Tensor)
+            fits = site.rows is None or site.rows.stop <= len(weight)
+            require(fits, f"site {site.name!r} owns rows {site.rows} of a weight with {len(weight)}")
+    for tower in encoder.towers().values():
+        for path in tower.block_paths():
+            _module(tower, path, "block_paths()")
+        blocks = len(tower.block_paths())
+        require(blocks >= len(tower.attention), f"it has {len(tower.attention)} attentions in {blocks} blocks")
+
+
+def _module(root: Encoder, path: str, what: str) -> nn.Module:
+    try:
+        return root.get_submodule(path)
+    except AttributeError:
+        require(False, f"{what} names {path!r}, which is no module")
+        raise
+
+
+@rule(
+    "Let prefix(x, s) run exactly the stages before s, and encode(h, start=s) the rest, without writing to h.",
+    each=True,
+)
+def stages_join(subject: EncoderSubject, case: str) -> None:
+    """prefix() and encode() from any stage give bit for bit what a whole run gives."""
+    tower, x = subject.tower(case), subject.batch(case)
+    whole = _tensors(_run(tower, x))
+    stages = list(tower.block_stages)
+    require(stages == sorted(stages), f"block_stages {stages} are not in order")
+    require(all(0 <= s < tower.n_stages for s in stages), f"block_stages {stages} and n_stages {tower.n_stages}")
+    for stage in range(tower.n_stages):
+        with torch.no_grad():
+            hidden = tower.prefix(x, stage)
+        kept = hidden.clone()
+        changed = difference(whole, _tensors(_run(tower, hidden, start=stage)))
+        require(not changed, f"from stage {stage} {changed}")
+        require(torch.equal(kept, hidden), f"encode() from stage {stage} writes to the hidden state it was given")
+
+
+@rule(
+    "Set has_cls, and attention with the layout's heads, scale and transform as the library computes them.", each=True
+)
+def cls_scores_are_the_attention(subject: EncoderSubject, case: str) -> None:
+    """cls_scores and cls_probs are the CLS row of the last attention, and asking for them changes nothing."""
+    tower, x = subject.tower(case), subject.batch(case)
+    if not tower.attention or not tower.has_cls:
+        try:
+            _run(tower, x, scores=True)
+        except ConfigError:
+            raise unittest.SkipTest(f"its {case} tower has no CLS attention, and says so") from None
+        require(False, "it has no CLS attention, and gives scores")
+    layout = subject.layout(case)
+    plain, features = _run(tower, x), _run(tower, x, scores=True)
+    require(not (changed := difference(_tensors(plain), _tensors(features))), f"with scores=True {changed}")
+    logits, probs = features.cls_scores, features.cls_probs
+    assert logits is not None and probs is not None
+    B, N = features.tokens.shape[:2]
+    wanted = (B, tower.spec.heads, N - features.n_prefix)
+    require(logits.shape == probs.shape == wanted, f"cls_scores are {list(logits.shape)}, not {list(wanted)}")
+    if features.mask is not None:
+        padded = ~features.mask[:, None, features.n_prefix :].expand_as(probs)
+        require((probs[padded] == 0).all(), "padded tokens have a probability other than 0")
+    context = _context(tower, layout, x)
+    if context is not None:
+        own, mixed = context
+        changed = difference({"the CLS row": mixed}, {"the CLS row": own}, ATOL, RTOL)
+        require(not changed, f"values mixed by cls_probs are not what the attention gave its output map: {changed}")
+
+
+def _context(tower: Encoder, layout: AttentionLayout, x: Tensor) -> tuple[Tensor, Tensor] | None:
+    """CLS row of ``probabilities @ values`` by the layout, and as the library computed it; ``None`` if hidden."""
+    seen: dict[str, Any] = {}
+    attention = tower.get_submodule(layout.path if layout.style == "mha" else layout.path.rpartition(".")[0])
+    between = getattr(attention, "norm", None)
+    if (layout.style != "mha" and not layout.out_path) or not isinstance(between, nn.Identity | None):
+        return None
+    handles = []
+    if layout.style == "mha":
+        handles.append(attention.register_forward_pre_hook(lambda m, a, k: seen.update(args=a, kw=k), with_kwargs=True))
+    else:
+        value = tower.get_submodule(layout.value_path if layout.style == "split" else layout.path)
+        handles.append(value.register_forward_hook(lambda m, a, out: seen.update(value=out)))
+        out = tower.get_submodule(layout.out_path)
+        handles.append(out.register_forward_pre_hook(lambda m, a: seen.update(mixed=a[0])))
+    try:
+        with torch.no_grad(), capture_cls_rows(tower, layout) as capture:
+            features = tower.encode(x)
+            if tower.sliced > 1:  # the row is an average over slices, which no single product of the library shows
+                return None
+            probs = capture.rows(0, features.mask)[1]
+    finally:
+        for handle in handles:
+            handle.remove()
+    if layout.style == "mha":
+        options = {**seen["kw"], "need_weights": True, "average_attn_weights": False}
+        with torch.no_grad():
+            weights = attention(*seen["args"], **options)[1]
+        return probs, weights[:, :, 0]
+    value = seen["value"][..., -layout.dim :] if layout.style == "packed" else seen["value"]
+    B, N, C = value.shape
+    v = value.view(B, N, layout.heads, C // layout.heads).transpose(1, 2)
+    own = (probs[:, :, None] @ v).squeeze(2).reshape(B, C)
+    return own, seen["mixed"].reshape(B, -1, C)[:, 0]
+
+
+@rule(
+    "Point the layout's path, key_path and value_path (or the order q, k, v in a packed weight) at the right rows.",
+    each=True,
+)
+def projections_are_where_the_layout_says(subject: EncoderSubject, case: str) -> None:
+    """Changing queries or keys changes the scores; changing values changes the tokens and no score."""
+    layout = subject.layout(case)
+    twin, x = subject.copy(case), subject.batch(case)
+    before = _run(twin, x, scores=True)
+    for projection in ("q", "k", "v"):
+        path, rows = layout.location(projection)
+        module: Any = twin.get_submodule(path)
+        whole = module.in_proj_weight if layout.style == "mha" else module.weight
+        weight = whole if rows is None else whole[rows]
+        kept = weight.detach().clone()
+        with torch.no_grad():
+            weight.mul_(torch.linspace(0.2, 1.9, len(weight), dtype=weight.dtype)[:, None])
+            after = twin(x, scores=True)
+            weight.copy_(kept)
+        assert before.cls_probs is not None and after.cls_probs is not None
+        moved = bool((after.cls_probs - before.cls_probs).abs().max() > 0)
+        require(
+            moved == (projection != "v"), f"rows of {projection!r} {'change' if moved else 'do not change'} the scores"
+        )
+        require(not torch.equal(after.tokens, before.tokens), f"rows of {projection!r} do not change the tokens")
+
+
+@rule("Return float [channels, *input_size], or int64 [L] for text, from prepare(), the same each time.", each=True)
+def prepare_gives_the_input(subject: EncoderSubject, case: str) -> None:
+    """prepare() turns a raw sample into one input of the size that the spec promises."""
+    tower = subject.tower(case)
+    try:
+        x = tower.prepare(subject.raw(case))
+    except CheckpointError as error:
+        raise unittest.SkipTest(f"its tokenizer cannot be loaded here: {str(error)[:120]}") from None
+    spec = tower.spec
+    wanted = spec.input_size if case == "text" else (spec.channels, *spec.input_size)
+    require(
+        isinstance(x, Tensor) and tuple(x.shape) == wanted, f"prepare() gives {getattr(x, 'shape', x)}, not {wanted}"
+    )
+    right = x.dtype == torch.int64 if case == "text" else x.dtype == torch.float32
+    require(right, f"prepare() gives {x.dtype}")
+    require(case == "text" or x.isfinite().all(), "prepare() gives values that are not finite")
+    require(torch.equal(x, tower.prepare(subject.raw(case))), "prepare() gives another input the second time")
+    if case == "text":
+        words = subject.vocabulary(tower).num_embeddings
+        require(x.min() >= 0 and x.max() < words, f"prepare() gives token {x.max()}, the tower has {words}")
+
+
+@rule("Let project() map [..., C] to [..., E], with one E for all towers of a shared space.")
+def projections_share_a_space(subject: EncoderSubject) -> None:
+    """project() keeps the leading axes, and towers with a shared space have one width there."""
+    widths = {}
+    for case in subject.cases():
+        tower = subject.tower(case)
+        features = _run(tower, subject.batch(case))
+        with torch.no_grad():
+            pooled, tokens = tower.project(features.pooled), tower.project(features.tokens)
+        leads = pooled.shape[:-1] == features.pooled.shape[:-1] and tokens.shape[:-1] == features.tokens.shape[:-1]
+        require(leads, f"project() maps tokens {list(features.tokens.shape)} to {list(tokens.shape)}")
+        require(pooled.isfinite().all(), f"project() of the {case} tower is not finite")
+        widths[case] = pooled.shape[-1]
+    shared = isinstance(subject.encoder, DualEncoder) and subject.encoder.logit_scale is not None
+    require(not shared or len(set(widths.values())) == 1, f"the shared space has widths {widths}")
+
+
+@rule(
+    "Mask padding in the attention and pool a real token, or leave mask at None where padding is read like a word.",
+    each=True,
+)
+def padding_is_not_read(subject: EncoderSubject, case: str) -> None:
+    """What lies at masked positions of a text does not change its real tokens or what is pooled."""
+    if case != "text":
+        raise unittest.SkipTest("it has no text tower")
+    tower, x = subject.tower(case), subject.batch(case)
+    mask = _run(tower, x).mask
+    if mask is None or bool(mask.all()):
+        raise unittest.SkipTest("every token counts as real")
+    require(mask[:, 0].all() or mask.any(dim=1).all(), "a text has no real token")
+    if tower.spec.pooling.startswith("last"):
+        raise unittest.SkipTest("it pools the last position, padding or not, as it was pre-trained")
+
+    def disturb(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(3)).to(output)
+        return torch.where(mask.view(*output.shape[:-1], 1), output, output + noise)
+
+    before = _run(tower, x)
+    handle = subject.vocabulary(tower).register_forward_hook(disturb)
+    try:
+        after = _run(tower, x)
+    finally:
+        handle.remove()
+    changed = difference(
+        {"pooled": before.pooled, "a real token": before.tokens[mask]},
+        {"pooled": after.pooled, "a real token": after.tokens[mask]},
+        ATOL,
+        RTOL,
+    )
+    require(not changed, f"with other embeddings at masked positions {changed}")
+
+
+@rule("Keep every weight in a parameter or a persistent buffer, and no reference to another copy's modules.", each=True)
+def weights_load_back(subject: EncoderSubject, case: str) -> None:
+    """A state dict, written and read as safetensors, brings a disturbed copy back bit for bit; the original stays."""
+    tower, twin, x = subject.tower(case), subject.copy(case), subject.batch(case)
+    wanted, digest = _tensors(_run(tower, x)), state_digest(tower)
+    require(state_digest(twin) == digest, "a copy has another digest")
+    with torch.no_grad():
+        for tensor in twin.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.mul_(1.3)
+    _run(twin, x)
+    require(not (changed := difference(wanted, _tensors(_run(tower, x)))), f"after a copy was changed, {changed}")
+    with tempfile.TemporaryDirectory(prefix="medgraft-check-") as folder:
+        path = Path(folder) / "weights.safetensors"
+        save_file({name: value.contiguous().clone() for name, value in tower.state_dict().items()}, path)
+        twin.load_state_dict(load_file(path))
+    require(state_digest(twin) == digest, "after loading its weights, a copy has another digest")
+    require(
+        not (changed := difference(wanted, _tensors(_run(twin, x)))), f"after loading its weights, in a copy {changed}"
+    )
+    again = copy.deepcopy(tower)
+    require(not (changed := difference(wanted, _tensors(_run(again, x)))), f"in a copy {changed}")
+
+
+@rule("Seed the fresh weights inside a fork of the random state (torch.random.fork_rng).")
+def building_repeats_itself(subject: EncoderSubject) -> None:
+    """Building twice gives the same weights and leaves the global random state alone."""
+    if subject.build is None:
+        raise unittest.SkipTest("it was passed built; pass a function or a name")
+    digest = state_digest(subject.encoder)
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    again = subject.build()
+    require(torch.equal(torch.rand(3), expected), "building it moves the global random state")
+    require(state_digest(again) == digest, "building it twice gives other weights")
+
+
+RULES: tuple[Rule, ...] = (
+    the_spec_is_complete,
+    features_fit_the_spec,
+    frozen_for_good,
+    a_run_repeats_itself,
+    samples_do_not_see_each_other,
+    sites_resolve,
+    stages_join,
+    cls_scores_are_the_attention,
+    projections_are_where_the_layout_says,
+    prepare_gives_the_input,
+    projections_share_a_space,
+    padding_is_not_read,
+    building_repeats_itself,
+    weights_load_back,
+)

@@ -1,0 +1,475 @@
+"""One sound adapter, and for every check of the kit a copy of it that breaks exactly that rule."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import ConfigDict, Field, field_serializer
+from torch import nn
+
+from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.errors import IncompatibleError
+from medgraft.sites import Site, match_sites
+
+
+class Delta(nn.Module):
+    """A bottleneck with a residual connection; zero at the start."""
+
+    def __init__(self, owner: Sound, dim: int) -> None:
+        super().__init__()
+        self.owner = (owner,)  # a tuple, so that it is no submodule
+        self.down = nn.Linear(dim, owner.config.width)
+        self.up = nn.Linear(owner.config.width, dim, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x):
+        return self.owner[0].change(x, self.up(F.gelu(self.down(x))) * self.owner[0].config.scale)
+
+
+class Sound(Adapter):
+    """Keeps every rule."""
+
+    class Config(AdapterConfig):
+        """Options.
+
+        Attributes:
+            width: Of the bottleneck.
+            scale: Factor on it.
+            targets: Patterns of blocks.
+        """
+
+        width: int = Field(4, ge=1)
+        scale: float = Field(1.0, gt=0)
+        targets: tuple[str, ...] = ("blocks.*",)
+
+    config: Config
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.delta = nn.ModuleDict()
+
+    def supports(self, encoder):
+        if not all(tower.attention for tower in encoder.towers().values()):
+            return Support(False, "one of its towers has no attention")
+        return Support(True)
+
+    def hits(self, sites) -> dict[str, list[Site]]:
+        found = match_sites(sites, self.config.targets, "targets")
+        return {pattern: [site for site in hit if site.kind == "block"] for pattern, hit in found.items()}
+
+    def attach(self, encoder, sites):
+        attachment = Attachment(encoder)
+        hits = self.hits(sites)
+        self.before(encoder, attachment)
+        self.record(attachment, hits)
+        self.delta.clear()
+        for site in [site for hit in hits.values() for site in hit]:
+            tower = encoder.towers()[site.tower] if site.tower else encoder
+            self.delta[site.name.replace(".", "/")] = delta = self.make(tower.spec.dim)
+            attachment.map_output(site, delta)
+        self.after(encoder, attachment)
+        return attachment
+
+    def before(self, encoder, attachment):
+        """What a broken one does before anything is recorded."""
+
+    def record(self, attachment, hits):
+        attachment.record(hits)
+
+    def make(self, dim):
+        return Delta(self, dim)
+
+    def after(self, encoder, attachment):
+        """What a broken one does last."""
+
+    def change(self, x, delta):
+        return x + delta
+
+
+class SoundMerge(Adapter):
+    """A full update of the last linear map of each block, which can be merged; keeps every rule."""
+
+    mergeable = True
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.update = nn.ParameterDict()
+        self.places: list[nn.Linear] = []
+        self.kept: list[torch.Tensor] = []
+
+    def supports(self, encoder):
+        if not any(name.endswith("mlp.3") for name in encoder.sites()):
+            return Support(False, "its blocks have no second linear map")
+        return Support(True)
+
+    def attach(self, encoder, sites):
+        attachment = Attachment(encoder)
+        attachment.on_detach(self.unmerge)
+        hits = [site for site in sites.values() if site.name.endswith("mlp.3")]
+        attachment.record({"mlp.3": hits})
+        for site in hits:
+            base = encoder.get_submodule(site.path)
+            self.update[site.name.replace(".", "/")] = weight = nn.Parameter(torch.zeros_like(base.weight))
+            self.places.append(base)
+            attachment.add_to_output(site, lambda x, weight=weight: None if self.kept else F.linear(x, weight))
+        return attachment
+
+    @torch.no_grad()
+    def merge(self):
+        self.kept = [base.weight.clone() for base in self.places]
+        for base, weight in zip(self.places, self.update.values(), strict=True):
+            base.weight += weight
+
+    @torch.no_grad()
+    def unmerge(self):
+        for base, weight in zip(self.places, self.kept, strict=False):
+            base.weight.copy_(weight)
+        self.kept = []
+
+
+# -- what it says of itself -------------------------------------------------------------------------------------------
+
+
+class FromTheFuture(Sound):
+    api_version = 99
+
+
+class Undocumented(Sound):
+    class Config(Sound.Config):
+        """Options.
+
+        Attributes:
+            width: Of the bottleneck.
+            targets: Patterns of blocks.
+        """
+
+
+class Lenient(Sound):
+    class Config(Sound.Config):
+        __doc__ = Sound.Config.__doc__
+        model_config = ConfigDict(extra="ignore")
+
+
+class TakesAnything(Sound):
+    class Config(Sound.Config):
+        """Options.
+
+        Attributes:
+            width: Of the bottleneck.
+            scale: Factor on it.
+            targets: Patterns of blocks.
+            note: Anything.
+        """
+
+        note: Any = None
+
+
+class NoRange(Sound):
+    class Config(Sound.Config):
+        __doc__ = Sound.Config.__doc__
+        width: int = 4
+
+
+class Mutable(Sound):
+    class Config(Sound.Config):
+        __doc__ = Sound.Config.__doc__
+        model_config = ConfigDict(frozen=False)
+
+
+class Rounded(Sound):
+    class Config(Sound.Config):
+        __doc__ = Sound.Config.__doc__
+        scale: float = Field(1.5, gt=0)
+
+        @field_serializer("scale")
+        def _short(self, value: float) -> float:
+            return round(value)
+
+
+class FitsNothing(Sound):
+    def supports(self, encoder):
+        return Support(False, "it is never the right encoder")
+
+
+class Curt(Sound):
+    def supports(self, encoder):
+        return Support(bool(super().supports(encoder)), "no")
+
+
+class Marks(Sound):
+    def supports(self, encoder):
+        answer = super().supports(encoder)
+        if not answer:
+            encoder.was_asked = True
+        return answer
+
+
+class Overconfident(Sound):
+    def supports(self, encoder):
+        return Support(True)
+
+
+class InventsSites(Sound):
+    def record(self, attachment, hits):
+        attachment.record(hits)
+        attachment.record({"more": [Site("blocks.77", "block", "")]})
+
+
+class ForgivesTypos(Sound):
+    def hits(self, sites):
+        known = []
+        for pattern in self.config.targets:
+            try:
+                match_sites(sites, (pattern,), "targets")
+            except IncompatibleError:
+                continue
+            known.append(pattern)
+        return {
+            pattern: [s for s in match_sites(sites, (pattern,), "")[pattern] if s.kind == "block"] for pattern in known
+        }
+
+
+class NotTheIdentity(Sound):
+    def make(self, dim):
+        delta = super().make(dim)
+        nn.init.normal_(delta.up.weight)
+        return delta
+
+
+# -- numbers ----------------------------------------------------------------------------------------------------------
+
+
+class WrongGrid(Sound):
+    def after(self, encoder, attachment):
+        for tower in encoder.towers().values():
+            attachment.map_features(tower, lambda features: features.replace(grid=(1, 2)))
+
+
+class Unseeded(Sound):
+    def make(self, dim):
+        delta = super().make(dim)
+        generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(4)))
+        nn.init.normal_(delta.down.weight, generator=generator)
+        return delta
+
+
+class MixesSamples(Sound):
+    def change(self, x, delta):
+        return x + delta - delta.mean(dim=0)
+
+
+class HidesItsStage(Sound):
+    def after(self, encoder, attachment):
+        attachment.stage = dict.fromkeys(attachment.stage, 2)
+
+
+class Counts(Sound):
+    calls = 0
+
+    def change(self, x, delta):
+        if self.training:
+            self.calls += 1
+        return x + delta * (1 + 0.1 * self.calls * self.training)
+
+
+class WrongUnderAutocast(Sound):
+    def change(self, x, delta):
+        return (x + delta) * (1.5 if torch.is_autocast_enabled("cpu") else 1.0)
+
+
+class SinglePrecision(Sound):
+    def change(self, x, delta):
+        return x + (delta @ torch.eye(delta.shape[-1]) if not torch.is_autocast_enabled("cpu") else delta)
+
+
+class WrongWhenCompiled(Sound):
+    def change(self, x, delta):
+        return (x + delta) * (1.1 if torch.compiler.is_compiling() else 1.0)
+
+
+# -- the frozen encoder -----------------------------------------------------------------------------------------------
+
+
+class Thaws(Sound):
+    def before(self, encoder, attachment):
+        bias = next(p for name, p in encoder.named_parameters() if name.endswith("norm1.bias"))
+        attachment.on_detach(lambda: setattr(bias, "requires_grad", False))
+        bias.requires_grad_(True)
+
+
+class Idle(Sound):
+    def after(self, encoder, attachment):
+        self.unused = nn.Parameter(torch.ones(3))
+
+
+class Hidden(Sound):
+    def after(self, encoder, attachment):
+        self.gains = [nn.Parameter(torch.ones(()))]
+
+    def change(self, x, delta):
+        return x + delta * self.gains[0]
+
+
+class Backwards(Sound):
+    def learning_rate_scale(self, parameter):
+        return -1.0
+
+
+class WritesToBuffers(Sound):
+    def before(self, encoder, attachment):
+        self.counters = [b for name, b in encoder.named_buffers() if name.endswith("num_batches_tracked")]
+
+    def change(self, x, delta):
+        if self.training:
+            for counter in self.counters:
+                counter += 1
+        return x + delta
+
+
+class WakesDropout(Sound):
+    def before(self, encoder, attachment):
+        self.outside = tuple(module for module in encoder.modules() if isinstance(module, nn.Dropout))
+        attachment.on_detach(lambda: [module.eval() for module in self.outside])
+
+    def train(self, mode=True):
+        for module in getattr(self, "outside", ()):
+            module.train(mode)
+        return super().train(mode)
+
+
+class LeavesAnAttribute(Sound):
+    def before(self, encoder, attachment):
+        self.block = (encoder.get_submodule(encoder.block_paths()[0]),)
+
+    def change(self, x, delta):
+        if self.training:
+            self.block[0].was_trained = True
+        return x + delta
+
+
+class LeavesAnEpsilon(Sound):
+    def before(self, encoder, attachment):
+        norm = next(module for module in encoder.modules() if isinstance(module, nn.LayerNorm))
+        attachment.on_detach(lambda: setattr(norm, "eps", 0.1), lambda: setattr(norm, "eps", 1e-5))
+
+
+class Remembers(Sound):
+    known: ClassVar[weakref.WeakSet] = weakref.WeakSet()
+
+    def after(self, encoder, attachment):
+        if encoder in self.known:
+            encoder.register_forward_hook(lambda *_: None)
+        self.known.add(encoder)
+
+
+class CannotReturn(Sound):
+    """Rolls the channels of a block until it is trained, so a fresh graft is not the identity."""
+
+    identity_at_init = False
+    trained = False
+
+    def after(self, encoder, attachment):
+        block = encoder.get_submodule(encoder.block_paths()[-1])
+        handle = block.register_forward_hook(lambda module, x, out: out if self.trained else out.roll(1, dims=-1))
+        attachment.on_detach(handle.remove)
+
+    def change(self, x, delta):
+        self.trained = self.trained or self.training
+        return x + delta
+
+
+class UndoesTooLate(Sound):
+    def before(self, encoder, attachment):
+        self.handle = (encoder.register_forward_hook(lambda *_: None),)
+
+    def after(self, encoder, attachment):
+        attachment.on_detach(self.handle[0].remove)
+
+
+class Loner(Sound):
+    def before(self, encoder, attachment):
+        if any(module._forward_hooks for module in encoder.modules()):
+            raise IncompatibleError("another adapter is attached already")
+
+
+class Forgetful(Sound):
+    def after(self, encoder, attachment):
+        self.offset = 0.1 * torch.randn(encoder.spec.dim)
+
+    def change(self, x, delta):
+        return x + delta * (1 + self.offset.to(delta.dtype))
+
+
+class Copies(Sound):
+    def after(self, encoder, attachment):
+        norm = next(module for module in encoder.modules() if isinstance(module, nn.LayerNorm))
+        self.register_buffer("reference", norm.weight.detach().clone())
+
+
+class MergesTooMuch(SoundMerge):
+    @torch.no_grad()
+    def merge(self):
+        super().merge()
+        for base, weight in zip(self.places, self.update.values(), strict=True):
+            base.weight += 0.1 * weight
+
+
+class Subtracts(SoundMerge):
+    @torch.no_grad()
+    def unmerge(self):
+        for base, weight in zip(self.places, self.update.values(), strict=True):
+            if self.kept:
+                base.weight -= weight
+        self.kept = []
+
+
+class PretendsToMerge(Sound):
+    def merge(self):
+        pass
+
+
+BROKEN: dict[str, type[Adapter]] = {
+    "api_version_is_spoken": FromTheFuture,
+    "options_are_documented": Undocumented,
+    "unknown_options_are_refused": Lenient,
+    "wrong_kinds_of_values_are_refused": TakesAnything,
+    "values_out_of_range_are_refused": NoRange,
+    "options_cannot_be_changed": Mutable,
+    "options_survive_storage": Rounded,
+    "supports_something": FitsNothing,
+    "refusals_have_a_reason": Curt,
+    "asking_changes_nothing": Marks,
+    "attaches_where_it_fits": Overconfident,
+    "coverage_names_sites": InventsSites,
+    "unmatched_targets_are_errors": ForgivesTypos,
+    "identity_at_the_start_is_true": NotTheIdentity,
+    "features_are_well_formed": WrongGrid,
+    "a_seed_fixes_everything": Unseeded,
+    "samples_do_not_see_each_other": MixesSamples,
+    "the_first_stage_is_true": HidesItsStage,
+    "gradient_checkpointing_agrees": Counts,
+    "autocast_agrees": WrongUnderAutocast,
+    "float64_works": SinglePrecision,
+    "compilation_agrees": WrongWhenCompiled,
+    "only_adapter_and_head_train": Thaws,
+    "every_parameter_learns": Idle,
+    "trainable_parameters_are_all": Hidden,
+    "learning_rates_are_positive": Backwards,
+    "training_leaves_the_encoder_alone": WritesToBuffers,
+    "the_encoder_stays_in_evaluation_mode": WakesDropout,
+    "ungraft_restores_the_tree": LeavesAnAttribute,
+    "ungraft_restores_the_outputs": LeavesAnEpsilon,
+    "a_second_graft_is_like_the_first": Remembers,
+    "switching_off_and_on_changes_nothing": CannotReturn,
+    "a_failed_attach_leaves_no_trace": UndoesTooLate,
+    "composes_with_another": Loner,
+    "saving_and_loading_is_exact": Forgetful,
+    "the_file_holds_no_encoder_weight": Copies,
+    "merging_changes_no_output": MergesTooMuch,
+    "unmerging_restores_every_bit": Subtracts,
+    "what_cannot_merge_says_so": PretendsToMerge,
+}

@@ -1,0 +1,31 @@
+"""Every check of an adapter bites: a broken adapter fails exactly the check of the rule that it breaks."""
+
+from __future__ import annotations
+
+import pytest
+from broken_adapters import BROKEN, Sound, SoundMerge
+from running import failures
+
+from medgraft.testing import check_adapter
+from medgraft.testing.tiny import ENCODERS
+
+# One encoder that the adapters fit and one that they refuse: what is under test here is the kit.
+TWO = {name: ENCODERS[name] for name in ("packed-2d", "none-2d")}
+
+
+@pytest.mark.parametrize("adapter", [Sound, SoundMerge])
+def test_a_sound_adapter_passes_every_check_on_every_encoder(adapter):
+    assert failures(check_adapter(adapter)) == {}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_adapter_fails_exactly_its_check(name):
+    found = failures(check_adapter(BROKEN[name], encoders=TWO))
+    assert list(found) == [name], found
+    label, _, rest = found[name].partition(": ")
+    assert label.startswith(BROKEN[name].__name__.lower())
+    assert len(rest.split(". ")) >= 2, "a problem and a remedy"
+
+
+def test_every_check_has_a_broken_adapter():
+    assert {str(check) for check in check_adapter(Sound)} == set(BROKEN)

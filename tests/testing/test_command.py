@@ -1,0 +1,87 @@
+"""``medgraft check``: a table, and an exit code that says what happened."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from medgraft import console, plugins
+from medgraft.cli import app
+from medgraft.errors import ConfigError, UnknownNameError
+from medgraft.plugins import Plugin
+from medgraft.testing import command
+from medgraft.testing.check import Check, ConformanceError
+
+
+@pytest.fixture
+def medgraft(monkeypatch):
+    """Runs the command in this process, with a wide terminal and pytest's own logging left alone."""
+    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setattr(console.logging, "basicConfig", lambda **options: None)
+    return lambda *arguments: CliRunner().invoke(app, ["check", *arguments])
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """A registered adapter that declares another identity than it has."""
+    found = plugins.discover("adapter")
+    made = Plugin("adapter", "acme_wrong", "broken_adapters:NotTheIdentity", "acme", "1.0")
+    monkeypatch.setattr(plugins, "discover", lambda kind: found | {"acme_wrong": made} if kind == "adapter" else {})
+
+
+def test_a_sound_plugin_is_a_table_and_exit_code_zero(medgraft):
+    done = medgraft("pixels:2d")
+    assert done.exit_code == 0, done.output
+    assert "features_fit_the_spec" in done.stdout and "it has no text tower" in done.stdout
+    assert re.search(r"pixels:2d: \d+ ok, 0 failed, [1-9] skipped", done.stdout)
+
+
+def test_a_broken_plugin_is_exit_code_one_and_says_what_to_change(medgraft, broken):
+    done = medgraft("acme_wrong")
+    assert done.exit_code == 1, done.output
+    assert "1 failed" in done.stdout and "identity_at_the_start_is_true" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lroa"], "unknown adapter, encoder or task 'lroa'; did you mean lora"),
+        (["lora+ace_hgn"], "did you mean ace_hgnn"),
+        (["peft:no_such_method"], "no_such_method"),
+        (["timm:no_such_model@random"], "no_such_model"),
+        (["lora", "--data", "somewhere"], "--data is for tasks"),
+        (["lora", "--kind", "task"], "unknown task 'lora'"),
+    ],
+)
+def test_what_cannot_be_checked_is_one_sentence_and_exit_code_two(medgraft, arguments, message):
+    done = medgraft(*arguments)
+    assert done.exit_code == 2, done.output
+    assert done.stderr.startswith("error: ") and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_kind_is_found_from_the_registry():
+    kinds = {name: command.kind_of(name) for name in ("lora", "peft:ia3", "lora+ace_hgnn", "timm:vit", "adni_text")}
+    assert list(kinds.values()) == ["adapter", "adapter", "adapter", "encoder", "task"]
+    assert command.kind_of("phantom_brain@random") == "encoder"
+    with pytest.raises(UnknownNameError):
+        command.kind_of("nothing")
+
+
+def test_a_name_of_several_kinds_asks_for_one(monkeypatch):
+    monkeypatch.setattr(plugins, "discover", lambda kind: {"both": None} if kind != "task" else {})
+    with pytest.raises(ConfigError, match="'both' names plugins of several kinds; choose one with --kind adapter"):
+        command.kind_of("both")
+
+
+def test_no_check_stops_the_others():
+    def fails():
+        raise ConformanceError("wrong. Change it.")
+
+    checks = [Check("first", "it", "A rule.", fails), Check("second", "it", "Another.", lambda: None)]
+    outcomes = command.run(checks)
+    assert [(each.check, each.result, each.message) for each in outcomes] == [
+        ("first", "failed", "wrong. Change it."),
+        ("second", "ok", ""),
+    ]
