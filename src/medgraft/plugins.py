@@ -2,15 +2,20 @@
 
 Three groups exist, ``medgraft.adapters``, ``medgraft.encoders`` and ``medgraft.tasks``, with one object per entry
 point. Built-in plugins are declared the same way as foreign ones. Setting ``MEDGRAFT_DISABLE_PLUGINS`` to ``all`` or
-to a comma-separated list of names leaves foreign plugins out.
+to a comma-separated list of names leaves foreign plugins out. :mod:`medgraft.probing` tries plugins out in processes
+of their own.
 """
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import logging
 import os
+import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any, Literal
 
@@ -23,6 +28,9 @@ GROUPS: dict[Kind, str] = {"adapter": "medgraft.adapters", "encoder": "medgraft.
 DISABLE_VARIABLE = "MEDGRAFT_DISABLE_PLUGINS"
 BUILTIN_DISTRIBUTION = "medgraft"
 SUPPORTED_API = 1
+OLDEST_API = 1
+NAME = re.compile(r"\w[\w.-]*")
+"""What a plugin may be called: the rest (``+ : @ ,``, blanks) means something where names are given."""
 
 
 @dataclass(frozen=True)
@@ -53,54 +61,141 @@ class Plugin:
         return {"name": self.name, "target": self.target, "distribution": self.distribution, "version": self.version}
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """A plugin that is installed but cannot be asked for under its name.
+
+    Attributes:
+        plugin: The plugin.
+        reason: Why, in words that follow "it".
+        remedy: What to do about it.
+    """
+
+    plugin: Plugin
+    reason: str
+    remedy: str
+
+
+@dataclass
+class Survey:
+    """Everything that is declared for one kind; nothing of it imported.
+
+    Attributes:
+        usable: Plugins by the name that they are asked for by.
+        refused: Plugins that no name leads to.
+        shared: Bare name -> the full names that stand for it, where two foreign distributions claim it.
+        off: Plugins that ``MEDGRAFT_DISABLE_PLUGINS`` leaves out.
+    """
+
+    usable: dict[str, Plugin] = field(default_factory=dict)
+    refused: list[Refusal] = field(default_factory=list)
+    shared: dict[str, list[str]] = field(default_factory=dict)
+    off: list[Plugin] = field(default_factory=list)
+
+
 _loaded: dict[Plugin, Any] = {}
+_warned: set[Refusal] = set()
 
 
-def _entry_points(kind: Kind) -> list[Plugin]:
+def _entry_points(kind: Kind) -> tuple[list[Plugin], list[Refusal]]:
+    try:
+        entries, refused = list(metadata.entry_points(group=GROUPS[kind])), []
+    except Exception:  # one damaged entry_points.txt anywhere stops the whole scan
+        entries, refused = _entry_points_one_by_one(kind)
     found = []
-    for entry in metadata.entry_points(group=GROUPS[kind]):
-        # A damaged installation may lack its metadata or parts of it.
-        facts = dict(entry.dist.metadata.items()) if entry.dist is not None else {}  # pyright: ignore
-        distribution, version = facts.get("Name") or "unknown", facts.get("Version") or "unknown"
+    for entry in entries:
+        distribution, version = _name_and_version(entry.dist)
         found.append(Plugin(kind, entry.name, entry.value, distribution, version))
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found)), refused
+
+
+def _entry_points_one_by_one(kind: Kind) -> tuple[list[metadata.EntryPoint], list[Refusal]]:
+    """The same, leaving out distributions that cannot be read; slower, since each one's metadata is parsed."""
+    entries: dict[str, list[metadata.EntryPoint]] = {}
+    refused = []
+    for distribution in metadata.distributions():
+        name, version = _name_and_version(distribution)
+        if _canonical(name) in entries:
+            continue  # the first on the path is the one that is imported
+        try:
+            entries[_canonical(name)] = list(distribution.entry_points.select(group=GROUPS[kind]))
+        except Exception as error:
+            entries[_canonical(name)] = []
+            plugin = Plugin(kind, "?", "", name, version)
+            reason = f"declares entry points that cannot be read ({type(error).__name__}: {error})"
+            refused.append(Refusal(plugin, reason, f"install {name} again, or uninstall it"))
+    return [entry for several in entries.values() for entry in several], refused
+
+
+def _name_and_version(distribution: metadata.Distribution | None) -> tuple[str, str]:
+    """Both as strings; a damaged installation may lack its metadata or parts of it."""
+    facts = dict(distribution.metadata.items()) if distribution is not None else {}  # pyright: ignore
+    return facts.get("Name") or "unknown", facts.get("Version") or "unknown"
+
+
+def _canonical(distribution: str) -> str:
+    """A distribution's name as package indices compare it."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def _disabled() -> set[str]:
     return {name.strip() for name in os.environ.get(DISABLE_VARIABLE, "").split(",") if name.strip()}
 
 
-def discover(kind: Kind) -> dict[str, Plugin]:
-    """Lists the plugins of one kind by name, without importing any.
+def survey(kind: Kind) -> Survey:
+    """Sorts what is declared for one kind into what can be used and what cannot, without importing any of it.
 
-    A built-in name wins over a foreign one, with a warning. Two foreign distributions with one name are both listed
-    as ``distribution:name``, and the bare name is not available.
+    A built-in name wins over a foreign one. Two foreign distributions with one name are both usable as
+    ``distribution:name``, and the bare name is not.
     """
-    everything, off = _entry_points(kind), _disabled()
+    everything, refused = _entry_points(kind)
+    found, off = Survey(refused=refused), _disabled()
     builtin = {plugin.name: plugin for plugin in everything if plugin.builtin}
-    foreign: dict[str, list[Plugin]] = {}
+    foreign: dict[str, dict[str, Plugin]] = {}
     for plugin in everything:
-        if plugin.builtin or off & {"all", plugin.name, f"{plugin.distribution}:{plugin.name}"}:
+        if plugin.builtin:
             continue
-        if plugin.name in builtin:
-            logger.warning(
-                "%s %r of %s %s is ignored: medgraft has a built-in of that name",
-                kind,
-                plugin.name,
-                plugin.distribution,
-                plugin.version,
-            )
+        if off & {"all", plugin.name, f"{plugin.distribution}:{plugin.name}"}:
+            found.off.append(plugin)
+        elif refusal := _refusal(plugin, builtin, foreign):
+            found.refused.append(refusal)
+        else:
+            foreign.setdefault(plugin.name, {})[_canonical(plugin.distribution)] = plugin
+    usable = dict(builtin)
+    for name, contenders in foreign.items():
+        if len(contenders) == 1:
+            (usable[name],) = contenders.values()
             continue
-        foreign.setdefault(plugin.name, []).append(plugin)
-    named = dict(builtin)
-    for name, plugins in foreign.items():
-        if len(plugins) == 1:
-            named[name] = plugins[0]
-            continue
-        for plugin in plugins:
-            full = f"{plugin.distribution}:{name}"
-            named[full] = Plugin(kind, full, plugin.target, plugin.distribution, plugin.version)
-    return dict(sorted(named.items()))
+        full = {f"{plugin.distribution}:{name}": plugin for plugin in contenders.values()}
+        found.shared[name] = sorted(full)
+        usable |= {label: replace(plugin, name=label) for label, plugin in full.items()}
+    found.usable = dict(sorted(usable.items()))
+    return found
+
+
+def _refusal(plugin: Plugin, builtin: Iterable[str], foreign: dict[str, dict[str, Plugin]]) -> Refusal | None:
+    rename = f"ask the authors of {plugin.distribution} to rename it"
+    if plugin.name in builtin:
+        return Refusal(plugin, "is ignored: medgraft has a built-in of that name", rename)
+    if not NAME.fullmatch(plugin.name):
+        return Refusal(plugin, "is ignored: a name is made of letters, digits, '_', '-' and '.'", rename)
+    if (twin := foreign.get(plugin.name, {}).get(_canonical(plugin.distribution))) is not None:
+        return Refusal(plugin, f"is ignored: its distribution declares the name twice, first as {twin.target}", rename)
+    return None
+
+
+def discover(kind: Kind) -> dict[str, Plugin]:
+    """The usable plugins of one kind by name, without importing any; see :func:`survey`.
+
+    A plugin that no name leads to is warned of, once per process.
+    """
+    found = survey(kind)
+    for refusal in found.refused:
+        if refusal not in _warned:
+            _warned.add(refusal)
+            plugin = refusal.plugin
+            logger.warning("%s %r of %s %s %s", kind, plugin.name, plugin.distribution, plugin.version, refusal.reason)
+    return found.usable
 
 
 def find(kind: Kind, name: str) -> Plugin:
@@ -113,8 +208,9 @@ def find(kind: Kind, name: str) -> Plugin:
     if name in known:
         return known[name]
     distribution, _, bare = name.partition(":")
-    if bare in known and known[bare].distribution == distribution:
-        return known[bare]
+    for full, plugin in known.items():
+        if full.rpartition(":")[2] == bare and _canonical(plugin.distribution) == _canonical(distribution):
+            return plugin
     contenders = [full for full in known if full.endswith(f":{name}")]
     if contenders:
         raise UnknownNameError(kind, name, known, f"several distributions offer it: {', '.join(contenders)}")
@@ -122,41 +218,100 @@ def find(kind: Kind, name: str) -> Plugin:
     raise UnknownNameError(kind, name, known, remedy)
 
 
+def refused_version(version: Any, distribution: str = "the plugin") -> str:
+    """Why a plugin's ``api_version`` is refused, as the rest of a sentence; empty if it is not.
+
+    A subclass inherits the number of the medgraft that it runs with, which says nothing about what it was written
+    for. So only a number that the plugin sets itself is ever refused: a newer one, or one older than
+    :data:`OLDEST_API`.
+
+    Args:
+        version: What the plugin's object has.
+        distribution: Whose release the remedy names.
+    """
+    spoken = str(SUPPORTED_API) if OLDEST_API == SUPPORTED_API else f"{OLDEST_API} to {SUPPORTED_API}"
+    said = f"declares api_version {version!r}; this medgraft speaks version {spoken}."
+    if not isinstance(version, int) or isinstance(version, bool):
+        return f"{said} Set api_version = {SUPPORTED_API} in the plugin's class"
+    if version > SUPPORTED_API:
+        return f"{said} Install a newer medgraft, or an older release of {distribution}"
+    if version < OLDEST_API:
+        return f"{said} Install a newer release of {distribution}"
+    return ""
+
+
 def load(plugin: Plugin) -> Any:
-    """Imports the plugin's object and checks its ``api_version``; only successes are remembered.
+    """Imports the plugin's object and checks that it is what its kind promises; only successes are remembered.
+
+    After a failure the modules that were imported for it are forgotten, so that the next attempt, in the same process
+    too, starts afresh.
 
     Raises:
-        PluginError: Importing it failed, or it was written for another version of the contract.
+        PluginError: Importing it failed, it is not of its kind, or it was written for another version of the contract.
     """
     if plugin in _loaded:
         return _loaded[plugin]
     where = f"{plugin.kind} {plugin.name!r} ({plugin.target}, from {plugin.distribution} {plugin.version})"
-    entry = metadata.EntryPoint(plugin.name, plugin.target, GROUPS[plugin.kind])
-    new = entry.module not in sys.modules
+    base = _base_class(plugin.kind)  # what every plugin imports is in place before its own modules are told apart
+    before = set(sys.modules)
     try:
-        found = entry.load()
+        found = _imported(plugin)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plugin may even call sys.exit() while it is imported
-        if new:
-            sys.modules.pop(entry.module, None)  # imported, but without the object: read again after it was mended
+        _forget(plugin, before, whole=not plugin.builtin)
         raise PluginError(f"{where} failed to import: {type(error).__name__}: {error}") from error
-    version = getattr(found, "api_version", None)
-    if version != SUPPORTED_API:
-        raise PluginError(
-            f"{where} declares api_version {version!r}; this medgraft speaks version {SUPPORTED_API}. "
-            f"Install a matching release of {plugin.distribution}"
-        )
+    if problem := _unfit(plugin, found, base):
+        _forget(plugin, before, whole=False)
+        raise PluginError(f"{where} {problem}")
     _loaded[plugin] = found
     return found
 
 
-def broken(kind: Kind) -> dict[str, str]:
-    """Imports every plugin of a kind and returns name -> error for those that fail."""
-    errors = {}
-    for name, plugin in discover(kind).items():
-        try:
-            load(plugin)
-        except PluginError as error:
-            errors[name] = str(error)
-    return errors
+def _imported(plugin: Plugin) -> Any:
+    module, colon, name = plugin.target.partition(":")
+    if not (module.strip() and colon and name.strip()):
+        raise ImportError(f"the entry point {plugin.target!r} is not of the form module:object")
+    found: Any = importlib.import_module(module.strip())
+    for part in name.strip().split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _forget(plugin: Plugin, before: set[str], *, whole: bool) -> None:
+    """Drops modules that the attempt imported, so that they are read again after they were mended.
+
+    Args:
+        plugin: Whose.
+        before: Names of the modules that had been imported before.
+        whole: The other modules of its package too: one may have noted what failed.
+    """
+    module = plugin.target.partition(":")[0].strip()
+    top = module.partition(".")[0]
+    for name in set(sys.modules) - before:
+        if name != module and not (whole and name.partition(".")[0] == top):
+            continue  # what others share cannot always be imported twice
+        parent, _, child = name.rpartition(".")
+        sys.modules.pop(name, None)
+        if parent in sys.modules:
+            vars(sys.modules[parent]).pop(child, None)
+    importlib.invalidate_caches()
+
+
+def _unfit(plugin: Plugin, found: Any, base: type) -> str:
+    """Why an imported object is not what its entry point promises, as the rest of a sentence; empty if it is."""
+    if plugin.kind == "encoder":
+        if missing := [name for name in ("models", "build") if not callable(getattr(found, name, None))]:
+            return f"is {found!r}, not a source of encoders: it has no {' and no '.join(missing)}()"
+    elif not (inspect.isclass(found) and issubclass(found, base)):
+        return f"is {found!r}, not a subclass of {base.__module__.removesuffix('.adapter')}.{base.__name__}"
+    return refused_version(getattr(found, "api_version", None), plugin.distribution)
+
+
+def _base_class(kind: Kind) -> type:
+    home, name = {
+        "adapter": ("medgraft.adapter", "Adapter"),
+        "encoder": ("medgraft.encoder", "Encoder"),  # of what a source builds; the source itself is any object
+        "task": ("medgraft.task", "Task"),
+    }[kind]
+    return getattr(importlib.import_module(home), name)
