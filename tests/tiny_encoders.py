@@ -93,7 +93,7 @@ def _timm() -> Encoder:
 def _timm_cnn() -> Encoder:
     from medgraft.encoders.timm import TimmSource
 
-    return TimmSource.build("test_resnet", "random")
+    return TimmSource.build("test_resnet", "random", zero_init_last=False)
 
 
 def _hf(family: str, config: dict[str, Any]) -> Encoder:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from medgraft.attention import mha_forward
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError
 from medgraft.features import Features
+from medgraft.schedule import ONE_STAGE, Stage
 from medgraft.sites import Site
 
 API_VERSION = 1
@@ -51,12 +53,16 @@ class Attachment:
     Attributes:
         hits: Target pattern -> names of the sites it hit.
         stage: First stage of each tower that the adapter changes, by tower name (``""`` for a single tower).
+        first: Names of towers that must run before the others, since what they give is read there.
+        on_call: Called before each run of a graft, so that an adapter forgets what it kept of the last one.
     """
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
         self.hits: dict[str, list[str]] = {}
         self.stage: dict[str, int] = {}
+        self.first: set[str] = set()
+        self.on_call: list[Callable[[], None]] = []
         self._changes: list[tuple[Change, Undo]] = []
         self._paused = False
         if (made := _made.get()) is not None:
@@ -85,7 +91,7 @@ class Attachment:
         self._make(lambda: self.encoder.get_submodule(site.path).register_forward_hook(hook).remove)
 
     def map_output(self, site: Site, function: Callable[[Tensor], Tensor]) -> None:
-        """``module(x)`` becomes ``function(module(x))`` at a ``block`` or ``layer`` site.
+        """``module(x)`` becomes ``function(module(x))`` at a ``block``, ``branch``, ``layer`` or ``norm`` site.
 
         Blocks that return a tuple have its first element mapped.
         """
@@ -96,6 +102,65 @@ class Attachment:
             return function(output)
 
         self._make(lambda: self.encoder.get_submodule(site.path).register_forward_hook(hook).remove)
+
+    def map_block_input(self, site: Site, function: Callable[[Tensor], Tensor]) -> None:
+        """``block(x)`` becomes ``block(function(x))`` at a ``block`` site; other arguments stay as they are."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            return function(args[0]), *args[1:]
+
+        self._make(lambda: self.encoder.get_submodule(site.path).register_forward_pre_hook(hook).remove)
+
+    def add_to_branch(self, site: Site, delta: Callable[[Tensor], Tensor]) -> None:
+        """``branch(x)`` becomes ``branch(x) + delta(x)`` at a ``branch`` site.
+
+        Libraries that keep the parts of a branch in the block itself offer no module to hook as a whole, so what
+        enters the first part is kept until the last one has run.
+        """
+        waiting: list[Tensor] = []
+
+        def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
+            waiting[:] = [args[0]]
+
+        def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            change = delta(waiting.pop())
+            return (output[0] + change, *output[1:]) if isinstance(output, tuple) else output + change
+
+        self._make(lambda: self.encoder.get_submodule(site.entry).register_forward_pre_hook(enter).remove)
+        self._make(lambda: self.encoder.get_submodule(site.path).register_forward_hook(leave).remove)
+
+    def map_projection(self, path: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """``[q | k | v]`` becomes ``function(x, [q | k | v])`` in an ``nn.MultiheadAttention``.
+
+        The module multiplies by ``in_proj_weight`` itself, so its forward is replaced as a whole.
+
+        Args:
+            path: Module path of the attention.
+            function: Takes the attention's input ``[B, N, C]`` and its packed projections ``[B, N, 3C]``.
+        """
+        module = self.encoder.get_submodule(path)
+        assert isinstance(module, nn.MultiheadAttention)
+
+        def project(x: Tensor) -> Tensor:
+            return function(x, nn.functional.linear(x, module.in_proj_weight, module.in_proj_bias))
+
+        def forward(
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            key_padding_mask: Tensor | None = None,
+            need_weights: bool = True,
+            attn_mask: Tensor | None = None,
+            average_attn_weights: bool = True,
+            is_causal: bool = False,
+        ) -> tuple[Tensor, Tensor | None]:
+            if key is not query or value is not query or key_padding_mask is not None:
+                raise ConfigError(f"adapters on {path} cover self-attention without key_padding_mask only")
+            x = query if module.batch_first else query.transpose(0, 1)
+            return mha_forward(module, project(x), attn_mask, need_weights, average_attn_weights)
+
+        self.set_attribute(module, "medgraft_projection", project)
+        self.set_attribute(module, "forward", forward)
 
     def map_input(self, tower: Encoder, function: Callable[[Tensor], Tensor]) -> None:
         """The tower sees ``function(x)`` for a prepared batch ``x`` (stage 0 only)."""
@@ -158,6 +223,8 @@ class Attachment:
             self.hits.setdefault(pattern, []).extend(names)
         for tower, stage in other.stage.items():
             self.stage[tower] = min(self.stage.get(tower, stage), stage)
+        self.first |= other.first
+        self.on_call += other.on_call
         self._changes += other._changes
         other._changes = []
 
@@ -270,12 +337,53 @@ class Adapter(nn.Module):
         """
         return None
 
+    def schedule(self) -> tuple[Stage, ...]:
+        """Stages of training; asked for after :meth:`attach`, so that parameters can be named.
+
+        One stage that trains everything, for most. Heads train in every stage. A method with several stages may be
+        trained jointly all the same: nothing but a harness that runs the schedule ever calls :meth:`enter_stage`.
+        """
+        return ONE_STAGE
+
+    def enter_stage(self, stage: str | None) -> None:
+        """Called where a stage of :meth:`schedule` begins, and with ``None`` when training is over.
+
+        Whoever runs the schedule sets ``requires_grad``; the adapter switches parts of itself on or off here.
+        """
+        return
+
+    def tell_tasks(self, tasks: Tensor | None) -> None:
+        """Which task each sample of the next batch belongs to, ``int64 [B]``; ``None`` where that is not known.
+
+        For training and for diagnostics; a prediction must never depend on it.
+        """
+        return
+
+    def after_step(self) -> None:
+        """Called behind each optimisation step, for what a method adjusts without a gradient."""
+        return
+
+    def reset_report(self) -> None:
+        """Forgets what :meth:`report` has gathered."""
+        return
+
+    def report(self) -> dict[str, Any]:
+        """Diagnostics, as JSON, of the samples that ran in evaluation mode since :meth:`reset_report`."""
+        return {}
+
     def learning_rate_scale(self, parameter: str) -> float:
         """Factor on the learning rate of one of the adapter's parameters, by its name in ``state_dict()``."""
         return 1.0
 
     def logit_scale(self) -> Tensor | None:
         """A trained multiplier of the image-text similarity, where the method has one."""
+        return None
+
+    def joining_prompts(self, count: int) -> AbstractContextManager[None] | None:
+        """Inside it, the text tower makes one embedding of every ``count`` consecutive texts, a class's prompts.
+
+        ``None``, for most methods, leaves the averaging of prompts to the caller.
+        """
         return None
 
     def merge(self) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medgraft.attention import PROJECTIONS, AttentionLayout, capture_cls_rows
 from medgraft.errors import ConfigError
 from medgraft.features import Features
-from medgraft.sites import Site, attention_sites, layer_sites
+from medgraft.sites import Site, attention_sites, block_roots, branch_sites, layer_sites, norm_sites
 
 Modality = Literal["image", "volume", "text", "image+text", "volume+text"]
 
@@ -64,6 +64,10 @@ class Encoder(nn.Module):
         block_stages: Stage whose hidden state is the input of block ``i``; empty where stages are not supported.
         n_stages: Number of stages that ``start`` may name.
         has_cls: Token 0 is a CLS token that attends to the others, so its attention row means something.
+        rotary: Attention turns queries and keys by their place, so no token can be put between the others.
+        sliced: Slices ``S`` that its blocks run on as if they were samples, ``[B * S, N, C]``, the slices of a sample
+            one after another; 1 where blocks see whole samples.
+        real_slices: While a batch runs, which slices are not padding, ``[B, S]``; ``None`` for all.
     """
 
     spec: EncoderSpec
@@ -71,6 +75,9 @@ class Encoder(nn.Module):
     block_stages: Sequence[int] = ()
     n_stages: int = 1
     has_cls: bool = True
+    rotary: bool = False
+    sliced: int = 1
+    real_slices: Tensor | None = None
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
@@ -139,16 +146,20 @@ class Encoder(nn.Module):
     def sites(self) -> Mapping[str, Site]:
         """Every place an adapter may attach to, by canonical name.
 
-        Names do not depend on the library: ``input``, ``blocks.{i}``, ``blocks.{i}.attn.{q,k,v,out}``, ``features``;
-        every other linear or convolution has its module path as its name.
+        Names do not depend on the library: ``input``, ``blocks.{i}``, ``blocks.{i}.attn.{q,k,v,out}``, the branches
+        ``blocks.{i}.{attn,mlp}``, ``features``; every other linear or convolution and every norm has its module path
+        as its name.
         """
+        blocks = self.block_paths() or block_roots(self.attention)
         sites = {"input": Site("input", "input", "", stage=0)}
         sites.update(attention_sites(self.attention, self.block_stages))
         claimed = {site.path for site in sites.values()}
         for index, path in enumerate(self.block_paths()):
             stage = self.block_stages[index] if self.block_stages else 0
             sites[f"blocks.{index}"] = Site(f"blocks.{index}", "block", path, block=index, stage=stage)
-        sites.update(layer_sites(self, claimed, self.block_paths(), self.block_stages))
+        sites.update(layer_sites(self, claimed, blocks, self.block_stages))
+        sites.update(branch_sites(self, self.attention, blocks, self.block_stages))
+        sites.update(norm_sites(self, blocks, self.block_stages))
         sites["features"] = Site("features", "features", "", stage=self.n_stages)
         return sites
 

@@ -13,7 +13,9 @@ from torch import nn
 from medgraft.attention import PROJECTIONS, AttentionLayout
 from medgraft.errors import IncompatibleError
 
-SiteKind = Literal["input", "block", "projection", "layer", "features"]
+SiteKind = Literal["input", "block", "branch", "projection", "layer", "norm", "features"]
+LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
 
 
 @dataclass(frozen=True)
@@ -22,14 +24,17 @@ class Site:
 
     Attributes:
         name: Canonical name, the one that patterns match.
-        kind: ``input`` (the prepared batch), ``block`` (a block's output), ``projection`` (q, k or v), ``layer`` (any
-            other linear or convolution), ``features`` (the encoder's result).
+        kind: ``input`` (the prepared batch), ``block`` (a block's output), ``branch`` (what a block's attention or MLP
+            adds to the tokens), ``projection`` (q, k or v), ``layer`` (any other linear or convolution), ``norm``,
+            ``features`` (the encoder's result).
         path: Module path inside the encoder; empty for ``input`` and ``features`` of a single tower.
         tower: Modality of the tower in a dual encoder, else empty.
         block: Index of the block it lies in, ``None`` outside of blocks.
         stage: First stage of the encoder that an adapter here changes; all before it can be computed once.
         rows: Rows of the weight that belong to this projection, ``None`` for all.
-        in_mha: The projection lies in an ``nn.MultiheadAttention``, whose weights no submodule's forward sees.
+        in_mha: The projection lies in an ``nn.MultiheadAttention``, whose weights no submodule's forward sees; for a
+            branch, that it is one.
+        entry: Path of the module whose input is what the branch reads; empty for other kinds.
     """
 
     name: str
@@ -40,11 +45,81 @@ class Site:
     stage: int = 0
     rows: slice | None = None
     in_mha: bool = False
+    entry: str = ""
 
     def within(self, tower: str, prefix: str) -> Site:
         """The same site as seen from the dual encoder that holds the tower under ``prefix``."""
         path = f"{prefix}.{self.path}" if self.path else prefix
-        return dataclasses.replace(self, name=f"{tower}.{self.name}", path=path, tower=tower)
+        entry = f"{prefix}.{self.entry}" if self.entry else ""
+        return dataclasses.replace(self, name=f"{tower}.{self.name}", path=path, entry=entry, tower=tower)
+
+
+def block_roots(layouts: Sequence[AttentionLayout]) -> list[str]:
+    """Module path of the block around each attention: up to the last number in the attention's path.
+
+    For towers that run whole and so name no blocks of their own.
+
+    Example:
+        >>> block_roots([AttentionLayout("split", "model.layers.0.self_attn.q_proj", heads=2, dim=8)])
+        ['model.layers.0']
+    """
+    roots = []
+    for layout in layouts:
+        parts = layout.path.split(".")
+        numbers = [i for i, part in enumerate(parts) if part.isdigit()]
+        roots.append(".".join(parts[: numbers[-1] + 1]) if numbers else "")
+    return roots
+
+
+def branch_sites(
+    root: nn.Module, layouts: Sequence[AttentionLayout], blocks: Sequence[str], stages: Sequence[int]
+) -> dict[str, Site]:
+    """Sites ``blocks.{i}.attn`` and ``blocks.{i}.mlp``: what the two branches of each block add to its tokens.
+
+    A branch ends at its projection back to the width of the tokens, before any layer scale. The MLP is every linear
+    of the block that lies outside of the attention, the first of which reads and the last of which writes.
+    """
+    sites = {}
+    for index, (layout, block) in enumerate(zip(layouts, blocks, strict=False)):
+        stage, mha = stages[index] if stages else 0, layout.style == "mha"
+        if output := layout.path if mha else layout.out_path:
+            name = f"blocks.{index}.attn"
+            sites[name] = Site(name, "branch", output, "", index, stage, in_mha=mha, entry=layout.path)
+        linears = _mlp(root, block, layout)
+        if linears:
+            name = f"blocks.{index}.mlp"
+            sites[name] = Site(name, "branch", linears[-1], "", index, stage, entry=linears[0])
+    return sites
+
+
+def _mlp(root: nn.Module, block: str, layout: AttentionLayout) -> list[str]:
+    """Paths of the linears of a block outside of its attention; none unless they map the tokens' width to itself."""
+    projections = {layout.path, layout.key_path, layout.value_path, layout.out_path} - {""}
+    parents = {path if layout.style == "mha" else path.rpartition(".")[0] for path in projections} - {block}
+    found = []
+    for name, module in root.get_submodule(block).named_modules():
+        path = f"{block}.{name}" if block else name
+        inside = any(path.startswith(f"{parent}.") for parent in parents)
+        if isinstance(module, nn.Linear) and path not in projections and not inside:
+            found.append((path, module))
+    if len(found) < 2 or found[0][1].in_features != found[-1][1].out_features:
+        return []
+    return [path for path, _ in found]
+
+
+def norm_sites(root: nn.Module, blocks: Sequence[str], stages: Sequence[int]) -> dict[str, Site]:
+    """Every normalisation with a weight, by its module path."""
+    sites = {}
+    for path, module in root.named_modules():
+        if not isinstance(module, NORMS) or module.weight is None:
+            continue
+        block = _block_of(path, blocks)
+        sites[path] = Site(path, "norm", path, "", block, stages[block] if block is not None and stages else 0)
+    return sites
+
+
+def _block_of(path: str, blocks: Sequence[str]) -> int | None:
+    return next((i for i, prefix in enumerate(blocks) if path.startswith(f"{prefix}.")), None)
 
 
 def attention_sites(layouts: Sequence[AttentionLayout], stages: Sequence[int]) -> dict[str, Site]:
@@ -77,9 +152,9 @@ def layer_sites(
     }
     sites = {}
     for path, module in root.named_modules():
-        if path in claimed or path in bypassed or not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        if path in claimed or path in bypassed or not isinstance(module, LINEAR):
             continue
-        block = next((i for i, prefix in enumerate(block_paths) if path.startswith(f"{prefix}.")), None)
+        block = _block_of(path, block_paths)
         stage = stages[block] if block is not None and stages else 0
         sites[path] = Site(path, "layer", path, "", block, stage)
     return sites
@@ -88,9 +163,9 @@ def layer_sites(
 def _matches(site: Site, pattern: str) -> bool:
     local = site.name.removeprefix(f"{site.tower}.") if site.tower else site.name
     names = {site.name, local}
-    if site.kind == "layer":
+    if site.kind in ("layer", "norm"):
         names.add(site.path)
-    if "." not in pattern and site.kind in ("projection", "layer"):
+    if "." not in pattern and site.kind in ("projection", "layer", "norm"):
         names.add(site.name.rsplit(".", 1)[-1])
     return any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
@@ -110,15 +185,13 @@ def match_sites(sites: Mapping[str, Site], patterns: Iterable[str], what: str) -
         Pattern -> sites it hit, in the encoder's order.
 
     Raises:
-        IncompatibleError: A pattern hit nothing; a misspelt target would silently not train.
+        IncompatibleError: Patterns hit nothing; a misspelt target would silently not train.
     """
-    hits: dict[str, list[Site]] = {}
-    for pattern in patterns:
-        hits[pattern] = [site for site in sites.values() if _matches(site, pattern)]
-        if not hits[pattern]:
-            sample = ", ".join(list(sites)[:12])
-            raise IncompatibleError(
-                f"{what}: pattern {pattern!r} matches no site of this encoder; it offers {len(sites)} sites, "
-                f"for example {sample}"
-            )
+    hits = {pattern: [site for site in sites.values() if _matches(site, pattern)] for pattern in patterns}
+    if dead := [repr(pattern) for pattern, found in hits.items() if not found]:
+        sample = ", ".join(list(sites)[:12])
+        raise IncompatibleError(
+            f"{what}: pattern {' and pattern '.join(dead)} matches no site of this encoder; it offers {len(sites)} "
+            f"sites, for example {sample}"
+        )
     return hits

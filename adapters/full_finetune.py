@@ -1,0 +1,91 @@
+"""Full fine-tuning: every value of the encoder, the upper reference that adapters are measured against.
+
+Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding", NAACL 2019 (arXiv
+1810.04805), section 3.2, for transformers; the usual practice before adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapters.lora import DepthGroup
+from medgraft.adapters.placement import in_depth
+from medgraft.adapters.substitution import Substitution
+from medgraft.encoder import Encoder
+from medgraft.errors import IncompatibleError
+from medgraft.sites import Site
+from medgraft.tracing import used_parameters
+
+
+class FullFinetune(Adapter):
+    """Trained copies in the place of every parameter of the encoder that its features depend on.
+
+    Its file is as large as the encoder: it holds the trained copies, under this adapter's own names, and training
+    takes the memory of a second encoder. The encoder itself stays bit for bit as it was, so it serves other grafts
+    and comes back on ungraft; a fresh graft changes nothing. Parameters that no token and no pooled embedding depends
+    on (a projection into a space shared with text, a mask token of the pre-training) stay frozen, and so do the running
+    means and variances of batch norms and all dropout.
+    """
+
+    mergeable = True
+
+    class Config(AdapterConfig):
+        """Options.
+
+        Attributes:
+            depth: Group of blocks; ``all`` also trains what lies outside of blocks, the others leave that frozen.
+        """
+
+        depth: DepthGroup = "all"
+
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__(config)
+        self.value = Substitution()
+
+    def supports(self, encoder: Encoder) -> Support:
+        """Fits every encoder with parameters; a depth group needs blocks."""
+        try:
+            self._select(encoder, encoder.sites())
+        except IncompatibleError as error:
+            return Support(False, str(error))
+        return Support(True)
+
+    def _select(self, encoder: Encoder, sites: Mapping[str, Site]) -> dict[str, list[Site]]:
+        depth = self.config.depth
+        if next(encoder.parameters(), None) is None:
+            raise IncompatibleError("full_finetune trains the values of an encoder, and this one has none")
+        if depth == "all":
+            return {"all": [site for site in sites.values() if site.kind != "features"]}
+        found = [site for site in sites.values() if site.block is not None and in_depth(encoder, site, depth)]
+        if not found:
+            raise IncompatibleError(f"full_finetune.depth: this encoder has no block in depth group {depth!r}")
+        return {depth: found}
+
+    def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
+        """Puts the copies in the place of the values."""
+        attachment = Attachment(encoder)
+        attachment.on_detach(self.unmerge)
+        hits = self._select(encoder, sites)
+        attachment.record(hits)
+        self.value.clear()
+        used = set().union(*(used_parameters(tower) for tower in encoder.towers().values()))
+        roots = [site.path for found in hits.values() for site in found]
+        for path, module in encoder.named_modules():
+            inside = any(path == root or path.startswith(f"{root}.") for root in roots)
+            if self.config.depth != "all" and not inside:
+                continue
+            for name, value in list(module.named_parameters(recurse=False)):
+                if value in used:
+                    self.value.add(attachment, path, name)
+        return attachment
+
+    def merge(self) -> None:
+        """Writes the trained values into the encoder."""
+        self.value.merge()
+
+    def unmerge(self) -> None:
+        """Writes the encoder's own values back."""
+        self.value.unmerge()

@@ -1,0 +1,134 @@
+"""Where adapters sit: sites of some kinds, by pattern and by depth, and the grid that a tower's tokens lie on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from medgraft.adapters.lora import DepthGroup, depth_range
+from medgraft.encoder import Encoder
+from medgraft.errors import ConfigError, IncompatibleError
+from medgraft.sites import Site, match_sites
+from medgraft.tracing import trace_features
+
+Hits = dict[str, list[Site]]
+WORDS = {
+    "block": "transformer block",
+    "branch": "attention or MLP of a transformer block",
+    "layer": "linear map or convolution",
+    "norm": "norm",
+    "projection": "query, key or value projection",
+}
+
+
+def tower_of(encoder: Encoder, site: Site) -> Encoder:
+    """The tower that a site lies in."""
+    return encoder.towers()[site.tower] if site.tower else encoder
+
+
+def in_depth(encoder: Encoder, site: Site, group: DepthGroup) -> bool:
+    """Whether a site lies in a depth group of its tower; sites outside of blocks belong to ``all`` only."""
+    if group == "all":
+        return True
+    tower = tower_of(encoder, site)
+    blocks = max(len(tower.block_paths()), len(tower.attention))  # a text tower may name no module per block
+    return site.block is not None and site.block in depth_range(group, blocks)
+
+
+def select(
+    encoder: Encoder,
+    sites: Mapping[str, Site],
+    patterns: Sequence[str],
+    kinds: Collection[str],
+    *,
+    depth: DepthGroup,
+    what: str,
+    gridded: bool = False,
+) -> Hits:
+    """Sites of some kinds that patterns name.
+
+    Args:
+        encoder: The encoder that offers the sites.
+        sites: ``encoder.sites()``.
+        patterns: As for :func:`medgraft.sites.match_sites`.
+        kinds: Kinds of sites that the adapter can sit at; others that a pattern hits are passed over.
+        depth: Group of blocks.
+        what: Name of the adapter, for errors.
+        gridded: Only towers whose tokens lie on a grid of an image or a volume.
+
+    Returns:
+        Pattern -> sites.
+
+    Raises:
+        IncompatibleError: A pattern has no site left.
+    """
+    wanted = " or ".join(WORDS[kind] for kind in WORDS if kind in kinds)
+    visual = {site.name for site in sites.values() if not gridded or has_grid(tower_of(encoder, site))}
+    place = " of an image or volume tower" if gridded else ""
+    if not any(site.kind in kinds and site.name in visual for site in sites.values()):
+        raise IncompatibleError(f"{what} sits at each {wanted}{place}, and this encoder has none that it can find")
+    hits = match_sites(sites, patterns, f"{what}.targets")
+    for pattern, found in hits.items():
+        hits[pattern] = [
+            site for site in found if site.kind in kinds and site.name in visual and in_depth(encoder, site, depth)
+        ]
+        if not hits[pattern]:
+            raise IncompatibleError(
+                f"{what}.targets: {pattern!r} matches {found[0].name} and the like, but no {wanted}{place} in depth "
+                f"group {depth!r}"
+            )
+    return hits
+
+
+def unique(hits: Hits) -> list[Site]:
+    """Each site once, in the encoder's order within a pattern."""
+    return list({site.name: site for found in hits.values() for site in found}.values())
+
+
+def key_of(site: Site) -> str:
+    """A site's name as the key of a module, which has no dot."""
+    return site.name.replace(".", "/")
+
+
+def has_grid(tower: Encoder) -> bool:
+    """Whether a tower's tokens lie on the grid of an image or a volume, and can be told apart from blocks of a CNN."""
+    return tower.spec.modality in ("image", "volume") and len(tower.attention) > 0
+
+
+class TokenGrid:
+    """How the tokens of a tower lie: ``n_prefix`` ones without a place, then one per cell of ``shape``.
+
+    Learnt from one run of the tower on a blank sample. Where blocks run on slices (``tower.sliced``), the slices of a
+    sample are put on one grid, and their tokens without a place stay with them.
+    """
+
+    def __init__(self, tower: Encoder) -> None:
+        features = trace_features(tower)
+        self.name, self.n_prefix, self.shape = tower.spec.name, features.n_prefix, tuple(features.grid)
+        self.slices = tower.sliced
+
+    def split(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens ``[B, N, C]`` -> prefix ``[B, n_prefix, C]`` and map ``[B, C, *shape]``.
+
+        Of a tower on ``S`` slices, ``[B S, N / S, C]`` -> ``[B S, n_prefix / S, C]`` and the same map.
+
+        Raises:
+            ConfigError: The tokens are not as many, since another adapter adds or drops some.
+        """
+        B, N, C = tokens.shape
+        n_prefix = self.n_prefix // self.slices
+        if self.n_prefix + math.prod(self.shape) != N * self.slices:
+            raise ConfigError(
+                f"encoder {self.name}: {N * self.slices} tokens reach an adapter that needs {self.n_prefix} and a grid "
+                f"of {self.shape}; leave out the other adapter that adds tokens"
+            )
+        places = tokens[:, n_prefix:].reshape(B // self.slices, -1, C).transpose(1, 2)
+        return tokens[:, :n_prefix], places.reshape(B // self.slices, C, *self.shape)
+
+    def join(self, prefix: Tensor, places: Tensor) -> Tensor:
+        """The inverse of :meth:`split`."""
+        rows = places.flatten(2).transpose(1, 2).reshape(len(prefix), -1, places.shape[1])
+        return torch.cat([prefix, rows], dim=1)

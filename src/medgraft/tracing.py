@@ -1,0 +1,62 @@
+"""What one run of a tower on a blank sample tells: how its tokens lie, and which parameters its features depend on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medgraft.encoder import Encoder
+from medgraft.features import Features
+
+
+def blank_batch(tower: Encoder) -> Tensor:
+    """One prepared sample without content: zeros ``[1, channels, *size]``, or ids ``[1, L]`` of one real token."""
+    spec = tower.spec
+    if spec.modality == "text":
+        token = 0 if getattr(tower, "pad_id", 0) else 1
+        return torch.full((1, *spec.input_size), token, dtype=torch.long, device=tower.device)
+    dtype = next((p.dtype for p in tower.parameters() if p.is_floating_point()), torch.float32)
+    return torch.zeros(1, spec.channels, *spec.input_size, dtype=dtype, device=tower.device)
+
+
+def trace_features(tower: Encoder) -> Features:
+    """Features of a blank sample, for their shapes; one run without a graph."""
+    with torch.no_grad():
+        return tower.encode(blank_batch(tower))
+
+
+def used_parameters(tower: Encoder) -> set[nn.Parameter]:
+    """Parameters of a tower that its tokens or its pooled embedding depend on.
+
+    Left out are parts that only another call reads, such as the projection into a space shared with text, and parts
+    that no call reads, such as the mask token of a pre-training. Runs the tower once on a blank sample; no backward
+    pass, and neither gradients nor ``requires_grad`` are changed.
+    """
+    frozen = [parameter for parameter in tower.parameters() if not parameter.requires_grad]
+    own = set(tower.parameters())
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        with torch.enable_grad():
+            features = tower.encode(blank_batch(tower))
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+    return own & _leaves(features.tokens, features.pooled)
+
+
+def _leaves(*outputs: Tensor) -> set[Any]:
+    """Leaves of the graphs of some tensors."""
+    waiting: list[Any] = [output.grad_fn for output in outputs]
+    seen, leaves = set(), set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            leaves.add(leaf)
+        waiting += [following for following, _ in node.next_functions]
+    return leaves
