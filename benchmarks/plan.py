@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medgraft import plugins
 from medgraft.benchmarks.cohorts import Cohort
@@ -34,13 +34,14 @@ class Sweep(BaseModel):
     """A request; every field is an option of ``run`` or a line of ``--config``.
 
     Attributes:
-        adapters: Adapter names.
+        adapters: Adapter names; may be empty where the preset brings variants.
         encoders: Encoder names; by default those that the tasks name.
-        tasks: Task names; by default those that the catalogue names for each adapter.
+        tasks: Task names; by default the preset's, else those that the catalogue names for each adapter.
         seeds: Seeds of each row; the preset's by default.
         epochs: Takes the place of every adapter's own number.
         backend: How adapters run.
-        precision: ``auto`` takes bf16 where the processor or GPU multiplies it natively, else fp32.
+        precision: ``auto`` takes bf16 where the processor or GPU multiplies it natively, else fp32; the preset's by
+            default.
         data: Cohort name -> folder.
         results: Folder of the results.
         jobs: Worker processes.
@@ -55,13 +56,13 @@ class Sweep(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    adapters: tuple[str, ...] = Field(min_length=1)
+    adapters: tuple[str, ...] = ()
     encoders: tuple[str, ...] | None = Field(None, min_length=1)
     tasks: tuple[str, ...] | None = Field(None, min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
     epochs: int | None = Field(None, ge=0)
     backend: Backend = "eager"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] | None = None
     data: dict[str, Path] = {}
     results: Path = Path("results")
     jobs: int | None = Field(None, ge=1)
@@ -77,6 +78,13 @@ class Sweep(BaseModel):
     @classmethod
     def _one_spelling(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple("+".join(part.strip() for part in name.split("+")) for name in names)
+
+    @model_validator(mode="after")
+    def _something_to_run(self) -> Sweep:
+        entry = catalogue().presets.get(self.preset)
+        if not self.adapters and (entry is None or not entry.variants):
+            raise ValueError("no adapter was named; choose some with --adapters (`medgraft ls adapters` lists them)")
+        return self
 
     def preset_entry(self) -> PresetEntry:
         """The preset.
@@ -105,8 +113,6 @@ def read_sweep(path: Path | None, overrides: Mapping[str, Any]) -> Sweep:
         if not isinstance(values, dict):
             raise ConfigError(f"--config {path} must hold a mapping of options, not {type(values).__name__}")
     values |= {name: value for name, value in overrides.items() if value is not None}
-    if not values.get("adapters"):
-        raise ConfigError("no adapter was named; choose some with --adapters (`medgraft ls adapters` lists them)")
     try:
         return Sweep.model_validate(values)
     except ValidationError as error:
@@ -116,11 +122,19 @@ def read_sweep(path: Path | None, overrides: Mapping[str, Any]) -> Sweep:
 
 @dataclass(frozen=True)
 class Row:
-    """A task, encoder and adapter, not yet a cell."""
+    """A task, encoder and adapter, not yet a cell.
+
+    Attributes:
+        task: Task name.
+        encoder: Encoder name.
+        adapter: Adapter name.
+        label: Variant of the preset that it is; empty for a row that was asked for by name.
+    """
 
     task: str
     encoder: str
     adapter: str
+    label: str = ""
 
 
 @dataclass
@@ -131,11 +145,30 @@ class Plan:
         cells: In the order in which they start.
         cohorts: Cohort name -> where it is.
         skipped: Row -> why it is left out.
+        labels: :meth:`CellSpec.row` of a variant's cells -> its label.
     """
 
     cells: list[CellSpec] = field(default_factory=list)
     cohorts: dict[str, Cohort] = field(default_factory=dict)
     skipped: dict[Row, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def asked_adapters(sweep: Sweep) -> tuple[str, ...]:
+    """Adapters that were named, then those of the preset's variants."""
+    return tuple(dict.fromkeys([*sweep.adapters, *(variant.adapter for variant in sweep.preset_entry().variants)]))
+
+
+def adapter_options(sweep: Sweep, adapter: str, label: str = "") -> dict[str, Any]:
+    """Options of a row: the preset's, then the request's, then those that make it the variant of that label."""
+    preset = sweep.preset_entry()
+    variant = next((entry.options for entry in preset.variants if entry.label == label), {})
+    return {**preset.options.get(adapter, {}), **sweep.options.get(adapter, {}), **variant}
+
+
+def task_options(sweep: Sweep, task: str) -> dict[str, Any]:
+    """Options of a task: the preset's, then the request's."""
+    return {**sweep.preset_entry().options.get(task, {}), **sweep.options.get(task, {})}
 
 
 def task_entry(name: str) -> TaskEntry:
@@ -153,13 +186,23 @@ def tasks_of(adapter: str) -> tuple[str, ...]:
     return tuple(name for name, entry in catalogue().tasks.items() if entry.default)
 
 
+def encoders_of(task: str) -> tuple[str, ...]:
+    """Encoders that a task is run on by default: the catalogue's; for a foreign one those of tasks with its inputs."""
+    if task in catalogue().tasks:
+        return task_entry(task).encoders
+    inputs = set(task_class(task).inputs)
+    alike = [entry for name, entry in catalogue().tasks.items() if inputs <= set(task_class(name).inputs)]
+    return tuple(dict.fromkeys(encoder for entry in alike for encoder in entry.encoders))
+
+
 def check_names(sweep: Sweep) -> None:
     """Resolves every name, and imports every plugin that was asked for, before anything is made or trained.
 
     Raises:
         MedgraftError: A name is unknown or a plugin does not load.
     """
-    for adapter in sweep.adapters:
+    preset = sweep.preset_entry()
+    for adapter in asked_adapters(sweep):
         for part in adapter.split("+"):
             adapter_class(resolve_adapter(part.strip()))
     for encoder in sweep.encoders or ():
@@ -171,8 +214,9 @@ def check_names(sweep: Sweep) -> None:
         if name not in known:
             raise UnknownNameError("adapter or task in the sweep's options", name, known)
     for adapter in sweep.adapters:
-        build_adapters(adapter, sweep.options.get(adapter))
-    sweep.preset_entry()
+        build_adapters(adapter, adapter_options(sweep, adapter))
+    for variant in preset.variants:
+        build_adapters(variant.adapter, adapter_options(sweep, variant.adapter, variant.label))
     _check_options(sweep)
 
 
@@ -192,16 +236,19 @@ def _check_options(sweep: Sweep) -> None:
 
 def rows(sweep: Sweep) -> list[Row]:
     """All rows of a request, references included, cheap ones first within a task."""
+    preset = sweep.preset_entry()
+    chosen = [(adapter, "") for adapter in sweep.adapters]
+    chosen += [(variant.adapter, variant.label) for variant in preset.variants]
     wanted: dict[Row, None] = {}
-    for adapter in sweep.adapters:
-        for task in sweep.tasks or tasks_of(adapter):
+    for adapter, label in chosen:
+        for task in sweep.tasks or preset.tasks or tasks_of(adapter):
             entry = task_entry(task)
-            encoders = sweep.encoders or entry.encoders
+            encoders = sweep.encoders or encoders_of(task)
             if not encoders:
-                raise ConfigError(f"task {task!r} names no default encoder; choose some with --encoders")
+                raise ConfigError(f"no default encoder reads what task {task!r} does; choose some with --encoders")
             if sweep.baselines:
                 wanted.update(dict.fromkeys(_references(task, entry, encoders)))
-            wanted.update(dict.fromkeys(Row(task, encoder, adapter) for encoder in encoders))
+            wanted.update(dict.fromkeys(Row(task, encoder, adapter, label) for encoder in encoders))
     return list(wanted)
 
 
@@ -257,13 +304,14 @@ def cells_of(row: Row, sweep: Sweep, cohort: Cohort) -> list[CellSpec]:
     """The cells of a row, one per seed."""
     cls = task_class(row.task)
     parts = row.adapter.split("+")
-    options = sweep.options.get(row.adapter, {})
+    options = adapter_options(sweep, row.adapter, row.label)
+    precision = sweep.precision or sweep.preset_entry().precision
     resolved = {
         part: adapter.config.model_dump(mode="json") for part, adapter in build_adapters(row.adapter, options).items()
     }
     spec = CellSpec(
         task=row.task,
-        task_options=build_task(row.task, sweep.options.get(row.task)).config.model_dump(mode="json"),
+        task_options=build_task(row.task, task_options(sweep, row.task)).config.model_dump(mode="json"),
         task_version=cls.version,
         cohort=cohort.id,
         encoder=row.encoder,
@@ -272,7 +320,7 @@ def cells_of(row: Row, sweep: Sweep, cohort: Cohort) -> list[CellSpec]:
         adapter_options=resolved[parts[0]] if len(parts) == 1 else resolved,
         seed=0,
         backend=sweep.backend,
-        precision=native_precision() if sweep.precision == "auto" else sweep.precision,
+        precision=native_precision() if precision == "auto" else precision,
         train=training(sweep, row.adapter),
         threads=sweep.threads,
         limit=sweep.limit,
@@ -316,7 +364,7 @@ def fits(sweep: Sweep, wanted: Iterable[Row], explicit: set[str]) -> tuple[list[
     skipped: dict[Row, str] = {}
     for row in wanted:
         try:
-            reason = fit_check(row, sweep.options.get(row.adapter, {}))
+            reason = fit_check(row, adapter_options(sweep, row.adapter, row.label))
         except MedgraftError as error:
             if row.encoder in explicit:
                 raise

@@ -15,6 +15,7 @@ from torch import Tensor
 from medgraft.attention import FastAttention
 from medgraft.benchmarks.cache import TowerInputs
 from medgraft.benchmarks.objectives import AnyObjective, Batch, Outputs
+from medgraft.errors import DataError
 from medgraft.features import Features
 from medgraft.grafting import Grafted
 from medgraft.registry import TrainDefaults
@@ -55,6 +56,31 @@ def learning_rate(step: int, steps: int, warmup: float) -> float:
     if step < ramp:
         return (step + 1) / ramp
     return 0.5 * (1 + math.cos(math.pi * (step + 1 - ramp) / max(1, steps - ramp)))
+
+
+@dataclass
+class Keeper:
+    """Keeps the parameters of the epoch with the lowest mean training loss.
+
+    Attributes:
+        parameters: What is trained.
+        lowest: Lowest loss so far.
+    """
+
+    parameters: list[torch.nn.Parameter]
+    lowest: float = math.inf
+    _kept: list[Tensor] = field(default_factory=list)
+
+    def after_epoch(self, loss: float) -> None:
+        """Takes a copy if ``loss`` is the lowest so far."""
+        if loss < self.lowest:
+            self.lowest, self._kept = loss, [p.detach().clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Puts the copy back."""
+        for parameter, kept in zip(self.parameters, self._kept, strict=True):
+            parameter.copy_(kept)
 
 
 @dataclass
@@ -100,7 +126,7 @@ class Runner:
 
         targets = rows(self.data.targets)
         assert targets is not None
-        return Batch(targets, rows(self.data.mask), rows(self.data.labels))
+        return Batch(targets, rows(self.data.mask), rows(self.data.labels), index)
 
     def add_head(self, train: np.ndarray) -> None:
         """Makes the objective's head from the first features of some training samples."""
@@ -119,19 +145,16 @@ class Runner:
         return loss if extra is None else loss + extra
 
     def optimizer(self, train: TrainDefaults) -> torch.optim.Optimizer:
-        """AdamW with the adapters' own factors on the learning rate."""
+        """AdamW with the adapters' own factors on the learning rate, and the head's own rate."""
         groups: dict[float, list[torch.nn.Parameter]] = {}
         for _, adapter in self.grafted.named_adapters():
             for name, parameter in adapter.named_parameters():
                 if parameter.requires_grad:
-                    groups.setdefault(adapter.learning_rate_scale(name), []).append(parameter)
+                    groups.setdefault(train.lr * adapter.learning_rate_scale(name), []).append(parameter)
         if self.grafted.head is not None:
-            groups.setdefault(1.0, []).extend(self.grafted.head.parameters())
+            groups.setdefault(train.head_lr, []).extend(self.grafted.head.parameters())
         return torch.optim.AdamW(
-            [
-                {"params": parameters, "lr": train.lr * scale, "peak": train.lr * scale}
-                for scale, parameters in groups.items()
-            ],
+            [{"params": parameters, "lr": rate, "peak": rate} for rate, parameters in groups.items()],
             weight_decay=train.weight_decay,
         )
 
@@ -143,12 +166,18 @@ class Runner:
             train: Hyper-parameters.
             seed: Of the order of the samples.
             progress: Called with the share that is done.
+
+        Raises:
+            DataError: There is something to train, and the task has nothing to train it on.
         """
         log = TrainingLog()
         if train.epochs == 0 or not self.grafted.trainable_parameters():
             return log
+        if self.data.untrainable:
+            raise DataError(self.data.untrainable)
         order = np.random.default_rng([seed, 17])
         optimizer = self.optimizer(train)
+        keeper = Keeper(self.grafted.trainable_parameters()) if train.keep == "lowest_loss" else None
         total = train.epochs * math.ceil(len(index) / train.batch_size)
         self.grafted.train()
         for _ in range(train.epochs):
@@ -171,6 +200,10 @@ class Runner:
                 raise FloatingPointError(
                     f"the loss is {log.epoch_loss[-1]} after {log.steps} steps; lower the learning rate"
                 )
+            if keeper is not None:
+                keeper.after_epoch(log.epoch_loss[-1])
+        if keeper is not None:
+            keeper.restore()
         return log
 
     @torch.no_grad()

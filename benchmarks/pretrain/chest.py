@@ -2,9 +2,10 @@
 
 A 2D ViT and a word-level text tower learn which report sentences belong to which generated radiograph, with a
 sigmoid loss over distinct sentences (Zhai et al., "Sigmoid Loss for Language Image Pre-Training", ICCV 2023). Beside
-it, a linear readout of the CLS token and one of the mean patch token predict the same sentences, and the severities
-that the generator drew; without readouts the two towers, both from scratch, stay at the sentences' base rates for the
-first 500 steps, and sentences alone, which miss and overcall as reports do, teach slowly. The readouts are thrown away.
+it, a linear readout of the CLS token and one of the mean patch token predict the same sentences; without them the two
+towers, both from scratch, stay at the sentences' base rates for the first 500 steps. The readouts are thrown away.
+Nothing that only the generator knows is learnt: with its severities read out as well, the encoder reaches .94 on the
+benchmark's own setting after 5,000 steps, and no gap is left for an adapter to close.
 The radiographs come from the generator's setting ``pretrain``, which differs from the benchmark's, and from its own
 stream of patients. The run is defined by its seed and number of steps; its log and held-out result are written beside
 the weights.
@@ -46,7 +47,6 @@ TEMPLATES = (
     "findings suggest {}",
 )
 SENTENCE_LENGTH = 20
-SEVERITY_WEIGHT = 40.0  # brings the severities, about 0.3 each at the start, level with the sentences' sum
 
 
 @dataclass
@@ -57,13 +57,11 @@ class Corpus:
         images: ``uint8 [n, 128, 128]``.
         sentences: Distinct lower-case sentences without a full stop.
         present: ``float32 [n, len(sentences)]``, 1 where the report says the sentence.
-        severity: ``float32 [n, F]``, drawn severities of the rendered findings, standardised.
     """
 
     images: Tensor
     sentences: list[str]
     present: Tensor
-    severity: Tensor
 
 
 def build_corpus(arrays: ChestArrays) -> Corpus:
@@ -81,9 +79,7 @@ def build_corpus(arrays: ChestArrays) -> Corpus:
     present = torch.zeros(len(spoken), len(sentences))
     for row, said in enumerate(spoken):
         present[row, [column[sentence] for sentence in said]] = 1.0
-    severity = torch.tensor(arrays.severity.to_numpy(), dtype=torch.float32)
-    severity = (severity - severity.mean(0)) / severity.std(0)
-    return Corpus(torch.from_numpy(arrays.images), sentences, present, severity)
+    return Corpus(torch.from_numpy(arrays.images), sentences, present)
 
 
 def build_vocabulary(sentences: list[str]) -> list[str]:
@@ -136,8 +132,7 @@ class Trainer:
         self.log_scale = nn.Parameter(torch.tensor(2.3))
         self.bias = nn.Parameter(torch.tensor(-5.0))
         width = self.towers[0].spec.dim
-        outputs = len(corpus.sentences) + corpus.severity.shape[1]
-        self.readouts = nn.ModuleList(nn.Linear(width, outputs) for _ in range(2))
+        self.readouts = nn.ModuleList(nn.Linear(width, len(corpus.sentences)) for _ in range(2))
         self.parameters = [*self.model.parameters(), *self.readouts.parameters(), self.log_scale, self.bias]
         self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=0.05, fused=True)
         self.generator = torch.Generator().manual_seed(seed + 1)
@@ -168,12 +163,11 @@ class Trainer:
         u = F.normalize(image.project(visual.pooled.float()), dim=-1)
         v = F.normalize(text.project(verbal.pooled.float()), dim=-1)
         logits = self.log_scale.exp() * u @ v.T + self.bias
-        target, severity = self.corpus.present[index], self.corpus.severity[index]
+        target = self.corpus.present[index]
         tokens = visual.tokens.float()
         loss = sentence_loss(logits, target[:, chosen])
         for readout, part in zip(self.readouts, (tokens[:, 0], tokens[:, 1:].mean(1)), strict=True):
-            said, drawn = readout(part).split([target.shape[1], severity.shape[1]], dim=1)
-            loss = loss + sentence_loss(said, target) + SEVERITY_WEIGHT * F.smooth_l1_loss(drawn, severity)
+            loss = loss + sentence_loss(readout(part), target)
         return loss
 
     def run(self) -> DualEncoder:
@@ -228,7 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for chest.safetensors and chest.json")
     parser.add_argument("--images", type=int, default=30_000)
-    parser.add_argument("--steps", type=int, default=5_000)
+    parser.add_argument("--steps", type=int, default=4_000)
     parser.add_argument("--batch-size", type=int, default=96)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import re
+import shlex
+import sys
+from collections.abc import Callable
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,6 +35,17 @@ class Listed(StrEnum):
     adapters = "adapters"
     encoders = "encoders"
     tasks = "tasks"
+
+
+class Kinds(StrEnum):
+    """What ``new`` makes."""
+
+    adapter = "adapter"
+    encoder = "encoder"
+    task = "task"
+
+
+LISTED: dict[Listed, Kind] = {Listed.adapters: "adapter", Listed.encoders: "encoder", Listed.tasks: "task"}
 
 
 def _version(wanted: bool) -> None:
@@ -63,35 +79,86 @@ def _title(kind: Kind, plugin: Plugin) -> str:
 
 @app.command("ls")
 def list_plugins(
-    what: Annotated[Listed, typer.Argument(help="Which plugins.")],
-    broken: Annotated[bool, typer.Option("--broken", help="Import them all; show those that fail, and why.")] = False,
+    what: Annotated[Listed | None, typer.Argument(help="Which plugins; all by default.")] = None,
+    broken: Annotated[
+        bool, typer.Option("--broken", help="Import each in a process of its own; show those that fail, and why.")
+    ] = False,
+    limit: Annotated[float, typer.Option(help="--broken: seconds that a plugin may take to import.", min=0.1)] = 10.0,
     debug: Debug = False,
 ) -> None:
     """List plugins without importing any."""
+    kinds: list[Kind] = list(LISTED.values()) if what is None else [LISTED[what]]
+    with guarded(debug=debug):
+        if broken:
+            _show_broken(kinds, limit)
+        else:
+            _show_plugins(kinds)
+
+
+def _show_plugins(kinds: list[Kind]) -> None:
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     from medgraft import plugins
     from medgraft.registry import catalogue
 
-    kind: Kind = {"adapters": "adapter", "encoders": "encoder", "tasks": "task"}[what.value]  # pyright: ignore
-    with guarded(debug=debug):
-        table = Table("name", "from", "error" if broken else "title")
-        found = plugins.discover(kind)
-        errors = plugins.broken(kind) if broken else {}
-        for name, plugin in found.items():
-            if broken and name not in errors:
-                continue
-            text = errors[name] if broken else _title(kind, plugin)
-            table.add_row(name, f"{plugin.distribution} {plugin.version}", Text(text))
-        if kind == "encoder" and not broken:
+    several = len(kinds) > 1
+    table = Table(*(["kind"] if several else []), "name", "from", "title")
+    for kind in kinds:
+        first = [kind] if several else []
+        for name, plugin in plugins.discover(kind).items():
+            table.add_row(*first, name, f"{plugin.distribution} {plugin.version}", _title(kind, plugin))
+        if kind == "encoder":
             for alias, entry in catalogue().encoders.aliases.items():
-                table.add_row(alias, "alias", entry.name)
-        if broken and not errors:
-            typer.echo(f"all {len(found)} {what.value} load")
-        else:
-            Console().print(table)
+                table.add_row(*first, alias, "alias", entry.name)
+    Console().print(table)
+    for kind in kinds:
+        found = plugins.survey(kind)
+        for name, contenders in found.shared.items():
+            typer.echo(f"{kind} {name} is offered by several distributions; ask for {' or '.join(contenders)}")
+        if found.off:
+            names = ", ".join(sorted(plugin.name for plugin in found.off))
+            typer.echo(f"switched off by {plugins.DISABLE_VARIABLE}: {kind} {names}")
+
+
+def _show_broken(kinds: list[Kind], limit: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from medgraft import plugins, probing
+
+    found = probing.problems(kinds, limit)
+    if not found:
+        tried = sum(len(plugins.survey(kind).usable) for kind in kinds)
+        typer.echo(f"all {tried} {kinds[0] if len(kinds) == 1 else 'plugin'}s load")
+        return
+    table = Table("name", "kind", "from", "what happened", "what to do")
+    for finding in found:
+        plugin = finding.plugin
+        happened = finding.message + (f"\nit printed: {finding.output}" if finding.output else "")
+        where = Text(f"{plugin.distribution} {plugin.version}")
+        table.add_row(Text(plugin.name), plugin.kind, where, Text(happened), Text(finding.remedy))
+    Console().print(table)
+
+
+@app.command()
+def new(
+    what: Annotated[Kinds, typer.Argument(help="Kind of plugin.")],
+    name: Annotated[str, typer.Argument(help="Name by which it will be asked for: my_adapter.")],
+    out: Annotated[Path, typer.Option(help="Folder in which the package's folder is made.")] = Path(),
+    debug: Debug = False,
+) -> None:
+    """Write a package with a plugin that works, for you to change."""
+    with guarded(debug=debug):
+        from medgraft.scaffold import run_command, write_package
+
+        folder = write_package(what.value, name, out)
+        for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".png"):
+            typer.echo(f"  {path}")
+        typer.echo(
+            f"\ncd {shlex.quote(str(folder))}\npip install -e '.[test]'\npytest\n{run_command(what.value, name)}"
+        )
 
 
 @app.command()
@@ -110,8 +177,9 @@ def describe(
         base = (alias.name if alias else name.partition("@")[0]).partition(":")[0]
         for kind in plugins.GROUPS:
             known = plugins.discover(kind)
-            if name in known or base in known:
-                _describe(kind, known[name] if name in known else known[base], name, encoder)
+            full = {f"{plugin.distribution}:{each}": plugin for each, plugin in known.items()}
+            if (plugin := known.get(name) or full.get(name) or known.get(base)) is not None:
+                _describe(kind, plugin, name, encoder)
                 return
         everything = [each for kind in plugins.GROUPS for each in plugins.discover(kind)]
         raise UnknownNameError("adapter, encoder or task", name, everything)
@@ -126,7 +194,8 @@ def _describe(kind: Kind, plugin: Plugin, name: str, encoder: str | None) -> Non
     console = Console(highlight=False)
     found = plugins.load(plugin)
     console.print(f"[bold]{plugin.name}[/bold]  {kind}, {plugin.target}, {plugin.distribution} {plugin.version}")
-    console.print(inspect.cleandoc(found.__doc__ or ""), markup=False)
+    text = found.__doc__ or sys.modules[plugin.target.partition(":")[0]].__doc__ or ""
+    console.print(inspect.cleandoc(text), markup=False)
     entry = catalogue().adapters.get(plugin.name) if kind == "adapter" and plugin.builtin else None
     if entry is not None:
         console.print(f"paper: {entry.paper}\ndefault tasks: {', '.join(entry.tasks)}", markup=False)
@@ -138,7 +207,8 @@ def _describe(kind: Kind, plugin: Plugin, name: str, encoder: str | None) -> Non
     if config is not None and config.model_fields:
         console.print(inspect.cleandoc(config.__doc__ or ""), markup=False)
         for field, info in config.model_fields.items():
-            console.print(f"  {field}: {info.annotation} = {info.get_default()!r}", markup=False)
+            meaning = f"  # {info.description}" if info.description else ""
+            console.print(f"  {field}: {info.annotation} = {info.get_default()!r}{meaning}", markup=False)
     if kind == "adapter" and encoder is not None:
         _coverage(console, name, encoder)
 
@@ -152,6 +222,78 @@ def _coverage(console: Any, name: str, encoder: str) -> None:
             console.print(f"{adapter}: {pattern} hits {len(sites)} sites: {', '.join(sites[:6])}", markup=False)
     for part, trainable in grafted.trainable_count().items():
         console.print(f"{part}: {trainable:,} trainable parameters", markup=False)
+        for indent, inner, count in _decomposed(grafted.adapters[part]):
+            console.print(f"{'  ' * indent}{inner}: {count:,}", markup=False)
+
+
+def _decomposed(adapter: Any) -> list[tuple[int, str, int]]:
+    """Trainable numbers of an adapter's parts and of each tower in them: (depth, name, count); none for one part."""
+    parts: dict[str, dict[str, int]] = {}
+    for name, parameter in sorted(adapter.named_parameters(), key=lambda item: "." not in item[0]):
+        if parameter.requires_grad:
+            inner = parts.setdefault(name.partition(".")[0], {})
+            tower = next((each for each in ("image", "volume", "text") if each in re.split(r"[./]", name)), "")
+            inner[tower] = inner.get(tower, 0) + parameter.numel()
+    if len(parts) < 2:
+        return []
+    lines: list[tuple[int, str, int]] = []
+    for name, towers in parts.items():
+        lines.append((1, name, sum(towers.values())))
+        lines += [(2, tower, count) for tower, count in towers.items() if tower]
+    return lines
+
+
+@app.command("import")
+def import_file(
+    adapter: Annotated[str, typer.Argument(help="Whose file it is: ace_lora.")],
+    file: Annotated[Path, typer.Argument(help="The published checkpoint.")],
+    out: Annotated[Path, typer.Option(help="Adapter folder to write.")],
+    encoder: Annotated[str | None, typer.Option(help="Encoder it was trained on. Default: the method's own.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Make an adapter folder of a published checkpoint: every key accounted for, numbers unchanged."""
+    with guarded(debug=debug):
+        typer.echo(_layout(adapter, "import_file")(file, out, encoder))
+
+
+@app.command("export")
+def export_folder(
+    folder: Annotated[Path, typer.Argument(help="Adapter folder.")],
+    layout: Annotated[str, typer.Option("--format", help="Adapter in whose authors' layout: ace_lora.")],
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    debug: Debug = False,
+) -> None:
+    """Write an adapter folder in the layout of the method's authors."""
+    with guarded(debug=debug):
+        typer.echo(_layout(layout, "export_file")(folder, out))
+
+
+def _layout(adapter: str, function: str) -> Callable[..., str]:
+    from medgraft.errors import ConfigError
+    from medgraft.registry import adapter_class, resolve_adapter
+
+    found = getattr(adapter_class(resolve_adapter(adapter)), function, None)
+    if found is None:
+        raise ConfigError(f"adapter {adapter!r} knows no layout of its authors' files; ace_lora does")
+    return found
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="An adapter, an encoder source:model or a task.")],
+    kind: Annotated[Kinds | None, typer.Option(help="What it is, where plugins of several kinds share a name.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of a task's cohort; a small phantom without.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Run the conformance kit on one plugin: exit code 0 if it keeps every rule, 1 if not, 2 if it cannot be loaded."""
+    from rich.console import Console
+
+    from medgraft.testing import command
+
+    with guarded(debug=debug):
+        outcomes = command.run(command.checks_of(name, kind.value if kind else None, data))
+        command.show(Console(), name, outcomes)
+        sys.exit(int(any(each.result == "failed" for each in outcomes)))
 
 
 def main() -> None:

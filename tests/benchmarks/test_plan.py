@@ -165,8 +165,13 @@ def test_a_contrastive_task_without_listed_baselines_gets_zero_shot_for_referenc
     assert Row("chexpert_5x200", "phantom_chest", "zero_shot") in wanted
 
 
-def test_a_task_that_names_no_encoder_asks_for_one(toy):
-    with pytest.raises(ConfigError, match="'toy' names no default encoder; choose some with --encoders"):
+def test_a_foreign_task_is_run_on_the_encoders_of_tasks_that_read_the_same(toy):
+    assert {row.encoder for row in rows(sweep(tasks=["toy"]))} == {"phantom_chest"}
+
+
+def test_a_foreign_task_that_no_default_encoder_can_read_asks_for_one(toy, monkeypatch):
+    monkeypatch.setattr(planning.task_class("toy"), "inputs", ("image", "volume"))
+    with pytest.raises(ConfigError, match="no default encoder reads what task 'toy' does; choose some with --encoders"):
         rows(sweep(adapters=["toy_gain"], tasks=["toy"]))
 
 

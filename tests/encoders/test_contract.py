@@ -20,6 +20,7 @@ from medgraft.adapters.lora import Lora
 from medgraft.checkpoint import state_digest
 from medgraft.encoder import Encoder, TextEncoder
 from medgraft.encoders import embedded
+from medgraft.encoders.m3d import M3dSource
 from medgraft.encoders.monai import MonaiSource
 from medgraft.encoders.open_clip import OpenClipSource
 from medgraft.encoders.pixels import PixelsSource
@@ -51,6 +52,7 @@ HF_TEXT = {
 CLIP_VISION = {"image_size": 32, "patch_size": 8, "layers": 2, "width": 64, "head_width": 32}
 CLIP_TEXT = {"context_length": 12, "vocab_size": 60, "width": 32, "heads": 2, "layers": 2}
 MONAI_VIT = {"img_size": (32, 32, 16), "hidden_size": 32, "mlp_dim": 48, "num_layers": 2, "num_heads": 2}
+M3D = {"img_size": (8, 64, 64), "dim": 24, "depth": 2, "heads": 2, "mlp_dim": 32}
 DEPTH_64 = {"depth": 2, "img_size": 64}
 
 
@@ -104,6 +106,10 @@ def monai(model: str, scores: bool, **options: Any) -> Case:
     return Case(lambda: MonaiSource.build(model, "random", **options), "volume", scores)
 
 
+def m3d(model: str, scores: bool) -> Case:
+    return Case(lambda: M3dSource.build(model, "random", **M3D), "volume", scores)
+
+
 def own(name: embedded.Name, tower: str) -> Case:
     words = (*embedded.SPECIALS, *(f"word{i}" for i in range(57)))
     return Case(lambda: embedded.assemble(name, words), tower, True)
@@ -146,6 +152,8 @@ CASES: dict[str, Case] = {
     "monai-vit-cls": monai("vit", True, classification=True, qkv_bias=True, **MONAI_VIT),
     "monai-resnet": monai("resnet18", False, img_size=(32, 32, 32), widen_factor=0.125),
     "monai-densenet": monai("densenet121", False, img_size=(32, 32, 32), block_config=(1, 2, 1), growth_rate=8),
+    "m3d-clip": m3d("clip", True),
+    "m3d-clip-pooled": m3d("clip_pooled", False),
     "monai-swin": monai("swin_unetr", False, img_size=(32, 32, 32), feature_size=12, depths=(1, 1, 1, 1)),
     "pixels-2d": Case(lambda: PixelsSource.build("2d"), "image", False, sites=False),
     "pixels-3d": Case(lambda: PixelsSource.build("3d"), "volume", False, sites=False),
@@ -360,7 +368,7 @@ def test_random_weights_are_always_the_same_and_disturb_nothing(name):
 def test_importing_the_sources_imports_no_library():
     code = (
         "import sys, medgraft.encoders.timm, medgraft.encoders.transformers, medgraft.encoders.open_clip\n"
-        "import medgraft.encoders.monai, medgraft.encoders.pixels\n"
+        "import medgraft.encoders.m3d, medgraft.encoders.monai, medgraft.encoders.pixels\n"
         "medgraft.encoders.timm.TimmSource.models()\n"
         "print([n for n in ('timm', 'transformers', 'open_clip', 'monai', 'torchvision') if n in sys.modules])"
     )
@@ -369,7 +377,8 @@ def test_importing_the_sources_imports_no_library():
 
 
 @pytest.mark.parametrize(
-    "source", [TimmSource, TransformersSource, OpenClipSource, MonaiSource, PixelsSource, embedded.EmbeddedSource]
+    "source",
+    [TimmSource, TransformersSource, OpenClipSource, MonaiSource, M3dSource, PixelsSource, embedded.EmbeddedSource],
 )
 def test_sources_list_what_they_build(source):
     assert source.api_version == 1

@@ -1,0 +1,144 @@
+"""Spatial pooling: average neighbouring tokens, then a small MLP; the baseline of every learned resampler.
+
+Bai et al., "M3D: Advancing 3D Medical Image Analysis with Multi-Modal Large Language Models", 2024
+(arXiv 2404.00578): CLS is dropped, the tokens are laid out on their grid (8 x 16 x 16), averaged over cubes of
+2 x 2 x 2 and mapped by ``Linear, GELU, Linear``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapters.perceiver_resampler import trained_dtype
+from medgraft.encoder import Encoder
+from medgraft.errors import ConfigError
+from medgraft.features import Features
+from medgraft.sites import Site
+
+Pooling = Literal["spatial", "sequence"]
+
+
+def pool_grid(tokens: Tensor, grid: Sequence[int], size: int = 2) -> tuple[Tensor, tuple[int, ...]]:
+    """Averages cubes of ``size`` tokens per axis; what is left over at the end of an axis is dropped.
+
+    Args:
+        tokens: ``[B, N, C]`` without a prefix, the last axis of the grid fastest.
+        grid: ``N`` as one to three axes; an axis shorter than ``size`` is averaged whole.
+        size: Tokens per axis.
+
+    Returns:
+        ``[B, M, C]`` and the grid of the result.
+
+    Raises:
+        ConfigError: The grid has other than one to three axes, or does not hold ``N`` tokens.
+    """
+    if not 1 <= len(grid) <= 3 or math.prod(grid) != tokens.shape[1]:
+        raise ConfigError(f"{tokens.shape[1]} tokens do not fill a grid {tuple(grid)} of one to three axes")
+    maps = tokens.transpose(1, 2).unflatten(2, tuple(grid))
+    average = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(grid) - 1]
+    maps = average(maps, tuple(min(size, length) for length in grid))  # pyright: ignore[reportArgumentType]
+    return maps.flatten(2).transpose(1, 2), tuple(maps.shape[2:])
+
+
+class SpatialPooling(nn.Module):
+    """Pools tokens and projects them; the keys ``projector.{0,2,...}`` are M3D's.
+
+    Args:
+        dim: Token width.
+        out_dim: Width of the result.
+        size: Tokens per axis that become one.
+        layers: Linear maps, with a GELU between any two.
+        pooling: ``spatial`` averages cubes of the grid; ``sequence`` averages ``size ** axes`` neighbours of the
+            flattened order.
+
+    Example:
+        >>> import torch
+        >>> tokens, grid = SpatialPooling(8, 12)(torch.randn(2, 64, 8), (4, 4, 4))
+        >>> tokens.shape, grid
+        (torch.Size([2, 8, 12]), (2, 2, 2))
+    """
+
+    def __init__(self, dim: int, out_dim: int, size: int = 2, layers: int = 2, pooling: Pooling = "spatial") -> None:
+        super().__init__()
+        self.size = size
+        self.pooling = pooling
+        parts: list[nn.Module] = [nn.Linear(dim, out_dim)]
+        for _ in range(1, layers):
+            parts += [nn.GELU(), nn.Linear(out_dim, out_dim)]
+        self.projector = nn.Sequential(*parts)
+
+    def forward(self, tokens: Tensor, grid: Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
+        """``[B, N, dim]`` without a prefix -> ``[B, M, out_dim]`` and its grid."""
+        if self.pooling == "spatial":
+            pooled, shape = pool_grid(tokens, grid, self.size)
+        else:
+            window = min(self.size ** len(grid), tokens.shape[1])
+            pooled = F.avg_pool1d(tokens.transpose(1, 2), window).transpose(1, 2)
+            shape = (pooled.shape[1],)
+        return self.projector(pooled), shape
+
+
+class SpatialPoolingAdapter(Adapter):
+    """Spatial pooling of a visual tower's output tokens; the head reads the mean of the result.
+
+    The projection starts at random values, so a fresh graft does not equal the encoder (``identity_at_init`` is
+    false), as published.
+    """
+
+    identity_at_init = False
+
+    class Config(AdapterConfig):
+        """Options.
+
+        Attributes:
+            size: Tokens per axis that become one.
+            layers: Linear maps of the projection.
+            out_dim: Width of the result; ``None`` keeps the tower's.
+            pooling: ``spatial`` (cubes of the grid) or ``sequence`` (neighbours in the flattened order).
+        """
+
+        size: int = Field(2, ge=1)
+        layers: int = Field(2, ge=1)
+        out_dim: int | None = Field(None, ge=1)
+        pooling: Pooling = "spatial"
+
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__(config)
+        self.pooling = nn.ModuleDict()
+
+    def supports(self, encoder: Encoder) -> Support:
+        """Fits every encoder with a visual tower."""
+        if set(encoder.towers()) - {"text"}:
+            return Support(True)
+        return Support(False, "it reads text only; spatial pooling needs the token grid of images or volumes")
+
+    def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
+        """Adds pooling and projection to the features of each visual tower."""
+        attachment, own = Attachment(encoder), self.config
+        for name, tower in encoder.towers().items():
+            if name == "text":
+                continue
+            site = next(site for site in sites.values() if site.kind == "features" and site.tower in ("", name))
+            attachment.record({"features": [site]})
+            pooling = SpatialPooling(tower.spec.dim, own.out_dim or tower.spec.dim, own.size, own.layers, own.pooling)
+            self.pooling[name] = pooling.to(trained_dtype(tower))
+            attachment.map_features(tower, _pool(pooling))
+        return attachment
+
+
+def _pool(pooling: SpatialPooling):
+    def pool(features: Features) -> Features:
+        tokens = features.tokens[:, features.n_prefix :].to(next(pooling.parameters()).dtype)
+        tokens, grid = pooling(tokens, features.grid)
+        return Features(tokens=tokens, pooled=tokens.mean(dim=1), n_prefix=0, grid=grid)
+
+    return pool

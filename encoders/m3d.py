@@ -1,0 +1,390 @@
+"""M3D-CLIP's vision encoder: a 3D ViT-B for CT volumes of 32 x 256 x 256.
+
+Bai et al., "M3D: Advancing 3D Medical Image Analysis with Multi-Modal Large Language Models", 2024 (arXiv 2404.00578);
+a fork of MONAI's ViT (Cardoso et al., 2022, arXiv 2211.02701) whose state dict no release of MONAI from 1.4 on loads
+strictly. It saw CT only: on MRI its features are those of another modality, and need an adapter that trains.
+
+``m3d:clip`` gives CLS and the 2,048 tokens of a 8 x 16 x 16 grid, ``m3d:clip_pooled`` the 256 tokens that are left
+after averaging cubes of 2 x 2 x 2, as the published language model reads them (without its projection).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medgraft.attention import AttentionLayout, attend
+from medgraft.checkpoint import load_strict, read_weights
+from medgraft.encoder import Encoder, EncoderSpec
+from medgraft.encoders.loading import StagedEncoder, fetching, finish, options_of, origin, seeded
+from medgraft.errors import CheckpointError, ConfigError, DataError, UnknownNameError
+from medgraft.features import Features
+
+SIZE = (32, 256, 256)
+PATCH = (4, 16, 16)
+HUB = ("GoodBaiBai88/M3D-CLIP", "model.safetensors")
+FILES = ("model.safetensors", "pretrained_ViT.bin", "pytorch_model.bin")
+
+
+class PatchFlatten(nn.Module):
+    """Cuts a volume into patches, each flattened in the order depth, height, width, channel.
+
+    Args:
+        patch_size: Depth, height and width of a patch in voxels.
+    """
+
+    def __init__(self, patch_size: Sequence[int]) -> None:
+        super().__init__()
+        self.patch_size = tuple(patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, D, H, W]`` -> ``[B, N, pd * ph * pw * C]``, patches in the order depth, height, width."""
+        pd, ph, pw = self.patch_size
+        x = x.unflatten(4, (-1, pw)).unflatten(3, (-1, ph)).unflatten(2, (-1, pd))  # [B, C, d, pd, h, ph, w, pw]
+        return x.permute(0, 2, 4, 6, 3, 5, 7, 1).flatten(4).flatten(1, 3)
+
+
+class PatchEmbedding(nn.Module):
+    """Linear map of flattened patches plus learned positions.
+
+    Args:
+        channels: Channels of the volume.
+        patch_size: Of one patch, in voxels.
+        patches: Number of patches.
+        dim: Token width.
+    """
+
+    def __init__(self, channels: int, patch_size: Sequence[int], patches: int, dim: int) -> None:
+        super().__init__()
+        linear = nn.Linear(channels * math.prod(patch_size), dim)
+        self.patch_embeddings = nn.Sequential(PatchFlatten(patch_size), linear)
+        self.position_embeddings = nn.Parameter(torch.zeros(1, patches, dim))
+        nn.init.trunc_normal_(self.position_embeddings, std=0.02)
+        nn.init.trunc_normal_(linear.weight, std=0.02)
+        nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, D, H, W]`` -> ``[B, N, dim]``."""
+        return self.patch_embeddings(x) + self.position_embeddings
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention with a packed ``qkv`` that has no bias, and an output projection that has one."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, N, C] -> [B, N, C]``."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.out_proj(attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """Two linear maps around an exact GELU."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(dim, hidden_dim)
+        self.linear2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., C] -> [..., C]``."""
+        return self.linear2(F.gelu(self.linear1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, dim: int, heads: int, mlp_dim: int) -> None:
+        super().__init__()
+        self.mlp = Mlp(dim, mlp_dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = SelfAttention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, N, C] -> [B, N, C]``."""
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class M3DOutput(NamedTuple):
+    """What the published encoder returns.
+
+    Attributes:
+        tokens: ``[B, 1 + N, C]`` after the last norm, CLS first.
+        hidden_states: Output of each block, before the last norm.
+    """
+
+    tokens: Tensor
+    hidden_states: list[Tensor]
+
+
+class M3DViT(nn.Module):
+    """The encoder, with the published state dict.
+
+    Positions are added to the patches only; a CLS token without one goes before them.
+
+    Args:
+        img_size: Depth, height and width of the volume.
+        patch_size: Of one patch.
+        dim: Token width ``C``.
+        depth: Blocks.
+        heads: Attention heads.
+        mlp_dim: Width inside the MLPs.
+        channels: Channels of the volume.
+
+    Raises:
+        ConfigError: The patches do not divide the volume, or the heads the width.
+    """
+
+    def __init__(
+        self,
+        img_size: Sequence[int] = SIZE,
+        patch_size: Sequence[int] = PATCH,
+        dim: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        mlp_dim: int = 3072,
+        channels: int = 1,
+    ) -> None:
+        super().__init__()
+        if len(img_size) != 3 or len(patch_size) != 3:
+            raise ConfigError(f"img_size {tuple(img_size)} and patch_size {tuple(patch_size)} must have three axes")
+        if any(length % step or length < step for length, step in zip(img_size, patch_size, strict=True)):
+            raise ConfigError(f"patches of {tuple(patch_size)} do not divide a volume of {tuple(img_size)}")
+        if dim % heads:
+            raise ConfigError(f"{heads} heads do not divide a width of {dim}")
+        self.heads = heads
+        self.grid = tuple(length // step for length, step in zip(img_size, patch_size, strict=True))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.patch_embedding = PatchEmbedding(channels, patch_size, math.prod(self.grid), dim)
+        self.blocks = nn.ModuleList(Block(dim, heads, mlp_dim) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Volume ``[B, channels, D, H, W]`` -> input of the first block ``[B, 1 + N, C]``."""
+        return torch.cat([self.cls_token.expand(len(x), -1, -1), self.patch_embedding(x)], dim=1)
+
+    def forward(self, x: Tensor) -> M3DOutput:
+        """Volume ``[B, channels, D, H, W]``, values in 0..1 -> tokens and hidden states."""
+        x = self.embed(x)
+        hidden = []
+        for block in self.blocks:
+            x = block(x)
+            hidden.append(x)
+        return M3DOutput(self.norm(x), hidden)
+
+
+# -- published weights ------------------------------------------------------------------------------------------------
+
+ANCHOR = "patch_embedding.patch_embeddings.1.weight"
+POSITIONS = "patch_embedding.position_embeddings"
+# The rest of M3D-CLIP, and what newer releases of MONAI put into the same encoder.
+BESIDE = ("language_encoder.", "mm_vision_proj.", "mm_language_proj.", "logit_scale")
+NOT_ENCODER = ("classification_head.", ".norm_cross_attn.", ".cross_attn.")
+
+
+def resize_positions(positions: Tensor, grid: Sequence[int], target: Sequence[int]) -> Tensor:
+    """Trilinear interpolation of learned positions to another grid.
+
+    Args:
+        positions: ``[1, N, C]``.
+        grid: ``(d, h, w)`` with ``N = d h w``.
+        target: Wanted grid.
+
+    Returns:
+        ``[1, N', C]``; the same tensor where the grids agree.
+    """
+    if tuple(grid) == tuple(target):
+        return positions
+    maps = positions.transpose(1, 2).unflatten(2, tuple(grid))
+    return F.interpolate(maps, size=tuple(target), mode="trilinear", align_corners=False).flatten(2).transpose(1, 2)
+
+
+def vit_state(state: Mapping[str, Tensor], grid: Sequence[int], where: str = "the checkpoint") -> dict[str, Tensor]:
+    """The vision encoder's tensors in a published checkpoint, in float32 and for a grid.
+
+    M3D-CLIP keeps them under ``vision_encoder.`` or bare (``pretrained_ViT.bin``), M3D-LaMed under
+    ``model.vision_tower.vision_tower.``; training code adds ``module.``. Whatever precedes them is stripped, and the
+    other parts of those models (text tower, projections, language model) are left out.
+
+    Args:
+        state: Name -> tensor, as read.
+        grid: The patch grid of the model; positions of the published 8 x 16 x 16 grid are interpolated to it.
+        where: What is read, for the error.
+
+    Raises:
+        CheckpointError: There is no such encoder in it, or more than one, or its grid is not known.
+    """
+    found = [key.removesuffix(ANCHOR) for key in state if key == ANCHOR or key.endswith(f".{ANCHOR}")]
+    if len(found) != 1:
+        sample = ", ".join(found or list(state)[:4]) or "nothing"
+        raise CheckpointError(f"{where} holds {len(found)} M3D vision encoders, and one is needed; it has {sample}")
+    inner = {key.removeprefix(found[0]): value for key, value in state.items() if key.startswith(found[0])}
+    inner = {k: v for k, v in inner.items() if not k.startswith(BESIDE) and not any(part in k for part in NOT_ENCODER)}
+    # The published file may hold views of one flat storage in bfloat16.
+    inner = {key: value.detach().clone().float() for key, value in inner.items()}
+    positions = inner.get(POSITIONS)
+    if positions is not None and positions.shape[1] != math.prod(grid):
+        published = tuple(length // step for length, step in zip(SIZE, PATCH, strict=True))
+        if positions.shape[1] != math.prod(published):
+            raise CheckpointError(
+                f"{where} has {positions.shape[1]} positions, neither the {math.prod(grid)} of the grid {tuple(grid)} "
+                f"nor the published {math.prod(published)}; build with the img_size that it was trained on"
+            )
+        inner[POSITIONS] = resize_positions(positions, published, grid)
+    return inner
+
+
+# -- the encoder ------------------------------------------------------------------------------------------------------
+
+
+def prepare_volume(raw: Any, size: Sequence[int]) -> Tensor:
+    """Volume ``[D, H, W]`` of any range -> ``float32 [1, *size]`` in 0..1, as M3D prepares its data.
+
+    The whole range is scaled to 0..1 (no Hounsfield window), the box around all values above 0 is cut out, and the
+    rest is resized by averaging areas.
+
+    Raises:
+        DataError: It has other than three axes, is empty, or holds what is not a number.
+    """
+    values = torch.as_tensor(np.ascontiguousarray(raw), dtype=torch.float32)
+    if values.ndim != 3 or values.numel() == 0:
+        raise DataError(f"a volume must be [D, H, W], got {list(values.shape)}")
+    if not bool(values.isfinite().all()):
+        raise DataError("a volume must be finite; it holds nan or inf")
+    values = values - values.amin()
+    values = values / values.amax().clamp_min(1e-8)
+    inside = values.nonzero()
+    if len(inside):
+        low, high = inside.amin(dim=0).tolist(), (inside.amax(dim=0) + 1).tolist()
+        values = values[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
+    return F.interpolate(values[None, None], size=tuple(size), mode="area")[0]
+
+
+class M3DEncoder(StagedEncoder):
+    """The ViT as an encoder, block by block.
+
+    Args:
+        spec: Facts.
+        model: The network.
+        pooled_tokens: Averages the tokens over cubes of 2 x 2 x 2 and drops CLS; ``pooled`` is then their mean.
+    """
+
+    def __init__(self, spec: EncoderSpec, model: M3DViT, pooled_tokens: bool = False) -> None:
+        super().__init__(spec)
+        self.model = model
+        self.has_cls = not pooled_tokens
+        self.set_blocks([f"model.blocks.{i}" for i in range(len(model.blocks))])
+        self.attention = [
+            AttentionLayout("packed", f"{path}.attn.qkv", spec.heads, spec.dim, out_path=f"{path}.attn.out_proj")
+            for path in self.block_paths()
+        ]
+
+    def prepare(self, raw: Any) -> Tensor:
+        """Volume ``float32 [D, H, W]`` -> ``float32 [1, *input_size]``; see :func:`prepare_volume`."""
+        return prepare_volume(raw, self.spec.input_size)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """CLS and patches with positions."""
+        return self.model.embed(x)
+
+    def pool(self, x: Tensor) -> Features:
+        """Final norm; ``pooled`` is CLS, or the mean of the pooled tokens."""
+        tokens = self.model.norm(x)
+        if self.has_cls:
+            return Features(tokens, tokens[:, 0], 1, self.model.grid)
+        maps = F.avg_pool3d(tokens[:, 1:].transpose(1, 2).unflatten(2, self.model.grid), 2)
+        tokens = maps.flatten(2).transpose(1, 2)
+        return Features(tokens, tokens.mean(dim=1), 0, tuple(maps.shape[2:]))
+
+
+class M3dSource:
+    """Entry point ``m3d``."""
+
+    api_version = 1
+
+    @staticmethod
+    def models() -> dict[str, str]:
+        """Names that ``build`` takes, with a line each."""
+        return {
+            "clip": "3D ViT-B of M3D-CLIP on 32 x 256 x 256, CLS and 2,048 tokens; pre-trained on CT only",
+            "clip_pooled": "the same, its tokens averaged over 2 x 2 x 2 to 256, without CLS",
+        }
+
+    @classmethod
+    def build(
+        cls,
+        model: str,
+        weights: str = "default",
+        sha256: str | None = None,
+        img_size: Sequence[int] = SIZE,
+        **options: Any,
+    ) -> Encoder:
+        """Builds an encoder of volumes ``[1, D, H, W]``.
+
+        Args:
+            model: A key of :meth:`models`.
+            weights: ``"default"`` (from the hub), ``"random"``, or a local file or a folder with one.
+            sha256: Expected digest of the local file.
+            img_size: Depth, height and width of a prepared volume, multiples of 4, 16 and 16; positions are
+                interpolated where it is not the published one.
+            **options: Of :class:`M3DViT`, for encoders of one's own.
+
+        Raises:
+            UnknownNameError: No such model.
+            ConfigError: An option does not fit.
+            CheckpointError: The weights cannot be fetched, read or fitted.
+        """
+        if model not in cls.models():
+            raise UnknownNameError("m3d encoder", model, cls.models())
+        name, source, size = f"m3d:{model}", origin(weights, sha256), tuple(int(n) for n in img_size)
+        with seeded(), options_of(name):
+            network = M3DViT(size, **options)
+        if model == "clip_pooled" and min(network.grid) < 2:
+            raise ConfigError(f"encoder {name}: a grid of {network.grid} has no cubes of 2 x 2 x 2 tokens")
+        if source != "random":
+            path = _fetched(name) if source == "default" else _file(Path(source))
+            load_strict(network, vit_state(read_weights(path, sha256), network.grid, str(path)), str(path))
+        spec = EncoderSpec(
+            name=name,
+            modality="volume",
+            input_size=size,
+            channels=options.get("channels", 1),
+            intensity="minimum and maximum of the volume scaled to 0..1, cropped to what is above 0",
+            dim=network.norm.normalized_shape[0],
+            heads=network.heads,
+            pooling="cls" if model == "clip" else "mean",
+            licence={"random": "Apache-2.0", "default": "Apache-2.0"}.get(str(source), "unknown"),
+            cohorts=("M3D-Cap",) if source == "default" else (),
+            weights="random",
+        )
+        return finish(M3DEncoder(spec, network, pooled_tokens=model == "clip_pooled"), source)
+
+
+def _fetched(name: str) -> Path:
+    with fetching(name):
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(*HUB))
+
+
+def _file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    for name in FILES:
+        if (path / name).is_file():
+            return path / name
+    raise CheckpointError(f"{path} holds none of {', '.join(FILES)}; name the file itself")
