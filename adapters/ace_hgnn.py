@@ -6,7 +6,8 @@ Vision-Language Models", 2026 (arXiv 2603.17079): ``h_E = phi_1(H v)``, ``v' = p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 import torch
@@ -15,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapters.ace_graphs import GraphKind, NeighbourGraph
 from medgraft.adapters.kernels.hypergraph import cls_message_passing, message_passing
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError
@@ -85,31 +87,43 @@ class AceHgnnAdapter(Adapter):
     """ACE-HGNN on the output tokens of each tower; ``pooled`` and ``embedding`` become the refined CLS, unit length.
 
     The layer has no skip connection and its result passes through two random maps, so a fresh graft does not equal
-    the encoder (``identity_at_init`` is false), as published. Scores are raw products for images and probabilities
-    for text, as published; tokens of padding are nodes like any other. The graph runs in float32 under autocast,
-    since half precision makes ties in the top-k.
+    the encoder (``identity_at_init`` is false), as published. Tokens of padding are nodes like any other, as
+    published. The graph runs in float32 under autocast, since half precision makes ties in the top-k.
     """
 
     identity_at_init = False
 
     class Config(AdapterConfig):
-        """Options.
+        """Options; the defaults are the published ones but for ``prompt_ensemble``.
 
         Attributes:
             hidden_dim: Width inside the maps.
             top_k: Members of a hyperedge besides its centre.
             modality: Which towers of a dual encoder get a layer.
+            graph: ``attention`` is ACE-HGNN; ``gat``, ``gatv2`` and ``hypergraph_conv`` pass messages between the
+                same neighbours with layers of torch-geometric.
+            cls_attention: What CLS weighs tokens by: ``published`` takes scaled query-key products for images and
+                probabilities for text, ``logits`` and ``probabilities`` take one of the two for both.
+            return_tokens: ``tokens`` become the refined tokens ``[B, N, E]`` too, from all ``N`` hyperedges; by
+                default only the ``1 + top_k`` that reach CLS are computed, and ``tokens`` stay the encoder's.
+            prompt_ensemble: How the prompts of a class become one embedding: ``embeddings`` averages what the layer
+                makes of each, ``tokens`` averages their tokens position by position before the layer, as published.
         """
 
         hidden_dim: int = Field(128, ge=1)
         top_k: int = Field(5, ge=1)
         modality: Literal["both", "visual", "text"] = "both"
+        graph: Literal["attention"] | GraphKind = "attention"
+        cls_attention: Literal["published", "logits", "probabilities"] = "published"
+        return_tokens: bool = False
+        prompt_ensemble: Literal["embeddings", "tokens"] = "embeddings"
 
     config: Config
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         self.layer = nn.ModuleDict()
+        self._prompts = 1
 
     def _towers(self, encoder: Encoder) -> dict[str, Encoder]:
         wanted = self.config.modality
@@ -140,27 +154,58 @@ class AceHgnnAdapter(Adapter):
             attachment.record({"features": [site]})
             kind = next((p.dtype for p in tower.parameters()), torch.float32)
             width = tower.project(torch.zeros(1, tower.spec.dim, device=tower.device, dtype=kind)).shape[-1]
-            layer = AceHgnn(width, self.config.hidden_dim, self.config.top_k)
+            layer = self._make_layer(width)
             # The graph runs in float32 at least, whatever the encoder's weights are kept in.
             layer.to(torch.promote_types(kind, torch.float32))
             self.layer[name] = layer
-            attachment.map_features(tower, _refine(tower, layer, text=name == "text"), scores=True)
+            attachment.map_features(tower, self._refine(tower, layer, text=name == "text"), scores=True)
         return attachment
 
+    def _make_layer(self, width: int) -> AceHgnn | NeighbourGraph:
+        own = self.config
+        if own.graph == "attention":
+            return AceHgnn(width, own.hidden_dim, own.top_k)
+        return NeighbourGraph(own.graph, width, own.hidden_dim, own.top_k)
 
-def _refine(tower: Encoder, layer: AceHgnn, text: bool):
-    def refine(features: Features) -> Features:
-        scores = features.cls_probs if text else features.cls_scores
-        if scores is None:
+    def joining_prompts(self, count: int) -> AbstractContextManager[None] | None:
+        """Joins the prompts of a class before the graph, where ``prompt_ensemble`` says so and text has a graph."""
+        return self._joining(count) if self.config.prompt_ensemble == "tokens" and "text" in self.layer else None
+
+    @contextmanager
+    def _joining(self, count: int) -> Iterator[None]:
+        self._prompts = count
+        try:
+            yield
+        finally:
+            self._prompts = 1
+
+    def _cls_row(self, features: Features, text: bool) -> Tensor:
+        """What CLS weighs tokens by, mean over the heads, ``[B, N - n_prefix]``."""
+        wanted = self.config.cls_attention
+        probabilities = text if wanted == "published" else wanted == "probabilities"
+        row = features.cls_probs if probabilities else features.cls_scores
+        if row is None:
             raise ConfigError("the hypergraph needs CLS scores; compute the features with scores=True")
-        tokens = features.tokens
-        if features.n_prefix > 1:
-            tokens = torch.cat([tokens[:, :1], tokens[:, features.n_prefix :]], dim=1)
-        with torch.autocast(tokens.device.type, enabled=False):
-            kind = next((p.dtype for p in tower.parameters()), tokens.dtype)
-            projected = tower.project(tokens.to(kind)).to(layer.edge.down.weight.dtype)
-            refined = layer(F.normalize(projected, dim=-1), scores.to(projected.dtype).mean(dim=1))
-            refined = F.normalize(refined, dim=-1)
-        return features.replace(pooled=refined, embedding=refined)
+        return row.mean(dim=1)
 
-    return refine
+    def _refine(self, tower: Encoder, layer: AceHgnn | NeighbourGraph, text: bool) -> Callable[[Features], Features]:
+        def refine(features: Features) -> Features:
+            row, tokens = self._cls_row(features, text), features.tokens
+            if features.n_prefix > 1:
+                tokens = torch.cat([tokens[:, :1], tokens[:, features.n_prefix :]], dim=1)
+            with torch.autocast(tokens.device.type, enabled=False):
+                kind = next((p.dtype for p in tower.parameters()), tokens.dtype)
+                unit = F.normalize(tower.project(tokens.to(kind)).to(next(layer.parameters()).dtype), dim=-1)
+                row = row.to(unit.dtype)
+                if text and self._prompts > 1:
+                    unit, row = (each.unflatten(0, (-1, self._prompts)).mean(dim=1) for each in (unit, row))
+                refined = layer(unit, row, self.config.return_tokens)
+                cls = F.normalize(refined[:, 0] if self.config.return_tokens else refined, dim=-1)
+            if not self.config.return_tokens:
+                return features.replace(pooled=cls, embedding=cls)
+            mask = features.mask
+            if mask is not None:
+                mask = torch.cat([mask[:, :1], mask[:, features.n_prefix :]], dim=1)
+            return features.replace(tokens=refined, n_prefix=1, mask=mask, pooled=cls, embedding=cls)
+
+        return refine

@@ -8,6 +8,8 @@ in the hypergraph maps, one similarity multiplier.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -15,8 +17,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapters.ace_graphs import GraphKind
 from medgraft.adapters.ace_hgnn import AceHgnnAdapter
 from medgraft.adapters.lora import DepthGroup, Lora
+from medgraft.checkpoint import UNRECORDED
 from medgraft.encoder import DualEncoder, Encoder
 from medgraft.sites import Site
 
@@ -30,27 +34,41 @@ class AceLora(Adapter):
     identity_at_init = False
 
     class Config(AdapterConfig):
-        """Options; the defaults are the published ones.
+        """Options, published ones but for ``text_dropout``, ``prompt_ensemble`` and ``test_scale``.
 
         Attributes:
             rank: LoRA rank.
             alpha: LoRA numerator; the factor is ``alpha / sqrt(rank)``, 0.5 by default.
             dropout: Dropout on the LoRA branch's input.
             depth: Blocks that get LoRA.
+            text_dropout: Dropout in training after the text tower's embeddings and MLPs, where there is a text tower.
+                The published script trained with BERT's own, 0.1; by default a frozen encoder stays as it is.
             hidden_dim: Width inside the hypergraph maps.
             top_k: Members of a hyperedge besides its centre.
-            hypergraph: Which towers get a hypergraph.
+            hypergraph: Which towers get a hypergraph; with ``none`` it is plain LoRA under the same recipe.
+            graph: How messages pass, see :class:`AceHgnnAdapter.Config`.
+            cls_attention: What CLS weighs tokens by, see :class:`AceHgnnAdapter.Config`.
+            return_tokens: Refine all tokens, not CLS alone, see :class:`AceHgnnAdapter.Config`.
+            prompt_ensemble: How a class's prompts become one embedding, see :class:`AceHgnnAdapter.Config`.
             train_logit_scale: Train the similarity multiplier of a dual encoder, directly and not its logarithm.
+            test_scale: Multiplier in evaluation: the ``trained`` one, or the ``encoder``'s own as in the published
+                scripts; it moves class probabilities and one-against-rest AUC, never the predicted class.
         """
 
         rank: int = Field(4, ge=1)
         alpha: float = Field(1.0, gt=0)
         dropout: float = Field(0.1, ge=0, lt=1)
         depth: DepthGroup = "all"
+        text_dropout: float = Field(0.0, ge=0, lt=1)
         hidden_dim: int = Field(128, ge=1)
         top_k: int = Field(5, ge=1)
-        hypergraph: Literal["both", "visual", "text"] = "both"
+        hypergraph: Literal["both", "visual", "text", "none"] = "both"
+        graph: Literal["attention"] | GraphKind = "attention"
+        cls_attention: Literal["published", "logits", "probabilities"] = "published"
+        return_tokens: bool = False
+        prompt_ensemble: Literal["embeddings", "tokens"] = "embeddings"
         train_logit_scale: bool = True
+        test_scale: Literal["trained", "encoder"] = "trained"
 
     config: Config
 
@@ -67,24 +85,76 @@ class AceLora(Adapter):
                 depth=own.depth,
             )
         )
-        self.hgnn = AceHgnnAdapter(
-            AceHgnnAdapter.Config(hidden_dim=own.hidden_dim, top_k=own.top_k, modality=own.hypergraph)
-        )
+        self.hgnn = None if own.hypergraph == "none" else AceHgnnAdapter(_hypergraph_options(own, own.hypergraph))
+        self.identity_at_init = self.hgnn is None
+        self.text_dropout = nn.Dropout(own.text_dropout)
         self.register_parameter("scale", None)
 
     def supports(self, encoder: Encoder) -> Support:
         """Fits where both of its parts fit."""
         lora = self.lora.supports(encoder)
-        return self.hgnn.supports(encoder) if lora else lora
+        return self.hgnn.supports(encoder) if lora and self.hgnn is not None else lora
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Attaches LoRA, then the hypergraph, which reads what LoRA changed."""
         attachment = self.lora.attach(encoder, sites)
-        attachment.absorb(self.hgnn.attach(encoder, sites))
+        if self.config.text_dropout:
+            self._drop_text(attachment, encoder, sites)
+        if self.hgnn is not None:
+            attachment.absorb(self.hgnn.attach(encoder, sites))
         if self.config.train_logit_scale and isinstance(encoder, DualEncoder) and encoder.logit_scale is not None:
             self.scale = nn.Parameter(torch.tensor(float(encoder.logit_scale)))
         return attachment
 
+    def _drop_text(self, attachment: Attachment, encoder: Encoder, sites: Mapping[str, Site]) -> None:
+        towers = encoder.towers()
+        mine = [site for site in sites.values() if (site.tower or next(iter(towers))) == "text"]
+        first = [site for site in mine if site.kind == "block" and site.block == 0]
+        branches = [site for site in mine if site.kind == "branch" and site.name.endswith(".mlp")]
+        for site in first:
+            attachment.map_block_input(site, self.text_dropout)
+        for site in branches:
+            attachment.map_output(site, self.text_dropout)
+        attachment.record({"text_dropout": [*first, *branches]} if mine else {})
+
     def logit_scale(self) -> Tensor | None:
-        """The trained multiplier."""
-        return self.scale
+        """The trained multiplier; ``None`` in evaluation where ``test_scale`` asks for the encoder's."""
+        return self.scale if self.training or self.config.test_scale == "trained" else None
+
+    @staticmethod
+    def import_file(path: Path, out: Path, encoder: str | None = None) -> str:
+        """Makes an adapter folder of the authors' file, see :mod:`medgraft.adapters.ace_lora_files`; says what came."""
+        from medgraft.adapters.ace_lora_files import BIOMEDCLIP, import_ace_lora
+
+        encoder = encoder or BIOMEDCLIP
+        made = import_ace_lora(path, out, encoder)
+        text = f"{made.numbers:,} numbers of ACE-LoRA written to {made.folder}, for encoder {encoder}"
+        if made.base_digest != UNRECORDED:
+            return text
+        return (
+            f"{text}\nthe weights of {encoder} are not on this machine, so the folder does not record which ones the "
+            "adapter belongs to, and loading it cannot check them"
+        )
+
+    @staticmethod
+    def export_file(folder: Path, path: Path) -> str:
+        """Writes an adapter folder in the authors' layout; says what was written."""
+        from medgraft.adapters.ace_lora_files import export_ace_lora
+
+        return f"{export_ace_lora(folder, path):,} numbers written to {path} in the layout of ACE-LoRA's authors"
+
+    def joining_prompts(self, count: int) -> AbstractContextManager[None] | None:
+        """Joins the prompts of a class as the hypergraph does."""
+        return None if self.hgnn is None else self.hgnn.joining_prompts(count)
+
+
+def _hypergraph_options(own: AceLora.Config, modality: Literal["both", "visual", "text"]) -> AceHgnnAdapter.Config:
+    return AceHgnnAdapter.Config(
+        hidden_dim=own.hidden_dim,
+        top_k=own.top_k,
+        modality=modality,
+        graph=own.graph,
+        cls_attention=own.cls_attention,
+        return_tokens=own.return_tokens,
+        prompt_ensemble=own.prompt_ensemble,
+    )

@@ -22,7 +22,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.attention import mha_forward
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.sites import Site, match_sites
@@ -93,6 +92,10 @@ def _weight(base: nn.Module) -> Tensor:
     weight = base.in_proj_weight if isinstance(base, nn.MultiheadAttention) else base.weight
     assert isinstance(weight, Tensor)
     return weight
+
+
+def _plus(base: Tensor, added: Tensor | None) -> Tensor:
+    return base if added is None else base + added
 
 
 class Lora(Adapter):
@@ -190,7 +193,7 @@ class Lora(Adapter):
             module = encoder.get_submodule(path)
             change = self._change(branches, len(_weight(module)))
             if isinstance(module, nn.MultiheadAttention):
-                self._attach_mha(attachment, module, change)
+                attachment.map_projection(path, lambda x, packed, change=change: _plus(packed, change(x)))
             else:
                 attachment.add_to_output(dataclasses.replace(branches[0][0], rows=None), change)
         return attachment
@@ -226,33 +229,6 @@ class Lora(Adapter):
             return torch.cat(parts, dim=-1)
 
         return change
-
-    def _attach_mha(
-        self, attachment: Attachment, module: nn.MultiheadAttention, change: Callable[[Tensor], Tensor | None]
-    ) -> None:
-        """``nn.MultiheadAttention`` multiplies by ``in_proj_weight`` itself, so its forward is replaced as a whole."""
-
-        def project(x: Tensor) -> Tensor:
-            base, added = F.linear(x, module.in_proj_weight, module.in_proj_bias), change(x)
-            return base if added is None else base + added
-
-        def forward(
-            query: Tensor,
-            key: Tensor,
-            value: Tensor,
-            key_padding_mask: Tensor | None = None,
-            need_weights: bool = True,
-            attn_mask: Tensor | None = None,
-            average_attn_weights: bool = True,
-            is_causal: bool = False,
-        ) -> tuple[Tensor, Tensor | None]:
-            if key is not query or value is not query or key_padding_mask is not None:
-                raise ConfigError("LoRA on nn.MultiheadAttention covers self-attention without key_padding_mask")
-            x = query if module.batch_first else query.transpose(0, 1)
-            return mha_forward(module, project(x), attn_mask, need_weights, average_attn_weights)
-
-        attachment.set_attribute(module, "medgraft_projection", project)
-        attachment.set_attribute(module, "forward", forward)
 
     def merge(self) -> None:
         """Adds every update to the frozen weight, in the weight's own precision."""

@@ -11,6 +11,7 @@ import torch
 
 from medgraft import plugins
 from medgraft.benchmarks.cache import PreparedInputs, prepare, tower_inputs
+from medgraft.benchmarks.dense import DetectionObjective, SegmentationObjective
 from medgraft.benchmarks.measure import forward_flops, peak_allocation, process_peak, samples_per_second
 from medgraft.benchmarks.metrics import Metric, Predictions, best_thresholds, evaluate
 from medgraft.benchmarks.objectives import make_objective
@@ -18,7 +19,7 @@ from medgraft.benchmarks.results import CellSpec, Efficiency
 from medgraft.benchmarks.tasks import build_task
 from medgraft.benchmarks.training import Runner, TrainingLog
 from medgraft.benchmarks.worker import json_safe, limited, select_encoder
-from medgraft.encoder import Encoder
+from medgraft.encoder import Encoder, TextEncoder
 from medgraft.grafting import Grafted
 from medgraft.registry import build_adapters, resolve_adapter, resolve_encoder
 from medgraft.task import SPLITS, TaskData
@@ -40,6 +41,7 @@ class Cell:
     prepared: dict[str, PreparedInputs]
     grafted: Grafted
     runner: Runner
+    diagnostics: dict[str, Any]
 
     def __init__(self, spec: CellSpec, root: Path) -> None:
         self.spec, self.root = spec, root
@@ -86,19 +88,31 @@ class Cell:
     def evaluate(self) -> tuple[dict[str, Metric], dict[str, np.ndarray]]:
         """Metrics on the test split, and the predictions behind them, subjects as anonymous numbers."""
         test = self.splits["test"]
-        scores = self.runner.predict(test)
         _, groups = np.unique(self.data.subjects[test], return_inverse=True)
+        for _, adapter in self.grafted.named_adapters():
+            adapter.reset_report()
+        if isinstance(self.runner.objective, SegmentationObjective | DetectionObjective):
+            predictions = self.runner.objective.evaluate(self.runner.predict, self.splits, groups)
+        else:
+            predictions = self._classified(test, groups)
+        reports = {name: adapter.report() for name, adapter in self.grafted.named_adapters()}
+        self.diagnostics = json_safe({name: report for name, report in reports.items() if report})
+        self.thresholds = predictions.thresholds
+        optional = {"mask": predictions.mask, "thresholds": predictions.thresholds}
+        arrays = {"scores": predictions.scores, "targets": predictions.targets, "groups": groups}
+        arrays |= {name: value for name, value in optional.items() if value is not None}
+        return evaluate(predictions), arrays
+
+    def _classified(self, test: np.ndarray, groups: np.ndarray) -> Predictions:
+        """Scores of classes, or of labels with thresholds that the validation split chose."""
+        scores, targets = self.runner.predict(test), self.data.targets[test]
         mask = None if self.data.mask is None else self.data.mask[test]
         thresholds = None
-        if self.task.objective == "multilabel":
+        if targets.ndim == 2:
             val = self.splits["val"]
             val_mask = None if self.data.mask is None else self.data.mask[val]
             thresholds = best_thresholds(self.runner.predict(val), self.data.targets[val], val_mask)
-        self.thresholds = thresholds
-        predictions = Predictions(scores, self.data.targets[test], groups, self.data.classes, mask, thresholds)
-        arrays = {"scores": scores, "targets": predictions.targets, "groups": groups}
-        arrays |= {name: value for name, value in (("mask", mask), ("thresholds", thresholds)) if value is not None}
-        return evaluate(predictions), arrays
+        return Predictions(scores, targets, groups, self.data.classes, mask, thresholds, variants=self.data.variants)
 
     def measure(self, log: TrainingLog) -> Efficiency:
         """Costs of the trained graft."""
@@ -148,11 +162,22 @@ class Cell:
                 "split_hash": self.data.split_hash(),
                 "subjects_disjoint": True,
                 "unreadable": self.unreadable,
+                "texts_at_limit": self._texts_at_limit(),
                 "classes": list(self.data.classes),
+                "objective": self.task.objective,
+                "variants": list(self.data.variants),
                 "thresholds": None if self.thresholds is None else self.thresholds.tolist(),
                 **self.data.provenance,
             }
         )
+
+    def _texts_at_limit(self) -> int | None:
+        """Texts that fill the encoder's context to its last token, so that what came after it is cut off."""
+        tower = self.towers().get("text")
+        if not isinstance(tower, TextEncoder):
+            return None
+        used = np.concatenate([self.splits[name] for name in SPLITS])
+        return int((self.prepared["text"].array[np.sort(used), -1] != tower.pad_id).sum())
 
     def describe_encoder(self) -> dict[str, Any]:
         """The encoder's facts, and whether its pre-training saw this cohort."""

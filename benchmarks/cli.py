@@ -1,4 +1,4 @@
-"""Commands of the harness: ``run``, ``cohort``, ``leaderboard``.
+"""Commands of the harness: ``run``, ``cohort``, ``leaderboard``, ``pairs``.
 
 ``python -m benchmarks.run``, ``python -m medgraft.benchmarks.run`` and ``medgraft run`` are one parser.
 """
@@ -72,7 +72,7 @@ def run(
     data: Annotated[list[str] | None, typer.Option(help="NAME=PATH of a real cohort; may be repeated.")] = None,
     results: Annotated[Path | None, typer.Option(help="Folder of the results. Default: results.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Worker processes; results do not depend on it.")] = None,
-    preset: Annotated[str | None, typer.Option(help="quick or paper.")] = None,
+    preset: Annotated[str | None, typer.Option(help="quick, paper or ace_lora_ablation.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with any of these and adapter options.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show cells and skipped pairs; run nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run finished cells again.")] = False,
@@ -121,6 +121,10 @@ class Phantom(StrEnum):
 
     adni = "adni"
     chexpert = "chexpert"
+    rsna = "rsna"
+    siim = "siim"
+    nih = "nih"
+    mimic = "mimic"
 
 
 def cohort(
@@ -134,7 +138,11 @@ def cohort(
     valid: Annotated[int, typer.Option(help="chexpert: validation images.", min=1)] = 150,
     test: Annotated[int, typer.Option(help="chexpert: test images.", min=1)] = 450,
     per_class: Annotated[int, typer.Option(help="chexpert: images per class of the 5x200 table.", min=1)] = 60,
-    size: Annotated[int, typer.Option(help="chexpert: side in pixels.", min=64)] = 256,
+    images: Annotated[int, typer.Option(help="rsna, siim, nih, mimic: images.", min=4)] = 400,
+    pairs: Annotated[
+        int, typer.Option(help="rsna, siim, nih: MIMIC-CXR pairs beside the images, to train on.", min=0)
+    ] = 0,
+    size: Annotated[int, typer.Option(help="Chest cohorts: side in pixels.", min=64)] = 256,
     setting: Annotated[str, typer.Option(help="Named setting of the generator.")] = "default",
     seed: Annotated[int, typer.Option(help="Defines every file.", min=0)] = 0,
     jobs: Annotated[int, typer.Option(help="Worker processes.", min=1)] = 1,
@@ -147,6 +155,10 @@ def cohort(
         options: dict[str, Any] = {"seed": seed, "setting": setting}
         if name is Phantom.adni:
             options |= {"n_subjects": subjects, "max_visits": visits, "layout": layout, "spacing": spacing}
+        elif name is Phantom.mimic:
+            options |= {"n_images": images, "size": size}
+        elif name is not Phantom.chexpert:
+            options |= {"n_images": images, "n_pairs": pairs, "size": size}
         else:
             options |= {
                 "n_train": train,
@@ -157,6 +169,23 @@ def cohort(
             }
         write_phantom(name.value, out, options, jobs)
         typer.echo(f"PHANTOM cohort {name.value} written to {out}; use it with --data {name.value}={out}")
+
+
+def pairs(
+    root: Annotated[Path, typer.Argument(help="Folder of a copy of MIMIC-CXR, images and reports.")],
+    out: Annotated[Path, typer.Option(help="New CSV file.")],
+    section: Annotated[str, typer.Option(help="findings+impression, impression or findings.")] = "findings+impression",
+    verbose: Annotated[bool, typer.Option("--verbose", help="Name what was left out.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Write the table of frontal images and report texts that contrastive training code reads."""
+    with guarded(debug=debug, verbose=verbose):
+        from medgraft.benchmarks.data.mimic import read_mimic, write_pairs
+
+        table = read_mimic(root, section=section)  # pyright: ignore[reportArgumentType]
+        write_pairs(table, out)
+        left_out = ", ".join(f"{reason}: {count}" for reason, count in sorted(table.report.skipped.items()))
+        typer.echo(f"{len(table.frame)} pairs written to {out}; left out: {left_out or 'nothing'}")
 
 
 def leaderboard(
@@ -184,6 +213,7 @@ def register(app: typer.Typer) -> None:
     app.command("run")(run)
     app.command("cohort")(cohort)
     app.command("leaderboard")(leaderboard)
+    app.command("pairs")(pairs)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import logging
 import os
 import shutil
@@ -19,7 +20,18 @@ from medgraft.registry import CohortEntry
 
 logger = logging.getLogger(__name__)
 
-TABLES = {".csv", ".tsv"}
+TABLES = (".csv", ".tsv", ".csv.gz")
+LISTS = ("train_val_list.txt", "test_list.txt")
+"""Tables of another kind: the split of NIH ChestX-ray14."""
+
+CHEST_WRITERS = {
+    "rsna": "chest_layouts:write_rsna",
+    "siim": "chest_layouts:write_siim",
+    "nih": "chest_layouts:write_nih",
+    "mimic": "chest_mimic:write_mimic",
+    "chexpert": "chest_cohort:write_cohort",
+}
+"""Writer -> module and function in :mod:`medgraft.benchmarks.data`, imported when it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _is_table(path: Path) -> bool:
-    return path.suffix.lower() in TABLES and path.is_file()
+    return (path.name.lower().endswith(TABLES) or path.name in LISTS) and path.is_file()
 
 
 def _is_chexpert(path: Path) -> bool:
@@ -90,7 +102,7 @@ def write_phantom(writer: str, out: Path, options: Mapping[str, Any], jobs: int)
     """Writes a phantom cohort.
 
     Args:
-        writer: ``adni`` or ``chexpert``.
+        writer: ``adni`` or one of :data:`CHEST_WRITERS`.
         out: New folder.
         options: Arguments of the writer.
         jobs: Worker processes; the bytes do not depend on it.
@@ -99,10 +111,10 @@ def write_phantom(writer: str, out: Path, options: Mapping[str, Any], jobs: int)
         from medgraft.benchmarks.data.brain_cohort import write_cohort
 
         write_cohort(out, jobs=jobs, cache_dir=cache_root(), **options)
-    elif writer == "chexpert":
-        from medgraft.benchmarks.data.chest_cohort import write_cohort as write_chest
-
-        write_chest(out, jobs=jobs, **options)
+    elif writer in CHEST_WRITERS:
+        module, _, function = CHEST_WRITERS[writer].partition(":")
+        write = getattr(importlib.import_module(f"medgraft.benchmarks.data.{module}"), function)
+        write(out, jobs=jobs, **options)
     else:
         raise ConfigError(f"there is no phantom of cohort {writer!r}; give its folder with --data {writer}=PATH")
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medgraft.benchmarks.metrics import Predictions, interval, multiclass_points, multilabel_points, subject_bootstrap
+from medgraft.benchmarks.metrics import Predictions, interval, points, subject_bootstrap
 from medgraft.benchmarks.results import CellResult, read_results
 from medgraft.errors import MedgraftError
 
@@ -80,6 +80,8 @@ def _predictions(path: Path, cell: CellResult) -> Predictions | None:
                 tuple(cell.data["classes"]),
                 stored["mask"] if "mask" in stored.files else None,
                 stored["thresholds"] if "thresholds" in stored.files else None,
+                cell.data.get("objective", ""),
+                tuple(cell.data.get("variants", ())),
             )
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
@@ -92,8 +94,7 @@ def pooled_intervals(each: Sequence[Predictions], names: Iterable[str]) -> dict[
         each: Predictions of the seeds on one test split.
         names: Metrics wanted.
     """
-    compute = multiclass_points if each[0].targets.ndim == 1 else multilabel_points
-    weighted = [compute(p)[1] for p in each]
+    weighted = [points(p)[1] for p in each]
     wanted = [name for name in names if all(name in w for w in weighted)]
     statistics_ = {name: (lambda w, name=name: np.mean([s[name](w) for s in weighted], axis=0)) for name in wanted}
     distributions = subject_bootstrap(statistics_, each[0].groups)
@@ -264,6 +265,14 @@ def _task_section(members: Sequence[BoardRow]) -> list[str]:
     lines = [f"## {members[0].title}", "", f"{'; '.join(facts)}. Ranked by `{members[0].first.primary}`.", ""]
     body = pd.DataFrame([cells_of_row(row)[1:] for row in members], columns=COLUMNS[1:])
     lines += [body.to_markdown(index=False, disable_numparse=True), ""]
+    if named := _further(members[0]):
+        further = [
+            [row.first.spec.encoder, row.adapter, *(with_interval(row.metrics.get(name)) for name in named)]
+            for row in members
+            if row.metrics
+        ]
+        heads = ["encoder", "adapter", *(f"{name}{mark}" for name in named)]
+        lines += [pd.DataFrame(further, columns=heads).to_markdown(index=False, disable_numparse=True), ""]
     classes = [name.removeprefix("f1_") for name in members[0].metrics if name.startswith("f1_")]
     classes = [name for name in classes if name not in ("macro", "weighted")]
     if classes:
@@ -276,6 +285,13 @@ def _task_section(members: Sequence[BoardRow]) -> list[str]:
         heads = ["encoder", "adapter", *(f"{kind} {name}{mark}" for name in classes for kind in ("F1", "AUC"))]
         lines += [pd.DataFrame(table, columns=heads).to_markdown(index=False, disable_numparse=True), ""]
     return lines
+
+
+def _further(row: BoardRow) -> list[str]:
+    """Metrics that the first table has no column for: all of a dense task, the variants of another."""
+    if row.first.primary in ("f1_macro", "f1_weighted", "auc_macro"):
+        return [name for name in row.metrics if name in row.first.data.get("variants", ())]
+    return [name for name in row.metrics if not name.startswith(("f1_", "auc_"))]
 
 
 def table(rows: Sequence[BoardRow]) -> pd.DataFrame:

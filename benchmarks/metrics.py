@@ -51,12 +51,15 @@ class Predictions:
     """Test predictions.
 
     Attributes:
-        scores: ``float64 [n, K]``: class probabilities, or a probability per label.
+        scores: ``float64 [n, K]``: class probabilities, or a probability per label. For dense tasks see
+            :mod:`medgraft.benchmarks.dense_metrics`.
         targets: ``int64 [n]`` class indices, or ``[n, K]`` labels.
         groups: ``int64 [n]`` anonymous subject numbers.
         classes: ``K`` names.
         mask: ``[n, K]`` true where a label counts, or ``None``.
         thresholds: ``[K]`` decision thresholds of multi-label scores, or ``None``.
+        objective: ``segmentation`` or ``detection`` for a dense task, else empty: the targets tell the other two apart.
+        variants: Further metrics by name.
     """
 
     scores: Array
@@ -65,6 +68,8 @@ class Predictions:
     classes: tuple[str, ...]
     mask: Array | None = None
     thresholds: Array | None = None
+    objective: str = ""
+    variants: tuple[str, ...] = ()
 
 
 def resample_weights(subjects: Array, n_subjects: int) -> Array:
@@ -149,7 +154,8 @@ def _mean(parts: list[WeightedStatistic]) -> WeightedStatistic:
     return lambda weights: np.mean([part(weights) for part in parts], axis=0)
 
 
-def _mean_defined(values: Sequence[float]) -> float:
+def mean_defined(values: Sequence[float]) -> float:
+    """Mean of what is not ``nan``."""
     known = [value for value in values if not np.isnan(value)]
     return float(np.mean(known)) if known else float("nan")
 
@@ -180,7 +186,8 @@ def _recall(predicted: Array, actual: Array) -> WeightedStatistic:
     return statistic
 
 
-def _safe_auc(actual: Array, scores: Array) -> float:
+def safe_auc(actual: Array, scores: Array) -> float:
+    """AUROC ``[n]``, ``nan`` where it is undefined."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         return float(roc_auc_score(actual, scores)) if len(np.unique(actual)) == 2 else float("nan")
@@ -207,11 +214,11 @@ def multiclass_points(p: Predictions) -> tuple[dict[str, float], dict[str, Weigh
     recall, f1 = (np.where(support > 0, values, np.nan) for values in (recall, f1))
     f1_parts = [weighted_f1(guessed[k], one_hot[k]) for k in range(K)]
     auc_parts = [weighted_auc(p.scores[:, k], one_hot[k]) for k in range(K)]
-    aucs = [_safe_auc(one_hot[k], p.scores[:, k]) for k in range(K)]
+    aucs = [safe_auc(one_hot[k], p.scores[:, k]) for k in range(K)]
     points = {
         "f1_macro": float(np.mean(f1[present])),
         "f1_weighted": float(np.average(f1[present], weights=support[present])),
-        "auc_macro": _mean_defined(aucs),
+        "auc_macro": mean_defined(aucs),
         "accuracy": float(accuracy_score(p.targets, guess)),
         "balanced_accuracy": float(np.mean(recall[present])),
     }
@@ -238,16 +245,16 @@ def multilabel_points(p: Predictions) -> tuple[dict[str, float], dict[str, Weigh
     mask = np.ones(p.targets.shape, bool) if p.mask is None else p.mask.astype(bool)
     thresholds = np.full(K, 0.5) if p.thresholds is None else p.thresholds
     actual, guess = p.targets.astype(bool), p.scores >= thresholds[None]
-    aucs = [_safe_auc(actual[mask[:, k], k], p.scores[mask[:, k], k]) for k in range(K)]
+    aucs = [safe_auc(actual[mask[:, k], k], p.scores[mask[:, k], k]) for k in range(K)]
     stats_f1 = [weighted_f1(guess[:, k] & mask[:, k], actual[:, k] & mask[:, k]) for k in range(K)]
     support = (actual & mask).sum(axis=0)
     present = np.flatnonzero(support)
     f1 = [float(s(np.ones((1, len(actual))))[0]) for s in stats_f1]
     auc_parts = [_masked(weighted_auc(p.scores[mask[:, k], k], actual[mask[:, k], k]), mask[:, k]) for k in range(K)]
     points = {
-        "f1_macro": _mean_defined(f1),
+        "f1_macro": mean_defined(f1),
         "f1_weighted": float(np.average(np.nan_to_num(f1), weights=support)) if support.sum() else float("nan"),
-        "auc_macro": _mean_defined(aucs),
+        "auc_macro": mean_defined(aucs),
     }
     weighted: dict[str, WeightedStatistic] = {"f1_weighted": _support_weighted(stats_f1, (actual & mask).T)}
     if len(present):
@@ -260,6 +267,21 @@ def multilabel_points(p: Predictions) -> tuple[dict[str, float], dict[str, Weigh
     return points, weighted
 
 
+def points(p: Predictions) -> tuple[dict[str, float], dict[str, WeightedStatistic]]:
+    """Point values and weighted statistics of any task's predictions."""
+    if p.objective in ("segmentation", "detection"):
+        from medgraft.benchmarks.dense_metrics import DENSE_POINTS
+
+        return DENSE_POINTS[p.objective](p)
+    values, weighted = multiclass_points(p) if p.targets.ndim == 1 else multilabel_points(p)
+    if p.variants:
+        from medgraft.benchmarks.metric_variants import variant_points
+
+        more, weighted_more = variant_points(p)
+        values, weighted = values | more, weighted | weighted_more
+    return values, weighted
+
+
 def evaluate(p: Predictions, *, resamples: int = 1000, seed: int = 0) -> dict[str, Metric]:
     """All metrics of a task with their intervals.
 
@@ -268,10 +290,10 @@ def evaluate(p: Predictions, *, resamples: int = 1000, seed: int = 0) -> dict[st
         resamples: Bootstrap resamples; 0 leaves the intervals out.
         seed: Of the resampling.
     """
-    points, weighted = multiclass_points(p) if p.targets.ndim == 1 else multilabel_points(p)
+    values, weighted = points(p)
     distributions = subject_bootstrap(weighted, p.groups, resamples, seed) if resamples else {}
     n, n_subjects = len(p.targets), int(p.groups.max()) + 1
-    return {name: _metric(value, distributions.get(name), n, n_subjects) for name, value in points.items()}
+    return {name: _metric(value, distributions.get(name), n, n_subjects) for name, value in values.items()}
 
 
 def interval(distribution: Array) -> tuple[float | None, float | None, float]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medgraft.benchmarks.dense import DENSE, DetectionObjective, SegmentationObjective
 from medgraft.encoder import Encoder, TextEncoder
 from medgraft.errors import DataError
 from medgraft.features import Features
@@ -74,11 +77,13 @@ class Batch:
         targets: ``[B]`` or ``[B, L]``.
         mask: ``[B, L]`` or ``None``.
         labels: ``[B, L]`` or ``None``.
+        index: ``[B]`` numbers of the samples, by which a dense objective asks for their regions.
     """
 
     targets: Tensor
     mask: Tensor | None = None
     labels: Tensor | None = None
+    index: np.ndarray | None = None
 
 
 class ClassificationObjective:
@@ -126,10 +131,39 @@ class ClassificationObjective:
         return None
 
 
+class UncertainObjective(ClassificationObjective):
+    """Labels with a third class, *uncertain*: a softmax over absent, present and uncertain for each label.
+
+    U-MultiClass in Irvin et al., "CheXpert", AAAI 2019: the prediction is the softmax over absent and present only.
+
+    Args:
+        data: The task's data, targets in {0, 1, 2}.
+        inputs: Modalities in the order in which the head reads them.
+    """
+
+    def __init__(self, data: TaskData, inputs: tuple[str, ...]) -> None:
+        super().__init__(data, inputs, multilabel=True)
+        self.outputs = 3 * len(data.classes)
+
+    def loss(self, grafted: Grafted, outputs: Outputs, batch: Batch) -> Tensor:
+        """Mean cross-entropy over the labels that count."""
+        logits = self.logits(grafted, outputs).unflatten(-1, (-1, 3))
+        losses = F.cross_entropy(logits.transpose(1, 2), batch.targets.long(), reduction="none")
+        if batch.mask is None:
+            return losses.mean()
+        return (losses * batch.mask).sum() / batch.mask.sum().clamp(min=1)
+
+    def scores(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
+        """p(present) / (p(absent) + p(present)), ``[B, L]``."""
+        logits = self.logits(grafted, outputs).unflatten(-1, (-1, 3))
+        return torch.sigmoid(logits[..., 1] - logits[..., 0])
+
+
 class ContrastiveObjective:
     """Label-guided InfoNCE on pairs; zero-shot prediction by class prompts.
 
-    A class's embedding is the mean of its prompts' unit embeddings, normalised again (Radford et al., 2021).
+    A class's embedding is the mean of its prompts' unit embeddings, normalised again (Radford et al., 2021), unless an
+    adapter joins prompts in a way of its own.
 
     Args:
         data: The task's data, with prompts.
@@ -139,8 +173,13 @@ class ContrastiveObjective:
     def __init__(self, data: TaskData, inputs: tuple[str, ...]) -> None:
         if data.prompts is None:
             raise DataError("a contrastive task needs prompts for its classes")
+        if len(data.prompts) != len(data.classes) or not all(data.prompts):
+            unspoken = [name for name, own in zip(data.classes, data.prompts, strict=False) if not own]
+            unspoken += data.classes[len(data.prompts) :]
+            raise DataError(f"no prompt for {', '.join(unspoken) or 'some class'}; every class needs one")
         self.visual, self.text = inputs
         self.prompts = data.prompts
+        self.multilabel = data.targets.ndim == 2
 
     def make_head(self, sample: Outputs) -> None:
         """No head: prompts take its place."""
@@ -158,21 +197,37 @@ class ContrastiveObjective:
         assert isinstance(tower, TextEncoder)
         rows = []
         for prompts in self.prompts:
-            each = embedding(tower, grafted.encode({self.text: tower.tokenize(prompts).to(tower.device)})[self.text])
+            with _joining(grafted, len(prompts)):
+                ids = tower.tokenize(prompts).to(tower.device)
+                each = embedding(tower, grafted.encode({self.text: ids})[self.text])
             rows.append(F.normalize(each.mean(dim=0), dim=-1))
         return torch.stack(rows)
 
     def scores(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
-        """Probabilities ``[B, K]``: softmax of scaled similarities to the class embeddings."""
-        image = embedding(grafted.towers()[self.visual], outputs[self.visual])
-        return torch.softmax(grafted.logit_scale() * (image @ context.T), dim=-1)
+        """Scores ``[B, K]``: softmax of scaled similarities to the class embeddings.
+
+        For labels that do not exclude each other it is the cosine itself, moved from -1..1 to 0..1: a softmax would let
+        one label's score depend on the others'.
+        """
+        similarity = embedding(grafted.towers()[self.visual], outputs[self.visual]) @ context.T
+        return (1 + similarity) / 2 if self.multilabel else torch.softmax(grafted.logit_scale() * similarity, dim=-1)
 
 
-AnyObjective = ClassificationObjective | ContrastiveObjective
+def _joining(grafted: Grafted, count: int) -> AbstractContextManager[None]:
+    """The context in which an adapter joins a class's prompts itself, if one does."""
+    found = (adapter.joining_prompts(count) for _, adapter in grafted.named_adapters())
+    return next((each for each in found if each is not None), nullcontext())
+
+
+AnyObjective = ClassificationObjective | ContrastiveObjective | SegmentationObjective | DetectionObjective
 
 
 def make_objective(kind: str, data: TaskData, inputs: tuple[str, ...]) -> AnyObjective:
     """The objective of a task by its name."""
     if kind == "contrastive":
         return ContrastiveObjective(data, inputs)
+    if kind in DENSE:
+        return DENSE[kind](data, inputs)
+    if data.uncertain_class:
+        return UncertainObjective(data, inputs)
     return ClassificationObjective(data, inputs, multilabel=kind == "multilabel")

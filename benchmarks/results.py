@@ -21,7 +21,10 @@ from medgraft.registry import TrainDefaults
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_SCHEMAS = (1, 2)
+"""Version 2 added the adapters' diagnostics; a result of version 1 has none."""
+
 NUMBERS_VERSION = 1
 """Raised when a change of the harness changes numbers that no other part of a cell's key tells apart."""
 
@@ -125,7 +128,11 @@ class Efficiency(_Model):
 
 
 class CellResult(_Model):
-    """The stored result of a cell."""
+    """The stored result of a cell.
+
+    ``training`` lists the stages of adapters that train in several; ``diagnostics`` holds what an adapter reports of
+    itself on the samples that were predicted, by adapter.
+    """
 
     schema_version: int = SCHEMA_VERSION
     key: str
@@ -140,6 +147,7 @@ class CellResult(_Model):
     data: dict[str, Any] = {}
     encoder: dict[str, Any] = {}
     adapters: dict[str, Any] = {}
+    diagnostics: dict[str, Any] = {}
     plugins: list[dict[str, str]] = []
     env: dict[str, Any] = {}
     timing: dict[str, float] = {}
@@ -232,7 +240,7 @@ def _read(path: Path) -> CellResult | None:
         data = json.loads(path.read_text())
         if not isinstance(data, dict):
             raise ValueError(f"it holds a {type(data).__name__}, not an object")
-        if data.get("schema_version") != SCHEMA_VERSION:
+        if data.get("schema_version") not in READABLE_SCHEMAS:
             logger.warning(
                 "%s has schema version %s, not %s; left out", path, data.get("schema_version"), SCHEMA_VERSION
             )

@@ -16,7 +16,7 @@ from rich.table import Table
 from medgraft.benchmarks import cohorts
 from medgraft.benchmarks.launcher import Events, Launcher, Running
 from medgraft.benchmarks.leaderboard import COLUMNS, BoardRow, board_rows, cells_of_row, write_board
-from medgraft.benchmarks.plan import Plan, Row, Sweep, cells_of, check_names, fits, rows
+from medgraft.benchmarks.plan import Plan, Row, Sweep, asked_adapters, cells_of, check_names, fits, rows, task_options
 from medgraft.benchmarks.results import CellResult, CellSpec, CohortId, ResultStore
 from medgraft.benchmarks.tasks import build_task, task_class
 from medgraft.errors import ConfigError, DataError, UnknownNameError
@@ -59,7 +59,7 @@ def locate(sweep: Sweep, wanted: Sequence[Row], console: Console, *, make: bool)
             found[name] = cohorts.Cohort(CohortId(name=name, revision="not made yet", phantom=True), Path())
             continue
         for task in {row.task: None for row in wanted if task_class(row.task).cohort == name}:
-            build_task(task, sweep.options.get(task)).load(found[name].root).check()
+            build_task(task, task_options(sweep, task)).load(found[name].root).check()
     return found
 
 
@@ -72,13 +72,18 @@ def make_plan(sweep: Sweep, console: Console, *, make: bool = True) -> Plan:
     check_names(sweep)
     wanted = rows(sweep)
     good, skipped = fits(sweep, wanted, set(sweep.encoders or ()))
-    asked = [row for row in good if row.adapter in sweep.adapters]
-    if not asked:
+    asked = set(asked_adapters(sweep))
+    if not any(row.adapter in asked for row in good):
         reasons = "; ".join(f"{row.task} / {row.encoder} / {row.adapter}: {why}" for row, why in skipped.items())
         raise ConfigError(f"nothing to run: {reasons}")
     places = locate(sweep, good, console, make=make)
-    cells = [cell for row in good for cell in cells_of(row, sweep, places[task_class(row.task).cohort])]
-    return Plan(list({cell.key(): cell for cell in cells}.values()), places, skipped)
+    cells: dict[str, CellSpec] = {}
+    labels: dict[str, str] = {}
+    for row in good:
+        for cell in cells_of(row, sweep, places[task_class(row.task).cohort]):
+            cells.setdefault(cell.key(), cell)
+            labels.setdefault(cell.row(), row.label)
+    return Plan(list(cells.values()), places, skipped, labels)
 
 
 def show_plan(sweep: Sweep) -> None:
@@ -86,13 +91,15 @@ def show_plan(sweep: Sweep) -> None:
     console = Console()
     plan = make_plan(sweep, console, make=False)
     table = Table("task", "encoder", "adapter", "seeds", "epochs", "cohort")
-    grouped: dict[tuple[str, str, str], list[CellSpec]] = {}
+    grouped: dict[str, list[CellSpec]] = {}
     for cell in plan.cells:
-        grouped.setdefault((cell.task, cell.encoder, cell.adapter), []).append(cell)
-    for (task, encoder, adapter), cells in grouped.items():
+        grouped.setdefault(cell.row(), []).append(cell)
+    for row, cells in grouped.items():
+        first, label = cells[0], plan.labels[row]
         seeds = ",".join(str(cell.seed) for cell in cells)
-        mark = "PHANTOM" if cells[0].cohort.phantom else "real"
-        table.add_row(task, encoder, adapter, seeds, str(cells[0].train.epochs), mark)
+        mark = "PHANTOM" if first.cohort.phantom else "real"
+        adapter = f"{first.adapter}: {label}" if label else first.adapter
+        table.add_row(first.task, first.encoder, adapter, seeds, str(first.train.epochs), mark)
     console.print(table)
     console.print(f"{len(plan.cells)} cells")
     show_skipped(plan, console)
@@ -101,12 +108,14 @@ def show_plan(sweep: Sweep) -> None:
 def show_skipped(plan: Plan, console: Console) -> None:
     """One line per pair that is left out."""
     for row, reason in plan.skipped.items():
-        console.print(f"skipped {row.task} / {row.encoder} / {row.adapter}: {reason}", markup=False, highlight=False)
+        name = f"{row.adapter} ({row.label})" if row.label else row.adapter
+        console.print(f"skipped {row.task} / {row.encoder} / {name}: {reason}", markup=False, highlight=False)
 
 
 NARROW = ("encoder", "adapter", "F1 macro", "AUC", "trainable")
 WIDE = (*NARROW[:3], "F1 weighted", *NARROW[3:5], "train/s", "infer/s", "step MB", "backend", "seeds")
 WIDE_COLUMNS = 150
+ABSENT = ("F1 weighted", "AUC")
 BRIEF = {"F1 macro": "f1_macro", "F1 weighted": "f1_weighted", "AUC": "auc_macro"}
 
 
@@ -135,13 +144,18 @@ def show_board(found: Sequence[BoardRow], console: Console | None = None) -> Non
         groups.setdefault(row.section, []).append(row)
     for members in groups.values():
         failing = any(row.status != "success" for row in members)
-        names = (*columns, "status") if failing else columns
+        primary = members[0].first.primary
+        shown = columns
+        if primary not in BRIEF.values():  # a dense task has neither F1 nor AUC
+            shown = tuple(primary if name == "F1 macro" else name for name in columns if name not in ABSENT)
+        names = (*shown, "status") if failing else shown
         table = Table(title=members[0].title, title_justify="left", padding=(0, 1, 0, 0), box=None)
         for name in names:
             table.add_column(name, overflow="fold", no_wrap=name in ("F1 macro", "F1 weighted", "AUC", "trainable"))
         for row in members:
             texts = dict(zip(COLUMNS, cells_of_row(row), strict=True))
             texts |= {name: brief(row.metrics.get(metric)) for name, metric in BRIEF.items()}
+            texts[primary] = brief(row.metrics.get(primary))
             table.add_row(*(texts[name] for name in names))
         console.print(table)
         console.print()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor
 from medgraft.attention import FastAttention
 from medgraft.benchmarks.cache import TowerInputs
 from medgraft.benchmarks.objectives import AnyObjective, Batch, Outputs
-from medgraft.errors import DataError
+from medgraft.benchmarks.staging import Staging
+from medgraft.errors import ConfigError, DataError
 from medgraft.features import Features
 from medgraft.grafting import Grafted
 from medgraft.registry import TrainDefaults
@@ -37,12 +39,14 @@ class TrainingLog:
         steps: Optimisation steps.
         samples: Samples seen.
         seconds: Time inside steps, data loading excluded.
+        stages: What trained when, for adapters that declare more than one stage.
     """
 
     epoch_loss: list[float] = field(default_factory=list)
     steps: int = 0
     samples: int = 0
     seconds: float = 0.0
+    stages: list[dict[str, Any]] = field(default_factory=list)
 
 
 def learning_rate(step: int, steps: int, warmup: float) -> float:
@@ -106,6 +110,9 @@ class Runner:
     def outputs(self, index: np.ndarray) -> dict[str, Features]:
         """Features of the samples, adapters included."""
         rows = {name: source.batch(index) for name, source in self.inputs.items()}
+        asked = None if self.data.asked is None else torch.from_numpy(self.data.asked[index])
+        for _, adapter in self.grafted.named_adapters():
+            adapter.tell_tasks(asked)
         with self.autocast(), self.attention():
             return self.encode(rows, {name: source.stage for name, source in self.inputs.items()})
 
@@ -179,32 +186,46 @@ class Runner:
         optimizer = self.optimizer(train)
         keeper = Keeper(self.grafted.trainable_parameters()) if train.keep == "lowest_loss" else None
         total = train.epochs * math.ceil(len(index) / train.batch_size)
+        staging = Staging(self.grafted, total)
+        if keeper is not None and staging.stages:
+            raise ConfigError(f"{' and '.join(staging.stages)} trains in stages, so no earlier epoch can be kept")
         self.grafted.train()
-        for _ in range(train.epochs):
-            losses = []
-            for part in batches(order.permutation(index), train.batch_size):
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak"] * learning_rate(log.steps, total, train.warmup)
-                start = time.perf_counter()
-                loss = self.loss(part)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                losses.append(loss.item())
-                log.seconds += time.perf_counter() - start
-                log.steps += 1
-                log.samples += len(part)
-                progress(log.steps / total)
-            log.epoch_loss.append(float(np.mean(losses)))
-            if not math.isfinite(log.epoch_loss[-1]):
-                raise FloatingPointError(
-                    f"the loss is {log.epoch_loss[-1]} after {log.steps} steps; lower the learning rate"
-                )
-            if keeper is not None:
-                keeper.after_epoch(log.epoch_loss[-1])
+        with staging.running():
+            for _ in range(train.epochs):
+                losses = []
+                for part in batches(order.permutation(index), train.batch_size):
+                    rate = learning_rate(*staging.enter(log.steps), train.warmup)
+                    losses.append(self._step(optimizer, part, rate, log))
+                    staging.record(losses[-1])
+                    progress(log.steps / total)
+                log.epoch_loss.append(float(np.mean(losses)))
+                if not math.isfinite(log.epoch_loss[-1]):
+                    raise FloatingPointError(
+                        f"the loss is {log.epoch_loss[-1]} after {log.steps} steps; lower the learning rate"
+                    )
+                if keeper is not None:
+                    keeper.after_epoch(log.epoch_loss[-1])
         if keeper is not None:
             keeper.restore()
+        log.stages = staging.summary()
         return log
+
+    def _step(self, optimizer: torch.optim.Optimizer, part: np.ndarray, rate: float, log: TrainingLog) -> float:
+        """One optimisation step at a share of the peak learning rate; its loss."""
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * rate
+        start = time.perf_counter()
+        loss = self.loss(part)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        for _, adapter in self.grafted.named_adapters():
+            adapter.after_step()
+        value = loss.item()
+        log.seconds += time.perf_counter() - start
+        log.steps += 1
+        log.samples += len(part)
+        return value
 
     @torch.no_grad()
     def predict(self, index: np.ndarray) -> np.ndarray:

@@ -308,6 +308,7 @@ class EmbeddedSource:
         path = _weights_folder() / f"{model}.safetensors" if shipped else Path(weights)
         tensors = read_weights(path, sha256 or (card.get("sha256") if shipped else None))
         state = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
-        encoder = assemble(name, card["vocabulary"], f"pretrained:{file_digest(path)}", card["logit_scale"])
+        with torch.random.fork_rng():  # fresh weights are drawn and then replaced
+            encoder = assemble(name, card["vocabulary"], f"pretrained:{file_digest(path)}", card["logit_scale"])
         load_strict(encoder, state, str(path))
         return _folded(encoder)

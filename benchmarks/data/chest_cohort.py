@@ -165,7 +165,7 @@ def write_cohort(
         raise ConfigError(f"image counts {counts}, seed {seed} and size {size} must not be negative, and size >= 16")
     site = setting_named(setting)
     rows = {split: _plan(split, count, seed, site) for split, count in counts.items() if count}
-    with _appearing(out) as folder:
+    with appearing(out) as folder:
         images = folder / FOLDER
         images.mkdir()
         files = [(row.study.films[row.film], str(images / row.path)) for part in rows.values() for row in part]
@@ -204,7 +204,7 @@ def _plan(split: str, count: int, seed: int, site: ChestSetting) -> list[_Row]:
 
 
 @contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
+def appearing(out: Path) -> Iterator[Path]:
     """Yields a new folder beside ``out`` that takes its name at the end, or vanishes if anything fails."""
     out = Path(out)
     refusal = f"{out} exists and is not an empty folder; name a new one or remove it first"

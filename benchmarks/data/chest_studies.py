@@ -57,7 +57,12 @@ __all__ = [
     "severity_ceiling",
 ]
 
-STREAMS = {"train": 0, "valid": 1, "test": 2, "5x200": 3, "pretrain": 4, "ceiling": 5, "5x200 search": 6}
+STREAMS = {
+    name: number
+    for number, name in enumerate(
+        ("train", "valid", "test", "5x200", "pretrain", "ceiling", "5x200 search", "rsna", "siim", "nih", "mimic")
+    )
+}
 """Purpose -> random stream: equal indices of two streams are different patients, whatever the seed."""
 
 MAX_STUDIES = 5

@@ -6,7 +6,6 @@ as a folder of batches. All label columns are addressed by name. A blank label m
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -27,7 +26,7 @@ from medgraft.benchmarks.data.chexpert_labels import (
     apply_uncertainty,
     exclusive_class,
 )
-from medgraft.benchmarks.data.reading import PHANTOM_MARKER, ReadReport, is_phantom, read_table
+from medgraft.benchmarks.data.reading import ReadReport, generator_of, is_phantom, read_table
 from medgraft.errors import DataError, UnknownNameError
 
 __all__ = [
@@ -134,7 +133,7 @@ def read_chexpert(
     frame = _frame(table.iloc[rows], [places[row] for row in rows], _plus_reports(folders) if reports else {}, report)
     frame.insert(3, "image", [images[i] for i in found])
     report.used = len(frame)
-    return ChexpertTable(frame, report, is_phantom(path.parent), _generator(path.parent))
+    return ChexpertTable(frame, report, is_phantom(path.parent), generator_of(path.parent))
 
 
 def _frame(table: pd.DataFrame, places: Sequence[_Place], plus: Mapping[str, str], report: ReadReport) -> pd.DataFrame:
@@ -324,17 +323,6 @@ def _plus_reports(folders: Sequence[Path]) -> dict[str, str]:
     for name, *parts in zip(_words(table, "path_to_image"), *sections, strict=True):
         texts.setdefault(_place(name, "").key, next(filter(None, parts), ""))
     return texts
-
-
-def _generator(folder: Path) -> str | None:
-    for place in (folder, *list(folder.parents)[:2]):
-        marker = place / PHANTOM_MARKER
-        if marker.is_file():
-            try:
-                return str(json.loads(marker.read_text(encoding="utf-8"))["generator"])
-            except (ValueError, KeyError, TypeError):
-                return "unknown"
-    return None
 
 
 def exclude_subjects(table: ChexpertTable, subjects: Iterable[str]) -> ChexpertTable:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +61,14 @@ def read_table(path: Path, required: tuple[str, ...], sep: str = ",") -> pd.Data
         raise DataError(f"{path} does not exist; the reader needs this table")
     try:
         table = pd.read_csv(path, sep=sep, low_memory=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except (
+        pd.errors.ParserError,
+        pd.errors.EmptyDataError,
+        UnicodeDecodeError,
+        OSError,
+        EOFError,
+        zlib.error,
+    ) as error:
         raise DataError(f"{path} is not a readable table ({error}); export it again as text with a header") from error
     table.columns = [str(column).strip() for column in table.columns]
     missing = [column for column in required if column not in table.columns]
@@ -71,3 +80,15 @@ def read_table(path: Path, required: tuple[str, ...], sep: str = ",") -> pd.Data
 def is_phantom(root: Path) -> bool:
     """True where ``root`` or one of its two parents carries the marker file that every generated cohort has."""
     return any((folder / PHANTOM_MARKER).is_file() for folder in (root, *list(root.parents)[:2]))
+
+
+def generator_of(root: Path) -> str | None:
+    """Version of the generator that the marker of a phantom names; ``None`` for a real cohort."""
+    for folder in (root, *list(root.parents)[:2]):
+        marker = folder / PHANTOM_MARKER
+        if marker.is_file():
+            try:
+                return str(json.loads(marker.read_text(encoding="utf-8"))["generator"])
+            except (ValueError, KeyError, TypeError):
+                return "unknown"
+    return None

@@ -27,11 +27,10 @@ from medgraft.benchmarks.data.chexpert import (
     select_5x200,
 )
 from medgraft.benchmarks.tasks.adni import file_facts
+from medgraft.benchmarks.tasks.chest import PromptConfig
+from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
 from medgraft.errors import DataError
-from medgraft.task import RawInputs, Task, TaskConfig, TaskData, subject_split
-
-PROMPTS = ("a chest X-ray image of {}.", "Findings suggesting {}.")
-"""The two templates of ACE-LoRA (Aydin et al., 2026)."""
+from medgraft.task import RawInputs, Task, TaskData, subject_split
 
 
 def image_inputs(frame: pd.DataFrame, root: Path) -> RawInputs:
@@ -89,18 +88,19 @@ class Chexpert(Task):
     cohort = "chexpert"
     primary = "auc_macro"
 
-    class Config(TaskConfig):
-        """Options.
+    class Config(LabelBudget):
+        """Options: those of the label budget, and below.
 
         Attributes:
             labels: The five labels of the competition, or all 14.
-            uncertainty: What an uncertain label becomes in training; ``best`` is per label and for the five only.
+            uncertainty: What an uncertain label becomes in training: 1, 0, nothing, or with ``multiclass`` a class of
+                its own; ``best`` is per label and for the five only.
             val_fraction: Share of training patients kept for choosing thresholds.
             split_seed: Defines that share, for all seeds of a sweep.
         """
 
         labels: Literal["competition", "all"] = "competition"
-        uncertainty: Literal["ones", "zeros", "ignore", "best"] = "best"
+        uncertainty: Literal["ones", "zeros", "ignore", "multiclass", "best"] = "best"
         val_fraction: float = Field(0.1, gt=0, lt=1)
         split_seed: int = Field(0, ge=0)
 
@@ -127,6 +127,13 @@ class Chexpert(Task):
         train, val = hold_out(
             np.flatnonzero(origin == "train"), subjects, self.config.val_fraction, self.config.split_seed
         )
+        three_way = self.config.uncertainty == "multiclass"
+        if three_way:  # uncertain is learnt, but no threshold is chosen for it
+            unsure = np.isin(np.arange(len(targets)), train, invert=True)[:, None] & (targets == 2)
+            mask, targets = mask & ~unsure, np.where(unsure, 0, targets)
+        train = within_budget(
+            train, subjects, class_table(targets, len(names)), (targets == 1).any(axis=1), self.config
+        )
         return TaskData(
             inputs={"image": image_inputs(frame, root)},
             targets=targets,
@@ -134,6 +141,7 @@ class Chexpert(Task):
             splits={"train": train, "val": val, "test": np.flatnonzero(origin == "test")},
             classes=tuple(names),
             mask=mask,
+            uncertain_class=three_way,
             phantom=tables["train"].phantom,
             provenance={**provenance(tables), "uncertainty": self.config.uncertainty, "tested_on": tested_on},
         )
@@ -156,11 +164,10 @@ class Chexpert5x200(Task):
     cohort = "chexpert"
     primary = "auc_macro"
 
-    class Config(TaskConfig):
-        """Options.
+    class Config(PromptConfig):
+        """Options: the prompt templates, and below.
 
         Attributes:
-            templates: Prompt templates; ``{}`` takes the finding's name.
             classes_from: ``published`` reads ``chexpert_5x200.csv``; ``regenerated`` draws a set of its kind from the
                 training table, whose results are not comparable with published ones.
             per_class: Images per class of a regenerated set.
@@ -168,7 +175,6 @@ class Chexpert5x200(Task):
             split_seed: Defines that share, for all seeds of a sweep.
         """
 
-        templates: tuple[str, ...] = Field(PROMPTS, min_length=1)
         classes_from: Literal["published", "regenerated"] = "published"
         per_class: int = Field(200, ge=1)
         val_fraction: float = Field(0.1, gt=0, lt=1)
@@ -206,7 +212,7 @@ class Chexpert5x200(Task):
             classes=COMPETITION_5,
             # Blank and uncertain count as absent when labels only say which pairs are no negatives.
             labels=(labels == 1).astype(np.float32),
-            prompts=tuple(tuple(t.format(name.lower()) for t in self.config.templates) for name in COMPETITION_5),
+            prompts=self.config.prompts([name.lower() for name in COMPETITION_5]),
             phantom=train.phantom,
             provenance={
                 **provenance(tables),

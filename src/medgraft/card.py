@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from medgraft.checkpoint import UNRECORDED
+
 if TYPE_CHECKING:
     from medgraft.grafting import Grafted
 
@@ -45,7 +47,9 @@ def render(grafted: Grafted, config: dict[str, Any]) -> str:
         lines.append(f"| {name} | `{stored['class']}` | {'-' if count is None else f'{count:,}'} | `{options}` |")
     if "head" in counts:
         lines.append(f"| head | `{config['head']}` | {counts['head']:,} | |")
-    lines += ["", f"Base weights: `{config['base_digest']}` (checked when the adapter is loaded)."]
+    known = config["base_digest"] != UNRECORDED
+    checked = "checked when the adapter is loaded" if known else "they are not checked when the adapter is loaded"
+    lines += ["", f"Base weights: `{config['base_digest']}` ({checked})."]
     lines += [f"Licence of the base encoder: {base.get('licence') or 'unknown'}."]
     for stored in config["adapters"].values():
         if (entry := catalogue().adapters.get(stored["plugin"] or "")) is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -25,9 +26,13 @@ if TYPE_CHECKING:
     from medgraft.encoder import Encoder
     from medgraft.grafting import Grafted
 
+logger = logging.getLogger(__name__)
+
 FORMAT_VERSION = 2
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
+UNRECORDED = "unrecorded"
+"""``base_digest`` of an adapter from a foreign file that does not say which encoder weights it was trained on."""
 
 
 def state_digest(module: nn.Module) -> str:
@@ -242,7 +247,13 @@ def load(grafted: Grafted, folder: Path) -> None:
         CheckpointError: Another encoder, other adapters or other options, or keys that do not match.
     """
     config = read_config(folder)
-    if grafted.base_digest != config["base_digest"]:
+    if config["base_digest"] == UNRECORDED:
+        logger.warning(
+            "%s does not say which weights of %s it was trained on; whether this encoder has them is not checked",
+            folder,
+            config["base_encoder"]["name"],
+        )
+    elif grafted.base_digest != config["base_digest"]:
         raise CheckpointError(
             f"{folder} was trained on encoder {config['base_encoder']['name']!r} with weights "
             f"{config['base_digest'][:24]}; this encoder, {grafted.encoder.spec.name!r}, has {grafted.base_digest[:24]}"

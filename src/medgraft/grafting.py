@@ -20,7 +20,7 @@ class _ByName(nn.ModuleDict):
     """Modules by any name: a plugin may well be called ``keys`` or ``pop``, which ``ModuleDict`` refuses."""
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
-        self._modules[name] = module
+        self._modules[name] = module  # pyright: ignore[reportArgumentType]
 
 
 class Grafted(nn.Module):
@@ -116,7 +116,13 @@ class Grafted(nn.Module):
 
     def forward(self, x: Tensor | Features, *, start: int = 0, scores: bool = False) -> Features:
         """Features of the (first) tower; see :meth:`medgraft.encoder.Encoder.forward`."""
+        self._begin()
         return next(iter(self.towers().values()))(x, start=start, scores=scores)
+
+    def _begin(self) -> None:
+        for name in self._active:
+            for forget in self._attachments[name].on_call:
+                forget()
 
     def towers(self) -> dict[str, Encoder]:
         """The encoder's towers by modality, adapters attached."""
@@ -131,8 +137,12 @@ class Grafted(nn.Module):
             inputs: Modality -> prepared batch (or a hidden state of stage ``start[modality]``, or features).
             start: Modality -> stage of its input; 0 where absent.
         """
+        self._begin()
         towers, start = self.towers(), start or {}
-        return {name: towers[name](x, start=start.get(name, 0)) for name, x in inputs.items()}
+        first = {name for active in self._active for name in self._attachments[active].first}
+        order = sorted(inputs, key=lambda name: name not in first)
+        found = {name: towers[name](inputs[name], start=start.get(name, 0)) for name in order}
+        return {name: found[name] for name in inputs}
 
     def extra_loss(self, outputs: Mapping[str, Features]) -> Tensor | None:
         """Sum of the loss terms that the adapters themselves ask for."""

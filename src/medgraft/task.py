@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from medgraft.errors import DataError
 
-Objective = Literal["multiclass", "multilabel", "contrastive"]
+Objective = Literal["multiclass", "multilabel", "contrastive", "segmentation", "detection"]
 SPLITS = ("train", "val", "test")
 
 
@@ -46,25 +46,40 @@ class TaskData:
     Attributes:
         inputs: Modality -> raw samples, all of the same length ``n``.
         targets: ``int64 [n]`` class indices (-1 where a training sample of a contrastive task has none), or
-            ``float32 [n, L]`` labels.
+            ``float32 [n, L]`` labels. A dense task has one class, and 1 where the sample shows it.
         subjects: ``[n]`` subject keys; used for splits and intervals, never stored.
         splits: ``train``, ``val`` and ``test`` -> sample indices; no subject in two of them.
         classes: Names of the classes or labels.
         mask: ``[n, L]``, true where a label counts; ``None`` for all.
         labels: ``float32 [n, L]`` label vectors that guide a contrastive loss, or ``None``.
         prompts: One tuple of prompts per class, for zero-shot prediction.
+        regions: For a dense task, index -> where the class is in the raw image: a boolean mask ``[H, W]``, or boxes
+            ``[k, 4]`` as left, top, right and bottom in fractions of width and height.
+        uncertain_class: Labels may also be 2, *uncertain*, which is learnt as a class of its own and left out of the
+            prediction: p(1) / (p(0) + p(1)), as U-MultiClass in Irvin et al., 2019.
+        variants: Further metrics by name, see :mod:`medgraft.benchmarks.metric_variants`.
+        asked: ``int64 [n]``, number of the question that a sample's prompt asks, where one model answers several; it
+            guides training, and diagnostics are told by it, but no prediction reads it.
+        questions: Names of these questions.
+        untrainable: Why nothing can be trained on these data, in words; empty where it can.
         phantom: The cohort is generated.
         provenance: What a result records about the data: counts, reader's report, generator, ceilings. No identifiers.
     """
 
     inputs: Mapping[str, RawInputs]
     targets: np.ndarray
-    subjects: np.ndarray
+    subjects: np.ndarray = field(repr=False)  # keys of people, which no log may hold
     splits: Mapping[str, np.ndarray]
     classes: tuple[str, ...]
     mask: np.ndarray | None = None
     labels: np.ndarray | None = None
     prompts: tuple[tuple[str, ...], ...] | None = None
+    regions: Callable[[int], np.ndarray] | None = None
+    uncertain_class: bool = False
+    variants: tuple[str, ...] = ()
+    asked: np.ndarray | None = None
+    questions: tuple[str, ...] = ()
+    untrainable: str = ""
     phantom: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -78,11 +93,12 @@ class TaskData:
         lengths = {name: raw.count for name, raw in self.inputs.items()} | {"subjects": len(self.subjects)}
         if any(length != n for length in lengths.values()):
             raise DataError(f"a task has {n} targets but {lengths}")
-        for name, table in (("mask", self.mask), ("labels", self.labels)):
+        for name, table in (("mask", self.mask), ("labels", self.labels), ("asked", self.asked)):
             if table is not None and len(table) != n:
                 raise DataError(f"a task has {n} targets but {len(table)} rows of {name}")
         if missing := [name for name in SPLITS if name not in self.splits or len(self.splits[name]) == 0]:
             raise DataError(f"the {' and '.join(missing)} split has no sample; the cohort is too small or incomplete")
+        self._check_questions()
         seen: dict[str, str] = {}
         for name, index in self.splits.items():
             if len(index) and (np.min(index) < 0 or np.max(index) >= n or len(np.unique(index)) != len(index)):
@@ -91,6 +107,15 @@ class TaskData:
                 if seen.setdefault(subject, name) != name:
                     raise DataError(f"a subject is in both the {seen[subject]} and the {name} split")
         return self
+
+    def _check_questions(self) -> None:
+        if self.asked is None:
+            return
+        if len(self.asked) and not 0 <= self.asked.min() <= self.asked.max() < len(self.questions):
+            raise DataError(f"samples ask questions {self.asked.min()} to {self.asked.max()} of {len(self.questions)}")
+        trained = np.unique(self.asked[self.splits["train"]])
+        if idle := [name for i, name in enumerate(self.questions) if i not in trained]:
+            raise DataError(f"no training sample asks {' or '.join(map(repr, idle))}; leave the question out")
 
     def split_hash(self) -> str:
         """Digest of which subject and sample is in which split; the same on every machine with the same data."""

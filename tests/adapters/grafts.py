@@ -66,8 +66,9 @@ def train(grafted: Grafted, inputs: Mapping[str, Tensor], steps: int) -> list[se
 def outputs_of(model: Encoder | Grafted, inputs: Mapping[str, Tensor]) -> dict[str, Features]:
     """Features of every tower in evaluation mode."""
     model.eval()
-    towers = model.towers()
-    return {name: towers[name](x) for name, x in inputs.items()}
+    if isinstance(model, Grafted):  # one call, since an adapter may read one tower in another
+        return model.encode(inputs)
+    return {name: tower(inputs[name]) for name, tower in model.towers().items() if name in inputs}
 
 
 def tensors(outputs: Mapping[str, Features]) -> dict[str, Tensor]:

@@ -274,3 +274,80 @@ def test_the_graph_follows_an_encoder_of_another_precision(kind):
     grafted = graft(encoder, AceHgnnAdapter(AceHgnnAdapter.Config(hidden_dim=8)))
     refined = grafted(torch.randn(2, 1, 128, 128, dtype=kind)).pooled
     assert refined.dtype == torch.promote_types(kind, torch.float32) and torch.isfinite(refined).all()
+
+
+# -- options ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["chest", "timm"])
+def test_all_tokens_on_request_with_the_same_cls(name):
+    encoder = tiny.fresh(name)
+    inputs = tiny.batch(encoder)
+    found = {}
+    for wanted in (False, True):
+        torch.manual_seed(3)
+        grafted = graft(encoder, "ace_hgnn", hidden_dim=8, return_tokens=wanted).eval()
+        with torch.no_grad():
+            found[wanted] = grafted.encode(inputs)
+        grafted.ungraft()
+    for key, features in found[True].items():
+        short = found[False][key]
+        torch.testing.assert_close(features.embedding, short.embedding, rtol=1e-5, atol=1e-5)
+        assert features.tokens.shape == (*short.tokens.shape[:2], short.embedding.shape[-1])
+        torch.testing.assert_close(F.normalize(features.tokens[:, 0], dim=-1), features.embedding)
+        assert features.n_prefix == 1 and (features.mask is None or features.mask.shape == features.tokens.shape[:2])
+
+
+@pytest.mark.parametrize(
+    ("choice", "image", "text"),
+    [
+        ("published", "cls_scores", "cls_probs"),
+        ("logits", "cls_scores", "cls_scores"),
+        ("probabilities", "cls_probs", "cls_probs"),
+    ],
+)
+def test_what_cls_weighs_tokens_by_can_be_chosen(choice, image, text):
+    encoder = tiny.fresh("chest")
+    inputs = tiny.batch(encoder)
+    with torch.no_grad():
+        plain = {key: tower(inputs[key], scores=True) for key, tower in encoder.towers().items()}
+    grafted = graft(encoder, "ace_hgnn", hidden_dim=8, cls_attention=choice).eval()
+    seen = {}
+    for key, layer in grafted.adapters["ace_hgnn"].layer.items():
+        layer.register_forward_hook(lambda module, args, output, key=key: seen.update({key: args[1]}))
+    with torch.no_grad():
+        features = grafted.encode(inputs)
+    for key, row in (("image", image), ("text", text)):
+        torch.testing.assert_close(seen[key], getattr(plain[key], row).mean(dim=1))
+        assert features[key].embedding.isfinite().all()  # masked logits are minus infinity
+
+
+def test_prompts_joined_before_the_layer_are_averaged_position_by_position():
+    encoder = tiny.fresh("chest")
+    ids = torch.cat([tiny.batch(encoder)["text"][:2]] * 2)[[0, 1, 0, 1]]
+    ids[2, 1] = ids[0, 2]
+    grafted = graft(encoder, "ace_hgnn", hidden_dim=8, prompt_ensemble="tokens").eval()
+    adapter, tower = grafted.adapters["ace_hgnn"], encoder.towers()["text"]
+    grafted.activate()
+    with torch.no_grad():
+        plain = tower(ids, scores=True)
+        grafted.activate("ace_hgnn")
+        alone = tower(ids).embedding
+        with adapter.joining_prompts(2):
+            joined = tower(ids).embedding
+        unit = F.normalize(tower.project(plain.tokens), dim=-1)
+        for i in range(2):
+            tokens, row = unit[2 * i : 2 * i + 2].mean(0), plain.cls_probs[2 * i : 2 * i + 2].mean(dim=(0, 1))
+            wanted = F.normalize(adapter.layer["text"](tokens[None], row[None])[0], dim=0)
+            torch.testing.assert_close(joined[i], wanted, rtol=1e-5, atol=1e-5)
+        assert torch.equal(tower(ids).embedding, alone) and len(alone) == 4
+
+
+def test_by_default_prompts_are_averaged_after_the_layer():
+    grafted = graft(tiny.fresh("chest"), "ace_hgnn")
+    assert grafted.adapters["ace_hgnn"].joining_prompts(2) is None
+
+
+def test_a_graph_on_the_image_alone_has_no_prompts_to_join():
+    grafted = graft(tiny.fresh("chest"), "ace_hgnn", modality="visual", prompt_ensemble="tokens")
+    assert grafted.adapters["ace_hgnn"].joining_prompts(2) is None

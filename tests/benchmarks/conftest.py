@@ -77,6 +77,46 @@ def chest_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def rsna_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 films, about half with boxes, 64 pixels wide, and 12 pairs to train on."""
+    from medgraft.benchmarks.data.chest_layouts import write_rsna
+
+    out = tmp_path_factory.mktemp("rsna") / "cohort"
+    write_rsna(out, n_images=16, seed=3, size=64, positive_share=0.6, n_pairs=12)
+    return out
+
+
+@pytest.fixture(scope="session")
+def siim_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 films, about half with masks, 64 pixels wide; no pairs."""
+    from medgraft.benchmarks.data.chest_layouts import write_siim
+
+    out = tmp_path_factory.mktemp("siim") / "cohort"
+    write_siim(out, n_images=16, seed=3, size=64, positive_share=0.6)
+    return out
+
+
+@pytest.fixture(scope="session")
+def nih_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 films, 64 pixels wide."""
+    from medgraft.benchmarks.data.chest_layouts import write_nih
+
+    out = tmp_path_factory.mktemp("nih") / "cohort"
+    write_nih(out, n_images=16, seed=3, size=64)
+    return out
+
+
+@pytest.fixture(scope="session")
+def mimic_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 films with reports, 64 pixels wide."""
+    from medgraft.benchmarks.data.chest_mimic import write_mimic
+
+    out = tmp_path_factory.mktemp("mimic") / "cohort"
+    write_mimic(out, n_images=16, seed=3, size=64)
+    return out
+
+
 @pytest.fixture
 def medgraft(monkeypatch: pytest.MonkeyPatch):
     """``medgraft("ls", "adapters")``, wide enough that nothing wraps."""

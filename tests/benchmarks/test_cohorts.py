@@ -155,8 +155,8 @@ def test_what_a_killed_maker_left_is_cleared(cache):
 
 
 def test_a_cohort_without_a_phantom_asks_for_a_folder(tmp_path):
-    with pytest.raises(ConfigError, match="no phantom of cohort 'mimic'; give its folder with --data mimic=PATH"):
-        cohorts.write_phantom("mimic", tmp_path / "x", {}, 1)
+    with pytest.raises(ConfigError, match="no phantom of cohort 'padchest'; give its folder with --data padchest=PATH"):
+        cohorts.write_phantom("padchest", tmp_path / "x", {}, 1)
 
 
 def test_a_folder_of_images_alone_is_refused(tmp_path):

@@ -188,3 +188,18 @@ def test_the_contrastive_loss_leaves_out_pairs_that_share_their_labels(chest):
 def test_a_contrastive_task_without_prompts_is_an_error():
     with pytest.raises(DataError, match="needs prompts"):
         make_objective("contrastive", data("multiclass"), ("image", "text"))
+
+
+def test_an_adapter_may_join_the_prompts_of_a_class_itself(chest):
+    # Two templates of different length: token by token is not the same as embedding by embedding.
+    grafted = Grafted(chest, build_adapters("ace_hgnn", {"prompt_ensemble": "tokens"})).eval()
+    objective, tower = make_objective("contrastive", data("contrastive"), ("image", "text")), chest.towers()["text"]
+    with torch.no_grad():
+        found = objective.context(grafted)
+        with grafted.adapters["ace_hgnn"].joining_prompts(2):
+            first = tower(tower.tokenize(PROMPTS[0])).embedding
+        second = tower(tower.tokenize(PROMPTS[1])).embedding
+        apart = F.normalize(tower(tower.tokenize(PROMPTS[0])).embedding.mean(dim=0), dim=0)
+    grafted.ungraft()
+    torch.testing.assert_close(found, torch.cat([first, second]))
+    assert (found[0] - apart).abs().max() > 1e-3

@@ -24,7 +24,7 @@ from medgraft.registry import TrainDefaults, build_adapters
 from medgraft.task import RawInputs, TaskData
 
 N = 48
-FAST = TrainDefaults(epochs=8, lr=0.05, batch_size=16)
+FAST = TrainDefaults(epochs=8, lr=0.05, head_lr=0.05, batch_size=16)
 
 
 def runner(adapter: Adapter | None = None, kind: str = "multiclass", *, seed: int = 0) -> Runner:
@@ -253,3 +253,32 @@ def test_prediction_turns_what_is_random_in_training_off():
 def test_batches_cover_everything_once():
     parts = list(batches(np.arange(10), 4))
     assert [len(part) for part in parts] == [4, 4, 2] and np.concatenate(parts).tolist() == list(range(10))
+
+
+# --- which parameters are kept ----------------------------------------------------------------------------------------
+
+
+def kept_of(keep: str, losses: list[float], monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, list[Tensor]]:
+    """The head after training whose epochs report these losses, and after each epoch."""
+    found, after = runner(), []
+    train = FAST.model_copy(update={"epochs": len(losses), "batch_size": N, "keep": keep})
+    loss, told = found.loss, iter(losses)
+
+    def pretend(index: np.ndarray) -> Tensor:
+        after.append(found.grafted.head.linear.weight.detach().clone())
+        value = loss(index)
+        return value + (next(told) - value).detach()
+
+    monkeypatch.setattr(found, "loss", pretend)
+    found.fit(np.arange(N), train, 0, quiet)
+    return found.grafted.head.linear.weight.detach(), after[1:]
+
+
+def test_the_parameters_of_the_last_epoch_are_kept(monkeypatch):
+    last, after = kept_of("last", [3.0, 1.0, 2.0, 4.0], monkeypatch)
+    assert not any(torch.equal(last, each) for each in after)  # ``after`` ends before the last step
+
+
+def test_on_request_those_of_the_epoch_with_the_lowest_training_loss_are(monkeypatch):
+    kept, after = kept_of("lowest_loss", [3.0, 1.0, 2.0, 1.0], monkeypatch)
+    assert torch.equal(kept, after[1])  # the first of two equal ones

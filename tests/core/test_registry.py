@@ -85,6 +85,19 @@ def test_a_preset_changes_hyper_parameters_that_exist_of_adapters_that_exist(nam
         assert adapter in catalogue().adapters and set(values) <= fields
 
 
+@pytest.mark.parametrize("name", catalogue().presets)
+def test_a_presets_variants_and_options_are_those_of_plugins_that_exist(name):
+    preset = catalogue().presets[name]
+    for variant in preset.variants:
+        build_adapter(variant.adapter, variant.options)
+    for each, options in preset.options.items():
+        if each in ours("adapter"):
+            build_adapter(each, options)
+        else:
+            assert each in ours("task")
+    assert set(preset.tasks) <= ours("task")
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [("adapters: [", "not a valid catalogue"), ("version: 1", "Field required"), ("surprise: 1", "surprise")],

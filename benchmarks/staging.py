@@ -1,0 +1,104 @@
+"""Runs the schedules of a graft's adapters: what trains in which step."""
+
+from __future__ import annotations
+
+import bisect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from medgraft.adapter import Adapter
+from medgraft.errors import ConfigError
+from medgraft.grafting import Grafted
+from medgraft.schedule import stage_parameters, stage_starts
+
+logger = logging.getLogger(__name__)
+
+
+class Staging:
+    """The stages of one training; of one stage, and without a trace, where no adapter declares more.
+
+    Heads and adapters of one stage train all the time.
+
+    Args:
+        grafted: Whose adapters.
+        steps: Optimisation steps in all.
+
+    Raises:
+        ConfigError: A schedule does not fit the adapter's parameters, two adapters declare different ones, or there
+            are fewer steps than stages.
+    """
+
+    def __init__(self, grafted: Grafted, steps: int) -> None:
+        self.adapters: dict[str, Adapter] = {}
+        self.names: dict[str, dict[str, tuple[str, ...]]] = {}
+        plans = {}
+        for name, adapter in grafted.named_adapters():
+            schedule = adapter.schedule()
+            trained = [key for key, p in adapter.named_parameters() if p.requires_grad]
+            names = stage_parameters(schedule, trained, f"adapter {name!r}")
+            if len(schedule) > 1:
+                self.adapters[name], self.names[name], plans[name] = adapter, names, schedule
+        if len({tuple(stage.share for stage in schedule) for schedule in plans.values()}) > 1:
+            raise ConfigError(f"{' and '.join(plans)} train in stages of different length; give them the same shares")
+        schedule = next(iter(plans.values()), ())
+        who = f"adapter {next(iter(plans), '')!r}"
+        self.stages = {name: [stage.name for stage in plan] for name, plan in plans.items()}
+        self.starts = stage_starts(schedule, steps, who) if schedule else [0]
+        self.steps, self.position = steps, -1
+        self.log: list[dict[str, Any]] = []
+
+    def enter(self, step: int) -> tuple[int, int]:
+        """Begins the stage that a step lies in, if it has not begun; its first step and its number of steps."""
+        position = bisect.bisect_right(self.starts, step) - 1
+        start, stop = self.starts[position], [*self.starts, self.steps][position + 1]
+        if position == self.position:
+            return step - start, stop - start
+        self.position = position
+        for name, adapter in self.adapters.items():
+            stage = self.stages[name][position]
+            trained = set(self.names[name][stage])
+            known = set().union(*self.names[name].values())
+            for key, parameter in adapter.named_parameters():
+                if key in known:
+                    parameter.requires_grad_(key in trained)
+            adapter.enter_stage(stage)
+            count = sum(p.numel() for p in adapter.parameters() if p.requires_grad)
+            logger.info(
+                "stage %s of %s: %d steps, %d parameters: %s", stage, name, stop - start, count, sorted(trained)
+            )
+            entry = {"adapter": name, "stage": stage, "steps": stop - start, "trainable": count}
+            self.log.append({**entry, "parameters": sorted(trained), "position": position, "losses": []})
+        return step - start, stop - start
+
+    def record(self, loss: float) -> None:
+        """Notes the loss of a step."""
+        for entry in self.log:
+            if entry["position"] == self.position:
+                entry["losses"].append(loss)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Stages as the result keeps them: adapter, name, steps, parameters and the mean loss."""
+        kept = ("adapter", "stage", "steps", "trainable", "parameters")
+        return [
+            {
+                **{key: entry[key] for key in kept},
+                "mean_loss": float(np.mean(entry["losses"])) if entry["losses"] else None,
+            }
+            for entry in self.log
+        ]
+
+    @contextmanager
+    def running(self) -> Iterator[Staging]:
+        """Leaves every parameter trainable that was, and every adapter whole, however training ends."""
+        before = [p for adapter in self.adapters.values() for p in adapter.parameters() if p.requires_grad]
+        try:
+            yield self
+        finally:
+            for parameter in before:
+                parameter.requires_grad_(True)
+            for adapter in self.adapters.values():
+                adapter.enter_stage(None)

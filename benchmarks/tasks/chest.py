@@ -1,0 +1,109 @@
+"""What the tasks on radiographs share: inputs, splits, prompts and what a result says of the readers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import Field, field_validator, model_validator
+
+from medgraft.benchmarks.data.images import load_radiograph, squared
+from medgraft.benchmarks.data.reading import ReadReport
+from medgraft.benchmarks.tasks.adni import file_facts
+from medgraft.task import RawInputs, TaskConfig, subject_split
+
+PROMPTS = ("a chest X-ray image of {}.", "Findings suggesting {}.")
+"""The two templates of ACE-LoRA (Aydin et al., 2026)."""
+
+
+class SplitConfig(TaskConfig):
+    """Options of tasks on cohorts without an official split.
+
+    Attributes:
+        test_fraction: Share of subjects in the test split.
+        val_fraction: Share of subjects in the validation split.
+        split_seed: Defines the split, for all seeds of a sweep.
+    """
+
+    test_fraction: float = Field(0.15, gt=0, lt=1)
+    val_fraction: float = Field(0.15, gt=0, lt=1)
+    split_seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _some_train(self) -> SplitConfig:
+        if self.test_fraction + self.val_fraction >= 1:
+            raise ValueError("test_fraction and val_fraction leave no subject for training")
+        return self
+
+    def parts(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Split -> rows of a frame with ``subject`` and ``target``, by subject, stratified by target."""
+        fractions = {
+            "train": 1 - self.test_fraction - self.val_fraction,
+            "val": self.val_fraction,
+            "test": self.test_fraction,
+        }
+        return subject_split(frame["subject"].to_numpy(str), frame["target"].to_numpy(), fractions, self.split_seed)
+
+
+class PromptConfig(TaskConfig):
+    """Options of zero-shot tasks.
+
+    Attributes:
+        templates: Prompt templates; ``{}`` takes the finding's name.
+    """
+
+    templates: tuple[str, ...] = Field(PROMPTS, min_length=1)
+
+    @field_validator("templates")
+    @classmethod
+    def _name_has_a_place(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            if "{}" not in template:
+                raise ValueError(f"template {template!r} has no {{}} for the finding's name")
+        return templates
+
+    def prompts(self, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+        """One tuple of prompts per name."""
+        return tuple(tuple(template.replace("{}", name) for template in self.templates) for name in names)
+
+
+def published_thirds(n: int) -> dict[str, np.ndarray]:
+    """The 70/15/15 split of GLoRIA's preparation (Huang et al., ICCV 2021), which RSNA and SIIM studies share.
+
+    It splits the rows of a complete table by scikit-learn with seed 0, so another number of rows is another split.
+    """
+    from sklearn.model_selection import train_test_split
+
+    train, rest = train_test_split(np.arange(n), test_size=0.3, random_state=0)
+    test, val = train_test_split(rest, test_size=0.5, random_state=0)
+    return {"train": np.sort(train), "val": np.sort(val), "test": np.sort(test)}
+
+
+def radiographs(paths: Sequence[str], root: Path, *, square: bool = False) -> RawInputs:
+    """Radiographs, read when needed.
+
+    Args:
+        paths: Absolute paths.
+        root: Folder of the cohort; the files' names below it enter the fingerprint.
+        square: Pad to a square, for tasks whose targets are places.
+    """
+    paths = [str(path) for path in paths]
+
+    def read(i: int) -> np.ndarray:
+        image = load_radiograph(paths[i])
+        return squared(image) if square else image
+
+    facts = file_facts(paths, root)
+    return RawInputs(read, len(paths), f"{facts}|square" if square else facts)
+
+
+def reading(report: ReadReport, generator: str | None, **more: Any) -> dict[str, Any]:
+    """What a result says of the reader; holds no identifier."""
+    return {
+        "generator": generator,
+        "reader": {"used": report.used, "skipped": dict(report.skipped), "notes": dict(report.notes)},
+        **more,
+    }

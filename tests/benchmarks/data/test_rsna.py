@@ -1,0 +1,90 @@
+"""RSNA: boxes grouped by image, persons by the challenge's mapping, and rows that cannot be used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medgraft.benchmarks.data.chest_layouts import boxes_of
+from medgraft.benchmarks.data.images import load_radiograph
+from medgraft.benchmarks.data.rsna import CLASSES, IMAGES, LABELS, MAPPING, boxes_inside, read_rsna
+from medgraft.errors import DataError
+
+
+@pytest.fixture
+def copy(rsna_cohort: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(rsna_cohort, tmp_path / "copy"))
+
+
+def rewrite(copy: Path, change) -> None:
+    table = pd.read_csv(copy / LABELS)
+    change(table)
+    table.to_csv(copy / LABELS, index=False)
+
+
+def test_boxes_are_corners_in_pixels_around_what_was_drawn(rsna_cohort):
+    table = read_rsna(rsna_cohort)
+    rows = pd.read_csv(rsna_cohort / LABELS)
+    assert table.report.used == 16 and sum(map(len, table.boxes)) == int(rows["Target"].sum()) > 0
+    for boxes, target in zip(table.boxes, table.frame["target"], strict=True):
+        assert bool(len(boxes)) == bool(target) and (boxes[:, 2:] > boxes[:, :2]).all() and (boxes <= 64).all()
+    assert (table.frame["finding"] == "Lung Opacity").tolist() == (table.frame["target"] == 1).tolist()
+    assert load_radiograph(table.frame["image"][0]).shape == (64, 64)
+
+
+def test_a_box_touches_its_part_of_a_mask():
+    mask = np.zeros((40, 40), bool)
+    mask[2:12, 5:9], mask[30:33, 20:30], mask[0, 39] = True, True, True  # the last is too small to be drawn
+    assert boxes_of(mask).tolist() == [[5, 2, 4, 10], [20, 30, 10, 3]]
+
+
+def test_the_classes_are_not_needed(copy):
+    (copy / CLASSES).unlink()
+    assert set(read_rsna(copy).frame["finding"]) == {""}
+
+
+def test_the_mapping_tells_persons(copy):
+    ids = read_rsna(copy).frame["image_id"].tolist()
+    entries = [{"subset_img_id": name, "img_id": f"{i // 2:08d}_000.png"} for i, name in enumerate(ids[:4])]
+    (copy / MAPPING).write_text(json.dumps(entries))
+    read = read_rsna(copy)
+    assert read.frame["subject"][:4].tolist() == ["nih00000000"] * 2 + ["nih00000001"] * 2
+    assert read.report.notes == {"taken as a person of its own": 12}
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("Target", 2, "target other than 0 or 1"),
+        ("x", np.nan, "positive without a box"),
+        ("width", 0, "box without area"),
+        ("y", -3, "box outside the image"),
+        ("Target", 0, "box on a negative image"),
+    ],
+)
+def test_a_row_that_cannot_be_right_is_left_out_and_counted(copy, column, value, reason):
+    row = int(np.flatnonzero(pd.read_csv(copy / LABELS)["Target"] == 1)[0])
+    rewrite(copy, lambda table: table.__setitem__(column, table[column].where(table.index != row, value)))
+    read = read_rsna(copy)
+    assert read.report.skipped == {reason: 1} and read.report.used == len(read.frame) == 15
+
+
+def test_a_box_that_overruns_is_found_by_opening_the_image(copy):
+    row = int(np.flatnonzero(pd.read_csv(copy / LABELS)["Target"] == 1)[0])
+    rewrite(copy, lambda table: table.__setitem__("width", table["width"].where(table.index != row, 900)))
+    kept, sizes = boxes_inside(read_rsna(copy))
+    assert kept.report.skipped == {"box outside the image": 1} and len(kept.frame) == len(sizes) == 15
+    assert (np.isnan(sizes[:, 0]) == (kept.frame["target"] == 0)).all()
+
+
+def test_missing_images_are_counted_and_a_missing_column_is_one_sentence(copy):
+    next((copy / IMAGES).iterdir()).unlink()
+    assert read_rsna(copy.parent).report.skipped == {"image missing": 1}  # found one level below, too
+    rewrite(copy, lambda table: table.pop("Target"))
+    with pytest.raises(DataError, match=rf"{LABELS} has no column Target"):
+        read_rsna(copy)
