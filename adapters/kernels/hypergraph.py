@@ -1,16 +1,25 @@
-"""Attention-conditioned hypergraph: the incidence matrix and two exact ways of passing messages over it.
+"""Attention-conditioned hypergraph: the incidence matrix and the exact ways of passing messages over it.
 
 Aydin et al., "ACE-LoRA", 2026 (arXiv 2603.17079). Every token is the centre of one hyperedge; the hyperedge of a patch
 joins its ``top_k`` most similar tokens, that of CLS the ``top_k`` tokens it attends to.
+
+:func:`message_passing` is the plain reference. :func:`hyperedges` fuses similarity, top-k, softmax and aggregation: the
+similarities of a block of tokens never leave the chip, what is stored is the incidence matrix. For CLS alone
+:func:`cls_message_passing` is exact with ``1 + top_k`` hyperedges and needs no kernel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from medgraft.adapters.kernels import backends
+from medgraft.adapters.kernels.backends import Backend
+from medgraft.adapters.kernels.triton_runtime import Tile, Tuned, Variant, cdiv, jit, next_power_of_2, tl, tuned_for
 
 
 def _top_weights(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -78,3 +87,327 @@ def cls_message_passing(tokens: Tensor, scores: Tensor, top_k: int, edge: Map, n
     of_members = chosen + spread @ tokens + weights[..., None] * cls
     edges = edge(torch.cat([of_cls, of_members], dim=1))
     return node((edges[:, :1] + weights[:, None] @ edges[:, 1:]).squeeze(1))
+
+
+def hypergraph_layer(
+    tokens: Tensor,
+    scores: Tensor,
+    top_k: int,
+    edge: Map,
+    node: Map,
+    *,
+    all_tokens: bool = False,
+    backend: Backend = "auto",
+) -> Tensor:
+    """The layer ``X' = node(H^T edge(H X))`` in the form that ``backend`` names.
+
+    Args:
+        tokens: ``[B, N, C]``, CLS first.
+        scores: CLS-to-token scores ``[B, N - 1]``.
+        top_k: Members of a hyperedge besides its centre, at least 1.
+        edge: Map of the hyperedges' features, ``[B, *, C] -> [B, *, C]``.
+        node: Map of the nodes' features.
+        all_tokens: Return every token in place of CLS.
+        backend: ``eager`` (the whole incidence matrix, for CLS as well), ``compile``, ``fused`` or ``auto``. The fused
+            form of the CLS read-out is the exact short one, on any device.
+
+    Returns:
+        ``[B, N, C]``, or ``[B, C]`` for CLS.
+    """
+    if all_tokens:
+        form = backends.choose("hypergraph", backend, _obstacle(tokens, scores))
+        if form == "fused":
+            return fused_message_passing(tokens, scores, top_k, edge, node)
+        whole = message_passing if form == "eager" else backends.compiled(message_passing)
+        return whole(tokens, scores, top_k, edge, node)
+    form = backends.choose("hypergraph_cls", backend, None)
+    if form == "eager":
+        return message_passing(tokens, scores, top_k, edge, node)[:, 0]
+    short = cls_message_passing if form == "fused" else backends.compiled(cls_message_passing)
+    return short(tokens, scores, top_k, edge, node)
+
+
+def _obstacle(tokens: Tensor, scores: Tensor) -> str | None:
+    if tokens.device.type == "cuda" and tokens.shape[1] > MOST_TOKENS:
+        return (
+            f"{tokens.shape[1]} tokens; the GPU kernel keeps rows of similarities on chip and takes up to {MOST_TOKENS}"
+        )
+    return backends.obstacle_of(tokens, scores)
+
+
+def fused_message_passing(tokens: Tensor, scores: Tensor, top_k: int, edge: Map, node: Map) -> Tensor:
+    """:func:`message_passing` over the fused operation: ``[B, N, C] -> [B, N, C]``."""
+    features, matrix = hyperedges(tokens, F.normalize(tokens, dim=-1), scores, top_k)
+    return node(matrix.transpose(1, 2) @ edge(features))
+
+
+@torch.library.custom_op("medgraft::hyperedges", mutates_args=(), device_types="cpu")
+def hyperedges(tokens: Tensor, unit: Tensor, scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """Incidence matrix and aggregated features in one step.
+
+    Args:
+        tokens: ``[B, N, C]``, CLS first.
+        unit: The same at unit length, compared by dot product.
+        scores: ``[B, N - 1]``.
+        top_k: Members of a hyperedge besides its centre.
+
+    Returns:
+        ``H X`` ``[B, N, C]`` and ``H`` ``[B, N, N]``.
+    """
+    similarity = unit @ unit.transpose(1, 2)
+    similarity[:, 0, 1:] = scores
+    similarity[:, :, 0] = float("-inf")
+    similarity.diagonal(dim1=1, dim2=2).fill_(float("-inf"))
+    weights, index = _top_weights(similarity, top_k)
+    matrix = similarity.zero_().scatter_(2, index, weights)
+    matrix[:, 1:, 0] = matrix[:, 0, 1:]
+    matrix.diagonal(dim1=1, dim2=2).fill_(1)
+    return matrix @ tokens, matrix
+
+
+@torch.library.custom_op("medgraft::hyperedges_backward", mutates_args=(), device_types="cpu")
+def hyperedges_backward(
+    d_edges: Tensor, d_matrix: Tensor, tokens: Tensor, unit: Tensor, matrix: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients with respect to ``tokens``, ``unit`` and ``scores``.
+
+    Args:
+        d_edges: Gradient of ``H X`` ``[B, N, C]``.
+        d_matrix: Gradient of ``H`` ``[B, N, N]``, from its other uses.
+        tokens: ``[B, N, C]``.
+        unit: ``[B, N, C]``.
+        matrix: ``H``.
+    """
+    change = torch.baddbmm(d_matrix, d_edges, tokens.transpose(1, 2))
+    d_scores = _score_gradient(change[:, 0], change[:, :, 0], matrix)
+    weights = matrix.clone()
+    weights.diagonal(dim1=1, dim2=2).zero_()
+    weights[:, 0] = 0
+    weights[:, :, 0] = 0
+    change.mul_(weights)
+    change.sub_(weights.mul_(change.sum(-1, keepdim=True)))
+    return _token_gradients(change, d_edges, unit, matrix, d_scores)
+
+
+def _score_gradient(row: Tensor, column: Tensor, matrix: Tensor) -> Tensor:
+    """Gradient of the scores from that of row 0 and of column 0 of ``H``, which hold the same weights."""
+    weights, change = matrix[:, 0, 1:], row[:, 1:] + column[:, 1:]
+    return weights * (change - (weights * change).sum(-1, keepdim=True))
+
+
+def _token_gradients(
+    change: Tensor, d_edges: Tensor, unit: Tensor, matrix: Tensor, d_scores: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    d_unit = change @ unit
+    d_unit.baddbmm_(change.transpose(1, 2), unit)
+    return matrix.transpose(1, 2) @ d_edges, d_unit, d_scores.to(unit.dtype)
+
+
+@hyperedges.register_fake
+def _(tokens: Tensor, unit: Tensor, scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    B, N, C = tokens.shape
+    return tokens.new_empty(B, N, C), tokens.new_empty(B, N, N)
+
+
+@hyperedges_backward.register_fake
+def _(d_edges: Tensor, d_matrix: Tensor, tokens: Tensor, unit: Tensor, matrix: Tensor):
+    B, N, C = tokens.shape
+    return tokens.new_empty(B, N, C), tokens.new_empty(B, N, C), tokens.new_empty(B, N - 1)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    tokens, unit, _, _ = inputs
+    ctx.save_for_backward(tokens, unit, output[1])
+
+
+def _backward(ctx: Any, d_edges: Tensor, d_matrix: Tensor) -> tuple[Tensor | None, ...]:
+    return *hyperedges_backward(d_edges, d_matrix, *ctx.saved_tensors), None
+
+
+hyperedges.register_autograd(_backward, setup_context=_save)
+hyperedges.register_vmap(backends.fold_into_batch(hyperedges))
+hyperedges_backward.register_vmap(backends.fold_into_batch(hyperedges_backward))
+
+
+@jit
+def hyperedge_kernel(
+    X, UNIT, SCORES, EDGES, H, N, C, K,
+    PRECISION: tl.constexpr, BM: tl.constexpr, NP: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """``BM`` rows of ``H`` and of ``H X``: similarities, ``K`` rounds of arg-max, softmax, product."""
+    batch = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0) * BM + tl.arange(0, BM)
+    column = tl.arange(0, NP)
+    c = tl.arange(0, BC)
+    row_ok, column_ok = row < N, column < N
+    floor = float("-inf")
+    # Every program repeats the selection of CLS, which is one row, since column 0 of its own rows needs it.
+    left = tl.load(SCORES + batch * (N - 1) + column - 1, mask=column_ok & (column > 0), other=floor).to(tl.float32)
+    best = tl.max(left, 0)
+    cls = tl.zeros((NP,), tl.float32)
+    for _ in range(K):
+        pick = (column == tl.argmax(left, 0)) & (left > floor)
+        cls = tl.where(pick, tl.exp(left - best), cls)
+        left = tl.where(pick, floor, left)
+    total = tl.sum(cls, 0)
+    cls = cls / tl.where(total > 0, total, 1.0)  # pyright: ignore
+    similarity = tl.zeros((BM, NP), tl.float32)
+    for at in range(0, C, BC):
+        c_ok = (at + c) < C
+        mine = tl.load(
+            UNIT + (batch * N + row)[:, None] * C + (at + c)[None, :], mask=row_ok[:, None] & c_ok[None, :], other=0.0
+        )
+        other = tl.load(
+            UNIT + (batch * N + column)[None, :] * C + (at + c)[:, None],
+            mask=column_ok[None, :] & c_ok[:, None], other=0.0,
+        )  # fmt: skip
+        similarity = tl.dot(mine, other, similarity, input_precision=PRECISION)
+    out = (column == 0)[None, :] | (column >= N)[None, :] | (row[:, None] == column[None, :])
+    rest = tl.where(out, floor, similarity)
+    top = tl.max(rest, 1)
+    weight = tl.zeros((BM, NP), tl.float32)
+    for _ in range(K):
+        chosen = (column[None, :] == tl.argmax(rest, 1)[:, None]) & (rest > floor)
+        weight = tl.where(chosen, tl.exp(similarity - top[:, None]), weight)  # pyright: ignore
+        rest = tl.where(chosen, floor, rest)
+    total_row = tl.sum(weight, 1)
+    weight = weight / tl.where(total_row > 0, total_row, 1.0)[:, None]  # pyright: ignore
+    of_cls = tl.sum(tl.where(column[None, :] == row[:, None], cls[None, :], 0.0), 1)
+    weight = tl.where((row == 0)[:, None], cls[None, :], weight)
+    weight = tl.where((column == 0)[None, :], of_cls[:, None], weight)  # pyright: ignore
+    weight = tl.where(row[:, None] == column[None, :], 1.0, weight)
+    stored = weight.to(H.dtype.element_ty)
+    tl.store(H + (batch * N + row)[:, None] * N + column[None, :], stored, mask=row_ok[:, None] & column_ok[None, :])
+    for at in range(0, C, BC):
+        c_ok = (at + c) < C
+        x = tl.load(
+            X + (batch * N + column)[:, None] * C + (at + c)[None, :],
+            mask=column_ok[:, None] & c_ok[None, :],
+            other=0.0,
+        )
+        gathered = tl.dot(stored, x, input_precision=PRECISION)
+        tl.store(
+            EDGES + (batch * N + row)[:, None] * C + (at + c)[None, :], gathered.to(EDGES.dtype.element_ty),
+            mask=row_ok[:, None] & c_ok[None, :],
+        )  # fmt: skip
+
+
+@jit
+def hyperedge_backward_kernel(
+    DEDGES, DH, X, H, CHANGE, ROW, COLUMN, N, C,
+    PRECISION: tl.constexpr, BM: tl.constexpr, NP: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """Gradient of ``BM`` rows of similarities; ``ROW`` and ``COLUMN`` get row 0 and column 0 of that of ``H``."""
+    batch = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0) * BM + tl.arange(0, BM)
+    column = tl.arange(0, NP)
+    c = tl.arange(0, BC)
+    row_ok, column_ok = row < N, column < N
+    inside = row_ok[:, None] & column_ok[None, :]
+    place = (batch * N + row)[:, None] * N + column[None, :]
+    change = tl.load(DH + place, mask=inside, other=0.0).to(tl.float32)
+    for at in range(0, C, BC):
+        c_ok = (at + c) < C
+        g = tl.load(
+            DEDGES + (batch * N + row)[:, None] * C + (at + c)[None, :], mask=row_ok[:, None] & c_ok[None, :], other=0.0
+        )
+        x = tl.load(
+            X + (batch * N + column)[None, :] * C + (at + c)[:, None],
+            mask=column_ok[None, :] & c_ok[:, None],
+            other=0.0,
+        )
+        change = tl.dot(g, x, change, input_precision=PRECISION)
+    at_cls = tl.sum(tl.where((column == 0)[None, :], change, 0.0), 1)
+    tl.store(COLUMN + batch * N + row, at_cls, mask=row_ok)
+    tl.store(ROW + batch * N + column[None, :] + 0 * row[:, None], change, mask=inside & (row == 0)[:, None])
+    weight = tl.load(H + place, mask=inside, other=0.0).to(tl.float32)
+    fixed = (row[:, None] == column[None, :]) | (column == 0)[None, :] | (row == 0)[:, None]
+    weight = tl.where(fixed, 0.0, weight)
+    mean = tl.sum(weight * change, 1)
+    change = weight * (change - mean[:, None])  # pyright: ignore
+    tl.store(CHANGE + place, change.to(CHANGE.dtype.element_ty), mask=inside)
+
+
+MOST_TOKENS = 256
+TILES: Tuned = {
+    "sm_80": Tile({"BM": 16, "BC": 32}, 4, 2),
+    "sm_90": Tile({"BM": 16, "BC": 32}, 4, 2),
+    "sm_100": Tile({"BM": 16, "BC": 32}, 4, 2),
+    "gfx942": Tile({"BM": 16, "BC": 32}, 4, 1),
+}
+TILES_FP32: Tuned = {
+    "sm_80": Tile({"BM": 16, "BC": 16}, 8, 2),
+    "sm_90": Tile({"BM": 16, "BC": 16}, 8, 2),
+    "sm_100": Tile({"BM": 16, "BC": 32}, 8, 1),
+    "gfx942": Tile({"BM": 16, "BC": 16}, 4, 1),
+}
+
+
+def _tile(tokens: Tensor) -> Tile:
+    return tuned_for(TILES_FP32 if tokens.dtype == torch.float32 else TILES, tokens.device)
+
+
+def launch_hyperedges(
+    tokens: Tensor, unit: Tensor, scores: Tensor, top_k: int, tile: Tile | None = None
+) -> tuple[Tensor, Tensor]:
+    """The forward in Triton; ``tile`` overrides the tuned one."""
+    B, N, C = tokens.shape
+    tile = tile or _tile(tokens)
+    tokens, unit, scores = (x.contiguous() for x in (tokens, unit, scores))
+    edges, matrix = torch.empty_like(tokens), tokens.new_empty(B, N, N)
+    grid = (cdiv(N, tile.blocks["BM"]), B)
+    hyperedge_kernel[grid](tokens, unit, scores, edges, matrix, N, C, min(top_k, N), NP=_padded(N), **tile.launch())
+    return edges, matrix
+
+
+def launch_hyperedges_backward(
+    d_edges: Tensor, d_matrix: Tensor, tokens: Tensor, unit: Tensor, matrix: Tensor, tile: Tile | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The backward: one kernel, the remaining products from the library; ``tile`` overrides the tuned one."""
+    B, N, C = tokens.shape
+    tile = tile or _tile(tokens)
+    d_edges, d_matrix, tokens = (x.contiguous() for x in (d_edges, d_matrix, tokens))
+    change = torch.empty_like(matrix)
+    row, column = (tokens.new_empty(B, N, dtype=torch.float32) for _ in range(2))
+    grid = (cdiv(N, tile.blocks["BM"]), B)
+    hyperedge_backward_kernel[grid](
+        d_edges, d_matrix, tokens, matrix, change, row, column, N, C, NP=_padded(N), **tile.launch()
+    )
+    return _token_gradients(change, d_edges, unit, matrix, _score_gradient(row, column, matrix))
+
+
+def _padded(N: int) -> int:
+    return max(16, next_power_of_2(N))
+
+
+def hyperedge_traffic(B: int, N: int, C: int, itemsize: int, tile: Tile) -> tuple[int, int]:
+    """Bytes that :func:`launch_hyperedges`'s kernel loads and stores, caches left out of the account."""
+    blocks = cdiv(N, tile.blocks["BM"])
+    loaded = blocks * (N - 1) + N * C + 2 * blocks * N * C
+    return B * loaded * itemsize, B * (N * C + N * N) * itemsize
+
+
+def hyperedge_backward_traffic(B: int, N: int, C: int, itemsize: int, tile: Tile) -> tuple[int, int]:
+    """The same of :func:`launch_hyperedges_backward`'s kernel."""
+    blocks = cdiv(N, tile.blocks["BM"])
+    return B * (2 * N * N + N * C + blocks * N * C) * itemsize, B * (N * N * itemsize + 2 * N * 4)
+
+
+hyperedges.register_kernel("cuda")(launch_hyperedges)
+hyperedges_backward.register_kernel("cuda")(launch_hyperedges_backward)
+
+
+def _variants() -> list[Variant]:
+    found, sizes = [], {"N": "i32", "C": "i32", "K": "i32"}
+    for kind, tiles in (("bf16", TILES), ("fp32", TILES_FP32)):
+        forward = {**dict.fromkeys(("X", "UNIT", "SCORES", "EDGES", "H"), f"*{kind}"), **sizes}
+        back = {**dict.fromkeys(("DEDGES", "DH", "X", "H", "CHANGE"), f"*{kind}"), "ROW": "*fp32", "COLUMN": "*fp32"}
+        # The most tokens that are taken; fewer need less.
+        found.append(Variant(hyperedge_kernel, forward, {"NP": MOST_TOKENS}, tiles, ("C",), True, kind))
+        found.append(
+            Variant(hyperedge_backward_kernel, {**back, **sizes}, {"NP": MOST_TOKENS}, tiles, ("C",), True, kind)
+        )
+    return found
+
+
+VARIANTS = _variants()

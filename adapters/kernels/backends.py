@@ -1,0 +1,232 @@
+"""Which form of an operation runs, and the record of what ran.
+
+Every operation has a plain reference (``eager``), the same under ``torch.compile`` (``compile``) and a form of its own
+(``fused``): Triton kernels on a GPU, the best plain form on a CPU. ``auto`` takes ``fused`` wherever it exists.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from medgraft.adapters.kernels.triton_runtime import triton_obstacle
+from medgraft.errors import ConfigError
+
+Backend = Literal["eager", "compile", "fused", "auto"]
+Form = Literal["eager", "compile", "fused"]
+GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+_log = logging.getLogger(__name__)
+
+
+class FusedFallbackWarning(UserWarning):
+    """``fused`` was asked for by name and an operation has no such form for its device, type or shape."""
+
+
+class Choice(NamedTuple):
+    """One decision.
+
+    Attributes:
+        op: Name of the operation.
+        asked: The backend that the caller named.
+        used: The form that ran.
+        reason: Why ``used`` is not the fused form; empty where it is or where nobody asked for it.
+    """
+
+    op: str
+    asked: Backend
+    used: Form
+    reason: str
+
+
+class Record:
+    """Counts the choices made while it is open.
+
+    Attributes:
+        choices: Choice -> number of calls (of traces, under ``torch.compile``).
+    """
+
+    def __init__(self) -> None:
+        self.choices: Counter[Choice] = Counter()
+
+    def summary(self) -> dict[str, list[str]]:
+        """Operation -> the forms that ran, with reasons; fit for a JSON result."""
+        told: dict[str, list[str]] = {}
+        for choice in sorted(self.choices):
+            line = f"{choice.used} (asked {choice.asked}: {choice.reason})" if choice.reason else choice.used
+            if line not in told.setdefault(choice.op, []):
+                told[choice.op].append(line)
+        return told
+
+
+_open: list[Record] = []
+
+
+@contextmanager
+def recording() -> Iterator[Record]:
+    """Records every choice made inside.
+
+    Example:
+        >>> with recording() as record:
+        ...     choose("lora", "eager", None)
+        'eager'
+        >>> record.summary()
+        {'lora': ['eager']}
+    """
+    record = Record()
+    _open.append(record)
+    try:
+        yield record
+    finally:
+        _open.remove(record)
+
+
+@torch.compiler.assume_constant_result
+def _note(op: str, asked: Backend, used: Form, reason: str) -> bool:
+    """Runs at trace time under ``torch.compile``, so that a compiled region is recorded too."""
+    choice = Choice(op, asked, used, reason)
+    for record in _open:
+        record.choices[choice] += 1
+    if reason:
+        _log.debug("%s: %s in place of fused: %s", op, used, reason)
+        if asked == "fused":
+            warnings.warn(f"{op}: no fused form, {used} runs instead: {reason}", FusedFallbackWarning, stacklevel=4)
+    return True
+
+
+def choose(op: str, asked: Backend, obstacle: str | None) -> Form:
+    """Decides on a form and records it.
+
+    Args:
+        op: Name of the operation.
+        asked: What the caller asked for.
+        obstacle: Why the fused form cannot run here; ``None`` if it can.
+
+    Returns:
+        The form to run: what was asked for, or ``eager`` in place of an impossible ``fused``.
+
+    Raises:
+        ConfigError: ``asked`` is no backend.
+    """
+    if asked not in get_args(Backend):
+        raise ConfigError(f"{op}: backend is {asked!r}; use one of {', '.join(get_args(Backend))}")
+    if asked in ("eager", "compile"):
+        _note(op, asked, asked, "")
+        return asked
+    used: Form = "fused" if obstacle is None else "eager"
+    _note(op, asked, used, obstacle or "")
+    return used
+
+
+@torch.compiler.assume_constant_result
+def device_obstacle(device_type: str, index: int | None, dtype: torch.dtype) -> str | None:
+    """Why no fused form runs on a device with this type of values, or ``None``.
+
+    Args:
+        device_type: ``cpu``, ``cuda`` and so on.
+        index: Of the device.
+        dtype: Of the activations.
+    """
+    if device_type == "cpu":
+        return None
+    if device_type != "cuda":
+        return f"device {device_type} has no fused kernels, only cpu and cuda do"
+    if dtype not in GPU_DTYPES:
+        return f"the GPU kernels take float32, bfloat16 and float16, not {str(dtype).removeprefix('torch.')}"
+    if (missing := triton_obstacle()) is not None:
+        return missing
+    return capability_obstacle(index)
+
+
+def capability_obstacle(index: int | None) -> str | None:
+    """Why this GPU is too old for the kernels, or ``None``; without a GPU (fake tensors) there is nothing to refuse."""
+    if torch.version.hip is not None or not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability(index)
+    if major < 8:
+        return f"the GPU has compute capability {major}.{minor}; the kernels need 8.0 (A100) or newer"
+    return None
+
+
+def obstacle_of(*tensors: Tensor) -> str | None:
+    """:func:`device_obstacle` of an operation's inputs, which must agree on device and type to be fused."""
+    first = tensors[0]
+    for other in tensors[1:]:
+        if other.dtype != first.dtype or other.device != first.device:
+            return (
+                f"its inputs have different types or devices ({_told(first)} and {_told(other)}); "
+                "cast them to one type to use the fused form"
+            )
+    if not first.dtype.is_floating_point:
+        return f"its inputs are {_told(first)}, not floating point"
+    return device_obstacle(first.device.type, first.device.index, first.dtype)
+
+
+def _told(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device.type}"
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``torch.compile(function)``, made once; the function itself while something around it is being compiled."""
+    return function if torch.compiler.is_compiling() else _compiled(function)
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """Type that sums of this type are kept in: float32 for half types, else its own."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def loop_over_batch(op: Callable[..., Any]) -> Callable[..., Any]:
+    """A vmap rule that runs ``op`` once per batch element and stacks, so one call's memory holds for all.
+
+    Args:
+        op: Returns a tensor or a tuple of tensors.
+    """
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
+        def select(i: int) -> list[Any]:
+            pairs = zip(inputs, in_dims, strict=True)
+            return [x.select(dim, i) if isinstance(x, Tensor) and dim is not None else x for x, dim in pairs]
+
+        results = [op(*select(i)) for i in range(info.batch_size)]
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        return tuple(torch.stack(parts) for parts in zip(*results, strict=True)), (0,) * len(results[0])
+
+    return rule
+
+
+def fold_into_batch(op: Callable[..., Any]) -> Callable[..., Any]:
+    """A vmap rule for an ``op`` whose tensors all start with a batch axis: both axes become one, for a single launch.
+
+    Args:
+        op: Takes tensors that start with the batch axis, and plain values; returns a tensor or a tuple of such.
+    """
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
+        K = info.batch_size
+
+        def fold(x: Any, dim: int | None) -> Any:
+            if not isinstance(x, Tensor):
+                return x
+            return (x.expand(K, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
+
+        results = op(*(fold(x, dim) for x, dim in zip(inputs, in_dims, strict=True)))
+        if isinstance(results, Tensor):
+            return results.unflatten(0, (K, -1)), 0
+        return tuple(part.unflatten(0, (K, -1)) for part in results), (0,) * len(results)
+
+    return rule

@@ -1,0 +1,396 @@
+"""Text-routed mixture of bottleneck experts: which experts a token gets, and their sum without copies of the tokens.
+
+``y_t = sum_k p_tk (W2_e gelu(W1_e u_t + b1_e) + b2_e)`` with ``e = index_tk``. The router reads the token and the
+prompt, ``softmax(W_x u + W_t t)``, keeps the ``top_k`` largest and renormalises them (Jiang et al., "Mixtral of
+Experts", 2024, arXiv 2401.04088; conditioning on a text embedding as in mpLLM, 2025, arXiv 2509.25889).
+
+The gate multiplies the hidden units in place of the outputs, so no expert's output is kept. On a CPU each expert
+gathers its tokens once. On a GPU narrow experts are one wide bottleneck whose gates are mostly zero (static shapes, no
+synchronisation with the host), wide ones a grouped product over sorted tokens (Tan et al., "ScatterMoE", 2024, arXiv
+2403.08245); the activation, its bias and the gate are one Triton kernel in both.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medgraft.adapters.kernels import backends
+from medgraft.adapters.kernels.backends import Backend
+from medgraft.adapters.kernels.triton_runtime import TARGETS, Tile, Tuned, Variant, cdiv, jit, tl, tuned_for
+from medgraft.errors import ConfigError
+
+NARROW = 128
+
+
+def text_routing(tokens: Tensor, text: Tensor, to_token: Tensor, to_text: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """Gates and experts of every token.
+
+    Args:
+        tokens: ``[B, N, D]``.
+        text: Prompt embedding ``[B, Dt]``.
+        to_token: ``W_x`` ``[E, D]``.
+        to_text: ``W_t`` ``[E, Dt]``; zeros make the routing text-blind.
+        top_k: Experts per token.
+
+    Returns:
+        Gates ``[B N, top_k]``, which add up to 1, in float32 at least, and experts ``[B N, top_k]``, int64.
+
+    Raises:
+        ConfigError: ``top_k`` is not in 1..E.
+    """
+    if not 1 <= top_k <= len(to_token):
+        raise ConfigError(f"moe: top_k is {top_k}; use 1 to {len(to_token)}, the number of experts")
+    # The router runs in float32 at least: half precision makes ties, and a tie changes the expert.
+    kind = backends.accumulator(tokens.dtype)
+    logits = F.linear(tokens.to(kind), to_token.to(kind)) + F.linear(text.to(kind), to_text.to(kind))[:, None]
+    gates, index = logits.softmax(-1).flatten(0, 1).topk(top_k, dim=-1)
+    return gates / gates.sum(-1, keepdim=True), index
+
+
+def reference(tokens: Tensor, gates: Tensor, index: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    """The plain form, a loop over experts as in Mixtral; arguments and result as in :func:`moe`."""
+    out = torch.zeros_like(tokens)
+    for e in range(len(w1)):
+        row, slot = torch.where(index == e)
+        hidden = F.gelu(F.linear(tokens[row], w1[e], b1[e]))
+        made = F.linear(hidden, w2[e], b2[e]) * gates[row, slot, None].to(tokens.dtype)
+        out = out.index_add(0, row, made.to(out.dtype))
+    return out
+
+
+def wide_reference(
+    tokens: Tensor, gates: Tensor, index: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
+) -> Tensor:
+    """The same as one wide bottleneck with gated hidden units: static shapes; what ``compile`` compiles."""
+    weights = _dense_gates(gates.to(tokens.dtype), index, len(w1))
+    hidden = F.gelu(F.linear(tokens, w1.flatten(0, 1), b1.flatten())).unflatten(-1, b1.shape)
+    return torch.einsum("teh,edh->td", hidden * weights[..., None], w2) + weights @ b2
+
+
+def moe(
+    tokens: Tensor,
+    gates: Tensor,
+    index: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    *,
+    backend: Backend = "auto",
+) -> Tensor:
+    """The gated sum of each token's experts.
+
+    Args:
+        tokens: ``[T, D]``.
+        gates: ``[T, k]``.
+        index: Experts of each token ``[T, k]``, int64, different within a row.
+        w1: ``[E, h, D]``.
+        b1: ``[E, h]``.
+        w2: ``[E, D, h]``.
+        b2: ``[E, D]``.
+        backend: ``eager``, ``compile``, ``fused`` or ``auto``.
+
+    Returns:
+        ``[T, D]``.
+
+    Raises:
+        ConfigError: The shapes disagree.
+    """
+    (E, h, D), (T, k) = w1.shape, gates.shape
+    if (*tokens.shape, *b1.shape, *w2.shape, *b2.shape, *index.shape) != (T, D, E, h, E, D, h, E, D, T, k):
+        shapes = ", ".join(str(tuple(x.shape)) for x in (tokens, gates, index, w1, b1, w2, b2))
+        raise ConfigError(f"moe: shapes {shapes} must be [T, D], [T, k], [T, k], [E, h, D], [E, h], [E, D, h], [E, D]")
+    arguments = (tokens, gates, index, w1, b1, w2, b2)
+    form = backends.choose("moe", backend, _obstacle(tokens, h, w1, b1, w2, b2))
+    if form == "fused":
+        return moe_forward(tokens, gates.to(tokens.dtype), index, w1, b1, w2, b2)[0]
+    return (reference if form == "eager" else backends.compiled(wide_reference))(*arguments)
+
+
+def _obstacle(tokens: Tensor, h: int, *others: Tensor) -> str | None:
+    if tokens.device.type == "cuda" and h > NARROW and tokens.dtype != torch.bfloat16:
+        return f"experts of width {h} are multiplied in groups on a GPU, which takes bfloat16 only; cast to bfloat16"
+    return backends.obstacle_of(tokens, *others)
+
+
+def _dense_gates(gates: Tensor, index: Tensor, E: int) -> Tensor:
+    return gates.new_zeros(len(gates), E).scatter(1, index, gates)
+
+
+def _sorted(index: Tensor, E: int) -> tuple[Tensor, Tensor]:
+    """Order of the flat choices by expert, and the end of each expert's share ``[E]``."""
+    flat = index.flatten()
+    return flat.argsort(stable=True), torch.bincount(flat, minlength=E).cumsum(0)
+
+
+def _shares(index: Tensor, E: int):
+    """Expert, its span in the sorted order, the rows of its tokens and the flat places of its gates."""
+    order, ends = _sorted(index, E)
+    start = 0
+    for e, stop in enumerate(ends.tolist()):
+        if stop > start:
+            slots = order[start:stop]
+            yield e, slice(start, stop), slots // index.shape[1], slots
+        start = stop
+
+
+@torch.library.custom_op("medgraft::moe", mutates_args=(), device_types="cpu")
+def moe_forward(
+    tokens: Tensor, gates: Tensor, index: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The sum, and the hidden units before the activation; arguments as in :func:`moe`.
+
+    Returns:
+        ``[T, D]`` and ``[T k, h]`` sorted by expert, ``[T, E h]`` without the bias for narrow experts on a GPU.
+    """
+    y = torch.zeros_like(tokens, memory_format=torch.contiguous_format)
+    before, flat = tokens.new_empty(index.numel(), w1.shape[1]), gates.reshape(-1, 1)
+    for e, span, rows, slots in _shares(index, len(w1)):
+        torch.addmm(b1[e], tokens[rows], w1[e].T, out=before[span])
+        gate = flat[slots]
+        y.index_add_(0, rows, torch.addmm(gate * b2[e], F.gelu(before[span]).mul_(gate), w2[e].T))
+    return y, before
+
+
+@torch.library.custom_op("medgraft::moe_backward", mutates_args=(), device_types="cpu")
+def moe_backward(
+    d_y: Tensor, tokens: Tensor, gates: Tensor, index: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
+    before: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of tokens, gates, ``w1``, ``b1``, ``w2``, ``b2``."""
+    d_tokens, d_gates, d_w1, d_b1, d_w2, d_b2 = (_zeros(x) for x in (tokens, gates, w1, b1, w2, b2))
+    flat, d_flat = gates.reshape(-1, 1), d_gates.view(-1)
+    for e, span, rows, slots in _shares(index, len(w1)):
+        u, dy, gate = tokens[rows], d_y[rows], flat[slots]
+        active = F.gelu(before[span])
+        d_hidden = dy @ w2[e]
+        d_flat[slots] = (d_hidden * active).sum(1) + dy @ b2[e]
+        torch.mm(dy.T, active.mul_(gate), out=d_w2[e])
+        d_b2[e] = (dy * gate).sum(0)
+        d_before = torch.ops.aten.gelu_backward(d_hidden.mul_(gate), before[span])
+        torch.mm(d_before.T, u, out=d_w1[e])
+        d_b1[e] = d_before.sum(0)
+        d_tokens.index_add_(0, rows, d_before @ w1[e])
+    return d_tokens, d_gates, d_w1, d_b1, d_w2, d_b2
+
+
+def _zeros(x: Tensor) -> Tensor:
+    return torch.zeros(x.shape, dtype=x.dtype, device=x.device)
+
+
+@moe_forward.register_fake
+def _(tokens: Tensor, gates: Tensor, index: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor):
+    E, h, D = w1.shape
+    wide = tokens.device.type == "cuda" and h <= NARROW
+    kept = (tokens.shape[0], E * h) if wide else (tokens.shape[0] * gates.shape[1], h)
+    return tokens.new_empty(tokens.shape[0], D), tokens.new_empty(kept)
+
+
+@moe_backward.register_fake
+def _(d_y: Tensor, tokens: Tensor, gates: Tensor, index: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
+      before: Tensor):  # fmt: skip
+    return tuple(x.new_empty(x.shape) for x in (tokens, gates, w1, b1, w2, b2))
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx: Any, d_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    d_tokens, d_gates, *d_weights = moe_backward(d_y, *ctx.saved_tensors)
+    return d_tokens, d_gates, None, *d_weights
+
+
+moe_forward.register_autograd(_backward, setup_context=_save)
+moe_forward.register_vmap(backends.loop_over_batch(moe_forward))
+moe_backward.register_vmap(backends.loop_over_batch(moe_backward))
+
+_SQRT_HALF = tl.constexpr(math.sqrt(0.5)) if tl is not None else math.sqrt(0.5)
+_DENSITY = tl.constexpr(1 / math.sqrt(2 * math.pi)) if tl is not None else 1 / math.sqrt(2 * math.pi)
+
+
+@jit
+def gate_kernel(BEFORE, BIAS, EXPERT, GATE, HIDDEN, M, H, G, BM: tl.constexpr, BH: tl.constexpr):
+    """``gelu(before + bias) * gate``; a row holds ``G`` experts of ``H`` units, ``EXPERT`` their numbers."""
+    row = tl.program_id(0) * BM + tl.arange(0, BM)
+    g = tl.program_id(1)
+    h = tl.program_id(2) * BH + tl.arange(0, BH)
+    row_ok = row < M
+    inside = row_ok[:, None] & (h < H)[None, :]
+    expert = tl.load(EXPERT + row * G + g, mask=row_ok, other=0)
+    gate = tl.load(GATE + row * G + g, mask=row_ok, other=0.0).to(tl.float32)
+    place = row.to(tl.int64)[:, None] * (G * H) + g * H + h[None, :]
+    z = tl.load(BEFORE + place, mask=inside, other=0.0).to(tl.float32)
+    z += tl.load(BIAS + expert[:, None] * H + h[None, :], mask=inside, other=0.0).to(tl.float32)
+    active = 0.5 * z * (1.0 + tl.erf(z * _SQRT_HALF))
+    tl.store(HIDDEN + place, (active * gate[:, None]).to(HIDDEN.dtype.element_ty), mask=inside)
+
+
+@jit
+def gate_backward_kernel(
+    BEFORE, BIAS, EXPERT, GATE, DHIDDEN, HIDDEN, DBEFORE, DGATE, M, H, G, BM: tl.constexpr, BH: tl.constexpr
+):  # fmt: skip
+    """Makes the gated hidden units again, and the gradients of the units before and of the gate, in one pass."""
+    row = tl.program_id(0) * BM + tl.arange(0, BM)
+    g = tl.program_id(1)
+    row_ok = row < M
+    expert = tl.load(EXPERT + row * G + g, mask=row_ok, other=0)
+    gate = tl.load(GATE + row * G + g, mask=row_ok, other=0.0).to(tl.float32)
+    d_gate = tl.zeros((BM,), tl.float32)
+    for at in range(0, H, BH):
+        h = at + tl.arange(0, BH)
+        inside = row_ok[:, None] & (h < H)[None, :]
+        place = row.to(tl.int64)[:, None] * (G * H) + g * H + h[None, :]
+        z = tl.load(BEFORE + place, mask=inside, other=0.0).to(tl.float32)
+        z += tl.load(BIAS + expert[:, None] * H + h[None, :], mask=inside, other=0.0).to(tl.float32)
+        d = tl.load(DHIDDEN + place, mask=inside, other=0.0).to(tl.float32)
+        below = 0.5 * (1.0 + tl.erf(z * _SQRT_HALF))
+        active = z * below
+        slope = below + z * _DENSITY * tl.exp(-0.5 * z * z)
+        d_gate += tl.sum(d * active, 1)
+        tl.store(HIDDEN + place, (active * gate[:, None]).to(HIDDEN.dtype.element_ty), mask=inside)
+        tl.store(DBEFORE + place, (d * gate[:, None] * slope).to(DBEFORE.dtype.element_ty), mask=inside)
+    tl.store(DGATE + row * G + g, d_gate, mask=row_ok)
+
+
+TILES: Tuned = dict.fromkeys(TARGETS, Tile({"BM": 16, "BH": 64}, 4, 1))
+
+
+def launch_gate(before: Tensor, bias: Tensor, expert: Tensor, gate: Tensor, tile: Tile | None = None) -> Tensor:
+    """``gelu(before + bias[expert]) * gate`` in Triton.
+
+    Args:
+        before: ``[M, G h]``.
+        bias: ``[E, h]``.
+        expert: ``[M, G]``, int32.
+        gate: ``[M, G]``.
+        tile: Overrides the tuned one.
+    """
+    tile = tile or tuned_for(TILES, before.device)
+    (M, G), H = gate.shape, bias.shape[1]
+    hidden = torch.empty_like(before)
+    grid = (cdiv(M, tile.blocks["BM"]), G, cdiv(H, tile.blocks["BH"]))
+    gate_kernel[grid](before, bias, expert, gate, hidden, M, H, G, **tile.plain_launch())
+    return hidden
+
+
+def launch_gate_backward(
+    before: Tensor, bias: Tensor, expert: Tensor, gate: Tensor, d_hidden: Tensor, tile: Tile | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gated hidden units again, and the gradients of ``before`` and ``gate`` (float32)."""
+    tile = tile or tuned_for(TILES, before.device)
+    (M, G), H = gate.shape, bias.shape[1]
+    hidden, d_before = torch.empty_like(before), torch.empty_like(before)
+    d_gate = before.new_empty(M, G, dtype=torch.float32)
+    gate_backward_kernel[cdiv(M, tile.blocks["BM"]), G](
+        before, bias, expert, gate, d_hidden, hidden, d_before, d_gate, M, H, G, **tile.plain_launch()
+    )
+    return hidden, d_before, d_gate
+
+
+def gate_traffic(M: int, H: int, G: int, itemsize: int, tile: Tile, backward: bool) -> tuple[int, int]:
+    """Bytes that one launch loads and stores; each unit reads its bias."""
+    units = M * G * H * itemsize
+    if backward:
+        return 3 * units + M * G * (4 + itemsize), 2 * units + M * G * 4
+    return 2 * units + cdiv(H, tile.blocks["BH"]) * M * G * (4 + itemsize), units
+
+
+def _experts(T: int, E: int, device: torch.device) -> Tensor:
+    return torch.arange(E, dtype=torch.int32, device=device).expand(T, E).contiguous()
+
+
+def narrow_forward(
+    tokens: Tensor, gates: Tensor, index: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One wide bottleneck: two library products around :func:`launch_gate`."""
+    weights = _dense_gates(gates, index, len(w1))
+    before = tokens @ w1.flatten(0, 1).T
+    hidden = launch_gate(before, b1.contiguous(), _experts(len(tokens), len(w1), tokens.device), weights)
+    return torch.addmm(weights @ b2, hidden, w2.transpose(1, 2).flatten(0, 1)), before
+
+
+def narrow_backward(
+    d_y: Tensor, tokens: Tensor, gates: Tensor, index: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
+    before: Tensor,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """The backward of :func:`narrow_forward`."""
+    (E, h, D), weights = w1.shape, _dense_gates(gates, index, len(w1))
+    down, up = w1.flatten(0, 1), w2.transpose(1, 2).flatten(0, 1)
+    experts = _experts(len(tokens), E, tokens.device)
+    hidden, d_before, d_weights = launch_gate_backward(before, b1.contiguous(), experts, weights, d_y @ up.T)
+    d_gates = (d_weights + d_y @ b2.T).gather(1, index).to(gates.dtype)
+    d_w2 = (hidden.T @ d_y).view(E, h, D).transpose(1, 2).contiguous()
+    d_w1 = (d_before.T @ tokens).view(E, h, D)
+    return d_before @ down, d_gates, d_w1, d_before.sum(0).view(E, h), d_w2, weights.T @ d_y
+
+
+def _grouped(a: Tensor, b: Tensor, ends: Tensor) -> Tensor:
+    # The public name of it is younger than the oldest PyTorch that is supported.
+    return torch._grouped_mm(a, b, offs=ends)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def grouped_forward(
+    tokens: Tensor, gates: Tensor, index: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Grouped products over the tokens sorted by expert, no transfer to the host."""
+    order, ends = _sorted(index, len(w1))
+    ends, rows = ends.to(torch.int32), order // index.shape[1]
+    expert, gate = index.flatten()[order].to(torch.int32)[:, None], gates.flatten()[order][:, None]
+    before = _grouped(tokens[rows], w1.transpose(1, 2), ends)
+    hidden = launch_gate(before, b1.contiguous(), expert.contiguous(), gate.contiguous())
+    made = _grouped(hidden, w2.transpose(1, 2), ends)
+    y = _dense_gates(gates, index, len(w1)) @ b2
+    return y.index_add_(0, rows, made), before
+
+
+def grouped_backward(
+    d_y: Tensor, tokens: Tensor, gates: Tensor, index: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
+    before: Tensor,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """The backward of :func:`grouped_forward`."""
+    order, ends = _sorted(index, len(w1))
+    ends, rows = ends.to(torch.int32), order // index.shape[1]
+    flat = index.flatten()[order]
+    expert, gate = flat.to(torch.int32)[:, None].contiguous(), gates.flatten()[order][:, None].contiguous()
+    dy, u = d_y[rows], tokens[rows]
+    d_hidden = _grouped(dy, w2.contiguous(), ends)
+    hidden, d_before, d_gate = launch_gate_backward(before, b1.contiguous(), expert, gate, d_hidden)
+    weights = _dense_gates(gates, index, len(w1))
+    d_flat = torch.empty_like(d_gate).index_copy_(0, order, d_gate).view_as(gates)
+    d_gates = (d_flat + (d_y @ b2.T).gather(1, index)).to(gates.dtype)
+    d_tokens = _zeros(tokens).index_add_(0, rows, _grouped(d_before, w1.contiguous(), ends))
+    d_w1 = _grouped(d_before.T, u, ends)
+    d_w2 = _grouped(dy.T, hidden, ends)
+    d_b1 = _zeros(b1).index_add_(0, flat, d_before)
+    return d_tokens, d_gates, d_w1, d_b1, d_w2, weights.T @ d_y
+
+
+@moe_forward.register_kernel("cuda")
+def _(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+    return (narrow_forward if inputs[3].shape[1] <= NARROW else grouped_forward)(*inputs)
+
+
+@moe_backward.register_kernel("cuda")
+def _(*inputs: Tensor) -> tuple[Tensor, ...]:
+    return (narrow_backward if inputs[4].shape[1] <= NARROW else grouped_backward)(*inputs)
+
+
+def _variants() -> list[Variant]:
+    found = []
+    for kind in ("bf16", "fp32"):
+        halves = ("BEFORE", "BIAS", "GATE", "HIDDEN", "DHIDDEN", "DBEFORE")
+        types = {**dict.fromkeys(halves, f"*{kind}"), "EXPERT": "*i32", "DGATE": "*fp32"}
+        types |= dict.fromkeys(("M", "H", "G"), "i32")
+        for kernel in (gate_kernel, gate_backward_kernel):
+            found.append(Variant(kernel, types, {}, TILES, ("H",), False, kind))
+    return found
+
+
+VARIANTS = _variants()

@@ -1,0 +1,357 @@
+"""LoRA on a packed projection: one base GEMM, and both gradients from one read of ``x`` and ``dY``.
+
+Hu et al., "LoRA", ICLR 2022, equation 3, for ``P`` row ranges of one frozen weight (q and v of a packed qkv), each with
+an ``A_p`` and ``B_p`` of its own: ``Y = x W^T + b``, ``Y[rows_p] += s (x A_p^T) B_p^T``. The base product is the
+library's; the update is added in place, so there is no second ``Y`` and no second copy of ``x``. The backward reads
+``x`` and ``dY`` once for ``dA_p = s (dY_p B_p)^T x`` and ``dB_p = s dY_p^T (x A_p^T)``; the forward keeps ``x A_p^T``.
+The split into a library product and memory-bound kernels follows Zhu et al., "LoRAFusion", 2025 (arXiv 2510.00206).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medgraft.adapters.kernels import backends
+from medgraft.adapters.kernels.backends import Backend
+from medgraft.adapters.kernels.triton_runtime import (
+    TARGETS,
+    Tile,
+    Tuned,
+    Variant,
+    cdiv,
+    jit,
+    next_power_of_2,
+    tl,
+    tuned_for,
+)
+from medgraft.errors import ConfigError
+
+WIDEST_RANK = 32
+
+
+def reference(
+    x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, starts: Sequence[int], scaling: float
+) -> Tensor:
+    """The plain form; arguments and result as in :func:`packed_lora`."""
+    y = F.linear(x, weight, bias)
+    parts, at = [], 0
+    for start, a, b in sorted(zip(starts, A, B, strict=True), key=lambda part: part[0]):
+        stop = start + len(b)
+        parts += [y[..., at:start], y[..., start:stop] + scaling * F.linear(F.linear(x, a), b)]
+        at = stop
+    return torch.cat([*parts, y[..., at:]], dim=-1)
+
+
+def packed_lora(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    starts: Sequence[int],
+    scaling: float,
+    *,
+    backend: Backend = "auto",
+) -> Tensor:
+    """A frozen linear map with ``P`` low-rank updates of ranges of its rows.
+
+    Args:
+        x: ``[..., D]``.
+        weight: ``[O, D]``, frozen: it gets no gradient in the fused form.
+        bias: ``[O]``, frozen, or ``None``.
+        A: ``[P, r, D]``.
+        B: ``[P, w, r]``; ranges have one width ``w``.
+        starts: First row of each range; ranges do not overlap.
+        scaling: Factor on the updates.
+        backend: ``eager``, ``compile``, ``fused`` or ``auto``.
+
+    Returns:
+        ``[..., O]``.
+
+    Raises:
+        ConfigError: The shapes disagree, or ranges overlap or leave the weight.
+    """
+    _check(x, weight, A, B, starts)
+    form = backends.choose("packed_lora", backend, _obstacle(x, weight, bias, A, B))
+    if form == "fused":
+        return lora_forward(x, weight, bias, A, B, list(starts), float(scaling))[0]
+    plain = reference if form == "eager" else backends.compiled(reference)
+    return plain(x, weight, bias, A, B, tuple(starts), scaling)
+
+
+def _check(x: Tensor, weight: Tensor, A: Tensor, B: Tensor, starts: Sequence[int]) -> None:
+    shapes = f"x {tuple(x.shape)}, weight {tuple(weight.shape)}, A {tuple(A.shape)}, B {tuple(B.shape)}"
+    wrong = A.ndim != 3 or B.ndim != 3 or A.shape[:2] != (len(starts), B.shape[2]) or len(B) != len(starts)
+    if wrong or not x.shape[-1] == weight.shape[1] == A.shape[2]:
+        raise ConfigError(
+            f"packed_lora: {shapes} and {len(starts)} starts must be [..., D], [O, D], [P, r, D], [P, w, r]"
+        )
+    ordered, width = sorted(starts), B.shape[1]
+    if ordered[0] < 0 or ordered[-1] + width > len(weight):
+        raise ConfigError(
+            f"packed_lora: ranges of {width} rows from {ordered} leave the {len(weight)} rows of the weight"
+        )
+    if any(after - before < width for before, after in pairwise(ordered)):
+        raise ConfigError(f"packed_lora: ranges of {width} rows from {ordered} overlap")
+
+
+def _obstacle(x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor) -> str | None:
+    if weight.requires_grad or (bias is not None and bias.requires_grad):
+        return "the base weight or bias is trainable; the fused form gives gradients to x, A and B only"
+    if torch.is_autocast_enabled(x.device.type):
+        return "autocast is on, and would cast inside of the operation; cast x, A and B and switch it off"
+    if x.device.type == "cuda" and A.shape[1] > WIDEST_RANK:
+        return f"rank {A.shape[1]}; the GPU kernels keep whole ranks in registers and take up to {WIDEST_RANK}"
+    return backends.obstacle_of(x, weight, A, B, *([] if bias is None else [bias]))
+
+
+@torch.library.custom_op("medgraft::packed_lora", mutates_args=(), device_types="cpu")
+def lora_forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, starts: list[int], scaling: float
+) -> tuple[Tensor, Tensor]:
+    """The map and what its backward needs; arguments as in :func:`packed_lora`.
+
+    Returns:
+        ``[..., O]`` and ``x A^T`` of all ranges side by side, ``[M, P r]`` with ``M`` the rows of ``x``.
+    """
+    y, hidden = _base(x, weight, bias, A)
+    flat = y.view(-1, len(weight))
+    for p, start in enumerate(starts):
+        part = flat[:, start : start + B.shape[1]]
+        part.addmm_(hidden[:, p * A.shape[1] : (p + 1) * A.shape[1]], B[p].T, alpha=scaling)
+    return y, hidden
+
+
+def _base(x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor) -> tuple[Tensor, Tensor]:
+    return F.linear(x, weight, bias).contiguous(), x.reshape(-1, x.shape[-1]) @ A.reshape(-1, A.shape[-1]).T
+
+
+@torch.library.custom_op("medgraft::packed_lora_backward", mutates_args=(), device_types="cpu")
+def lora_backward(
+    d_y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    A: Tensor,
+    B: Tensor,
+    hidden: Tensor,
+    starts: list[int],
+    scaling: float,
+    need_x: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of ``x`` (empty unless ``need_x``, as below the first adapted layer), ``A`` and ``B``."""
+    flat_y, flat_x, r = d_y.reshape(-1, len(weight)), x.reshape(-1, x.shape[-1]), A.shape[1]
+    d_hidden = torch.empty_like(hidden)
+    d_b = torch.empty_like(B, memory_format=torch.contiguous_format)
+    for p, start in enumerate(starts):
+        part, own = flat_y[:, start : start + B.shape[1]], slice(p * r, (p + 1) * r)
+        d_hidden[:, own] = (part @ B[p]).mul_(scaling)
+        d_b[p] = (part.T @ hidden[:, own]).mul_(scaling)
+    return _d_x(flat_y, x, weight, A, d_hidden, need_x), (d_hidden.T @ flat_x).view_as(A), d_b
+
+
+def _d_x(flat_y: Tensor, x: Tensor, weight: Tensor, A: Tensor, d_hidden: Tensor, need_x: bool) -> Tensor:
+    if not need_x:
+        return x.new_empty(0)
+    return (flat_y @ weight).addmm_(d_hidden.to(A.dtype), A.reshape(-1, A.shape[-1])).view(x.shape)
+
+
+@lora_forward.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, starts: list[int], scaling: float):
+    rows = x.numel() // x.shape[-1]
+    return x.new_empty(*x.shape[:-1], weight.shape[0]), x.new_empty(rows, A.shape[0] * A.shape[1])
+
+
+@lora_backward.register_fake
+def _(d_y: Tensor, x: Tensor, weight: Tensor, A: Tensor, B: Tensor, hidden: Tensor, starts: list[int],
+      scaling: float, need_x: bool):  # fmt: skip
+    return x.new_empty(x.shape if need_x else 0), A.new_empty(A.shape), B.new_empty(B.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weight, _, A, B, ctx.starts, ctx.scaling = inputs
+    ctx.save_for_backward(x, weight, A, B, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx: Any, d_y: Tensor, _: Tensor) -> tuple[Any, ...]:
+    x, weight, A, B, hidden = ctx.saved_tensors
+    need_x = ctx.needs_input_grad[0]
+    d_x, d_a, d_b = lora_backward(d_y, x, weight, A, B, hidden, ctx.starts, ctx.scaling, need_x)
+    return (d_x if need_x else None), None, None, d_a, d_b, None, None
+
+
+lora_forward.register_autograd(_backward, setup_context=_save)
+lora_backward.register_vmap(backends.loop_over_batch(lora_backward))
+
+
+@lora_forward.register_vmap
+def _(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
+    """``K`` adapters over one ``x``: one base product for all of them."""
+    if any(in_dims[i] is not None for i in range(3)):
+        return backends.loop_over_batch(lora_forward)(info, in_dims, *inputs)
+    x, weight, bias, A, B, starts, scaling = inputs
+    A, B = (
+        part.expand(info.batch_size, *part.shape) if dim is None else part.movedim(dim, 0)
+        for part, dim in zip((A, B), in_dims[3:5], strict=True)
+    )
+    base, hidden = _base(x, weight, bias, A)
+    hidden = hidden.unflatten(1, (info.batch_size, len(starts), -1)).permute(1, 2, 0, 3)
+    y = base.expand(info.batch_size, *base.shape).clone()
+    flat = y.view(info.batch_size, -1, len(weight))
+    for p, start in enumerate(starts):
+        flat[..., start : start + B.shape[2]].baddbmm_(hidden[:, p], B[:, p].transpose(1, 2), alpha=scaling)
+    return (y, hidden.transpose(1, 2).flatten(2)), (0, 0)
+
+
+@jit
+def epilogue_kernel(
+    HIDDEN, B, Y, STARTS, M, W, R, scaling, OUT,
+    PRECISION: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr,
+):  # fmt: skip
+    """``Y[:, rows_p] += scaling * hidden_p B_p^T``, all ranges in one launch."""
+    p = tl.program_id(2)
+    row = tl.program_id(0) * BM + tl.arange(0, BM)
+    column = tl.program_id(1) * BW + tl.arange(0, BW)
+    r = tl.arange(0, BR)
+    row_ok, column_ok, r_ok = row < M, column < W, r < R
+    hidden = tl.load(
+        HIDDEN + row.to(tl.int64)[:, None] * (tl.num_programs(2) * R) + p * R + r[None, :],
+        mask=row_ok[:, None] & r_ok[None, :], other=0.0,
+    )  # fmt: skip
+    b = tl.load(B + (p * W + column)[None, :] * R + r[:, None], mask=column_ok[None, :] & r_ok[:, None], other=0.0)
+    start = tl.load(STARTS + p)
+    place = Y + row.to(tl.int64)[:, None] * OUT + start + column[None, :]
+    inside = row_ok[:, None] & column_ok[None, :]
+    y = tl.load(place, mask=inside, other=0.0).to(tl.float32)
+    y += scaling * tl.dot(hidden, b, input_precision=PRECISION)
+    tl.store(place, y.to(Y.dtype.element_ty), mask=inside)
+
+
+@jit
+def gradient_kernel(
+    X, DY, HIDDEN, B, DHIDDEN, DA, DB, STARTS, M, D, W, R, scaling, OUT, BLOCKS,
+    PRECISION: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, BR: tl.constexpr,
+):  # fmt: skip
+    """A program's share of ``dA_p`` and ``dB_p`` over its blocks of rows, and their ``d_hidden``."""
+    program, p = tl.program_id(0), tl.program_id(1)
+    n_programs, P = tl.num_programs(0), tl.num_programs(1)
+    r, k = tl.arange(0, BR), tl.arange(0, BK)
+    r_ok = r < R
+    start = tl.load(STARTS + p)
+    da = DA + (program * P + p).to(tl.int64) * R * D
+    db = DB + (program * P + p).to(tl.int64) * W * R
+    for block in range(program, BLOCKS, n_programs):
+        row = (block * BM + tl.arange(0, BM)).to(tl.int64)
+        row_ok = row < M
+        of_hidden = row[:, None] * (P * R) + p * R + r[None, :]
+        hidden_ok = row_ok[:, None] & r_ok[None, :]
+        hidden = tl.load(HIDDEN + of_hidden, mask=hidden_ok, other=0.0)
+        d_hidden = tl.zeros((BM, BR), tl.float32)
+        for at in range(0, W, BK):
+            ok = (at + k) < W
+            dy = tl.load(
+                DY + row[:, None] * OUT + start + (at + k)[None, :], mask=row_ok[:, None] & ok[None, :], other=0.0
+            )
+            b = tl.load(B + (p * W + at + k)[:, None] * R + r[None, :], mask=ok[:, None] & r_ok[None, :], other=0.0)
+            d_hidden = tl.dot(dy, b, d_hidden, input_precision=PRECISION)
+            share = scaling * tl.dot(tl.trans(dy), hidden, input_precision=PRECISION)
+            place, inside = db + (at + k)[:, None] * R + r[None, :], ok[:, None] & r_ok[None, :]
+            # The program's own slab: the first block writes it, later ones add, and no other program touches it.
+            share += tl.load(place, mask=inside & (block != program), other=0.0)
+            tl.store(place, share, mask=inside)
+        narrow = (d_hidden * scaling).to(DHIDDEN.dtype.element_ty)
+        tl.store(DHIDDEN + of_hidden, narrow, mask=hidden_ok)
+        for at in range(0, D, BK):
+            ok = (at + k) < D
+            x = tl.load(X + row[:, None] * D + (at + k)[None, :], mask=row_ok[:, None] & ok[None, :], other=0.0)
+            share = tl.dot(tl.trans(narrow), x, input_precision=PRECISION)
+            place, inside = da + r[:, None] * D + (at + k)[None, :], r_ok[:, None] & ok[None, :]
+            share += tl.load(place, mask=inside & (block != program), other=0.0)
+            tl.store(place, share, mask=inside)
+
+
+EPILOGUE_TILES: Tuned = dict.fromkeys(TARGETS, Tile({"BM": 64, "BW": 64}, 4, 1))
+GRADIENT_TILES: Tuned = dict.fromkeys(EPILOGUE_TILES, Tile({"BM": 64, "BK": 32}, 4, 1))
+GRADIENT_TILES_FP32: Tuned = dict.fromkeys(GRADIENT_TILES, Tile({"BM": 32, "BK": 32}, 4, 1))
+EPILOGUE_TILES_FP32: Tuned = dict.fromkeys(GRADIENT_TILES, Tile({"BM": 32, "BW": 64}, 4, 1))
+MOST_PROGRAMS = 64
+
+
+def launch_forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, starts: list[int], scaling: float,
+    tile: Tile | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The forward: library products and a Triton epilogue; ``tile`` overrides the tuned one."""
+    tile = tile or tuned_for(EPILOGUE_TILES_FP32 if x.dtype == torch.float32 else EPILOGUE_TILES, x.device)
+    y, hidden = _base(x, weight, bias, A)
+    P, W, R = B.shape
+    M, rows = len(hidden), torch.tensor(starts, dtype=torch.int32, device=x.device)
+    grid = (cdiv(M, tile.blocks["BM"]), cdiv(W, tile.blocks["BW"]), P)
+    epilogue_kernel[grid](
+        hidden, B.contiguous(), y, rows, M, W, R, scaling, len(weight), BR=_padded(R), **tile.launch()
+    )
+    return y, hidden
+
+
+def launch_backward(
+    d_y: Tensor, x: Tensor, weight: Tensor, A: Tensor, B: Tensor, hidden: Tensor, starts: list[int], scaling: float,
+    need_x: bool, tile: Tile | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The backward: one Triton kernel for everything small, a library product for ``dX``."""
+    tile = tile or tuned_for(GRADIENT_TILES_FP32 if x.dtype == torch.float32 else GRADIENT_TILES, x.device)
+    flat_y, flat_x = d_y.reshape(-1, len(weight)).contiguous(), x.reshape(-1, x.shape[-1]).contiguous()
+    (P, W, R), (M, D) = B.shape, flat_x.shape
+    blocks = cdiv(M, tile.blocks["BM"])
+    programs = min(blocks, MOST_PROGRAMS)
+    d_hidden = torch.empty_like(hidden)
+    d_a = x.new_empty(programs, *A.shape, dtype=torch.float32)
+    d_b = x.new_empty(programs, *B.shape, dtype=torch.float32)
+    rows = torch.tensor(starts, dtype=torch.int32, device=x.device)
+    gradient_kernel[(programs, P)](
+        flat_x, flat_y, hidden, B.contiguous(), d_hidden, d_a, d_b, rows, M, D, W, R, scaling, len(weight), blocks,
+        BR=_padded(R), **tile.launch(),
+    )  # fmt: skip
+    d_x = _d_x(flat_y, x, weight, A, d_hidden, need_x)
+    return d_x, d_a.sum(0).to(A.dtype), d_b.sum(0).to(B.dtype)
+
+
+def _padded(R: int) -> int:
+    return max(16, next_power_of_2(R))
+
+
+def backward_traffic(M: int, D: int, P: int, W: int, R: int, itemsize: int, tile: Tile) -> tuple[int, int]:
+    """Bytes that the gradient kernel loads and stores; ``x`` and ``dY`` count once per range."""
+    blocks = cdiv(M, tile.blocks["BM"])
+    programs = min(blocks, MOST_PROGRAMS)
+    slabs = P * R * (D + W) * 4
+    loaded = P * (M * (D + W + R) + blocks * W * R) * itemsize + (blocks - programs) * slabs + programs * P * 4
+    return loaded, blocks * slabs + M * P * R * itemsize
+
+
+lora_forward.register_kernel("cuda")(launch_forward)
+lora_backward.register_kernel("cuda")(launch_backward)
+
+
+def _variants() -> list[Variant]:
+    found = []
+    for kind, epilogue, gradient in (
+        ("bf16", EPILOGUE_TILES, GRADIENT_TILES),
+        ("fp32", EPILOGUE_TILES_FP32, GRADIENT_TILES_FP32),
+    ):
+        sizes = {**dict.fromkeys(("M", "D", "W", "R", "OUT", "BLOCKS"), "i32"), "scaling": "fp32", "STARTS": "*i32"}
+        types = dict.fromkeys(("X", "DY", "HIDDEN", "B", "Y", "DHIDDEN"), f"*{kind}")
+        every = {**types, **sizes, "DA": "*fp32", "DB": "*fp32"}
+        aligned = ("D", "W", "R", "OUT")
+        # The widest rank that is taken; smaller ones need less.
+        found.append(Variant(epilogue_kernel, every, {"BR": WIDEST_RANK}, epilogue, aligned, True, kind))
+        found.append(Variant(gradient_kernel, every, {"BR": WIDEST_RANK}, gradient, aligned, True, kind))
+    return found
+
+
+VARIANTS = _variants()

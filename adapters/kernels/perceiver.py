@@ -1,0 +1,348 @@
+"""Cross-attention of few latents over many frozen tokens, with the projections absorbed into the latents.
+
+The layer of Flamingo's resampler (Alayrac et al., 2022, arXiv 2204.14198) attends from latents to ``[LN(x); LN(l)]``.
+With ``x_hat`` the LayerNorm of ``x`` without its affine part, and ``g``, ``b`` that part,
+
+    q . W_k (g x_hat + b) = (W_k^T q g) . x_hat + W_k^T q . b
+
+so keys and values of the ``N`` tokens are never made: ``x_hat`` is both, once, for all heads. Frozen tokens have a
+constant ``x_hat``, which can be kept between steps (:func:`normalised`), and need no gradient. Absorbing the key
+projection is what DeepSeek-AI, "DeepSeek-V2", 2024 (arXiv 2405.04434) does for decoding. It pays while
+``heads * latents`` stays near the width or ``N`` is large.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medgraft.adapters.kernels import backends
+from medgraft.adapters.kernels.backends import Backend
+from medgraft.adapters.kernels.triton_runtime import Tile, Tuned, Variant, cdiv, jit, next_power_of_2, tl, tuned_for
+from medgraft.errors import ConfigError
+
+FLOOR = -1e30
+
+
+def normalised(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """LayerNorm over the last axis without affine parameters: what to keep of frozen tokens ``[..., C]``."""
+    return F.layer_norm(x, x.shape[-1:], eps=eps)
+
+
+def reference(
+    x_hat: Tensor, latents: Tensor, gain: Tensor, shift: Tensor, to_q: Tensor, to_kv: Tensor, heads: int,
+    mask: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """The plain form; arguments and result as in :func:`resampler_attention`."""
+    media = x_hat * gain + shift
+    k, v = F.linear(torch.cat([media, latents], dim=1), to_kv).chunk(2, dim=-1)
+    q, k, v = (each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (F.linear(latents, to_q), k, v))
+    logits = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
+    if mask is not None:
+        logits = logits.masked_fill(~F.pad(mask, (0, latents.shape[1]), value=True)[:, None, None], float("-inf"))
+    return (logits.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+def resampler_attention(
+    x_hat: Tensor,
+    latents: Tensor,
+    gain: Tensor,
+    shift: Tensor,
+    to_q: Tensor,
+    to_kv: Tensor,
+    heads: int,
+    mask: Tensor | None = None,
+    *,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Latents attend to media tokens and to themselves, up to the output projection.
+
+    Args:
+        x_hat: :func:`normalised` media tokens ``[B, N, C]``, constant in the fused form.
+        latents: Latents behind their LayerNorm ``[B, L, C]``.
+        gain: Of the media's LayerNorm ``[C]``.
+        shift: Of the media's LayerNorm ``[C]``.
+        to_q: ``[h d, C]``.
+        to_kv: ``[2 h d, C]``, keys first.
+        heads: ``h``.
+        mask: ``[B, N]``, true for real tokens.
+        backend: ``eager``, ``compile``, ``fused`` or ``auto``.
+
+    Returns:
+        ``[B, L, h d]``.
+
+    Raises:
+        ConfigError: The widths disagree.
+    """
+    C = x_hat.shape[-1]
+    if (
+        not C == latents.shape[-1] == to_q.shape[1] == to_kv.shape[1]
+        or len(to_kv) != 2 * len(to_q)
+        or len(to_q) % heads
+    ):
+        raise ConfigError(
+            f"resampler_attention: x_hat {tuple(x_hat.shape)}, latents {tuple(latents.shape)}, to_q "
+            f"{tuple(to_q.shape)} and to_kv {tuple(to_kv.shape)} must be "
+            f"[B, N, C], [B, L, C], [h d, C] and [2 h d, C] with {heads} heads"
+        )
+    arguments = (x_hat, latents, gain, shift, to_q, to_kv, heads, mask)
+    form = backends.choose("perceiver", backend, _obstacle(x_hat, latents, gain, shift, to_q, to_kv))
+    if form == "fused":
+        return _absorbed(*arguments)
+    return (reference if form == "eager" else backends.compiled(reference))(*arguments)
+
+
+def _obstacle(x_hat: Tensor, *others: Tensor) -> str | None:
+    if x_hat.requires_grad:
+        return "the media tokens need a gradient; the fused form is for frozen ones"
+    return backends.obstacle_of(x_hat, *others)
+
+
+def _absorbed(
+    x_hat: Tensor, latents: Tensor, gain: Tensor, shift: Tensor, to_q: Tensor, to_kv: Tensor, heads: int,
+    mask: Tensor | None,
+) -> Tensor:  # fmt: skip
+    (B, L, C), N = latents.shape, x_hat.shape[1]
+    q = F.linear(latents, to_q).unflatten(-1, (heads, -1)).transpose(1, 2)
+    q = q / math.sqrt(q.shape[-1])
+    w_k, w_v = to_kv.view(2, heads, -1, C)
+    own_k, own_v = (F.linear(latents, w.flatten(0, 1)).unflatten(-1, (heads, -1)).transpose(1, 2) for w in (w_k, w_v))
+    keyed = q @ w_k
+    mask = x_hat.new_ones(B, N, dtype=torch.bool) if mask is None else mask
+    context, lse, _ = absorbed_attention(x_hat, (keyed * gain).view(B, -1, C), mask)
+    own = q @ own_k.transpose(2, 3)
+    kind = lse.dtype
+    media_lse = lse.view(B, heads, L) + (keyed @ shift).to(kind)
+    share = torch.sigmoid(media_lse - own.to(kind).logsumexp(-1))[..., None].to(q.dtype)
+    of_media = (context.view(B, heads, L, C) * gain + shift) @ w_v.transpose(1, 2)
+    of_own = own.softmax(-1) @ own_v
+    return torch.lerp(of_own, of_media, share).transpose(1, 2).flatten(2)
+
+
+@torch.library.custom_op("medgraft::absorbed_attention", mutates_args=(), device_types="cpu")
+def absorbed_attention(x_hat: Tensor, queries: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Attention whose keys and values are both ``x_hat``, constant.
+
+    Args:
+        x_hat: ``[B, N, C]``.
+        queries: ``[B, Q, C]``, scaled.
+        mask: ``[B, N]``, true for tokens to attend to.
+
+    Returns:
+        The attended tokens ``[B, Q, C]`` (zeros where the mask leaves none), the log-sum-exp ``[B, Q]`` in the
+        accumulator's type, and the weights ``[B, Q, N]``, which the CPU keeps for the backward (empty on a GPU).
+    """
+    logits = queries @ x_hat.transpose(1, 2)
+    logits.masked_fill_(~mask[:, None], FLOOR)
+    lse = logits.to(backends.accumulator(logits.dtype)).logsumexp(-1)
+    weights = torch.softmax(logits, dim=-1).masked_fill_(~mask.any(1)[:, None, None], 0)
+    return weights @ x_hat, lse, weights
+
+
+@torch.library.custom_op("medgraft::absorbed_attention_backward", mutates_args=(), device_types="cpu")
+def absorbed_attention_backward(
+    d_context: Tensor, d_lse: Tensor, x_hat: Tensor, queries: Tensor, mask: Tensor, context: Tensor, lse: Tensor,
+    weights: Tensor,
+) -> Tensor:  # fmt: skip
+    """Gradient of the queries; ``x_hat`` has none."""
+    inner = d_context @ x_hat.transpose(1, 2)
+    inner.sub_(_row_term(d_context, d_lse, context)[..., None].to(inner.dtype)).mul_(weights)
+    return inner @ x_hat
+
+
+def _row_term(d_context: Tensor, d_lse: Tensor, context: Tensor) -> Tensor:
+    return (d_context * context).sum(-1, dtype=d_lse.dtype) - d_lse
+
+
+@absorbed_attention.register_fake
+def _(x_hat: Tensor, queries: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    (B, Q, C), N = queries.shape, x_hat.shape[1]
+    kept = (B, 0, 0) if x_hat.device.type == "cuda" else (B, Q, N)
+    lse = queries.new_empty(B, Q, dtype=backends.accumulator(queries.dtype))
+    return queries.new_empty(B, Q, C), lse, queries.new_empty(kept)
+
+
+@absorbed_attention_backward.register_fake
+def _(d_context: Tensor, d_lse: Tensor, x_hat: Tensor, queries: Tensor, *_: Tensor) -> Tensor:
+    return queries.new_empty(queries.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs, *output)
+    ctx.mark_non_differentiable(output[2])
+
+
+def _backward(ctx: Any, d_context: Tensor, d_lse: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return None, absorbed_attention_backward(d_context, d_lse, *ctx.saved_tensors), None
+
+
+absorbed_attention.register_autograd(_backward, setup_context=_save)
+absorbed_attention.register_vmap(backends.fold_into_batch(absorbed_attention))
+absorbed_attention_backward.register_vmap(backends.fold_into_batch(absorbed_attention_backward))
+
+
+@jit
+def attention_kernel(
+    X, QUERIES, MASK, CONTEXT, LSE, N, Q, C,
+    PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BO: tl.constexpr,
+):  # fmt: skip
+    """``BM`` queries over all tokens with a running softmax; ``BO`` channels of the result."""
+    batch = tl.program_id(2).to(tl.int64)
+    row = tl.program_id(0) * BM + tl.arange(0, BM)
+    o = tl.program_id(1) * BO + tl.arange(0, BO)
+    c = tl.arange(0, BC)
+    row_ok, o_ok = row < Q, o < C
+    top = tl.full((BM,), -1e30, tl.float32)
+    total = tl.zeros((BM,), tl.float32)
+    acc = tl.zeros((BM, BO), tl.float32)
+    for start in range(0, N, BN):
+        column = start + tl.arange(0, BN)
+        column_ok = column < N
+        logits = tl.zeros((BM, BN), tl.float32)
+        for at in range(0, C, BC):
+            c_ok = (at + c) < C
+            q = tl.load(
+                QUERIES + (batch * Q + row)[:, None] * C + (at + c)[None, :],
+                mask=row_ok[:, None] & c_ok[None, :], other=0.0,
+            )  # fmt: skip
+            x = tl.load(
+                X + (batch * N + column)[None, :] * C + (at + c)[:, None],
+                mask=column_ok[None, :] & c_ok[:, None], other=0.0,
+            )  # fmt: skip
+            logits = tl.dot(q, x, logits, input_precision=PRECISION)
+        open_ = tl.load(MASK + batch * N + column, mask=column_ok, other=0) != 0
+        logits = tl.where(open_[None, :], logits, -1e30)
+        higher = tl.maximum(top, tl.max(logits, 1))
+        weight = tl.where(open_[None, :], tl.exp(logits - higher[:, None]), 0.0)
+        kept = tl.exp(top - higher)
+        total = total * kept + tl.sum(weight, 1)
+        top = higher
+        value = tl.load(
+            X + (batch * N + column)[:, None] * C + o[None, :], mask=column_ok[:, None] & o_ok[None, :], other=0.0
+        )
+        acc = tl.dot(weight.to(value.dtype), value, acc * kept[:, None], input_precision=PRECISION)
+    some = total > 0
+    acc = acc / tl.where(some, total, 1.0)[:, None]
+    inside = row_ok[:, None] & o_ok[None, :]
+    tl.store(CONTEXT + (batch * Q + row)[:, None] * C + o[None, :], acc.to(CONTEXT.dtype.element_ty), mask=inside)
+    lse = tl.where(some, top + tl.log(tl.where(some, total, 1.0)), -1e30)
+    tl.store(LSE + batch * Q + row, lse, mask=row_ok & (tl.program_id(1) == 0))
+
+
+@jit
+def attention_backward_kernel(
+    X, QUERIES, MASK, DCONTEXT, LSE, ROWTERM, DQUERIES, N, Q, C,
+    PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BO: tl.constexpr,
+):  # fmt: skip
+    """``BO`` channels of the gradient of ``BM`` queries; the weights are made again tile by tile."""
+    batch = tl.program_id(2).to(tl.int64)
+    row = tl.program_id(0) * BM + tl.arange(0, BM)
+    o = tl.program_id(1) * BO + tl.arange(0, BO)
+    c = tl.arange(0, BC)
+    row_ok, o_ok = row < Q, o < C
+    lse = tl.load(LSE + batch * Q + row, mask=row_ok, other=0.0)
+    term = tl.load(ROWTERM + batch * Q + row, mask=row_ok, other=0.0)
+    acc = tl.zeros((BM, BO), tl.float32)
+    for start in range(0, N, BN):
+        column = start + tl.arange(0, BN)
+        column_ok = column < N
+        logits = tl.zeros((BM, BN), tl.float32)
+        inner = tl.zeros((BM, BN), tl.float32)
+        for at in range(0, C, BC):
+            c_ok = (at + c) < C
+            own = row_ok[:, None] & c_ok[None, :]
+            q = tl.load(QUERIES + (batch * Q + row)[:, None] * C + (at + c)[None, :], mask=own, other=0.0)
+            g = tl.load(DCONTEXT + (batch * Q + row)[:, None] * C + (at + c)[None, :], mask=own, other=0.0)
+            x = tl.load(
+                X + (batch * N + column)[None, :] * C + (at + c)[:, None],
+                mask=column_ok[None, :] & c_ok[:, None], other=0.0,
+            )  # fmt: skip
+            logits = tl.dot(q, x, logits, input_precision=PRECISION)
+            inner = tl.dot(g, x, inner, input_precision=PRECISION)
+        open_ = tl.load(MASK + batch * N + column, mask=column_ok, other=0) != 0
+        weight = tl.where(open_[None, :] & row_ok[:, None], tl.exp(logits - lse[:, None]), 0.0)
+        value = tl.load(
+            X + (batch * N + column)[:, None] * C + o[None, :], mask=column_ok[:, None] & o_ok[None, :], other=0.0
+        )
+        change = (weight * (inner - term[:, None])).to(value.dtype)
+        acc = tl.dot(change, value, acc, input_precision=PRECISION)
+    inside = row_ok[:, None] & o_ok[None, :]
+    tl.store(DQUERIES + (batch * Q + row)[:, None] * C + o[None, :], acc.to(DQUERIES.dtype.element_ty), mask=inside)
+
+
+TILES: Tuned = {
+    "sm_80": Tile({"BM": 64, "BN": 64, "BC": 64, "BO": 128}, 8, 2),
+    "sm_90": Tile({"BM": 64, "BN": 64, "BC": 64, "BO": 256}, 8, 2),
+    "sm_100": Tile({"BM": 64, "BN": 64, "BC": 64, "BO": 128}, 8, 2),
+    "gfx942": Tile({"BM": 32, "BN": 32, "BC": 64, "BO": 128}, 4, 1),
+}
+# The backward holds a second block of products.
+BACKWARD_TILES: Tuned = {**TILES, "sm_80": Tile({"BM": 64, "BN": 32, "BC": 64, "BO": 128}, 8, 2)}
+TILES_FP32: Tuned = dict.fromkeys(TILES, Tile({"BM": 32, "BN": 32, "BC": 32, "BO": 64}, 4, 1))
+
+
+def _plan(
+    x_hat: Tensor, queries: Tensor, tile: Tile | None, tuned: Tuned
+) -> tuple[tuple[int, int, int], dict[str, Any]]:
+    tile = tile or tuned_for(TILES_FP32 if x_hat.dtype == torch.float32 else tuned, x_hat.device)
+    B, Q, C = queries.shape
+    width = min(tile.blocks["BO"], max(16, next_power_of_2(C)))
+    return (cdiv(Q, tile.blocks["BM"]), cdiv(C, width), B), {**tile.launch(), "BO": width}
+
+
+def launch_forward(
+    x_hat: Tensor, queries: Tensor, mask: Tensor, tile: Tile | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The forward in Triton; ``tile`` overrides the tuned one."""
+    grid, options = _plan(x_hat, queries, tile, TILES)
+    (B, Q, C), N = queries.shape, x_hat.shape[1]
+    x_hat, queries, mask = x_hat.contiguous(), queries.contiguous(), mask.contiguous().view(torch.int8)
+    context, lse = torch.empty_like(queries), queries.new_empty(B, Q, dtype=torch.float32)
+    attention_kernel[grid](x_hat, queries, mask, context, lse, N, Q, C, **options)
+    return context, lse, queries.new_empty(B, 0, 0)
+
+
+def launch_backward(
+    d_context: Tensor, d_lse: Tensor, x_hat: Tensor, queries: Tensor, mask: Tensor, context: Tensor, lse: Tensor,
+    weights: Tensor, tile: Tile | None = None,
+) -> Tensor:  # fmt: skip
+    """The backward in Triton; ``tile`` overrides the tuned one."""
+    grid, options = _plan(x_hat, queries, tile, BACKWARD_TILES)
+    (_, Q, C), N = queries.shape, x_hat.shape[1]
+    x_hat, queries, d_context = (x.contiguous() for x in (x_hat, queries, d_context))
+    term, d_queries = _row_term(d_context, d_lse, context).contiguous(), torch.empty_like(queries)
+    attention_backward_kernel[grid](
+        x_hat, queries, mask.contiguous().view(torch.int8), d_context, lse, term, d_queries, N, Q, C, **options
+    )
+    return d_queries
+
+
+def traffic(B: int, N: int, Q: int, C: int, itemsize: int, tile: Tile, backward: bool) -> tuple[int, int]:
+    """Bytes that one launch loads and stores, caches left out of the account."""
+    blocks, sweeps = cdiv(Q, tile.blocks["BM"]), cdiv(N, tile.blocks["BN"])
+    slices = cdiv(C, min(tile.blocks["BO"], max(16, next_power_of_2(C))))
+    rows = (2 if backward else 1) * sweeps * Q * C
+    loaded = (slices * (rows + blocks * N * C) + blocks * N * C) * itemsize + slices * blocks * N
+    vectors = slices * 2 * Q * 4 if backward else 0
+    return B * (loaded + vectors), B * (Q * C * itemsize + (0 if backward else Q * 4))
+
+
+absorbed_attention.register_kernel("cuda")(launch_forward)
+absorbed_attention_backward.register_kernel("cuda")(launch_backward)
+
+
+def _variants() -> list[Variant]:
+    found, sizes = [], {**dict.fromkeys(("N", "Q", "C"), "i32"), "MASK": "*i8"}
+    for kind, forward, backward in (("bf16", TILES, BACKWARD_TILES), ("fp32", TILES_FP32, TILES_FP32)):
+        types = dict.fromkeys(("X", "QUERIES", "CONTEXT", "DCONTEXT", "DQUERIES"), f"*{kind}")
+        every = {**types, **sizes, "LSE": "*fp32", "ROWTERM": "*fp32"}
+        for kernel, tiles in ((attention_kernel, forward), (attention_backward_kernel, backward)):
+            found.append(Variant(kernel, every, {}, tiles, ("N", "Q", "C"), True, kind))
+    return found
+
+
+VARIANTS = _variants()

@@ -1,0 +1,240 @@
+"""Measures the fused operations against their eager, compiled and peer forms: ``python -m benchmarks.kernels``.
+
+Parity first: forward and backward of the fused form against float64 on a small shape, and against eager mode on the
+measured one. A fused number is printed only if both hold. Forms are timed in turns within one process (a machine that
+slows down slows all of them), forward and backward together; ratios are medians of the rounds' ratios. A GPU is timed
+by events with its L2 cache flushed before each run, a CPU by its own time, which other processes do not add to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medgraft.benchmarks.kernel_cases import CASES, Case, Step
+from medgraft.benchmarks.measure import peak_allocation
+
+FORMS = ("eager", "eager float32", "compile", "fused", "peer")
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+QUANTILES = (0.2, 0.8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One form of one case.
+
+    Attributes:
+        form: Of :data:`FORMS`.
+        seconds: Of each round, forward and backward.
+        allocated: Peak bytes above the start.
+        reserved: Peak bytes that the allocator held (GPU only).
+        ratio: Eager time over this form's, the median over rounds.
+        bandwidth: Bytes that must move, per second, as a share of the device's own copy rate.
+    """
+
+    form: str
+    seconds: list[float]
+    allocated: int | None
+    reserved: int | None
+    ratio: float
+    bandwidth: float
+
+
+def relative(got: Tensor, expected: Tensor) -> float:
+    """Error in the 2-norm relative to ``expected``."""
+    return ((got.double() - expected.double()).norm() / expected.double().norm().clamp(min=1e-30)).item()
+
+
+def parity(case: Case, device: str, dtype: torch.dtype) -> list[str]:
+    """What differs by more than the type allows; empty if the gate is green."""
+    wrong = []
+    small = case.build(device, torch.float64, "eager", True)
+    exact = small()
+    for name, got, expected in zip(case.outputs, case.build(device, dtype, "fused", True)(), exact, strict=True):
+        if not (error := relative(got, expected)) <= TOLERANCE[dtype]:
+            wrong.append(f"{name} differs from float64 by {error:.1e} on the small shape")
+    wide = case.build(device, torch.float32, "eager", False)()
+    for name, got, expected in zip(case.outputs, case.build(device, dtype, "fused", False)(), wide, strict=True):
+        if not (error := relative(got, expected)) <= 2 * TOLERANCE[dtype]:
+            wrong.append(f"{name} differs from eager float32 by {error:.1e} on the measured shape")
+    return wrong
+
+
+def copy_rate(device: str) -> float:
+    """Bytes per second of a copy that fits no cache, read and write: the device's roofline for memory."""
+    source = torch.ones((256 if device == "cuda" else 64) << 20, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    seconds = [one_run(lambda: target.copy_(source), device) for _ in range(5)]
+    return 2 * source.numel() / min(seconds)
+
+
+def one_run(step: Callable[[], Any], device: str) -> float:
+    """Seconds of one run: events on a GPU behind a flushed L2, processor time on a CPU."""
+    if device != "cuda":
+        start = time.process_time()
+        step()
+        return time.process_time() - start
+    size = 2 * torch.cuda.get_device_properties(0).L2_cache_size
+    torch.empty(max(size, 1 << 20), dtype=torch.uint8, device=device).zero_()
+    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    before.record()
+    step()
+    after.record()
+    torch.cuda.synchronize()
+    return before.elapsed_time(after) / 1e3
+
+
+def measure(case: Case, forms: dict[str, Step], device: str, rounds: int, rate: float) -> list[Measured]:
+    """Times the forms in turns and then their memory.
+
+    Args:
+        case: Of :data:`CASES`.
+        forms: Form -> step; ``eager`` is among them.
+        device: ``cpu`` or ``cuda``.
+        rounds: Runs of each form.
+        rate: Of :func:`copy_rate`.
+    """
+    for step in forms.values():
+        step()
+    seconds: dict[str, list[float]] = {form: [] for form in forms}
+    for _ in range(rounds):
+        for form, step in forms.items():
+            seconds[form].append(one_run(step, device))
+    found = []
+    for form, step in forms.items():
+        allocated = peak_allocation(lambda step=step: _drop(step))
+        reserved = torch.cuda.max_memory_reserved() if device == "cuda" else None
+        ratio = statistics.median(a / b for a, b in zip(seconds["eager"], seconds[form], strict=True))
+        bandwidth = case.least_bytes / statistics.median(seconds[form]) / rate
+        found.append(Measured(form, seconds[form], allocated, reserved, ratio, bandwidth))
+    return found
+
+
+def _drop(step: Step) -> None:
+    step()
+
+
+def statistics_of(seconds: list[float]) -> tuple[float, float, float]:
+    """Median and outer quantiles in milliseconds, by pytest-benchmark's statistics where that is installed."""
+    try:
+        from pytest_benchmark.stats import Stats  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        middle = statistics.median(seconds)
+    else:
+        stats = Stats()
+        for value in seconds:
+            stats.update(value)
+        middle = stats.median
+    ordered = sorted(seconds)
+    low, high = (ordered[round(share * (len(ordered) - 1))] for share in QUANTILES)
+    return 1e3 * middle, 1e3 * low, 1e3 * high
+
+
+def verdicts(case: Case, found: list[Measured]) -> list[str]:
+    """Each goal of the case beside what was measured, against the faster of eager and compile."""
+    by_form = {each.form: each for each in found}
+    if "fused" not in by_form:
+        return ["no fused number: the parity gate is red"]
+    told, fused = [], by_form["fused"]
+    rivals = ("peer",) if case.against_peer else ("eager", "compile")
+    present = [by_form[form] for form in rivals if form in by_form]
+    if case.goal_speed and present:
+        best = max(present, key=lambda each: each.ratio)
+        gain = fused.ratio / best.ratio
+        word = "met" if gain >= case.goal_speed else "not met"
+        told.append(f"{gain:.2f}x the speed of {best.form}, goal {case.goal_speed}x: {word}")
+    if (wide := by_form.get("eager float32")) is not None:
+        told.append(f"{fused.ratio / wide.ratio:.2f}x the speed of eager in float32")
+    if case.goal_memory and fused.allocated and (eager := by_form["eager"].allocated):
+        share = fused.allocated / eager
+        word = "met" if share <= case.goal_memory else "not met"
+        told.append(f"{share:.1%} of eager's memory, goal {case.goal_memory:.0%}: {word}")
+    return told
+
+
+def rows(found: list[Measured]) -> Iterator[str]:
+    """Lines of a Markdown table."""
+    yield "| form | median ms | 20 % | 80 % | vs eager | peak MB | reserved MB | of copy rate |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|"
+    for each in found:
+        middle, low, high = statistics_of(each.seconds)
+        peak, held = (f"{b / 1e6:.1f}" if b else "-" for b in (each.allocated, each.reserved))
+        yield (
+            f"| {each.form} | {middle:.1f} | {low:.1f} | {high:.1f} | {each.ratio:.2f} | {peak} | {held} | "
+            f"{each.bandwidth:.1%} |"
+        )
+
+
+def without_goals(case: Case, kind: str) -> Case:
+    """The case without its goals, if they are for another type."""
+    if case.goal_dtype in (None, kind):
+        return case
+    return dataclasses.replace(case, goal_speed=None, goal_memory=None)
+
+
+def run_case(case: Case, device: str, dtype: torch.dtype, wanted: list[str], rounds: int, rate: float) -> list[str]:
+    """Parity, timings and verdicts of one case, as lines of Markdown."""
+    name = str(dtype).removeprefix("torch.")
+    lines = [f"### {case.name}, {name}, {device}", "", case.told, ""]
+    wrong = parity(case, device, dtype)
+    lines += [f"Parity: {'; '.join(wrong) if wrong else 'green'}.", ""]
+    forms: dict[str, Step] = {}
+    for form in ("eager", *[form for form in wanted if form != "eager"]):
+        if (form == "fused" and wrong) or (form == "peer" and not case.has_peer):
+            continue
+        if form == "eager float32":
+            if dtype != torch.float32:
+                forms[form] = case.build(device, torch.float32, "eager", False)
+            continue
+        forms[form] = case.build(device, dtype, form, False)
+    found = measure(case, forms, device, rounds, rate)
+    return [*lines, *rows(found), "", *(f"- {line}" for line in verdicts(without_goals(case, name), found)), ""]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the cases and writes Markdown to the output; 1 if a parity gate is red."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
+    parser.add_argument(
+        "--op", action="append", choices=sorted(CASES), help="one case; may be repeated; all by default"
+    )
+    parser.add_argument("--form", action="append", choices=FORMS, help="forms beside eager; all by default")
+    parser.add_argument("--dtype", action="append", choices=["float32", "bfloat16", "float16"], help="of the inputs")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=int, default=9, help="runs of each form")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda, but PyTorch sees no GPU; use --device cpu")
+    torch.set_num_threads(options.threads)
+    rate = copy_rate(options.device)
+    out = [f"{options.device}, {options.threads} thread(s), torch {torch.__version__}, copy {rate / 1e9:.1f} GB/s", ""]
+    _write(out)
+    red = False
+    for name in options.op or CASES:
+        case = CASES[name]
+        for kind in options.dtype or case.dtypes:
+            lines = run_case(
+                case, options.device, getattr(torch, kind), options.form or list(FORMS), options.rounds, rate
+            )
+            red |= any("parity gate is red" in line for line in lines)
+            _write(lines)
+    return int(red)
+
+
+def _write(lines: list[str]) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""The hypergraph kernels against float64."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from triton_interpreter import DTYPES, assert_close, counting, poisoned
+
+from medgraft.adapters.kernels.hypergraph import (
+    hyperedge_backward_traffic,
+    hyperedge_traffic,
+    hyperedges,
+    launch_hyperedges,
+    launch_hyperedges_backward,
+)
+from medgraft.adapters.kernels.triton_runtime import Tile
+
+TILE = Tile({"BM": 16, "BC": 32})
+
+
+def graph(B: int, N: int, C: int, dtype: torch.dtype, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(B, N, C, generator=generator).to(dtype)
+    unit = F.normalize(tokens.double(), dim=-1).to(dtype)
+    return tokens, unit, torch.randn(B, N - 1, generator=generator).to(dtype), generator
+
+
+def check(B: int, N: int, C: int, top_k: int, dtype: torch.dtype, seed: int = 0, view=lambda x: x):
+    tokens, unit, scores, generator = graph(B, N, C, dtype, seed)
+    wide = [x.double().requires_grad_() for x in (tokens, unit, scores)]
+    edges, matrix = hyperedges(*wide, top_k)
+    d_edges, d_matrix = (torch.randn(x.shape, generator=generator).to(dtype) for x in (edges, matrix))
+    exact = torch.autograd.grad((edges, matrix), wide, (d_edges.double(), d_matrix.double()))
+    with poisoned():
+        got_edges, got_matrix = launch_hyperedges(view(tokens), view(unit), scores, top_k, TILE)
+        got = launch_hyperedges_backward(view(d_edges), d_matrix, view(tokens), unit, got_matrix, TILE)
+    assert_close(got_matrix, matrix.detach(), "matrix")
+    assert_close(got_edges, edges.detach(), "edges")
+    for name, mine, expected in zip(("tokens", "unit", "scores"), got, exact, strict=True):
+        assert_close(mine, expected, f"gradient of {name}", factor=12)
+
+
+@DTYPES
+def test_forward_and_backward(dtype):
+    check(2, 35, 40, 5, dtype)
+
+
+def test_non_contiguous_tokens():
+    check(2, 19, 24, 3, torch.float32, view=lambda x: x.transpose(1, 2).contiguous().transpose(1, 2))
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(st.integers(1, 2), st.integers(2, 40), st.integers(3, 50), st.integers(1, 7), st.integers(0, 5))
+def test_any_shape(B, N, C, top_k, seed):
+    check(B, N, C, top_k, torch.float32, seed)
+
+
+@DTYPES
+def test_traffic_is_what_the_formula_says(dtype):
+    tokens, unit, scores, _ = graph(2, 35, 40, dtype)
+    with counting() as forward:
+        edges, matrix = launch_hyperedges(tokens, unit, scores, 5, TILE)
+    assert (forward.loaded, forward.stored) == hyperedge_traffic(2, 35, 40, tokens.itemsize, TILE)
+    with counting() as backward:
+        launch_hyperedges_backward(edges, matrix, tokens, unit, matrix, TILE)
+    assert (backward.loaded, backward.stored) == hyperedge_backward_traffic(2, 35, 40, tokens.itemsize, TILE)

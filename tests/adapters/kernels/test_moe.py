@@ -1,0 +1,106 @@
+"""The mixture of experts on a CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from op_checks import check_compiles, check_registration, fake_cuda
+from torch.func import vmap
+
+from medgraft.adapters.kernels import backends
+from medgraft.adapters.kernels.moe import moe, moe_backward, moe_forward, reference, text_routing, wide_reference
+from medgraft.errors import ConfigError
+
+
+def experts(T=7, D=5, h=4, E=3, k=2, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    shapes = ((T, D), (T, k), (E, h, D), (E, h), (E, D, h), (E, D))
+    tokens, gates, *weights = (torch.randn(s, generator=g, dtype=torch.float64).requires_grad_() for s in shapes)
+    index = torch.rand(T, E, generator=g).argsort(1)[:, :k]
+    return [tokens, gates, index, *weights]
+
+
+def trained(inputs):
+    return [x for x in inputs if x.is_floating_point()]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 12), st.integers(1, 6), st.integers(1, 6), st.integers(1, 5), st.integers(1, 3), st.integers(0, 9)
+)
+def test_equal_to_the_loop(T, D, h, E, k, seed):
+    inputs = experts(T, D, h, E, min(k, E), seed)
+    results = [moe(*inputs, backend="fused"), wide_reference(*inputs), reference(*inputs)]
+    pull = torch.randn_like(results[0])
+    gradients = [torch.autograd.grad(y, trained(inputs), pull, materialize_grads=True) for y in results]
+    for y, made in zip(results[:2], gradients[:2], strict=True):
+        torch.testing.assert_close(y, results[2])
+        for mine, each in zip(made, gradients[2], strict=True):
+            torch.testing.assert_close(mine, each)
+
+
+def test_an_expert_without_tokens_gets_zero_gradients():
+    inputs = experts()
+    inputs[2] = torch.tensor([[0, 1]]).expand(7, 2)
+    y = moe(*inputs, backend="fused")
+    for gradient in torch.autograd.grad(y.sum(), inputs[3:]):
+        assert (gradient[2] == 0).all() and gradient[:2].abs().sum() > 0
+
+
+def test_text_moves_the_routing_and_zeros_keep_it_blind():
+    torch.manual_seed(0)
+    tokens, texts, to_token = torch.randn(1, 30, 6).expand(2, -1, -1), torch.randn(2, 4), torch.randn(5, 6)
+    gates, index = text_routing(tokens, texts, to_token, torch.zeros(5, 4), 2)
+    torch.testing.assert_close(gates.sum(1), torch.ones(60))
+    assert (index[:30] == index[30:]).all()
+    _, guided = text_routing(tokens, texts, to_token, 3 * torch.randn(5, 4), 2)
+    assert (guided[:30] != guided[30:]).any()
+    with pytest.raises(ConfigError, match="1 to 5"):
+        text_routing(tokens, texts, to_token, torch.zeros(5, 4), 6)
+
+
+def test_registration():
+    inputs = experts()
+    check_registration(moe_forward, inputs)
+    plain = [x.detach() for x in inputs]
+    y, before = moe_forward(*plain)
+    check_registration(moe_backward, (torch.ones_like(y), *plain, before))
+    assert torch.autograd.gradcheck(lambda t, g, *w: moe_forward(t, g, inputs[2], *w)[0], trained(inputs))
+
+
+def test_compiles_into_one_graph():
+    inputs = experts()
+    index = inputs.pop(2)
+    check_compiles(lambda t, g, *w: moe(t, g, index, *w, backend="fused").square().sum(), *inputs)
+
+
+def test_vmap_over_adapters():
+    inputs = [x.detach() for x in experts()]
+    many = torch.stack([inputs[3], -inputs[3]])
+    got = vmap(lambda w1: moe(*inputs[:3], w1, *inputs[4:], backend="fused"))(many)
+    torch.testing.assert_close(got, torch.stack([reference(*inputs[:3], w1, *inputs[4:]) for w1 in many]))
+
+
+@pytest.mark.parametrize(("h", "kept"), [(16, (7, 48)), (256, (14, 256))])
+def test_fake_cuda_tensors_take_the_wide_or_the_grouped_form(h, kept):
+    inputs = [x.bfloat16() if x.is_floating_point() else x for x in experts(h=h)]
+    y, before = fake_cuda(moe_forward, *inputs)
+    assert y.device.type == "cuda" and y.shape == (7, 5) and before.shape == kept
+
+
+def test_grouped_products_in_float32_fall_back_on_a_gpu_and_say_so():
+    inputs = [x.float() if x.is_floating_point() else x for x in experts(h=256)]
+    with backends.recording() as record:
+        try:
+            fake_cuda(moe, *inputs)
+        except Exception as error:  # the loop's shapes depend on values, which fake tensors do not have
+            assert "dynamic" in str(error).lower() or "nonzero" in str(error).lower()
+    assert "bfloat16 only" in record.summary()["moe"][0]
+
+
+def test_shapes_that_disagree_are_named():
+    inputs = experts()
+    with pytest.raises(ConfigError, match=r"\(7, 2\)"):
+        moe(inputs[0][:, :3], *inputs[1:])

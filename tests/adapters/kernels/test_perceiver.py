@@ -1,0 +1,104 @@
+"""The absorbed resampler attention on a CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from op_checks import check_compiles, check_registration, fake_cuda
+from torch.func import vmap
+
+from medgraft.adapters.kernels import backends
+from medgraft.adapters.kernels.perceiver import (
+    absorbed_attention,
+    absorbed_attention_backward,
+    normalised,
+    reference,
+    resampler_attention,
+)
+from medgraft.adapters.perceiver_resampler import PerceiverAttention
+from medgraft.errors import ConfigError
+
+
+def inputs(B=2, N=9, L=3, C=6, heads=2, d=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = ((B, N, C), (B, L, C), (C,), (C,), (heads * d, C), (2 * heads * d, C))
+    x, *trained = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    return normalised(x), [t.requires_grad_() for t in trained]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@settings(max_examples=15, deadline=None)
+@given(
+    st.integers(1, 3), st.integers(1, 12), st.integers(1, 5), st.integers(2, 8), st.integers(1, 3), st.integers(1, 4),
+    st.integers(0, 9),
+)  # fmt: skip
+def test_equal_to_the_reference(masked, B, N, L, C, heads, d, seed):
+    x_hat, trained = inputs(B, N, L, C, heads, d, seed)
+    mask = (torch.rand(B, N, generator=torch.Generator().manual_seed(seed)) > 0.5) if masked else None
+    got, exact = (resampler_attention(x_hat, *trained, heads, mask, backend=backend) for backend in ("fused", "eager"))
+    torch.testing.assert_close(got, exact)
+    pull = torch.randn_like(exact)
+    for mine, each in zip(*(torch.autograd.grad(y, trained, pull) for y in (got, exact)), strict=True):
+        torch.testing.assert_close(mine, each, rtol=1e-8, atol=1e-9)
+
+
+def test_equal_to_the_module_it_replaces():
+    torch.manual_seed(0)
+    module = PerceiverAttention(12, head_dim=4, heads=2).double()
+    torch.nn.init.normal_(module.norm_media.weight)
+    torch.nn.init.normal_(module.norm_media.bias)
+    x, latents = torch.randn(2, 7, 12).double(), torch.randn(2, 3, 12).double()
+    got = resampler_attention(
+        normalised(x, module.norm_media.eps), module.norm_latents(latents), module.norm_media.weight,
+        module.norm_media.bias, module.to_q.weight, module.to_kv.weight, 2, backend="fused",
+    )  # fmt: skip
+    torch.testing.assert_close(module.to_out(got), module(x, latents))
+
+
+def test_registration():
+    x_hat, _ = inputs()
+    queries = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)
+    mask = torch.ones(2, 9, dtype=torch.bool)
+    check_registration(absorbed_attention, (x_hat, queries, mask))
+    context, lse, weights = (t.detach() for t in absorbed_attention(x_hat, queries, mask))
+    check_registration(
+        absorbed_attention_backward, (context, lse, x_hat, queries.detach(), mask, context, lse, weights)
+    )
+    assert torch.autograd.gradcheck(lambda q: absorbed_attention(x_hat, q, mask)[:2], (queries,))
+
+
+def test_compiles_into_one_graph():
+    x_hat, trained = inputs()
+    check_compiles(lambda *t: resampler_attention(x_hat, *t, 2, backend="fused").square().sum(), *trained)
+
+
+def test_vmap_is_one_call():
+    x_hat, _ = inputs()
+    many, mask = torch.randn(3, 2, 5, 6, dtype=torch.float64), torch.ones(2, 9, dtype=torch.bool)
+    got = vmap(lambda q: absorbed_attention(x_hat, q, mask)[0])(many)
+    torch.testing.assert_close(got, torch.stack([absorbed_attention(x_hat, q, mask)[0] for q in many]))
+
+
+def test_fake_cuda_tensors_keep_no_weights():
+    context, lse, kept = fake_cuda(
+        absorbed_attention, torch.ones(2, 9, 6).half(), torch.ones(2, 5, 6).half(), torch.ones(2, 9, dtype=torch.bool)
+    )
+    assert context.device.type == "cuda" and lse.dtype == torch.float32 and kept.numel() == 0
+
+
+def test_tokens_that_train_fall_back_and_say_so():
+    x_hat, trained = inputs()
+    x_hat.requires_grad_()
+    with backends.recording() as record, pytest.warns(backends.FusedFallbackWarning, match="need a gradient"):
+        got = resampler_attention(x_hat, *trained, 2, backend="fused")
+    torch.testing.assert_close(got, reference(x_hat, *trained, 2))
+    assert torch.autograd.grad(got.sum(), x_hat)[0].abs().sum() > 0
+    assert record.summary()["perceiver"][0].startswith("eager (asked fused: the media tokens")
+
+
+def test_widths_that_disagree_are_named():
+    x_hat, trained = inputs()
+    with pytest.raises(ConfigError, match=r"\(2, 9, 5\)"):
+        resampler_attention(x_hat[..., :5], *trained, 2)
