@@ -147,6 +147,8 @@ class Undocumented(Sound):
             targets: Patterns of blocks.
         """
 
+        unsaid: bool = False
+
 
 class Lenient(Sound):
     class Config(Sound.Config):

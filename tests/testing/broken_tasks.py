@@ -68,6 +68,8 @@ class Undocumented(Sound):
     class Config(Sound.Config):
         """Options."""
 
+        unsaid: int = 1
+
 
 class Lenient(Sound):
     class Config(Sound.Config):

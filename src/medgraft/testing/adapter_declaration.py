@@ -38,7 +38,8 @@ def options_are_documented(subject: AdapterSubject) -> None:
 
 def require_documented(config: type[Any]) -> None:
     """Raises a violation that names the fields of a pydantic class that its docstring does not describe."""
-    described = inspect.cleandoc(config.__doc__ or "").partition("Attributes:")[2]
+    texts = [inspect.cleandoc(vars(kind).get("__doc__") or "") for kind in config.__mro__]  # a base describes its own
+    described = "\n".join(text.partition("Attributes:")[2] for text in texts)
     known = set(re.findall(r"^\s*(\w+): \S", described, re.M))
     missing = [name for name, field in config.model_fields.items() if name not in known and not field.description]
     require(not missing, f"{', '.join(missing)} of {config.__qualname__} is not described")

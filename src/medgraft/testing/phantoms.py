@@ -16,6 +16,10 @@ from medgraft.registry import catalogue
 SMALL: dict[str, dict[str, Any]] = {
     "adni": {"n_subjects": 40, "seed": 3, "spacing": 6.0, "max_visits": 2},
     "chexpert": {"n_train": 60, "n_valid": 12, "n_test": 24, "n_5x200_per_class": 4, "seed": 3, "size": 64},
+    "rsna": {"n_images": 60, "n_pairs": 24, "positive_share": 0.4, "seed": 3, "size": 64},
+    "siim": {"n_images": 60, "n_pairs": 24, "positive_share": 0.4, "seed": 3, "size": 64},
+    "nih": {"n_images": 60, "n_pairs": 24, "seed": 3, "size": 64},
+    "mimic": {"n_images": 60, "seed": 3, "size": 64},
 }
 
 
