@@ -39,7 +39,7 @@ def chaos(tmp_path_factory: pytest.TempPathFactory, toy_site: Path, toy_cohort: 
     environment = {"TOY_PROCESSES": str(folder / "processes"), "TOY_COHORT": str(cohort)}
     toy = Toy(toy_site, cohort, environment)
     names = ",".join(["toy_gain", *(f"toy_trouble:{how}" for how in TROUBLES)])
-    more = ["--seeds", "0", "--timeout", "8", "--jobs", "3", "--results", str(folder / "results")]
+    more = ["--seeds", "0", "--timeout", "30", "--jobs", "3", "--results", str(folder / "results")]
     done = toy.run("--adapters", names, *toy.options(*more), cwd=folder)
     return Chaos(done, folder / "results", [int(path.name) for path in (folder / "processes").iterdir()])
 
@@ -52,7 +52,7 @@ def chaos(tmp_path_factory: pytest.TempPathFactory, toy_site: Path, toy_cohort: 
         ("toy_trouble:exit", "error", "without a result (exit code 7)"),
         ("toy_trouble:leave", "error", "without a result (exit code 3)"),
         ("toy_trouble:kill", "oom", "most likely by the system for lack of memory"),
-        ("toy_trouble:sleep", "timeout", "killed after 8 s while frozen prefix; raise --timeout"),
+        ("toy_trouble:sleep", "timeout", "killed after 30 s while frozen prefix; raise --timeout"),
         ("toy_trouble:memory", "oom", "MemoryError"),
         ("toy_trouble:nan", "error", "the loss is nan after 1 steps; lower the learning rate"),
     ],

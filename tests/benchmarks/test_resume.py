@@ -152,7 +152,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, toy_site: Path, toy_co
     wait_for(lambda: len(stored(home / "results")) == 1, "the first result")
     wait_for(lambda: len(running(home / "processes")) == 1, "the sleeping worker")
     os.killpg(process.pid, signal.SIGINT)
-    out, error = process.communicate(timeout=60)
+    out, error = process.communicate(timeout=180)
     time.sleep(0.5)
     return Interrupted(process, out, error, home / "results", running(home / "processes"))
 
@@ -181,7 +181,7 @@ def test_ctrl_c_while_workers_are_being_started_is_one_line_too(toy, tmp_path):
     # The folder of results appears before the fork server, whose imports then take seconds.
     wait_for(lambda: any((tmp_path / "results").glob(".work-*/*")), "the first worker's folder")
     os.killpg(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=180)
     assert process.returncode == 130 and "Traceback" not in error and len(error.splitlines()) == 1
 
 
