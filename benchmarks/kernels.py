@@ -133,7 +133,7 @@ def statistics_of(seconds: list[float]) -> tuple[float, float, float]:
         stats = Stats()
         for value in seconds:
             stats.update(value)
-        middle = stats.median
+        middle: Any = stats.median  # a cached property that its package does not type
     ordered = sorted(seconds)
     low, high = (ordered[round(share * (len(ordered) - 1))] for share in QUANTILES)
     return 1e3 * middle, 1e3 * low, 1e3 * high

@@ -150,7 +150,7 @@ def _folded(encoder: DualEncoder) -> DualEncoder:
     encoder.freeze()
     for tower in encoder.towers().values():
         if isinstance(tower, ConvStemViT):
-            layers = list(tower.stem)
+            layers: list[Any] = list(tower.stem)
             for i, layer in enumerate(layers):
                 if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm3d):
                     layers[i - 1] = fuse_conv_bn_eval(layers[i - 1], layer)

@@ -192,7 +192,7 @@ def test_a_phantom_cohort_is_written_and_says_so(run, tmp_path):
         (["chexpert", "--out", "{new}", "--size", "3"], "--size"),
         (["adni", "--out", "{new}", "--spacing", "0"], "spacing"),
         (["adni", "--out", "{new}", "--spacing", "-3"], "spacing"),
-        (["mimic", "--out", "{new}"], "adni"),
+        (["adnl", "--out", "{new}"], "adni"),
     ],
 )
 def test_a_cohort_that_cannot_be_made_is_refused_and_leaves_nothing(run, tmp_path, arguments, says):

@@ -106,6 +106,10 @@ class Grafted(nn.Module):
                 self._attachments[name].resume()
             raise
 
+    def _acting(self) -> dict[str, Attachment]:
+        """Attachments of the active adapters; none after :meth:`ungraft`."""
+        return {name: self._attachments[name] for name in self._active if name in self._attachments}
+
     def _switch(self, names: list[str]) -> None:
         """Takes every adapter off the encoder and notes which are to be put on again."""
         for name in reversed(self._active):
@@ -139,7 +143,7 @@ class Grafted(nn.Module):
         """
         self._begin()
         towers, start = self.towers(), start or {}
-        first = {name for active in self._active for name in self._attachments[active].first}
+        first = {name for attachment in self._acting().values() for name in attachment.first}
         order = sorted(inputs, key=lambda name: name not in first)
         found = {name: towers[name](inputs[name], start=start.get(name, 0)) for name in order}
         return {name: found[name] for name in inputs}
@@ -182,14 +186,14 @@ class Grafted(nn.Module):
 
     def coverage(self) -> Coverage:
         """Active adapter -> target pattern -> names of the sites it hit; prints as the encoder's tree of sites."""
-        hits = {name: self._attachments[name].hits for name in self._active}
+        hits = {name: attachment.hits for name, attachment in self._acting().items()}
         return Coverage(hits, self.encoder.spec.name, self._sites)
 
     def first_stage(self) -> dict[str, int]:
         """First stage of each tower, by modality, that any adapter changes; all before it can be computed once."""
         towers = self.towers()
         first = {name: tower.n_stages for name, tower in towers.items()}
-        for attachment in (self._attachments[name] for name in self._active):
+        for attachment in self._acting().values():
             for tower_name, stage in attachment.stage.items():
                 key = tower_name or next(iter(towers))
                 first[key] = min(first[key], stage)
@@ -199,9 +203,9 @@ class Grafted(nn.Module):
 
     def ungraft(self) -> Encoder:
         """Detaches everything, last first, and returns the encoder as it was."""
-        self.activate()
-        for name in reversed(list(self._attachments)):
-            self._attachments.pop(name).detach()
+        for name in [*reversed(self._active), *self._attachments]:
+            if name in self._attachments:
+                self._attachments.pop(name).detach()
         return self.encoder
 
     def merge(self) -> None:

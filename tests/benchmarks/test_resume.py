@@ -177,7 +177,9 @@ def test_ctrl_c_leaves_no_work_folder(interrupted):
 
 
 def test_ctrl_c_while_workers_are_being_started_is_one_line_too(toy, tmp_path):
-    process = toy.start("--adapters", "toy_gain", "--seeds", "0", *toy.options("--results", str(tmp_path / "results")))
+    process = toy.start(
+        "--adapters", "toy_gain", "--seeds", "0-20", *toy.options("--results", str(tmp_path / "results"))
+    )
     # The folder of results appears before the fork server, whose imports then take seconds.
     wait_for(lambda: any((tmp_path / "results").glob(".work-*/*")), "the first worker's folder")
     os.killpg(process.pid, signal.SIGINT)

@@ -66,7 +66,7 @@ def test_an_adapter_of_one_part_is_one_line(run):
 
 
 def test_brackets_in_a_docstring_are_no_markup(run, tmp_path, monkeypatch):
-    source = 'class Source:\n    """Maps [b, n] to [/b] as it is."""\n    api_version = 1\n    models = dict\n'
+    source = 'class Source:\n    """Maps [b, n] to [/b] as it is."""\n    api_version = 1\n    models = build = dict\n'
     install(tmp_path, "acme", {"acme_doc": "acme_doc:Source"}, {"acme_doc": source}, group="medgraft.encoders")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert "Maps [b, n] to [/b] as it is." in run("describe", "acme_doc").stdout
