@@ -67,6 +67,13 @@ def test_ace_lora_beats_the_probe_of_the_same_encoder(cells):
     assert value(cells, "auc_macro", *row) > value(cells, "auc_macro", *probe) + 0.02
 
 
+@pytest.mark.xfail(strict=True, reason="700 pairs do not replace the alignment of the 30,000 that the encoder saw")
+def test_ace_lora_beats_zero_shot_without_an_adapter(cells):
+    row, plain = ("chexpert_5x200", "phantom_chest", "ace_lora"), ("chexpert_5x200", "phantom_chest", "zero_shot")
+    assert value(cells, "f1_macro", *row) > value(cells, "f1_macro", *plain) + 0.05
+    assert value(cells, "auc_macro", *row) > value(cells, "auc_macro", *plain) - 0.01
+
+
 def test_the_hypergraph_without_a_skip_connection_learns_a_new_space_from_700_pairs(cells):
     # It starts from random maps, so it does not beat the zero-shot of an encoder that saw 30,000 pairs, but it learns:
     # five balanced classes are guessed with an F1 of a fifth at most and an AUC of a half.

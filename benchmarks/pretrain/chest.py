@@ -4,8 +4,7 @@ A 2D ViT and a word-level text tower learn which report sentences belong to whic
 sigmoid loss over distinct sentences (Zhai et al., "Sigmoid Loss for Language Image Pre-Training", ICCV 2023). Beside
 it, a linear readout of the CLS token and one of the mean patch token predict the same sentences; without them the two
 towers, both from scratch, stay at the sentences' base rates for the first 500 steps. The readouts are thrown away.
-Nothing that only the generator knows is learnt: with its severities read out as well, the encoder reaches .94 on the
-benchmark's own setting after 5,000 steps, and no gap is left for an adapter to close.
+Nothing that only the generator knows, such as the drawn severities, is learnt: no real cohort has it.
 The radiographs come from the generator's setting ``pretrain``, which differs from the benchmark's, and from its own
 stream of patients. The run is defined by its seed and number of steps; its log and held-out result are written beside
 the weights.
