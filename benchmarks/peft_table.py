@@ -136,7 +136,8 @@ def render(rows: dict[str, dict[str, str]], version: str) -> str:
             shown.append(cell)
         options = f" {OPTIONS[method]}" if method in OPTIONS else ""
         lines.append(f"| `peft:{method}`{options} | {' | '.join(shown)} |")
-    lines += ["", *(f"{i}. {note}" for i, note in enumerate(notes, 1))]
+    if notes:
+        lines += ["", *(f"{i}. {note}" for i, note in enumerate(notes, 1))]
     lines += ["", "Not offered, and why:", ""]
     for method, cells in rows.items():
         if method not in works:
