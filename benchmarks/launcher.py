@@ -28,7 +28,8 @@ from medgraft.benchmarks.worker import Job, execute, failure
 
 logger = logging.getLogger(__name__)
 
-PRELOAD = ["medgraft.benchmarks.cell"]
+PRELOAD = ["medgraft.benchmarks.cell", "medgraft.benchmarks.environment", "torch._inductor"]
+"""What every cell imports. Asking torch for deterministic algorithms imports its compiler, more than a second's work."""
 
 
 @dataclass
