@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.adapters.ace_graphs import GraphKind, NeighbourGraph
-from medgraft.adapters.kernels.hypergraph import cls_message_passing, message_passing
+from medgraft.adapters.kernels import backends
+from medgraft.adapters.kernels.hypergraph import cls_message_passing, hypergraph_layer
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError
 from medgraft.features import Features
@@ -79,8 +80,11 @@ class AceHgnn(nn.Module):
             raise ValueError(
                 f"scores have shape {tuple(scores.shape)}; tokens {tuple(tokens.shape)} need one per token but CLS"
             )
-        form = message_passing if return_tokens else cls_message_passing
-        return form(tokens, scores, self.top_k, self.edge, self.node)
+        arguments = (tokens, scores, self.top_k, self.edge, self.node)
+        if return_tokens:
+            return hypergraph_layer(*arguments, all_tokens=True, backend=backends.current())
+        backends.choose("hypergraph_cls", backends.current(), None)  # the short form is exact, so it is every backend's
+        return cls_message_passing(*arguments)
 
 
 class AceHgnnAdapter(Adapter):

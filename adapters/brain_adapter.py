@@ -5,25 +5,36 @@ Models", 2025 (arXiv 2501.16282). The paper gives the idea (a lightweight residu
 vision encoder, linear projections of image and text, a two-way contrastive loss, classification by a one-layer MLP),
 the settings FPM and TLP, and the learning rates 1e-3 and 1e-4. It gives no widths, kernels, strides, norms, temperature
 or weight of the contrastive term: those are this implementation's choices, marked "ours" below.
+
+As published: ``m3d:clip_pooled_256`` with a text encoder, ``pair:m3d:clip_pooled_256@FILE|transformers:llama@FOLDER``.
+On any other volume encoder, the bottleneck sits at the input, or behind each block (``where: blocks``, ours).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapters.kernels import backends
+from medgraft.adapters.kernels.bottleneck import bottleneck_3d
 from medgraft.adapters.linear_probe import mean_token
+from medgraft.adapters.placement import TokenGrid, key_of
 from medgraft.encoder import Encoder
+from medgraft.errors import IncompatibleError
 from medgraft.features import Features
 from medgraft.losses import label_guided_info_nce
 from medgraft.sites import Site
+from medgraft.tracing import blank_batch
+
+Positive = Annotated[int, Field(ge=1)]
 
 
 class VolumeBottleneck(nn.Module):
@@ -36,14 +47,25 @@ class VolumeBottleneck(nn.Module):
         channels: Channels of the volume.
         size: Grid ``(D, H, W)`` that the encoder expects.
         width: Channels inside (ours); multiples of 16 hit the fast convolution paths.
-        reduction: Stride of the first convolution on each axis (ours); its kernel covers it.
+        reduction: Stride of the first convolution (ours), one for all axes or one each; its kernel covers it.
+        resize: The encoder's own way to ``size``; trilinear interpolation by default.
     """
 
-    def __init__(self, channels: int, size: tuple[int, ...], width: int = 16, reduction: int = 4) -> None:
+    def __init__(
+        self,
+        channels: int,
+        size: tuple[int, ...],
+        width: int = 16,
+        reduction: int | tuple[int, int, int] = 4,
+        resize: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.size = tuple(size)
-        kernel = max(3, 2 * (reduction // 2) + 1)  # wide enough that no voxel falls between two strides
-        self.reduce = nn.Conv3d(channels, width, kernel, stride=reduction, padding=kernel // 2)
+        self.resize = resize or self._interpolate
+        stride = (reduction,) * 3 if isinstance(reduction, int) else tuple(reduction)
+        kernel = tuple(max(3, 2 * (step // 2) + 1) for step in stride)  # no voxel falls between two strides
+        padding = tuple(length // 2 for length in kernel)
+        self.reduce = nn.Conv3d(channels, width, kernel, stride=stride, padding=padding)  # pyright: ignore
         self.norm1 = nn.GroupNorm(math.gcd(8, width), width)
         self.mix = nn.Conv3d(width, width, 3, padding=1)
         self.norm2 = nn.GroupNorm(math.gcd(8, width), width)
@@ -55,9 +77,42 @@ class VolumeBottleneck(nn.Module):
         """``[B, channels, *any] -> [B, channels, *size]``."""
         h = F.gelu(self.norm1(self.reduce(x)))
         h = self.expand(F.gelu(self.norm2(self.mix(h))))
-        if tuple(x.shape[2:]) != self.size:
-            x = F.interpolate(x, size=self.size, mode="trilinear", align_corners=False)
-        return x + upsample(h, self.size)
+        return self.resize(x) + upsample(h, self.size)
+
+    def _interpolate(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[2:]) == self.size:
+            return x
+        return F.interpolate(x, size=self.size, mode="trilinear", align_corners=False)
+
+
+class BlockBottleneck(nn.Module):
+    """``x + up(gelu(mix(down(x))))`` on a map of features, zero at the start (ours, after ST-Adapter).
+
+    Runs as the shared operation :func:`~medgraft.adapters.kernels.bottleneck.bottleneck_3d`.
+
+    Args:
+        dim: Channels ``C`` of the map.
+        width: Channels inside, ``c``.
+    """
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(dim, width)
+        self.mix = nn.Conv3d(width, width, 3, padding=1)
+        self.up = nn.Linear(width, dim)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, D, H, W] -> [B, C, D, H, W]``."""
+        parts = [each for layer in (self.down, self.mix, self.up) for each in (layer.weight, layer.bias)]
+
+        def run(*tensors: Tensor) -> Tensor:
+            return bottleneck_3d(*tensors, backend=backends.current())  # pyright: ignore[reportCallIssue]
+
+        if backends.current() == "eager":
+            return run(x, *parts).to(x.dtype)
+        return backends.outside_autocast(run, x, *parts).to(x.dtype)
 
 
 def upsample(x: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -87,8 +142,12 @@ class BrainAdapter(Adapter):
 
         Attributes:
             setting: ``TLP`` or ``FPM``, the paper's names.
+            where: ``input``, in front of the encoder as published, or ``blocks``, behind each of its blocks (ours).
             width: Channels of the bottleneck.
-            reduction: Stride of its first convolution.
+            reduction: Stride of its first convolution at the input, for all axes or for depth, height and width; a
+                256 x 256 x 256 volume for an encoder of 32 x 256 x 256 takes ``[8, 4, 4]``.
+            recompute: Keep no activations of the volume's frozen blocks and of the bottleneck, and compute them again
+                in the backward pass: the same gradients, less memory, about a third more time.
             projection_dim: Width of the projections (768 in the paper, the encoder's own width there); ``None`` takes
                 the volume tower's width.
             temperature: Of the contrastive loss.
@@ -97,8 +156,10 @@ class BrainAdapter(Adapter):
         """
 
         setting: Literal["TLP", "FPM"] = "TLP"
+        where: Literal["input", "blocks"] = "input"
         width: int = Field(16, ge=1)
-        reduction: int = Field(4, ge=1)
+        reduction: Positive | tuple[Positive, Positive, Positive] = 4
+        recompute: bool = False
         projection_dim: int | None = Field(None, ge=1)
         temperature: float = Field(0.07, gt=0)
         contrastive_weight: float = Field(0.1, ge=0)
@@ -113,33 +174,65 @@ class BrainAdapter(Adapter):
 
     def supports(self, encoder: Encoder) -> Support:
         """Fits volume encoders, alone or with a text tower, and, in setting TLP, a text encoder alone."""
-        names = set(encoder.towers())
-        if names <= {"volume", "text"} and ("volume" in names or self.config.setting == "TLP"):
-            return Support(True)
-        if names == {"text"}:
+        towers = encoder.towers()
+        names = set(towers)
+        if names == {"text"} and self.config.setting == "FPM":
             return Support(False, "setting FPM trains only the volume's bottleneck, and it has no volume tower")
-        return Support(False, f"it reads {' and '.join(sorted(names))}; brain_adapter needs volumes (or TLP with text)")
+        if not names <= {"volume", "text"}:
+            reads = " and ".join(sorted(names))
+            return Support(False, f"it reads {reads}; brain_adapter needs volumes (or TLP with text)")
+        if self.config.where == "blocks" and "volume" in towers and not towers["volume"].block_paths():
+            return Support(False, "its volume tower has no blocks to put a bottleneck behind; where: input fits")
+        return Support(True)
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
-        """Adds the bottleneck at the volume's input and the projections at the features."""
+        """Adds the bottlenecks to the volume tower and the projections at the features."""
         attachment = Attachment(encoder)
         towers = encoder.towers()
         projected = next(iter(towers.values())).spec.dim
+        self.bottleneck.clear()
         for name, tower in towers.items():
             mine = [site for site in sites.values() if site.tower in ("", name)]
-            if name == "volume":
+            if name == "volume" and self.config.where == "input":
                 attachment.record({"input": [site for site in mine if site.kind == "input"]})
-                bottleneck = VolumeBottleneck(
-                    tower.spec.channels, tower.spec.input_size, self.config.width, self.config.reduction
-                )
-                self.bottleneck[name] = bottleneck
-                attachment.map_input(tower, bottleneck)
+                self._attach_input(attachment, tower)
+            elif name == "volume":
+                self._attach_blocks(attachment, tower, [site for site in mine if site.kind == "block"])
+            if name == "volume" and self.config.recompute:
+                self._recompute_blocks(attachment, tower)
             if self.config.setting == "TLP":
                 attachment.record({"features": [site for site in mine if site.kind == "features"]})
                 linear = nn.Linear(tower.spec.dim, self.config.projection_dim or projected)
                 self.projection[name] = linear
                 attachment.map_features(tower, _project(linear, mean=name == "volume"))
         return attachment
+
+    def _attach_input(self, attachment: Attachment, tower: Encoder) -> None:
+        size = tower.network_size or tower.spec.input_size
+        bottleneck = VolumeBottleneck(
+            tower.spec.channels,
+            size,
+            self.config.width,
+            self.config.reduction,
+            lambda x: tower.resize(x),  # a bound method would be copied with the adapter, encoder and all
+        )
+        self.bottleneck["volume"] = bottleneck
+        attachment.map_input(tower, recomputed(bottleneck) if self.config.recompute else bottleneck)
+
+    def _attach_blocks(self, attachment: Attachment, tower: Encoder, blocks: list[Site]) -> None:
+        attachment.record({"blocks.*": blocks})
+        grid = TokenGrid(tower) if tower.attention else None
+        widths = [tower.spec.dim] * len(blocks) if grid else _map_widths(tower)
+        for site, dim in zip(blocks, widths, strict=True):
+            bottleneck = BlockBottleneck(dim, self.config.width)
+            self.bottleneck[key_of(site)] = bottleneck
+            change = recomputed(bottleneck) if self.config.recompute else bottleneck
+            attachment.map_output(site, change if grid is None else _on_grid(change, grid))
+
+    def _recompute_blocks(self, attachment: Attachment, tower: Encoder) -> None:
+        for path in tower.block_paths():
+            block = tower.get_submodule(path)
+            attachment.set_attribute(block, "forward", recomputed(block.forward))
 
     def extra_loss(self, outputs: Mapping[str, Features]) -> Tensor | None:
         """Two-way contrastive loss between volume and text embeddings, as in ConVIRT (Zhang et al., 2020)."""
@@ -165,3 +258,44 @@ def _project(linear: nn.Linear, mean: bool):
         return features.replace(pooled=projected, embedding=torch.nn.functional.normalize(projected, dim=-1))
 
     return project
+
+
+def recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, its activations computed again in the backward pass."""
+
+    def run(*arguments: Any, **keywords: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return function(*arguments, **keywords)
+        return checkpoint(function, *arguments, use_reentrant=False, **keywords)
+
+    return run
+
+
+def _on_grid(change: Callable[[Tensor], Tensor], grid: TokenGrid) -> Callable[[Tensor], Tensor]:
+    """A function of maps as one of tokens; prefix tokens stay as they are."""
+
+    def run(tokens: Tensor) -> Tensor:
+        prefix, places = grid.split(tokens)
+        return grid.join(prefix, change(places))
+
+    return run
+
+
+def _map_widths(tower: Encoder) -> list[int]:
+    """Channels of the map that each block of a CNN returns, from one run on a blank sample.
+
+    Raises:
+        IncompatibleError: A block returns no map of a volume.
+    """
+    shapes: list[tuple[int, ...]] = []
+    modules = [tower.get_submodule(path) for path in tower.block_paths()]
+    hooks = [each.register_forward_hook(lambda _, __, out: shapes.append(tuple(out.shape))) for each in modules]
+    try:
+        with torch.no_grad():
+            tower.encode(blank_batch(tower))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if any(len(shape) != 5 for shape in shapes):
+        raise IncompatibleError(f"encoder {tower.spec.name}: a block returns {shapes[0]}, not [B, C, D, H, W]")
+    return [shape[1] for shape in shapes]

@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapters.kernels import backends, packed_lora
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.sites import Site, match_sites
@@ -88,6 +89,9 @@ class LoraDelta(nn.Module):
         return (self.B.flatten(1) @ self.A.flatten(1)).view(len(self.B), *self.A.shape[1:]) * self.scaling
 
 
+Change = Callable[[Tensor], Tensor | None]
+
+
 def _weight(base: nn.Module) -> Tensor:
     weight = base.in_proj_weight if isinstance(base, nn.MultiheadAttention) else base.weight
     assert isinstance(weight, Tensor)
@@ -98,8 +102,60 @@ def _plus(base: Tensor, added: Tensor | None) -> Tensor:
     return base if added is None else base + added
 
 
+class FusedLinear:
+    """A linear map and its LoRA branches as one operation, wherever :mod:`~medgraft.adapters.kernels.backends` says so.
+
+    It stands in for the map's ``forward`` and for the change that a hook adds behind it: one of the two adds the
+    branches, whichever form runs.
+
+    Args:
+        base: The frozen map.
+        branches: Its sites that have a branch, with the branch.
+        plain: The change in eager mode; ``None`` from it means that the branches are merged.
+        merged: Whether they are.
+    """
+
+    def __init__(
+        self,
+        base: nn.Linear,
+        branches: list[tuple[Site, LoraDelta]],
+        plain: Change,
+        merged: Callable[[], bool],
+    ) -> None:
+        self.base, self.plain, self.merged = base, plain, merged
+        self.deltas = [delta for _, delta in branches]
+        self.starts = [0 if site.rows is None else site.rows.start for site, _ in branches]
+        self.added = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., D] -> [..., O]``, with the branches in the fused form."""
+        self.added = False
+        if not self.merged():
+            A, B = (torch.stack([getattr(delta, name) for delta in self.deltas]) for name in "AB")
+            made = backends.outside_autocast(self._fused, x, self.base.weight, self.base.bias, A, B)
+            if made is not None:
+                self.added = True
+                return made
+        return F.linear(x, self.base.weight, self.base.bias)
+
+    def change(self, x: Tensor) -> Tensor | None:
+        """What is still to be added behind :meth:`forward`."""
+        return None if self.added else self.plain(x)
+
+    def _fused(self, x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor) -> Tensor | None:
+        drops = any(delta.training and delta.dropout.p > 0 for delta in self.deltas)
+        obstacle = "each branch drops inputs of its own" if drops else packed_lora.obstacle(x, weight, bias, A, B)
+        if backends.choose("packed_lora", backends.current(), obstacle) != "fused":
+            return None
+        return packed_lora.lora_forward(x, weight, bias, A, B, self.starts, self.deltas[0].scaling)[0]
+
+
 class Lora(Adapter):
-    """LoRA on the sites that ``targets`` names, in the blocks that ``depth`` names."""
+    """LoRA on the sites that ``targets`` names, in the blocks that ``depth`` names.
+
+    Attached under a backend other than ``eager``, a plain linear map and its branches become one operation. Attached in
+    eager mode, it stays with it.
+    """
 
     mergeable = True
 
@@ -193,10 +249,36 @@ class Lora(Adapter):
             module = encoder.get_submodule(path)
             change = self._change(branches, len(_weight(module)))
             if isinstance(module, nn.MultiheadAttention):
+                change = self._noting(change, "an nn.MultiheadAttention multiplies by its packed weight itself")
                 attachment.map_projection(path, lambda x, packed, change=change: _plus(packed, change(x)))
             else:
+                change = self._fuse(attachment, module, branches, change)
                 attachment.add_to_output(dataclasses.replace(branches[0][0], rows=None), change)
         return attachment
+
+    def _fuse(
+        self, attachment: Attachment, module: nn.Module, branches: list[tuple[Site, LoraDelta]], change: Change
+    ) -> Change:
+        """Puts the fused form in the place of a module's forward where it can; what a hook adds behind it."""
+        if backends.current() in ("eager", "compile"):
+            return self._noting(change, "")
+        if type(module) is not nn.Linear:
+            return self._noting(change, f"{type(module).__name__} is no plain linear map")
+        if "forward" in module.__dict__:
+            return self._noting(change, "another adapter has changed the linear map")
+        fused = FusedLinear(module, branches, change, lambda: bool(self._merged))
+        attachment.set_attribute(module, "forward", fused.forward)
+        return fused.change
+
+    def _noting(self, change: Change, obstacle: str) -> Change:
+        """The same change in eager mode, with a note of why it is no other."""
+
+        def noted(x: Tensor) -> Tensor | None:
+            if not self._merged:
+                backends.choose("packed_lora", backends.current(), obstacle or "it was attached in eager mode")
+            return change(x)
+
+        return noted
 
     def branches(self) -> dict[str, list[tuple[Site, LoraDelta]]]:
         """Module path -> its sites that have a branch, with the branch."""
@@ -206,7 +288,7 @@ class Lora(Adapter):
             by_module.setdefault(site.path, []).append((site, delta))
         return by_module
 
-    def _change(self, branches: list[tuple[Site, LoraDelta]], width: int) -> Callable[[Tensor], Tensor | None]:
+    def _change(self, branches: list[tuple[Site, LoraDelta]], width: int) -> Change:
         """What is added to a module's output: one branch, or those of a packed weight side by side (one addition)."""
         if branches[0][0].rows is None:
             delta = branches[0][1]

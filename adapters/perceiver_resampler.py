@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapters.kernels import backends, perceiver
 from medgraft.adapters.published_weights import join_key_value, part_of
 from medgraft.attention import attend
 from medgraft.checkpoint import load_strict
@@ -83,17 +84,22 @@ class PerceiverAttention(nn.Module):
         self.q_norm = nn.LayerNorm(head_dim) if qk_norm else None
         self.k_norm = nn.LayerNorm(head_dim) if qk_norm else None
 
-    def forward(self, x: Tensor, latents: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, latents: Tensor, mask: Tensor | None = None, x_hat: Tensor | None = None) -> Tensor:
         """What is added to the latents.
 
         Args:
             x: Media tokens ``[B, N, C]``.
             latents: ``[B, L, C]``.
             mask: ``[B, N]``, true for real media tokens.
+            x_hat: What :meth:`normalised` gave for ``x``, the same for all layers; ``None`` runs in eager mode.
 
         Returns:
             ``[B, L, C]``.
         """
+        if x_hat is not None:
+            media = (self.norm_media.weight, self.norm_media.bias, self.to_q.weight, self.to_kv.weight, self.heads)
+            read = backends.outside_autocast(perceiver.absorbed, x_hat, self.norm_latents(latents), *media, mask)
+            return self.to_out(read)
         x, latents = self.norm_media(x), self.norm_latents(latents)
         k, v = self.to_kv(torch.cat([x, latents], dim=1)).chunk(2, dim=-1)
         q, k, v = (each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in (self.to_q(latents), k, v))
@@ -101,6 +107,21 @@ class PerceiverAttention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         bias = None if mask is None else F.pad(mask, (0, latents.shape[1]), value=True)[:, None, None, :]
         return self.to_out(attend(q, k, v, bias).transpose(1, 2).flatten(2))
+
+    def normalised(self, x: Tensor, latents: int) -> Tensor | None:
+        """The constant that the fused form keeps of media tokens ``[B, N, C]``; ``None`` where it does not run.
+
+        Args:
+            x: Media tokens.
+            latents: Their number ``L``.
+        """
+        asked, weight = backends.current(), self.to_q.weight
+        obstacle = "queries and keys are normalised per head" if self.q_norm is not None else None
+        obstacle = obstacle or perceiver.obstacle(x, self.norm_media.weight, weight, self.to_kv.weight)
+        slower = perceiver.slower(x, latents, len(weight) // self.heads)
+        if backends.choose("perceiver", asked, obstacle, slower) != "fused":
+            return None
+        return perceiver.normalised(x, self.norm_media.eps).to(backends.multiplied_in(x))
 
 
 class PerceiverResampler(nn.Module):
@@ -187,8 +208,10 @@ class PerceiverResampler(nn.Module):
         x = x.flatten(0, 1)
         flat = None if mask is None else mask.reshape(B * T, -1)
         latents = self.latents.expand(B * T, -1, -1)
+        first = self.layers[0][0]  # pyright: ignore[reportIndexIssue]
+        x_hat = first.normalised(x, latents.shape[1])
         for attention, mlp in self.layers:  # pyright: ignore[reportGeneralTypeIssues]
-            latents = latents + attention(x, latents, flat)
+            latents = latents + attention(x, latents, flat, x_hat)
             latents = latents + mlp(latents)
         return self.norm(latents).unflatten(0, (B, T))
 

@@ -101,13 +101,17 @@ def has_grid(tower: Encoder) -> bool:
 class TokenGrid:
     """How the tokens of a tower lie: ``n_prefix`` ones without a place, then one per cell of ``shape``.
 
-    Learnt from one run of the tower on a blank sample. Where blocks run on slices (``tower.sliced``), the slices of a
-    sample are put on one grid, and their tokens without a place stay with them.
+    Told by the tower, or learnt from one run of it on a blank sample. Where blocks run on slices (``tower.sliced``),
+    the slices of a sample are put on one grid, and their tokens without a place stay with them.
     """
 
     def __init__(self, tower: Encoder) -> None:
-        features = trace_features(tower)
-        self.name, self.n_prefix, self.shape = tower.spec.name, features.n_prefix, tuple(features.grid)
+        self.name = tower.spec.name
+        if tower.block_grid is not None:
+            self.n_prefix, self.shape = tower.block_grid
+        else:
+            features = trace_features(tower)
+            self.n_prefix, self.shape = features.n_prefix, tuple(features.grid)
         self.slices = tower.sliced
 
     def split(self, tokens: Tensor) -> tuple[Tensor, Tensor]:

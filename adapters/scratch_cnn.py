@@ -1,14 +1,19 @@
-"""A small CNN trained from scratch: the reference that every frozen encoder must justify itself against.
+"""A CNN trained from scratch: the reference that every frozen encoder must justify itself against.
 
 A stem and two residual stages after He et al., "Deep Residual Learning for Image Recognition", CVPR 2016
 (arXiv 1512.03385), in 2D or 3D, with group norm (Wu and He, ECCV 2018) because volumes come in small batches.
 The head reads every place of the last feature map, not their mean: registered brains and chest films have their
 findings at known places, and a network that averages over them learns nothing from some hundred subjects.
+
+Larger ones, for volumes, are MONAI's 3D ResNet-50 and 3D DenseNet-121 (Huang et al., "Densely Connected Convolutional
+Networks", CVPR 2017, arXiv 1608.06993) with batch norm and mean pooling: what Brain-Adapter (Zhang et al., 2025,
+arXiv 2501.16282) compares itself with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -57,8 +62,8 @@ class SmallCnn(nn.Module):
 
     def __init__(self, rank: int, channels: int, width: int) -> None:
         super().__init__()
-        flat = rank == 2
-        conv, pool, average = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d) if flat else (nn.Conv3d, nn.MaxPool3d, nn.AvgPool3d)
+        flat, solid = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d), (nn.Conv3d, nn.MaxPool3d, nn.AvgPool3d)
+        conv, pool, average = flat if rank == 2 else solid
         self.stem = nn.Sequential(
             average(2),
             conv(channels, width, 3, stride=2, padding=1, bias=False),
@@ -75,6 +80,19 @@ class SmallCnn(nn.Module):
         return self.stages(self.stem(x))
 
 
+def build_large(architecture: str) -> Any:
+    """MONAI's 3D ResNet-50 or DenseNet-121 up to its last feature map, for one channel; fresh weights."""
+    from monai.networks import nets
+
+    if architecture == "resnet50":
+        network: Any = nets.resnet50(
+            pretrained=False, spatial_dims=3, n_input_channels=1, feed_forward=False, conv1_t_stride=2
+        )
+        parts = (network.conv1, network.bn1, network.act, network.maxpool)
+        return nn.Sequential(*parts, network.layer1, network.layer2, network.layer3, network.layer4)
+    return nn.Sequential(nets.DenseNet121(spatial_dims=3, in_channels=1, out_channels=1).features, nn.ReLU())
+
+
 class ScratchCnn(Adapter):
     """Takes the place of an encoder that has no weights (``pixels:2d``, ``pixels:3d``).
 
@@ -88,9 +106,12 @@ class ScratchCnn(Adapter):
         """Options.
 
         Attributes:
-            width: Channels of the stem, a multiple of 8.
+            architecture: ``small``, or for volumes ``resnet50`` or ``densenet121``, the mean of whose last feature
+                map the head reads.
+            width: Channels of the small network's stem, a multiple of 8.
         """
 
+        architecture: Literal["small", "resnet50", "densenet121"] = "small"
         width: int = Field(16, ge=8, multiple_of=8)
 
     config: Config
@@ -98,18 +119,24 @@ class ScratchCnn(Adapter):
     def supports(self, encoder: Encoder) -> Support:
         """Fits encoders without weights."""
         if encoder.spec.weights == "none":
-            return Support(True)
+            if self.config.architecture == "small" or encoder.spec.modality == "volume":
+                return Support(True)
+            return Support(False, f"architecture {self.config.architecture!r} reads volumes; choose pixels:3d")
         return Support(False, "a network from scratch uses no encoder; choose pixels:2d or pixels:3d")
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Shadows the encoder's ``encode`` with the network."""
         attachment = Attachment(encoder)
         attachment.record({"input": [sites["input"]]})
-        self.network = SmallCnn(len(encoder.spec.input_size), encoder.spec.channels, self.config.width)
+        if self.config.architecture == "small":
+            self.network: nn.Module = SmallCnn(len(encoder.spec.input_size), encoder.spec.channels, self.config.width)
+        else:
+            self.network = build_large(self.config.architecture)
         attachment.set_attribute(encoder, "encode", self._encode)
         return attachment
 
     def _encode(self, x: Tensor, *, start: int = 0) -> Features:
         maps = self.network(x)
         tokens = maps.flatten(2).transpose(1, 2)
-        return Features(tokens=tokens, pooled=maps.flatten(1), n_prefix=0, grid=tuple(maps.shape[2:]))
+        pooled = maps.flatten(1) if self.config.architecture == "small" else tokens.mean(dim=1)
+        return Features(tokens=tokens, pooled=pooled, n_prefix=0, grid=tuple(maps.shape[2:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medgraft.adapters.kernels import backends, moe
 from medgraft.adapters.routing import balance_loss, expert_load, top_k_gates, z_loss
 from medgraft.features import Features
 
@@ -34,16 +36,39 @@ class Experts(nn.Module):
 
     def mixed(self, u: Tensor, gates: Tensor) -> Tensor:
         """``sum_e gates_e E_e(u)``: ``u`` ``[R, N, D]``, gates ``[R, N, E]``; an expert with gate 0 has no effect."""
+        if self._form(u, lambda: _most(gates)) == "fused":
+            chosen = gates.topk(_most(gates), dim=-1)
+            return self._fused(u, chosen.values, chosen.indices)
         gates = gates.to(u.dtype)
         hidden = F.gelu(torch.einsum("rnd,edh->rneh", u, self.down) + self.down_bias) * gates[..., None]
         return torch.einsum("rneh,ehd->rnd", hidden, self.up) + torch.einsum("rne,ed->rnd", gates, self.up_bias)
 
     def mixed_of(self, u: Tensor, experts: Tensor, gates: Tensor) -> Tensor:
         """The same with own experts ``[R, K]`` for each row, gates ``[R, N, K]``; only their weights are read."""
+        if self._form(u, lambda: experts.shape[1]) == "fused":
+            return self._fused(u, gates, experts[:, None].expand(gates.shape))
         gates = gates.to(u.dtype)
         hidden = torch.einsum("rnd,rkdh->rnkh", u, self.down[experts]) + self.down_bias[experts][:, None]
         mixed = torch.einsum("rnkh,rkhd->rnd", F.gelu(hidden) * gates[..., None], self.up[experts])
         return mixed + torch.einsum("rnk,rkd->rnd", gates, self.up_bias[experts])
+
+    def _form(self, u: Tensor, picked: Callable[[], int]) -> backends.Form:
+        """The form for tokens that are given ``picked()`` experts each."""
+        asked, weights = backends.current(), (self.down, self.down_bias, self.up, self.up_bias)
+        obstacle = backends.outside_autocast(moe.obstacle, u, self.down.shape[-1], *weights)
+        slower = moe.slower(u, len(self.down), picked()) if asked == "auto" else None
+        return backends.choose("moe", asked, obstacle, slower)
+
+    def _fused(self, u: Tensor, gates: Tensor, index: Tensor) -> Tensor:
+        """``u`` ``[R, N, D]``, gates and experts ``[R, N, K]`` -> ``[R, N, D]``."""
+        weights = (self.down.transpose(1, 2), self.down_bias, self.up.transpose(1, 2), self.up_bias)
+        flat = [x.flatten(0, 1) for x in (u, gates.to(u.dtype), index)]
+        return backends.outside_autocast(moe.moe_forward, *flat, *weights)[0].view(u.shape)
+
+
+def _most(gates: Tensor) -> int:
+    """The largest number of experts that a token has, 1 at least: those that tie are all picked."""
+    return max(int((gates > 0).sum(dim=-1).max()), 1)
 
 
 @dataclass(frozen=True)

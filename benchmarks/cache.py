@@ -1,28 +1,25 @@
 """Prepared inputs, and the part of a frozen encoder before the first trained site, computed once and memory-mapped.
 
-An entry is a folder of ``.npy`` files under a name that hashes everything that defines them. It is written under a
-temporary name and renamed when it is whole, with a file lock beside it: one process builds, the others wait, and a
-killed builder leaves nothing that anyone reads.
+The store is :mod:`medgraft.benchmarks.cache_entries`; an entry here is a folder of ``.npy`` files, real numbers in half
+precision.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from medgraft.benchmarks.augmentation import AUGMENTATIONS, augmented
+from medgraft.benchmarks.cache_entries import Entry, entry
 from medgraft.encoder import Encoder
 from medgraft.errors import DataError
 from medgraft.features import Features
@@ -30,74 +27,76 @@ from medgraft.task import RawInputs
 
 logger = logging.getLogger(__name__)
 
-CACHE_VERSION = 1
 BATCH = 32
 PROBES = 64
 FEATURE_ARRAYS = ("tokens", "pooled", "cls_scores", "cls_probs", "mask")
 
 
-def cache_root() -> Path:
-    """``$MEDGRAFT_CACHE``, else ``medgraft`` under the user's cache folder."""
-    if own := os.environ.get("MEDGRAFT_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medgraft"
+@dataclass
+class CacheUse:
+    """What a cell had from one entry.
 
-
-def digest(facts: Mapping[str, Any]) -> str:
-    """SHA-256 of a JSON-able mapping, independent of the order of its keys."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock on a file; a killed holder releases it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def entry(facts: Mapping[str, Any], build: Callable[[Path], None], root: Path | None = None) -> Path:
-    """The folder of an entry, built first where it is missing.
-
-    Args:
-        facts: Everything that defines the content.
-        build: Fills the folder that it is given.
-        root: Cache folder; :func:`cache_root` by default.
+    Attributes:
+        kind: ``prepared`` inputs, the ``prefix`` of an encoder, or an augmented ``view`` of inputs.
+        modality: Of the tower.
+        stage: From which the tower runs on.
+        view: Augmented view; ``None`` for the samples as they are.
+        samples: Rows.
+        size: Bytes on disk.
+        hit: It was there; otherwise this cell has built it.
+        served: Rows read so far.
+        entry: Held, so that nobody removes it.
     """
-    key = digest({**facts, "cache_version": CACHE_VERSION})
-    folder = (root or cache_root()) / "prefix" / key[:2] / key
-    if (folder / "facts.json").is_file():
-        return folder
-    with locked(folder.with_suffix(".lock")):
-        if (folder / "facts.json").is_file():
-            return folder
-        unfinished = folder.with_suffix(".building")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        build(unfinished)
-        (unfinished / "facts.json").write_text(json.dumps(dict(facts), indent=1, default=str))
-        unfinished.rename(folder)
-    return folder
+
+    kind: str
+    modality: str
+    stage: int
+    view: int | None
+    samples: int
+    size: int
+    hit: bool
+    served: int = 0
+    entry: Entry | None = field(default=None, repr=False)
+
+    def told(self) -> dict[str, Any]:
+        """For a result."""
+        names = ("kind", "modality", "stage", "view", "samples", "size", "hit", "served")
+        return {name: getattr(self, name) for name in names}
+
+
+def hit_rate(uses: Iterable[CacheUse]) -> float | None:
+    """Share of the rows read that this cell did not have to compute; ``None`` where it read none."""
+    uses = list(uses)
+    served = sum(use.served for use in uses)
+    computed = sum(use.samples for use in uses if not use.hit)
+    return max(0.0, 1 - computed / served) if served else None
 
 
 class _Column:
-    """An array of ``count`` rows that is created when its first row is known."""
+    """A ``.npy`` file of ``count`` rows, begun when its first row is known; rows left out are zero.
+
+    Written and not mapped: on a full disk a write is an error, and a touched page the end of the process.
+    """
 
     def __init__(self, path: Path, count: int) -> None:
         self.path, self.count = path, count
-        self.array: np.memmap | None = None
+        self.file: IO[bytes] | None = None
+        self.start = self.row = 0
 
     def write(self, start: int, rows: np.ndarray) -> None:
-        if self.array is None:
+        if self.file is None:
+            self.file = self.path.open("wb")
             shape = (self.count, *rows.shape[1:])
-            self.array = np.lib.format.open_memmap(self.path, "w+", rows.dtype, shape)
-        self.array[start : start + len(rows)] = rows
+            facts = {"descr": np.lib.format.dtype_to_descr(rows.dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(self.file, facts)
+            self.start, self.row = self.file.tell(), rows[:1].nbytes
+        self.file.seek(self.start + start * self.row)
+        self.file.write(np.ascontiguousarray(rows).data)
 
     def close(self) -> None:
-        if self.array is not None:
-            self.array.flush()
+        if self.file is not None:
+            self.file.truncate(self.start + self.count * self.row)
+            self.file.close()
 
 
 def _stored(values: Tensor) -> np.ndarray:
@@ -118,11 +117,13 @@ class PreparedInputs:
         array: ``[n, ...]``, memory-mapped.
         usable: ``[n]``, false where the raw sample could not be read.
         facts: What defines them.
+        use: What the cache did.
     """
 
     array: np.ndarray
     usable: np.ndarray
     facts: dict[str, Any]
+    use: CacheUse
 
     def batch(self, index: np.ndarray) -> Tensor:
         """Rows as ``float32`` (or ``int64`` token ids)."""
@@ -177,11 +178,12 @@ def prepare(raw: RawInputs, tower: Encoder, identity: str) -> PreparedInputs:
         column.close()
         np.save(folder / "usable.npy", usable)
 
-    folder = entry(facts, build)
-    usable = np.load(folder / "usable.npy")
+    found = entry(facts, build, needs=("x.npy", "usable.npy"))
+    usable = np.load(found.folder / "usable.npy")
     if logger.isEnabledFor(logging.INFO):
         _name_unreadable(raw, tower, usable)
-    return PreparedInputs(np.load(folder / "x.npy", mmap_mode="r"), usable, facts)
+    use = CacheUse("prepared", modality, 0, None, raw.count, found.size, found.hit, entry=found)
+    return PreparedInputs(np.load(found.folder / "x.npy", mmap_mode="r"), usable, facts, use)
 
 
 def _name_unreadable(raw: RawInputs, tower: Encoder, usable: np.ndarray) -> None:
@@ -202,16 +204,27 @@ class TowerInputs:
         arrays: ``{"x": ...}``, or the arrays of :class:`~medgraft.features.Features`.
         n_prefix: Of the features.
         grid: Of the features.
+        use: What the cache did; ``None`` for arrays from elsewhere.
     """
 
     stage: int
     arrays: dict[str, np.ndarray]
     n_prefix: int = 0
     grid: tuple[int, ...] = ()
+    use: CacheUse | None = None
 
     def batch(self, index: np.ndarray) -> Tensor | Features:
         """Rows ``index``, in full precision."""
-        rows = {name: torch.from_numpy(np.asarray(array[index])) for name, array in self.arrays.items()}
+        self.count(len(index))
+        return self._full({name: np.asarray(array[index]) for name, array in self.arrays.items()})
+
+    def count(self, rows: int) -> None:
+        """Notes that rows were read."""
+        if self.use is not None:
+            self.use.served += rows
+
+    def _full(self, arrays: dict[str, np.ndarray]) -> Tensor | Features:
+        rows = {name: torch.from_numpy(array) for name, array in arrays.items()}
         rows = {
             k: v.float() if v.is_floating_point() else v if v.dtype == torch.bool else v.long() for k, v in rows.items()
         }
@@ -221,8 +234,26 @@ class TowerInputs:
         return Features(rows["tokens"], rows["pooled"], self.n_prefix, self.grid, **optional)  # pyright: ignore
 
 
-@torch.no_grad()
-def tower_inputs(prepared: PreparedInputs, tower: Encoder, stage: int, weights: str) -> TowerInputs:
+def drawn_batch(views: Sequence[TowerInputs], index: np.ndarray, draw: np.ndarray) -> Tensor | Features:
+    """Rows ``index``, each of the view that was drawn for it.
+
+    Args:
+        views: The same samples in every view.
+        index: Samples ``[B]``.
+        draw: View of each ``[B]``.
+    """
+    rows = {name: np.empty((len(index), *a.shape[1:]), a.dtype) for name, a in views[0].arrays.items()}
+    for view in np.unique(draw):
+        here = draw == view
+        views[view].count(int(here.sum()))
+        for name, array in views[view].arrays.items():
+            rows[name][here] = array[index[here]]
+    return views[0]._full(rows)
+
+
+def tower_inputs(
+    prepared: PreparedInputs, tower: Encoder, stage: int, weights: str, view: int | None = None
+) -> TowerInputs:
     """Runs the frozen stages before ``stage`` on all samples, or finds them in the cache.
 
     Args:
@@ -230,35 +261,50 @@ def tower_inputs(prepared: PreparedInputs, tower: Encoder, stage: int, weights: 
         tower: A frozen tower; adapters on later stages do not matter.
         stage: First stage that is trained; ``tower.n_stages`` means that only the features are read.
         weights: Digest of the encoder's weights.
+        view: An augmented view in place of the samples as they are.
     """
-    if stage == 0:
-        return TowerInputs(0, {"x": prepared.array})
-    facts = {**prepared.facts, "kind": "prefix", "weights": weights, "stage": stage, "stages": tower.n_stages}
-    facts["threads"] = torch.get_num_threads()  # sums depend on their order, and numbers must not depend on the cache
-    facts["torch"] = torch.__version__
+    modality = tower.spec.modality
+    if view is not None and modality not in AUGMENTATIONS:
+        view = None
+    if stage == 0 and view is None:
+        return TowerInputs(0, {"x": prepared.array}, use=prepared.use)
+    facts: dict[str, Any] = {**prepared.facts, "kind": "prefix" if stage else "view"}
+    if view is not None:
+        facts |= {"view": view, "augmentation": vars(AUGMENTATIONS[modality])}
+    # Sums depend on their order, and numbers must not depend on the cache.
+    facts |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
     whole = stage >= tower.n_stages
+    needs = ("meta.json", "tokens.npy", "pooled.npy") if whole else ("meta.json", "x.npy")
+    if stage:
+        facts |= {"weights": weights, "stage": stage, "stages": tower.n_stages}
+    found = entry(facts, lambda folder: _run(prepared, tower, stage, view, folder), needs=needs)
+    arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted(found.folder.glob("*.npy"))}
+    meta = json.loads((found.folder / "meta.json").read_text())
+    use = CacheUse(facts["kind"], modality, stage, view, len(prepared.array), found.size, found.hit, entry=found)
+    return TowerInputs(stage, arrays, meta.get("n_prefix", 0), tuple(meta.get("grid", ())), use)
 
-    def build(folder: Path) -> None:
-        columns: dict[str, _Column] = {}
-        meta: dict[str, Any] = {}
-        for start in range(0, len(prepared.array), BATCH):
-            x = prepared.batch(np.arange(start, min(start + BATCH, len(prepared.array))))
-            if whole:
-                # forward() and not a call, so that an adapter's hooks on the features stay out of the cache.
-                features = tower.forward(x, scores=bool(tower.attention) and tower.has_cls)
-                found = {name: getattr(features, name) for name in FEATURE_ARRAYS}
-                meta = {"n_prefix": features.n_prefix, "grid": list(features.grid)}
-            else:
-                found = {"x": tower.prefix(x, stage)}
-            for name, value in found.items():
-                if value is not None:
-                    column = columns.setdefault(name, _Column(folder / f"{name}.npy", len(prepared.array)))
-                    column.write(start, _stored(value))
-        for column in columns.values():
-            column.close()
-        (folder / "meta.json").write_text(json.dumps(meta))
 
-    folder = entry(facts, build)
-    arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
-    meta = json.loads((folder / "meta.json").read_text())
-    return TowerInputs(stage, arrays, meta.get("n_prefix", 0), tuple(meta.get("grid", ())))
+@torch.no_grad()
+def _run(prepared: PreparedInputs, tower: Encoder, stage: int, view: int | None, folder: Path) -> None:
+    """Fills an entry with the hidden states before ``stage``, or with the features."""
+    columns: dict[str, _Column] = {}
+    meta: dict[str, Any] = {}
+    for start in range(0, len(prepared.array), BATCH):
+        index = np.arange(start, min(start + BATCH, len(prepared.array)))
+        x = prepared.batch(index)
+        if view is not None:
+            x = augmented(x, tower.spec.modality, index, view)
+        if stage >= tower.n_stages:
+            # forward() and not a call, so that an adapter's hooks on the features stay out of the cache.
+            features = tower.forward(x, scores=bool(tower.attention) and tower.has_cls)
+            found = {name: getattr(features, name) for name in FEATURE_ARRAYS}
+            meta = {"n_prefix": features.n_prefix, "grid": list(features.grid)}
+        else:
+            found = {"x": tower.prefix(x, stage)}
+        for name, value in found.items():
+            if value is not None:
+                column = columns.setdefault(name, _Column(folder / f"{name}.npy", len(prepared.array)))
+                column.write(start, _stored(value))
+    for column in columns.values():
+        column.close()
+    (folder / "meta.json").write_text(json.dumps(meta))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ import numpy as np
 import torch
 
 from medgraft import plugins
-from medgraft.benchmarks.cache import PreparedInputs, prepare, tower_inputs
+from medgraft.adapters.kernels import backends
+from medgraft.benchmarks.cache import PreparedInputs, TowerInputs, hit_rate, prepare, tower_inputs
+from medgraft.benchmarks.cohorts import saw
 from medgraft.benchmarks.dense import DetectionObjective, SegmentationObjective
 from medgraft.benchmarks.measure import forward_flops, peak_allocation, process_peak, samples_per_second
 from medgraft.benchmarks.metrics import Metric, Predictions, best_thresholds, evaluate
 from medgraft.benchmarks.objectives import make_objective
-from medgraft.benchmarks.results import CellSpec, Efficiency
+from medgraft.benchmarks.prompted import PromptedObjective
+from medgraft.benchmarks.results import CellSpec, Efficiency, OpUse
 from medgraft.benchmarks.tasks import build_task
 from medgraft.benchmarks.training import Runner, TrainingLog
 from medgraft.benchmarks.worker import json_safe, limited, select_encoder
@@ -41,16 +45,33 @@ class Cell:
     prepared: dict[str, PreparedInputs]
     grafted: Grafted
     runner: Runner
+    inputs: dict[str, TowerInputs]
+    views: dict[str, list[TowerInputs]]
     diagnostics: dict[str, Any]
 
     def __init__(self, spec: CellSpec, root: Path) -> None:
         self.spec, self.root = spec, root
         self.task = build_task(spec.task, spec.task_options)
+        self._record = backends.Record()
+
+    @contextmanager
+    def operations(self) -> Iterator[None]:
+        """Inside it, shared operations run in the forms that the spec asks for, and :meth:`ops` knows which they were.
+
+        A compiled graft is compiled as a whole, so its operations are asked for in eager mode and traced.
+        """
+        asked: backends.Backend = "eager" if self.spec.backend == "compile" else self.spec.backend
+        with backends.using(asked), backends.recording() as self._record:
+            yield
+
+    def ops(self) -> dict[str, list[OpUse]]:
+        """Which form each shared operation ran in so far, how often, and why not the fused one."""
+        return {op: [OpUse(**use) for use in uses] for op, uses in self._record.summary().items()}
 
     def load(self) -> None:
         """Reads the cohort and prepares its samples for the encoder; drops those that cannot be read."""
         self.data = self.task.load(self.root).check()
-        self.encoder = select_encoder(self.spec.encoder, self.task.inputs)
+        self.encoder = select_encoder(self.spec.encoder, self.task.modalities())
         self.prepared = {}
         for name, tower in self.towers().items():
             identity = tower.spec.model_dump_json(exclude={"weights", "cohorts", "licence"})
@@ -68,17 +89,26 @@ class Cell:
         torch.manual_seed(self.spec.seed)
         self.grafted = Grafted(self.encoder, build_adapters(self.spec.adapter, self.spec.adapter_options))
         first = self.grafted.first_stage()
-        inputs = {}
+        self.inputs, self.views = {}, {}
         for name, tower in self.towers().items():
-            inputs[name] = tower_inputs(self.prepared[name], tower, first[name], f"{self.grafted.base_digest}|{name}")
+            frozen = (self.prepared[name], tower, first[name], f"{self.grafted.base_digest}|{name}")
+            self.inputs[name] = tower_inputs(*frozen)
+            if self.spec.augment_views and self.trains():
+                self.views[name] = [tower_inputs(*frozen, view=view) for view in range(self.spec.augment_views)]
         self.first = first
         encode = self.grafted.encode
         if self.spec.backend == "compile":
             encode = torch.compile(encode, dynamic=True)
         objective = make_objective(self.task.objective, self.data, self.task.inputs)
         bf16 = self.spec.precision == "bf16"
-        self.runner = Runner(self.grafted, objective, self.data, inputs, encode, bf16)
+        self.runner = Runner(self.grafted, objective, self.data, self.inputs, encode, bf16, self.views)
         self.runner.add_head(self.splits["train"])
+        if isinstance(objective, PromptedObjective):
+            objective.introduce(self.grafted, self.runner.outputs, self.splits["train"])
+
+    def trains(self) -> bool:
+        """Whether the cell has anything to train, so that augmented views have a reader."""
+        return self.spec.train.epochs > 0
 
     def train(self, progress: Callable[[float], None]) -> TrainingLog:
         """Trains as the spec says."""
@@ -98,7 +128,7 @@ class Cell:
         reports = {name: adapter.report() for name, adapter in self.grafted.named_adapters()}
         self.diagnostics = json_safe({name: report for name, report in reports.items() if report})
         self.thresholds = predictions.thresholds
-        optional = {"mask": predictions.mask, "thresholds": predictions.thresholds}
+        optional = {"mask": predictions.mask, "thresholds": predictions.thresholds, "asked": predictions.asked}
         arrays = {"scores": predictions.scores, "targets": predictions.targets, "groups": groups}
         arrays |= {name: value for name, value in optional.items() if value is not None}
         return evaluate(predictions), arrays
@@ -112,7 +142,18 @@ class Cell:
             val = self.splits["val"]
             val_mask = None if self.data.mask is None else self.data.mask[val]
             thresholds = best_thresholds(self.runner.predict(val), self.data.targets[val], val_mask)
-        return Predictions(scores, targets, groups, self.data.classes, mask, thresholds, variants=self.data.variants)
+        return Predictions(
+            scores,
+            targets,
+            groups,
+            self.data.classes,
+            mask,
+            thresholds,
+            variants=self.data.variants,
+            asked=None if self.data.asked is None else self.data.asked[test],
+            questions=self.data.questions,
+            answers=self.data.answers,
+        )
 
     def measure(self, log: TrainingLog) -> Efficiency:
         """Costs of the trained graft."""
@@ -121,9 +162,16 @@ class Cell:
         whole = {name: part.batch(index) for name, part in self.prepared.items()}
         self.grafted.eval()
 
+        objective = self.runner.objective
+        with torch.no_grad():
+            known = objective.context(self.grafted) if isinstance(objective, PromptedObjective) else None
+
         def infer() -> object:
             with torch.no_grad(), self.runner.autocast():
-                return self.runner.encode(whole, {})  # compiled where the cell is
+                outputs = self.runner.encode(whole, {})  # compiled where the cell is
+                # Some methods embed the prompts anew for each image, which is most of what a prediction costs.
+                prompted = isinstance(objective, PromptedObjective)
+                return objective.scores(self.grafted, outputs, known) if prompted else outputs
 
         def step() -> None:
             loss = self.runner.loss(self.splits["train"][: self.spec.train.batch_size])
@@ -139,7 +187,12 @@ class Cell:
         towers = self.towers()
         return Efficiency(
             trainable=self.grafted.trainable_count(),
-            encoder_parameters=sum(p.numel() for tower in towers.values() for p in tower.parameters()),
+            encoder_parameters=sum(
+                p.numel()
+                for name, tower in self.encoder.towers().items()
+                if name in self.task.modalities()
+                for p in tower.parameters()
+            ),
             forward_flops=flops,
             train_samples_per_s=log.samples / log.seconds if log.seconds else None,
             inference_samples_per_s=speed,
@@ -166,6 +219,8 @@ class Cell:
                 "classes": list(self.data.classes),
                 "objective": self.task.objective,
                 "variants": list(self.data.variants),
+                "questions": list(self.data.questions),
+                "answers": [list(classes) for classes in self.data.answers],
                 "thresholds": None if self.thresholds is None else self.thresholds.tolist(),
                 **self.data.provenance,
             }
@@ -173,7 +228,7 @@ class Cell:
 
     def _texts_at_limit(self) -> int | None:
         """Texts that fill the encoder's context to its last token, so that what came after it is cut off."""
-        tower = self.towers().get("text")
+        tower = self.towers().get("text")  # of a sample; class prompts are no samples
         if not isinstance(tower, TextEncoder):
             return None
         used = np.concatenate([self.splits[name] for name in SPLITS])
@@ -182,8 +237,16 @@ class Cell:
     def describe_encoder(self) -> dict[str, Any]:
         """The encoder's facts, and whether its pre-training saw this cohort."""
         spec = self.encoder.spec.model_dump(mode="json")
-        spec["saw_this_cohort"] = self.task.cohort.lower() in {name.lower() for name in self.encoder.spec.cohorts}
+        spec["saw_this_cohort"] = saw(self.encoder.spec.cohorts, self.task.cohort)
         return spec
+
+    def describe_cache(self) -> dict[str, Any]:
+        """Entries that the cell read or built, and the share of the rows read that it did not compute."""
+        sources = [*self.inputs.values(), *(view for views in self.views.values() for view in views)]
+        read = {id(source.use): source.use for source in sources if source.use is not None}
+        prepared = {id(part.use): part.use for part in self.prepared.values()}
+        entries = [use.told() for use in (prepared | read).values()]
+        return {"entries": entries, "hit_rate": hit_rate(read.values())}
 
     def describe_adapters(self) -> dict[str, Any]:
         """Options and coverage of each adapter."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from enum import StrEnum
@@ -18,7 +19,8 @@ from medgraft.console import guarded
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
-def _listed(text: str | None) -> list[str] | None:
+def listed(text: str | None) -> list[str] | None:
+    """Parts of a comma-separated option; ``None`` where it was not given."""
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
@@ -34,7 +36,7 @@ def parse_seeds(text: str | None) -> list[int] | None:
     if text is None:
         return None
     seeds: list[int] = []
-    for part in _listed(text) or []:
+    for part in listed(text) or []:
         low, dash, high = part.partition("-")
         if not low.isdigit() or (dash and not high.isdigit()):
             raise ConfigError(f"--seeds {text!r}: {part!r} is neither a number nor a range; write 0,1,2 or 0-4")
@@ -67,16 +69,22 @@ def run(
     tasks: Annotated[str | None, typer.Option(help="Tasks; default: those of each adapter.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds: 0,1,2 or 0-4. Default: the preset's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs, for every adapter that trains.")] = None,
-    backend: Annotated[str | None, typer.Option(help="eager or compile.")] = None,
+    backend: Annotated[str | None, typer.Option(help="eager, compile, fused or auto.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16, for what is trained.")] = None,
     data: Annotated[list[str] | None, typer.Option(help="NAME=PATH of a real cohort; may be repeated.")] = None,
     results: Annotated[Path | None, typer.Option(help="Folder of the results. Default: results.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Worker processes; results do not depend on it.")] = None,
-    preset: Annotated[str | None, typer.Option(help="quick, paper or ace_lora_ablation.")] = None,
+    preset: Annotated[str | None, typer.Option(help="quick, paper, ace_lora_ablation, chest_comparison, ...")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with any of these and adapter options.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show cells and skipped pairs; run nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run finished cells again.")] = False,
     limit: Annotated[int | None, typer.Option(help="Largest number of samples per split.")] = None,
+    augment_views: Annotated[
+        int | None, typer.Option(help="Augmented views per image or volume, one drawn in each epoch. Default: none.")
+    ] = None,
+    cache_size: Annotated[
+        str | None, typer.Option(help="What the cache of frozen features may hold. Default: 20GB; none for no limit.")
+    ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which a cell is killed.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads per worker; numbers may depend on it.")] = None,
     baselines: Annotated[bool | None, typer.Option(help="Add the reference rows.", show_default=False)] = None,
@@ -89,9 +97,9 @@ def run(
         from medgraft.benchmarks.sweep import show_plan, sweep_and_show
 
         overrides: dict[str, Any] = {
-            "adapters": _listed(adapters),
-            "encoders": _listed(encoders),
-            "tasks": _listed(tasks),
+            "adapters": listed(adapters),
+            "encoders": listed(encoders),
+            "tasks": listed(tasks),
             "seeds": parse_seeds(seeds),
             "epochs": epochs,
             "backend": backend,
@@ -101,11 +109,15 @@ def run(
             "jobs": jobs,
             "preset": preset,
             "limit": limit,
+            "augment_views": augment_views,
+            "cache_size": cache_size,
             "timeout": timeout,
             "threads": threads,
             "baselines": baselines,
         }
         sweep = read_sweep(config, overrides)
+        if sweep.cache_size is not None:
+            os.environ["MEDGRAFT_CACHE_SIZE"] = sweep.cache_size  # workers read it too
         if dry_run:
             show_plan(sweep)
             return
@@ -133,6 +145,7 @@ def cohort(
     subjects: Annotated[int, typer.Option(help="adni: subjects.", min=4)] = 280,
     visits: Annotated[int, typer.Option(help="adni: most visits per subject.", min=1, max=5)] = 2,
     layout: Annotated[str, typer.Option(help="adni: loni or bids.")] = "loni",
+    form: Annotated[str, typer.Option(help="adni: processed, or raw as from the scanner.")] = "processed",
     spacing: Annotated[float, typer.Option(help="adni: voxel size in mm.")] = 3.0,
     train: Annotated[int, typer.Option(help="chexpert: training images.", min=1)] = 1500,
     valid: Annotated[int, typer.Option(help="chexpert: validation images.", min=1)] = 150,
@@ -155,6 +168,7 @@ def cohort(
         options: dict[str, Any] = {"seed": seed, "setting": setting}
         if name is Phantom.adni:
             options |= {"n_subjects": subjects, "max_visits": visits, "layout": layout, "spacing": spacing}
+            options |= {"form": form} if form != "processed" else {}
         elif name is Phantom.mimic:
             options |= {"n_images": images, "size": size}
         elif name is not Phantom.chexpert:
@@ -210,10 +224,15 @@ def leaderboard(
 
 def register(app: typer.Typer) -> None:
     """Adds the harness's commands to the ``medgraft`` command."""
+    from medgraft.benchmarks import cohort_cli, embed_cli
+
     app.command("run")(run)
     app.command("cohort")(cohort)
     app.command("leaderboard")(leaderboard)
     app.command("pairs")(pairs)
+    app.command("prepare")(cohort_cli.prepare)
+    app.command("embed")(embed_cli.embed)
+    app.command("leak-check")(cohort_cli.leak_check)
 
 
 def main() -> None:

@@ -6,13 +6,14 @@ import hashlib
 import importlib
 import logging
 import os
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medgraft.benchmarks.cache import cache_root, digest, locked
+from medgraft.benchmarks.cache_entries import cache_root, digest, locked
 from medgraft.benchmarks.data.reading import PHANTOM_MARKER, is_phantom
 from medgraft.benchmarks.results import CohortId
 from medgraft.errors import ConfigError, DataError
@@ -21,8 +22,11 @@ from medgraft.registry import CohortEntry
 logger = logging.getLogger(__name__)
 
 TABLES = (".csv", ".tsv", ".csv.gz")
-LISTS = ("train_val_list.txt", "test_list.txt")
-"""Tables of another kind: the split of NIH ChestX-ray14."""
+LISTS = ("train_val_list.txt", "test_list.txt", "prepared.json")
+"""Tables of another kind: the split of NIH ChestX-ray14, and how `medgraft prepare` made the images of a copy."""
+
+SAME_DATA = {"adni_visits": "adni"}
+"""Cohorts whose phantom has a recipe of its own, while a real copy is the folder of another."""
 
 CHEST_WRITERS = {
     "rsna": "chest_layouts:write_rsna",
@@ -96,6 +100,17 @@ def given(name: str, root: Path) -> Cohort:
     if not root.is_dir():
         raise DataError(f"--data {name}={root}: there is no such folder")
     return Cohort(CohortId(name=name, revision=revision(root), phantom=is_phantom(root)), root)
+
+
+def saw(seen: Iterable[str], cohort: str) -> bool:
+    """Whether one of the cohorts that an encoder's pre-training saw is this one, or a phase of it.
+
+    Example:
+        >>> saw(["OASIS-3", "ADNI2 (T1)"], "adni_visits"), saw(["ADNIDOD"], "adni")
+        (True, False)
+    """
+    name = re.escape(SAME_DATA.get(cohort, cohort))
+    return any(re.match(rf"{name}(?![a-z_])", each, re.IGNORECASE) for each in seen)
 
 
 def write_phantom(writer: str, out: Path, options: Mapping[str, Any], jobs: int) -> None:

@@ -29,7 +29,7 @@ from medgraft.benchmarks.worker import Job, execute, failure
 logger = logging.getLogger(__name__)
 
 PRELOAD = ["medgraft.benchmarks.cell", "medgraft.benchmarks.environment", "torch._inductor"]
-"""What every cell imports. Asking torch for deterministic algorithms imports its compiler, more than a second's work."""
+"""What every cell imports. To ask torch for deterministic algorithms imports its compiler, a second and more."""
 
 
 @dataclass

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medgraft.benchmarks.data.tabular import baseline_lines
 from medgraft.benchmarks.metrics import Predictions, interval, points, subject_bootstrap
 from medgraft.benchmarks.results import CellResult, read_results
 from medgraft.errors import MedgraftError
@@ -82,6 +83,9 @@ def _predictions(path: Path, cell: CellResult) -> Predictions | None:
                 stored["thresholds"] if "thresholds" in stored.files else None,
                 cell.data.get("objective", ""),
                 tuple(cell.data.get("variants", ())),
+                stored["asked"] if "asked" in stored.files else None,
+                tuple(cell.data.get("questions", ())),
+                tuple(tuple(classes) for classes in cell.data.get("answers", ())),
             )
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
@@ -209,7 +213,7 @@ def cells_of_row(row: BoardRow) -> list[str]:
     peak = _median(row, "train_step_peak_bytes")
     return [
         f"{spec.task} (PHANTOM)" if row.first.phantom else spec.task,
-        spec.encoder,
+        f"{spec.encoder} (pre-training saw this cohort)" if row.first.encoder.get("saw_this_cohort") else spec.encoder,
         row.adapter,
         with_interval(row.metrics.get("f1_macro")),
         with_interval(row.metrics.get("f1_weighted")),
@@ -218,10 +222,33 @@ def cells_of_row(row: BoardRow) -> list[str]:
         count(_rounded(_median(row, "train_samples_per_s"))),
         count(_rounded(_median(row, "inference_samples_per_s"))),
         "-" if peak is None else f"{peak / 2**20:.0f}",
-        f"{spec.backend} {spec.precision}",
+        f"{spec.backend} {spec.precision}{_forms(row.first)}",
         str(len(row.cells)),
         row.status,
     ]
+
+
+def _forms(cell: CellResult) -> str:
+    """What ran behind ``fused`` and ``auto``, short: what was fused, and what at least once was not."""
+    if cell.spec.backend in ("eager", "compile") or cell.status != "success":
+        return ""
+    fell = sorted(op for op, uses in cell.ops.items() if any(use.form != "fused" for use in uses))
+    ran = sorted(op for op, uses in cell.ops.items() if any(use.form == "fused" for use in uses))
+    parts = [", ".join(ran) or "nothing fused"] + ([f"eager: {', '.join(fell)}"] if fell else [])
+    return f" ({'; '.join(parts)})"
+
+
+def _fallbacks(members: Sequence[BoardRow]) -> list[str]:
+    """One line per operation that was to be fused and did not always run so, with the reason."""
+    told: dict[str, None] = {}
+    for row in members:
+        for op, uses in row.first.ops.items():
+            total = sum(use.calls for use in uses)
+            for use in uses:
+                if use.reason:
+                    share = f"{use.calls} of {total} calls"
+                    told[f"- {row.adapter}, {op}: {use.form} in {share} (asked for {use.asked}): {use.reason}"] = None
+    return ["Operations that did not run fused:", "", *told, ""] if told else []
 
 
 def _rounded(value: float | None) -> float | None:
@@ -273,6 +300,7 @@ def _task_section(members: Sequence[BoardRow]) -> list[str]:
         ]
         heads = ["encoder", "adapter", *(f"{name}{mark}" for name in named)]
         lines += [pd.DataFrame(further, columns=heads).to_markdown(index=False, disable_numparse=True), ""]
+    lines += _fallbacks(members)
     classes = [name.removeprefix("f1_") for name in members[0].metrics if name.startswith("f1_")]
     classes = [name for name in classes if name not in ("macro", "weighted")]
     if classes:
@@ -284,7 +312,7 @@ def _task_section(members: Sequence[BoardRow]) -> list[str]:
         ]
         heads = ["encoder", "adapter", *(f"{kind} {name}{mark}" for name in classes for kind in ("F1", "AUC"))]
         lines += [pd.DataFrame(table, columns=heads).to_markdown(index=False, disable_numparse=True), ""]
-    return lines
+    return lines + baseline_lines(data.get("table_baselines", {}))
 
 
 def _further(row: BoardRow) -> list[str]:

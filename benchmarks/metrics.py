@@ -60,6 +60,9 @@ class Predictions:
         thresholds: ``[K]`` decision thresholds of multi-label scores, or ``None``.
         objective: ``segmentation`` or ``detection`` for a dense task, else empty: the targets tell the other two apart.
         variants: Further metrics by name.
+        asked: ``int64 [n]``, number of the question that each sample asks, or ``None``.
+        questions: Their names.
+        answers: Classes that answer each question; only these compete for its samples.
     """
 
     scores: Array
@@ -70,6 +73,9 @@ class Predictions:
     thresholds: Array | None = None
     objective: str = ""
     variants: tuple[str, ...] = ()
+    asked: Array | None = None
+    questions: tuple[str, ...] = ()
+    answers: tuple[tuple[int, ...], ...] = ()
 
 
 def resample_weights(subjects: Array, n_subjects: int) -> Array:
@@ -204,7 +210,10 @@ def slug(name: str) -> str:
 
 
 def multiclass_points(p: Predictions) -> tuple[dict[str, float], dict[str, WeightedStatistic]]:
-    """Point values and weighted statistics of a single-label task; means leave absent classes out, by name."""
+    """Point values and weighted statistics of a single-label task; means leave absent classes out, by name.
+
+    The macro mean of recall is ``balanced_accuracy``, its mean weighted by support is ``accuracy``.
+    """
     K = len(p.classes)
     guess = p.scores.argmax(axis=1)
     one_hot, guessed = p.targets[None] == np.arange(K)[:, None], guess[None] == np.arange(K)[:, None]
@@ -218,6 +227,8 @@ def multiclass_points(p: Predictions) -> tuple[dict[str, float], dict[str, Weigh
     points = {
         "f1_macro": float(np.mean(f1[present])),
         "f1_weighted": float(np.average(f1[present], weights=support[present])),
+        "precision_macro": float(np.mean(precision[present])),
+        "precision_weighted": float(np.average(precision[present], weights=support[present])),
         "auc_macro": mean_defined(aucs),
         "accuracy": float(accuracy_score(p.targets, guess)),
         "balanced_accuracy": float(np.mean(recall[present])),
@@ -273,6 +284,10 @@ def points(p: Predictions) -> tuple[dict[str, float], dict[str, WeightedStatisti
         from medgraft.benchmarks.dense_metrics import DENSE_POINTS
 
         return DENSE_POINTS[p.objective](p)
+    if p.answers:
+        from medgraft.benchmarks.question_metrics import question_points
+
+        return question_points(p)
     values, weighted = multiclass_points(p) if p.targets.ndim == 1 else multilabel_points(p)
     if p.variants:
         from medgraft.benchmarks.metric_variants import variant_points

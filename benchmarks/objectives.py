@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medgraft.adapters.kernels import backends
+from medgraft.adapters.kernels.info_nce import label_info_nce
 from medgraft.benchmarks.dense import DENSE, DetectionObjective, SegmentationObjective
 from medgraft.encoder import Encoder, TextEncoder
 from medgraft.errors import DataError
 from medgraft.features import Features
 from medgraft.grafting import Grafted
-from medgraft.losses import label_guided_info_nce
 from medgraft.task import TaskData
 
 Outputs = Mapping[str, Features]
@@ -46,10 +47,15 @@ class Head(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def fit_scale(self, embeddings: Tensor) -> None:
-        """Takes mean and deviation from ``[n, dim]``; columns that do not vary keep their scale."""
+        """Takes mean and deviation from ``[n, dim]``.
+
+        A deviation counts as a hundredth of their root mean square at least: a column that barely varies in these
+        samples, such as a voxel at the brain's edge, would otherwise outweigh all others in the next one.
+        """
         self.mean.copy_(embeddings.mean(dim=0))
         deviation = embeddings.std(dim=0)
-        self.deviation.copy_(torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation)))
+        floor = 0.01 * deviation.square().mean().sqrt()
+        self.deviation.copy_(deviation.clamp(min=floor) if floor > 1e-6 else torch.ones_like(deviation))
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """``[B, dim]`` -> logits ``[B, outputs]``."""
@@ -189,15 +195,15 @@ class ContrastiveObjective:
         """Both directions, same-label pairs left out of the denominator."""
         towers = grafted.towers()
         image, text = (embedding(towers[name], outputs[name]) for name in (self.visual, self.text))
-        return label_guided_info_nce(image, text, grafted.logit_scale(), batch.labels)
+        return label_info_nce(image, text, grafted.logit_scale(), batch.labels, backend=backends.current())
 
-    def context(self, grafted: Grafted) -> Tensor:
+    def context(self, grafted: Grafted) -> Tensor | None:
         """Class embeddings ``[K, E]``."""
         tower = grafted.towers()[self.text]
         assert isinstance(tower, TextEncoder)
         rows = []
         for prompts in self.prompts:
-            with _joining(grafted, len(prompts)):
+            with joining(grafted, len(prompts)):
                 ids = tower.tokenize(prompts).to(tower.device)
                 each = embedding(tower, grafted.encode({self.text: ids})[self.text])
             rows.append(F.normalize(each.mean(dim=0), dim=-1))
@@ -213,7 +219,7 @@ class ContrastiveObjective:
         return (1 + similarity) / 2 if self.multilabel else torch.softmax(grafted.logit_scale() * similarity, dim=-1)
 
 
-def _joining(grafted: Grafted, count: int) -> AbstractContextManager[None]:
+def joining(grafted: Grafted, count: int) -> AbstractContextManager[None]:
     """The context in which an adapter joins a class's prompts itself, if one does."""
     found = (adapter.joining_prompts(count) for _, adapter in grafted.named_adapters())
     return next((each for each in found if each is not None), nullcontext())
@@ -226,8 +232,16 @@ def make_objective(kind: str, data: TaskData, inputs: tuple[str, ...]) -> AnyObj
     """The objective of a task by its name."""
     if kind == "contrastive":
         return ContrastiveObjective(data, inputs)
+    if kind == "prompted":
+        from medgraft.benchmarks.prompted import PromptedObjective  # it is made of the contrastive one
+
+        return PromptedObjective(data, inputs)
     if kind in DENSE:
         return DENSE[kind](data, inputs)
+    if data.answers:
+        from medgraft.benchmarks.answered import AnsweredObjective  # it is made of the one with classes
+
+        return AnsweredObjective(data, inputs)
     if data.uncertain_class:
         return UncertainObjective(data, inputs)
     return ClassificationObjective(data, inputs, multilabel=kind == "multilabel")

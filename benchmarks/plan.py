@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medgraft import plugins
+from medgraft.benchmarks.cache_entries import parse_size
 from medgraft.benchmarks.cohorts import Cohort
 from medgraft.benchmarks.results import Backend, CellSpec, Precision
 from medgraft.benchmarks.tasks import build_task, task_class
@@ -28,6 +29,9 @@ from medgraft.registry import (
     resolve_adapter,
     resolve_encoder,
 )
+
+PROMPTED = ("contrastive", "prompted")
+"""Objectives that know classes by their prompts."""
 
 
 class Sweep(BaseModel):
@@ -47,6 +51,8 @@ class Sweep(BaseModel):
         jobs: Worker processes.
         preset: Named size of the sweep.
         limit: Largest number of samples per split.
+        augment_views: Augmented views of each image or volume, one of which is drawn in each epoch; 0 for none.
+        cache_size: What the cache may hold, such as ``20GB``; ``None`` leaves it to ``MEDGRAFT_CACHE_SIZE``.
         timeout: Seconds after which a cell is killed.
         threads: Threads per worker; part of what defines a number.
         baselines: Add the reference rows.
@@ -68,6 +74,8 @@ class Sweep(BaseModel):
     jobs: int | None = Field(None, ge=1)
     preset: str = "quick"
     limit: int | None = Field(None, ge=4)
+    augment_views: int = Field(0, ge=0)
+    cache_size: str | None = None
     timeout: float = Field(3600.0, gt=0)
     threads: int = Field(1, ge=1)
     baselines: bool = True
@@ -78,6 +86,16 @@ class Sweep(BaseModel):
     @classmethod
     def _one_spelling(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple("+".join(part.strip() for part in name.split("+")) for name in names)
+
+    @field_validator("cache_size")
+    @classmethod
+    def _is_size(cls, text: str | None) -> str | None:
+        if text is not None:
+            try:
+                parse_size(text)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+        return text
 
     @model_validator(mode="after")
     def _something_to_run(self) -> Sweep:
@@ -162,8 +180,7 @@ def asked_adapters(sweep: Sweep) -> tuple[str, ...]:
 def adapter_options(sweep: Sweep, adapter: str, label: str = "") -> dict[str, Any]:
     """Options of a row: the preset's, then the request's, then those that make it the variant of that label."""
     preset = sweep.preset_entry()
-    variant = next((entry.options for entry in preset.variants if entry.label == label), {})
-    return {**preset.options.get(adapter, {}), **sweep.options.get(adapter, {}), **variant}
+    return {**preset.options.get(adapter, {}), **sweep.options.get(adapter, {}), **preset.variant(label).options}
 
 
 def task_options(sweep: Sweep, task: str) -> dict[str, Any]:
@@ -241,9 +258,9 @@ def rows(sweep: Sweep) -> list[Row]:
     chosen += [(variant.adapter, variant.label) for variant in preset.variants]
     wanted: dict[Row, None] = {}
     for adapter, label in chosen:
-        for task in sweep.tasks or preset.tasks or tasks_of(adapter):
+        for task in sweep.tasks or preset.variant(label).tasks or preset.tasks or tasks_of(adapter):
             entry = task_entry(task)
-            encoders = sweep.encoders or encoders_of(task)
+            encoders = preset.variant(label).encoders or sweep.encoders or encoders_of(task)
             if not encoders:
                 raise ConfigError(f"no default encoder reads what task {task!r} does; choose some with --encoders")
             if sweep.baselines:
@@ -253,15 +270,15 @@ def rows(sweep: Sweep) -> list[Row]:
 
 
 def _references(task: str, entry: TaskEntry, encoders: Iterable[str]) -> Iterable[Row]:
-    if task_class(task).objective != "contrastive":
+    if task_class(task).objective not in PROMPTED:
         yield from (Row(task, encoder, "linear_probe") for encoder in encoders)
     elif not entry.baselines:
         yield from (Row(task, encoder, "zero_shot") for encoder in encoders)
     yield from (Row(task, baseline.encoder, baseline.adapter) for baseline in entry.baselines)
 
 
-def training(sweep: Sweep, adapter: str) -> TrainDefaults:
-    """Hyper-parameters of a row: catalogue, then preset, then the request, the last word with the latter."""
+def training(sweep: Sweep, adapter: str, label: str = "") -> TrainDefaults:
+    """Hyper-parameters of a row: catalogue, preset, the preset's variant, then the request, which has the last word."""
     parts = [resolve_adapter(part.strip()).plugin.name for part in adapter.split("+")]
     values: dict[str, Any] = {}
     for part in parts:
@@ -269,7 +286,7 @@ def training(sweep: Sweep, adapter: str) -> TrainDefaults:
         values |= entry.train.model_dump() if entry else {}
     for part in [*parts, adapter]:
         values |= sweep.preset_entry().train.get(part, {})
-    values |= sweep.train.get(adapter, {})
+    values |= {**sweep.preset_entry().variant(label).train, **sweep.train.get(adapter, {})}
     if sweep.epochs is not None and values.get("epochs") != 0:
         values["epochs"] = sweep.epochs
     try:
@@ -321,9 +338,10 @@ def cells_of(row: Row, sweep: Sweep, cohort: Cohort) -> list[CellSpec]:
         seed=0,
         backend=sweep.backend,
         precision=native_precision() if precision == "auto" else precision,
-        train=training(sweep, row.adapter),
+        train=training(sweep, row.adapter, row.label),
         threads=sweep.threads,
         limit=sweep.limit,
+        augment_views=sweep.augment_views,
         plugins=_foreign(row),
     )
     seeds = sweep.seeds if sweep.seeds is not None else sweep.preset_entry().seeds
@@ -332,26 +350,41 @@ def cells_of(row: Row, sweep: Sweep, cohort: Cohort) -> list[CellSpec]:
     return [spec.model_copy(update={"seed": seed}) for seed in seeds]
 
 
-def fit_check(row: Row, options: Mapping[str, Any]) -> str | None:
+def fit_check(row: Row, options: Mapping[str, Any], views: int = 0) -> str | None:
     """Why a row cannot run, or ``None``.
+
+    Args:
+        row: The row.
+        options: Of its adapter.
+        views: Augmented views of each sample.
 
     Raises:
         MedgraftError: The encoder cannot be built at all.
     """
+    from medgraft.benchmarks.dense import DENSE
     from medgraft.benchmarks.worker import select_encoder
+    from medgraft.classes import ClassAdapter
     from medgraft.encoder import DualEncoder
 
     cls = task_class(row.task)
     try:
-        encoder = select_encoder(row.encoder, cls.inputs)
+        encoder = select_encoder(row.encoder, cls.modalities())
     except IncompatibleError as error:
         return str(error)
-    if cls.objective == "contrastive" and not (isinstance(encoder, DualEncoder) and encoder.logit_scale is not None):
+    shared = isinstance(encoder, DualEncoder) and encoder.logit_scale is not None
+    if cls.objective in PROMPTED and not shared:
         return "the task compares image and text, and the encoder has no space that they share"
+    if views and cls.objective in DENSE:
+        return "augmented views move the image, and what is to be found in it would stay where it was"
     for name, adapter in build_adapters(row.adapter, options).items():
         support = adapter.supports(encoder)
         if not support:
             return f"adapter {name!r} does not fit encoder {row.encoder!r}: {support.reason}"
+        if isinstance(adapter, ClassAdapter) and cls.objective != "prompted":
+            return (
+                f"adapter {name!r} learns classes by their prompts from images of one class each, and the task has "
+                "none to train on; the tasks named *_few_shot have"
+            )
     return None
 
 
@@ -364,7 +397,7 @@ def fits(sweep: Sweep, wanted: Iterable[Row], explicit: set[str]) -> tuple[list[
     skipped: dict[Row, str] = {}
     for row in wanted:
         try:
-            reason = fit_check(row, adapter_options(sweep, row.adapter, row.label))
+            reason = fit_check(row, adapter_options(sweep, row.adapter, row.label), sweep.augment_views)
         except MedgraftError as error:
             if row.encoder in explicit:
                 raise

@@ -21,15 +21,17 @@ from medgraft.registry import TrainDefaults
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
-READABLE_SCHEMAS = (1, 2)
-"""Version 2 added the adapters' diagnostics; a result of version 1 has none."""
+SCHEMA_VERSION = 3
+READABLE_SCHEMAS = (1, 2, 3)
+"""Version 2 added the adapters' diagnostics, version 3 the operations' forms and the cache; older results have none."""
 
-NUMBERS_VERSION = 1
+NUMBERS_VERSION = 2
 """Raised when a change of the harness changes numbers that no other part of a cell's key tells apart."""
 
+LATER_FIELDS = ("augment_views",)
+
 Status = Literal["success", "error", "oom", "timeout"]
-Backend = Literal["eager", "compile"]
+Backend = Literal["eager", "compile", "fused", "auto"]
 Precision = Literal["fp32", "bf16"]
 
 
@@ -64,11 +66,13 @@ class CellSpec(_Model):
         adapter: Adapter name, several joined by ``+``.
         adapter_options: Options of the adapter.
         seed: Of initialisation, order and dropout; the split does not depend on it.
-        backend: How the adapter runs.
+        backend: How the adapter runs: ``compile`` compiles the whole graft, ``fused`` and ``auto`` choose a form of
+            each operation that has one, see :mod:`medgraft.adapters.kernels.backends`.
         precision: ``bf16`` runs what is trained under autocast; frozen prefixes are always computed in fp32.
         train: Training hyper-parameters.
         threads: Threads of the worker; sums depend on their order.
         limit: Largest number of samples per split, ``None`` for all.
+        augment_views: Augmented views per sample, one of which each epoch trains on; 0 trains on the samples.
         plugins: Versions of the foreign distributions that take part.
         numbers_version: See :data:`NUMBERS_VERSION`.
     """
@@ -87,18 +91,40 @@ class CellSpec(_Model):
     train: TrainDefaults
     threads: int = Field(1, ge=1)
     limit: int | None = None
+    augment_views: int = Field(0, ge=0)
     plugins: dict[str, str] = {}
     numbers_version: int = NUMBERS_VERSION
 
     def key(self) -> str:
         """First 16 hex digits of the SHA-256 over the canonical JSON."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        text = json.dumps(self.defining(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def defining(self) -> dict[str, Any]:
+        """What keys are made of: fields that came later count only where they are used, so older keys stay valid."""
+        facts = self.model_dump(mode="json")
+        return {name: value for name, value in facts.items() if name not in LATER_FIELDS or value}
 
     def row(self) -> str:
         """The same for everything but the seed: cells of one row differ in nothing else."""
-        text = json.dumps({**self.model_dump(mode="json"), "seed": None}, sort_keys=True)
+        text = json.dumps({**self.defining(), "seed": None}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class OpUse(_Model):
+    """A form that an operation ran in.
+
+    Attributes:
+        form: ``eager``, ``compile`` or ``fused``.
+        asked: The backend that was asked for.
+        calls: How often; under ``compile``, how often it was traced.
+        reason: Why it is not the fused form, where that was asked for.
+    """
+
+    form: str
+    asked: str
+    calls: int
+    reason: str = ""
 
 
 class Efficiency(_Model):
@@ -131,7 +157,8 @@ class CellResult(_Model):
     """The stored result of a cell.
 
     ``training`` lists the stages of adapters that train in several; ``diagnostics`` holds what an adapter reports of
-    itself on the samples that were predicted, by adapter.
+    itself on the samples that were predicted, by adapter; ``ops`` which form each shared operation ran in; ``cache``
+    the entries that were read, and ``hit_rate``, the share of rows read that this cell did not have to compute.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -148,6 +175,8 @@ class CellResult(_Model):
     encoder: dict[str, Any] = {}
     adapters: dict[str, Any] = {}
     diagnostics: dict[str, Any] = {}
+    ops: dict[str, list[OpUse]] = {}
+    cache: dict[str, Any] = {}
     plugins: list[dict[str, str]] = []
     env: dict[str, Any] = {}
     timing: dict[str, float] = {}

@@ -42,13 +42,15 @@ def locate(sweep: Sweep, wanted: Sequence[Row], console: Console, *, make: bool)
         DataError: A folder is not what its task reads.
     """
     names = list(dict.fromkeys(task_class(row.task).cohort for row in wanted))
-    if unknown := [name for name in sweep.data if name not in names]:
-        raise UnknownNameError("cohort in --data", unknown[0], names, "It must be a cohort that a chosen task reads.")
+    known = [*names, *(cohorts.SAME_DATA[name] for name in names if name in cohorts.SAME_DATA)]
+    if unknown := [name for name in sweep.data if name not in known]:
+        raise UnknownNameError("cohort in --data", unknown[0], known, "It must be a cohort that a chosen task reads.")
     entries = sweep.preset_entry().cohorts
     found = {}
     for name in names:
-        if name in sweep.data:
-            found[name] = cohorts.given(name, sweep.data[name])
+        source = name if name in sweep.data else cohorts.SAME_DATA.get(name, name)
+        if source in sweep.data:
+            found[name] = cohorts.given(name, sweep.data[source])
         elif name not in entries:
             raise DataError(
                 f"preset {sweep.preset!r} has no phantom of cohort {name!r}; give a folder: --data {name}=PATH"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from medgraft.attention import FastAttention
-from medgraft.benchmarks.cache import TowerInputs
+from medgraft.benchmarks.cache import TowerInputs, drawn_batch
 from medgraft.benchmarks.objectives import AnyObjective, Batch, Outputs
 from medgraft.benchmarks.staging import Staging
+from medgraft.convolution import ExactConv3d
 from medgraft.errors import ConfigError, DataError
 from medgraft.features import Features
 from medgraft.grafting import Grafted
@@ -98,6 +99,7 @@ class Runner:
         inputs: Modality -> cached rows.
         encode: The graft's ``encode``, compiled or not.
         bf16: Run it under autocast; losses and heads stay in fp32.
+        views: Modality -> cached rows of each augmented view, to train on in their place.
     """
 
     grafted: Grafted
@@ -106,24 +108,35 @@ class Runner:
     inputs: Mapping[str, TowerInputs]
     encode: Encode
     bf16: bool = False
+    views: Mapping[str, Sequence[TowerInputs]] = field(default_factory=dict)
 
-    def outputs(self, index: np.ndarray) -> dict[str, Features]:
-        """Features of the samples, adapters included."""
-        rows = {name: source.batch(index) for name, source in self.inputs.items()}
+    def outputs(self, index: np.ndarray, draw: np.ndarray | None = None) -> dict[str, Features]:
+        """Features of the samples, adapters included; of the view that was drawn for each, if any."""
+        if draw is None:
+            rows = {name: source.batch(index) for name, source in self.inputs.items()}
+        else:
+            rows = {name: drawn_batch(self.views[name], index, draw) for name in self.inputs}
         asked = None if self.data.asked is None else torch.from_numpy(self.data.asked[index])
         for _, adapter in self.grafted.named_adapters():
             adapter.tell_tasks(asked)
-        with self.autocast(), self.attention():
+        with self.autocast(), self.cpu_forms():
             return self.encode(rows, {name: source.stage for name, source in self.inputs.items()})
 
     def autocast(self) -> torch.autocast:
         """The context that what is trained runs in."""
         return torch.autocast(self.grafted.encoder.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def attention(self) -> AbstractContextManager[object]:
-        """The context in which libraries' attention is fast in bf16 on a CPU; a compiled graph chooses for itself."""
-        slow = self.bf16 and self.grafted.encoder.device.type == "cpu" and self.encode == self.grafted.encode
-        return FastAttention() if slow else nullcontext()
+    @contextmanager
+    def cpu_forms(self) -> Iterator[None]:
+        """The context in which bf16 on a CPU is fast (attention) and right (3D convolutions of shallow inputs).
+
+        A compiled graph chooses its own forms.
+        """
+        if self.bf16 and self.grafted.encoder.device.type == "cpu" and self.encode == self.grafted.encode:
+            with FastAttention(), ExactConv3d():
+                yield
+        else:
+            yield
 
     def batch(self, index: np.ndarray) -> Batch:
         """Targets of the samples."""
@@ -144,9 +157,9 @@ class Runner:
         whole = {name: _join([part[name] for part in parts]) for name in parts[0]}
         self.grafted.head = self.objective.make_head(whole)
 
-    def loss(self, index: np.ndarray) -> Tensor:
+    def loss(self, index: np.ndarray, draw: np.ndarray | None = None) -> Tensor:
         """The task's loss and what the adapters add to it."""
-        outputs: Outputs = self.outputs(index)
+        outputs: Outputs = self.outputs(index, draw)
         loss = self.objective.loss(self.grafted, outputs, self.batch(index))
         extra = self.grafted.extra_loss(outputs)
         return loss if extra is None else loss + extra
@@ -190,12 +203,13 @@ class Runner:
         if keeper is not None and staging.stages:
             raise ConfigError(f"{' and '.join(staging.stages)} trains in stages, so no earlier epoch can be kept")
         self.grafted.train()
+        views = np.random.default_rng([seed, 23])
         with staging.running():
             for _ in range(train.epochs):
-                losses = []
+                losses, drawn = [], self._draw_views(views)
                 for part in batches(order.permutation(index), train.batch_size):
                     rate = learning_rate(*staging.enter(log.steps), train.warmup)
-                    losses.append(self._step(optimizer, part, rate, log))
+                    losses.append(self._step(optimizer, part, rate, log, None if drawn is None else drawn[part]))
                     staging.record(losses[-1])
                     progress(log.steps / total)
                 log.epoch_loss.append(float(np.mean(losses)))
@@ -210,12 +224,24 @@ class Runner:
         log.stages = staging.summary()
         return log
 
-    def _step(self, optimizer: torch.optim.Optimizer, part: np.ndarray, rate: float, log: TrainingLog) -> float:
+    def _draw_views(self, source: np.random.Generator) -> np.ndarray | None:
+        """A view of each sample for an epoch; ``None`` without views."""
+        count = len(next(iter(self.views.values()), ()))
+        return source.integers(count, size=len(self.data.targets)) if count else None
+
+    def _step(
+        self,
+        optimizer: torch.optim.Optimizer,
+        part: np.ndarray,
+        rate: float,
+        log: TrainingLog,
+        draw: np.ndarray | None = None,
+    ) -> float:
         """One optimisation step at a share of the peak learning rate; its loss."""
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate
         start = time.perf_counter()
-        loss = self.loss(part)
+        loss = self.loss(part) if draw is None else self.loss(part, draw)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

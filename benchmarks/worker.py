@@ -14,12 +14,15 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from medgraft.benchmarks.results import CellResult, CellSpec, Efficiency, Status, write_arrays, write_atomically
+
+if TYPE_CHECKING:
+    from medgraft.benchmarks.cell import Cell
 
 logger = logging.getLogger(__name__)
 
@@ -71,13 +74,22 @@ def run_cell(job: Job, progress: Progress) -> tuple[CellResult, dict[str, np.nda
     """
     import torch
 
-    from medgraft.benchmarks import environment
     from medgraft.benchmarks.cell import Cell
 
     torch.set_num_threads(job.spec.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     clock = {"start": time.perf_counter()}
     cell = Cell(job.spec, job.root)
+    with cell.operations():
+        return _run_steps(cell, job, progress, clock)
+
+
+def _run_steps(
+    cell: Cell, job: Job, progress: Progress, clock: dict[str, float]
+) -> tuple[CellResult, dict[str, np.ndarray]]:
+    """The steps of a cell, each with the time at which it ends."""
+    from medgraft.benchmarks import environment
+
     progress("reading", 0.0)
     cell.load()
     clock["load"] = time.perf_counter()
@@ -112,6 +124,8 @@ def run_cell(job: Job, progress: Progress) -> tuple[CellResult, dict[str, np.nda
         encoder=cell.describe_encoder(),
         adapters=cell.describe_adapters(),
         diagnostics=cell.diagnostics,
+        ops=cell.ops(),
+        cache=cell.describe_cache(),
         plugins=cell.provenance(),
         env=environment.describe(job.spec.threads),
         timing={name: round(at - marks[i][1], 3) for i, (name, at) in enumerate(marks[1:])},

@@ -59,6 +59,54 @@ def origin(weights: str, sha256: str | None = None) -> str | Path:
     return found
 
 
+def hub_file(name: str, repository: str, *files: str) -> Path:
+    """A file of a repository of Hugging Face: the first of ``files`` that is there, from the hub or its local cache.
+
+    Raises:
+        CheckpointError: None of them can be fetched.
+    """
+    with fetching(name):
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        for file in files[:-1]:
+            try:
+                return Path(hf_hub_download(repository, file))
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError:
+                continue
+        return Path(hf_hub_download(repository, files[-1]))
+
+
+def url_file(name: str, url: str) -> Path:
+    """A file behind an address, kept in torch's cache of checkpoints.
+
+    Raises:
+        CheckpointError: It cannot be fetched.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if not path.is_file():
+        with fetching(name):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), progress=False)
+    return path
+
+
+def file_in(path: Path, names: Sequence[str]) -> Path:
+    """A file as it is, or the first of some names in a folder.
+
+    Raises:
+        CheckpointError: The folder holds none of them.
+    """
+    if not path.is_dir():
+        return path
+    for name in names:
+        if (path / name).is_file():
+            return path / name
+    raise CheckpointError(f"{path} holds none of {', '.join(names)}; name the file itself")
+
+
 @contextmanager
 def seeded() -> Iterator[None]:
     """Fresh weights inside are always the same, and the caller's random state is untouched."""

@@ -5,7 +5,9 @@ a fork of MONAI's ViT (Cardoso et al., 2022, arXiv 2211.02701) whose state dict 
 strictly. It saw CT only: on MRI its features are those of another modality, and need an adapter that trains.
 
 ``m3d:clip`` gives CLS and the 2,048 tokens of a 8 x 16 x 16 grid, ``m3d:clip_pooled`` the 256 tokens that are left
-after averaging cubes of 2 x 2 x 2, as the published language model reads them (without its projection).
+after averaging cubes of 2 x 2 x 2, as the published language model reads them (without its projection), and
+``m3d:clip_pooled_256`` the same from volumes of 256 x 256 x 256, which it averages over eight slices itself: the input
+of Brain-Adapter (arXiv 2501.16282), whose bottleneck sees the whole volume before that.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 from medgraft.attention import AttentionLayout, attend
 from medgraft.checkpoint import load_strict, read_weights
 from medgraft.encoder import Encoder, EncoderSpec
-from medgraft.encoders.loading import StagedEncoder, fetching, finish, options_of, origin, seeded
+from medgraft.encoders.loading import StagedEncoder, file_in, finish, hub_file, options_of, origin, seeded
 from medgraft.errors import CheckpointError, ConfigError, DataError, UnknownNameError
 from medgraft.features import Features
 
@@ -31,6 +33,7 @@ SIZE = (32, 256, 256)
 PATCH = (4, 16, 16)
 HUB = ("GoodBaiBai88/M3D-CLIP", "model.safetensors")
 FILES = ("model.safetensors", "pretrained_ViT.bin", "pytorch_model.bin")
+CUBE = (256, 256, 256)
 
 
 class PatchFlatten(nn.Module):
@@ -167,6 +170,7 @@ class M3DViT(nn.Module):
         if dim % heads:
             raise ConfigError(f"{heads} heads do not divide a width of {dim}")
         self.heads = heads
+        self.img_size = tuple(int(length) for length in img_size)
         self.grid = tuple(length // step for length, step in zip(img_size, patch_size, strict=True))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.patch_embedding = PatchEmbedding(channels, patch_size, math.prod(self.grid), dim)
@@ -278,7 +282,7 @@ class M3DEncoder(StagedEncoder):
     """The ViT as an encoder, block by block.
 
     Args:
-        spec: Facts.
+        spec: Facts; its ``input_size`` may be larger than what the network runs on.
         model: The network.
         pooled_tokens: Averages the tokens over cubes of 2 x 2 x 2 and drops CLS; ``pooled`` is then their mean.
     """
@@ -286,6 +290,8 @@ class M3DEncoder(StagedEncoder):
     def __init__(self, spec: EncoderSpec, model: M3DViT, pooled_tokens: bool = False) -> None:
         super().__init__(spec)
         self.model = model
+        self.network_size = model.img_size
+        self.block_grid = (1, model.grid)
         self.has_cls = not pooled_tokens
         self.set_blocks([f"model.blocks.{i}" for i in range(len(model.blocks))])
         self.attention = [
@@ -294,8 +300,24 @@ class M3DEncoder(StagedEncoder):
         ]
 
     def prepare(self, raw: Any) -> Tensor:
-        """Volume ``float32 [D, H, W]`` -> ``float32 [1, *input_size]``; see :func:`prepare_volume`."""
-        return prepare_volume(raw, self.spec.input_size)
+        """Volume ``float32 [x, y, z]`` in RAS orientation -> ``float32 [1, *input_size]``, axial slices first.
+
+        See :func:`prepare_volume`. Which way each axis runs is not published; training flipped all of them.
+        """
+        values = np.asarray(raw)
+        return prepare_volume(values.T, self.spec.input_size)
+
+    def resize(self, x: Tensor) -> Tensor:
+        """Averages areas, as the published preparation does; 256 x 256 x 256 becomes means of eight slices."""
+        size = self.model.img_size
+        return x if tuple(x.shape[2:]) == size else F.interpolate(x, size=size, mode="area")
+
+    def checked(self, x: Tensor) -> Tensor:
+        """A prepared batch; one of the network's own size is taken too, as an adapter of the input may return it."""
+        size = self.model.img_size
+        if x.ndim == 5 and x.shape[1] == self.spec.channels and tuple(x.shape[2:]) == size:
+            return x
+        return self.resize(super().checked(x))
 
     def embed(self, x: Tensor) -> Tensor:
         """CLS and patches with positions."""
@@ -322,6 +344,7 @@ class M3dSource:
         return {
             "clip": "3D ViT-B of M3D-CLIP on 32 x 256 x 256, CLS and 2,048 tokens; pre-trained on CT only",
             "clip_pooled": "the same, its tokens averaged over 2 x 2 x 2 to 256, without CLS",
+            "clip_pooled_256": "clip_pooled on volumes prepared at 256 x 256 x 256, for an adapter of the input",
         }
 
     @classmethod
@@ -331,6 +354,7 @@ class M3dSource:
         weights: str = "default",
         sha256: str | None = None,
         img_size: Sequence[int] = SIZE,
+        volume_size: Sequence[int] | None = None,
         **options: Any,
     ) -> Encoder:
         """Builds an encoder of volumes ``[1, D, H, W]``.
@@ -341,6 +365,8 @@ class M3dSource:
             sha256: Expected digest of the local file.
             img_size: Depth, height and width of a prepared volume, multiples of 4, 16 and 16; positions are
                 interpolated where it is not the published one.
+            volume_size: Size of a prepared volume, where the encoder is to resize it to ``img_size`` itself; by
+                default ``img_size``, or 256 x 256 x 256 for ``clip_pooled_256``.
             **options: Of :class:`M3DViT`, for encoders of one's own.
 
         Raises:
@@ -353,38 +379,24 @@ class M3dSource:
         name, source, size = f"m3d:{model}", origin(weights, sha256), tuple(int(n) for n in img_size)
         with seeded(), options_of(name):
             network = M3DViT(size, **options)
-        if model == "clip_pooled" and min(network.grid) < 2:
+        pooled = model != "clip"
+        if pooled and min(network.grid) < 2:
             raise ConfigError(f"encoder {name}: a grid of {network.grid} has no cubes of 2 x 2 x 2 tokens")
         if source != "random":
-            path = _fetched(name) if source == "default" else _file(Path(source))
+            path = hub_file(name, *HUB) if source == "default" else file_in(Path(source), FILES)
             load_strict(network, vit_state(read_weights(path, sha256), network.grid, str(path)), str(path))
+        prepared = volume_size or (CUBE if model == "clip_pooled_256" else size)
         spec = EncoderSpec(
             name=name,
             modality="volume",
-            input_size=size,
+            input_size=tuple(int(n) for n in prepared),
             channels=options.get("channels", 1),
             intensity="minimum and maximum of the volume scaled to 0..1, cropped to what is above 0",
             dim=network.norm.normalized_shape[0],
             heads=network.heads,
-            pooling="cls" if model == "clip" else "mean",
+            pooling="mean" if pooled else "cls",
             licence={"random": "Apache-2.0", "default": "Apache-2.0"}.get(str(source), "unknown"),
             cohorts=("M3D-Cap",) if source == "default" else (),
             weights="random",
         )
-        return finish(M3DEncoder(spec, network, pooled_tokens=model == "clip_pooled"), source)
-
-
-def _fetched(name: str) -> Path:
-    with fetching(name):
-        from huggingface_hub import hf_hub_download
-
-        return Path(hf_hub_download(*HUB))
-
-
-def _file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    for name in FILES:
-        if (path / name).is_file():
-            return path / name
-    raise CheckpointError(f"{path} holds none of {', '.join(FILES)}; name the file itself")
+        return finish(M3DEncoder(spec, network, pooled_tokens=pooled), source)

@@ -27,7 +27,7 @@ INTENSITIES = {
     "znorm": "z-scores over the voxels that are not 0, background 0",
     "unit": "minimum and maximum of the volume scaled to 0..1",
 }
-RESNET_DEPTHS = {"resnet18": 18, "resnet50": 50}
+WITH_WEIGHTS = ("resnet18", "resnet50")
 
 
 def prepare_volume(raw: Any, size: Sequence[int], intensity: str) -> Tensor:
@@ -196,11 +196,18 @@ def _padded_shortcut(x: Tensor, planes: int, stride: int) -> Tensor:
     return F.pad(x, (0, 0) * 3 + (0, planes - x.shape[1]))
 
 
-def _build_resnet(model: str, pretrained: bool, **options: Any) -> nn.Module:
+def build_resnet(model: str, pretrained: bool, **options: Any) -> Any:
+    """A 3D ResNet of MONAI for one channel, without a classifier; shortcuts as in MedicalNet's unless told otherwise.
+
+    Args:
+        model: ``resnet10``, ``18``, ``34``, ``50``, ``101``, ``152`` or ``200``.
+        pretrained: Let MONAI fetch MedicalNet's weights.
+        **options: Passed to MONAI.
+    """
     from monai.networks import nets
     from monai.networks.nets.resnet import get_medicalnet_pretrained_resnet_args
 
-    bias, shortcut = get_medicalnet_pretrained_resnet_args(RESNET_DEPTHS[model])
+    bias, shortcut = get_medicalnet_pretrained_resnet_args(int(model.removeprefix("resnet")))
     settings: dict[str, Any] = {"bias_downsample": bias, "shortcut_type": shortcut, "conv1_t_stride": 2, **options}
     network = getattr(nets, model)(
         pretrained=pretrained, spatial_dims=3, n_input_channels=1, feed_forward=False, **settings
@@ -212,7 +219,8 @@ def _build_resnet(model: str, pretrained: bool, **options: Any) -> nn.Module:
     return network
 
 
-def _build_densenet(model: str, pretrained: bool, **options: Any) -> nn.Module:
+def build_densenet(model: str, pretrained: bool, **options: Any) -> Any:
+    """A 3D DenseNet-121 of MONAI for one channel, without a classifier."""
     from monai.networks.nets.densenet import DenseNet121
 
     network = DenseNet121(spatial_dims=3, in_channels=1, out_channels=1, **options)
@@ -220,7 +228,8 @@ def _build_densenet(model: str, pretrained: bool, **options: Any) -> nn.Module:
     return network
 
 
-def _build_swin(model: str, pretrained: bool, feature_size: int = 48, **options: Any) -> nn.Module:
+def build_swin(model: str, pretrained: bool, feature_size: int = 48, **options: Any) -> Any:
+    """The Swin transformer inside MONAI's SwinUNETR, for one channel."""
     from monai.networks.nets.swin_unetr import SwinTransformer
 
     common: dict[str, Any] = {"depths": (2, 2, 2, 2), "num_heads": (3, 6, 12, 24)}
@@ -229,7 +238,8 @@ def _build_swin(model: str, pretrained: bool, feature_size: int = 48, **options:
     )
 
 
-def _build_vit(model: str, pretrained: bool, img_size: tuple[int, ...], patch_size: Any = 16, **options: Any) -> Any:
+def build_vit(model: str, pretrained: bool, img_size: tuple[int, ...], patch_size: Any = 16, **options: Any) -> Any:
+    """A 3D ViT of MONAI for one channel, without what newer releases add to it and older checkpoints do not have."""
     from monai.networks.nets.vit import ViT
 
     network: Any = ViT(in_channels=1, img_size=img_size, patch_size=patch_size, spatial_dims=3, **options)
@@ -242,17 +252,17 @@ def _build_vit(model: str, pretrained: bool, img_size: tuple[int, ...], patch_si
     return network
 
 
-def _rename_swin(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def rename_swin(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Keys of the self-supervised ``model_swinvit.pt``, whose MLPs are named as in the original Swin."""
     return {re.sub(r"\bmlp\.fc([12])\b", r"mlp.linear\1", key): value for key, value in state.items()}
 
 
 BUILDERS: dict[str, tuple[Callable[..., Any], type[VolumeEncoder], str]] = {
-    "vit": (_build_vit, VolumeViT, "znorm"),
-    "resnet18": (_build_resnet, VolumeResNet, "znorm"),
-    "resnet50": (_build_resnet, VolumeResNet, "znorm"),
-    "densenet121": (_build_densenet, VolumeDenseNet, "znorm"),
-    "swin_unetr": (_build_swin, VolumeSwin, "unit"),
+    "vit": (build_vit, VolumeViT, "znorm"),
+    "resnet18": (build_resnet, VolumeResNet, "znorm"),
+    "resnet50": (build_resnet, VolumeResNet, "znorm"),
+    "densenet121": (build_densenet, VolumeDenseNet, "znorm"),
+    "swin_unetr": (build_swin, VolumeSwin, "unit"),
 }
 # Parts of published checkpoints that are not the encoder: classifiers, pre-training heads, unused norms.
 NOT_ENCODER = (
@@ -315,7 +325,7 @@ class MonaiSource:
             raise UnknownNameError("intensity", intensity, INTENSITIES)
         if model == "vit":
             options["img_size"] = size
-        if source == "default" and model not in RESNET_DEPTHS:
+        if source == "default" and model not in WITH_WEIGHTS:
             raise CheckpointError(f"encoder {name}: MONAI offers no weights of it; use @random or @/path/to/file")
         if source == "default":
             with fetching(name):
@@ -324,7 +334,7 @@ class MonaiSource:
             with seeded(), options_of(name):
                 network = create(model, False, **options)
         if isinstance(source, Path):
-            load_file(network, source, sha256, drop=NOT_ENCODER, convert=_rename_swin)
+            load_file(network, source, sha256, drop=NOT_ENCODER, convert=rename_swin)
         return finish(kind(_facts(name, model, network, source, size, intensity), network, intensity), source)
 
 

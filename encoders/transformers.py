@@ -1,7 +1,7 @@
-"""Encoders from transformers: the ViT, DINOv2, CLIP and SigLIP families.
+"""Encoders from transformers: the ViT, DINOv2, CLIP and SigLIP families, and text models from BERT to LLaMA.
 
 ``transformers:microsoft/rad-dino`` (a hub id), ``transformers:/path/to/folder``, or a bare family
-(``transformers:dinov2@random``, ``transformers:clip@/path``) with the library's default configuration.
+(``transformers:dinov2@random``, ``transformers:llama@/path``) with the library's default configuration.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from medgraft.checkpoint import read_weights
 from medgraft.encoder import DualEncoder, Encoder, EncoderSpec
+from medgraft.encoders.hf_text import TextModel, spec_of_text
 from medgraft.encoders.hf_towers import PilProcessor, TextTower, VisionTower, pair
 from medgraft.encoders.loading import REMEDY, LazyTokenizer, fetching, finish, options_of, origin, seeded, unwrap
 from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
@@ -44,6 +45,7 @@ class Family:
         line: What it is.
         example: A hub id.
         dual: It has a text tower.
+        text: It reads text only, ``cls`` pooled at its first token or ``last`` at the last real one.
         any_size: It interpolates its positions, so the processor decides on the size of the input.
         crops: The processor cuts the centre out of an image whose short side was resized.
     """
@@ -54,6 +56,7 @@ class Family:
     line: str
     example: str
     dual: bool = False
+    text: str = ""
     any_size: bool = False
     crops: bool = False
 
@@ -84,6 +87,11 @@ FAMILIES = {
     "siglip": Family(
         "SiglipModel", "SiglipConfig", "SiglipImageProcessor", "SigLIP, image and text", "google/medsiglip-448", True
     ),
+    "bert": Family("BertModel", "BertConfig", "", "BERT, text", "bert-base-uncased", text="cls"),
+    "roberta": Family("RobertaModel", "RobertaConfig", "", "RoBERTa, text", "FacebookAI/roberta-base", text="cls"),
+    "llama": Family("LlamaModel", "LlamaConfig", "", "LLaMA, text", "meta-llama/Llama-2-7b-hf", text="last"),
+    "mistral": Family("MistralModel", "MistralConfig", "", "Mistral, text", "mistralai/Mistral-7B-v0.1", text="last"),
+    "qwen2": Family("Qwen2Model", "Qwen2Config", "", "Qwen2, text", "Qwen/Qwen2-0.5B", text="last"),
 }
 
 
@@ -160,11 +168,13 @@ def _load(family: Family, name: str, model: str, source: str | Path, config: Any
     import transformers
 
     kind = getattr(transformers, family.model)
-    extra: dict[str, Any] = {"add_pooling_layer": False} if family.model == "ViTModel" else {}
+    poolers = ("ViTModel", "BertModel", "RobertaModel")
+    extra: dict[str, Any] = {"add_pooling_layer": False} if family.model in poolers else {}
     if source == "random":
         with seeded(), _quiet(), options_of(name):
             return kind(config, **extra)
-    extra |= {"config": config, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    dtype = "auto" if family.text == "last" else torch.float32  # in float32, seven billion weights take 28 GB
+    extra |= {"config": config, "dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
     with fetching(name), _quiet():
         if isinstance(source, Path) and source.is_file():
             state = read_weights(source, sha256)
@@ -257,7 +267,7 @@ class TransformersSource:
                 ``config.json`` and a ``preprocessor_config.json`` are used if they lie there.
             sha256: Expected digest of the local file.
             config: Options of the family's configuration class, for a bare family.
-            tokenizer: Hub id or local folder of the tokenizer, for CLIP and SigLIP.
+            tokenizer: Hub id or local folder of the tokenizer, for models that read text.
 
         Raises:
             UnknownNameError: No such family or configuration option.
@@ -267,12 +277,15 @@ class TransformersSource:
         name = f"transformers:{model}"
         family, settings = _find_config(model, name, source, config or {})
         network = _load(family, name, model, source, settings, sha256)
+        candidates = [tokenizer, source if isinstance(source, Path) and has_tokenizer(source) else None]
+        folder = model if "/" in model else None
+        place = next((str(each) for each in candidates if each), folder)
+        if family.text:
+            return finish(TextModel(spec_of_text(name, source, settings, family.text), network, place), source)
         transform = _processor(family, name, model, source, settings)
         facts = _facts(family, name, source, settings, transform)
         if not family.dual:
             return finish(VisionTower(facts, network, transform), source)
-        candidates = [tokenizer, source if isinstance(source, Path) and has_tokenizer(source) else None]
-        place = next((str(each) for each in candidates if each), model if "/" in model else None)
         return finish(_dual(facts, network, transform, place), source)
 
 

@@ -1,7 +1,10 @@
 """Which form of an operation runs, and the record of what ran.
 
 Every operation has a plain reference (``eager``), the same under ``torch.compile`` (``compile``) and a form of its own
-(``fused``): Triton kernels on a GPU, the best plain form on a CPU. ``auto`` takes ``fused`` wherever it exists.
+(``fused``): Triton kernels on a GPU, the best plain form on a CPU. ``auto`` takes ``fused`` wherever it exists, unless
+the operation's own rule says that eager mode is faster for the shape.
+
+Adapters ask for :func:`current`, which :func:`using` sets around a run; it is ``eager`` everywhere else.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ class Choice(NamedTuple):
     Attributes:
         op: Name of the operation.
         asked: The backend that the caller named.
-        used: The form that ran.
+        used: The form that ran; ``compile`` where ``eager`` was asked for inside of a compiled graph.
         reason: Why ``used`` is not the fused form; empty where it is or where nobody asked for it.
     """
 
@@ -57,17 +60,52 @@ class Record:
     def __init__(self) -> None:
         self.choices: Counter[Choice] = Counter()
 
-    def summary(self) -> dict[str, list[str]]:
-        """Operation -> the forms that ran, with reasons; fit for a JSON result."""
-        told: dict[str, list[str]] = {}
-        for choice in sorted(self.choices):
-            line = f"{choice.used} (asked {choice.asked}: {choice.reason})" if choice.reason else choice.used
-            if line not in told.setdefault(choice.op, []):
-                told[choice.op].append(line)
+    def summary(self) -> dict[str, list[dict[str, Any]]]:
+        """Operation -> the forms that ran, how often, and why not the fused one; fit for a JSON result."""
+        told: dict[str, list[dict[str, Any]]] = {}
+        for choice, calls in sorted(self.choices.items()):
+            use = {"form": choice.used, "asked": choice.asked, "calls": calls, "reason": choice.reason}
+            told.setdefault(choice.op, []).append(use)
         return told
 
 
 _open: list[Record] = []
+_current: Backend = "eager"
+
+
+def current() -> Backend:
+    """The backend that adapters ask their operations for."""
+    return _current
+
+
+@contextmanager
+def using(backend: Backend) -> Iterator[None]:
+    """Sets :func:`current` for what is grafted and run inside, in every thread of this process.
+
+    Args:
+        backend: ``compile`` compiles each operation by itself; to compile a whole model, wrap it in ``torch.compile``
+            and stay with ``eager``.
+
+    Raises:
+        ConfigError: There is no such backend.
+
+    Example:
+        >>> with using("fused"):
+        ...     current()
+        'fused'
+    """
+    global _current
+    _check("using()", backend)
+    before, _current = _current, backend
+    try:
+        yield
+    finally:
+        _current = before
+
+
+def _check(who: str, asked: str) -> None:
+    if asked not in get_args(Backend):
+        raise ConfigError(f"{who}: backend is {asked!r}; use one of {', '.join(get_args(Backend))}")
 
 
 @contextmanager
@@ -79,7 +117,7 @@ def recording() -> Iterator[Record]:
         ...     choose("lora", "eager", None)
         'eager'
         >>> record.summary()
-        {'lora': ['eager']}
+        {'lora': [{'form': 'eager', 'asked': 'eager', 'calls': 1, 'reason': ''}]}
     """
     record = Record()
     _open.append(record)
@@ -102,13 +140,14 @@ def _note(op: str, asked: Backend, used: Form, reason: str) -> bool:
     return True
 
 
-def choose(op: str, asked: Backend, obstacle: str | None) -> Form:
+def choose(op: str, asked: Backend, obstacle: str | None, slower: str | None = None) -> Form:
     """Decides on a form and records it.
 
     Args:
         op: Name of the operation.
         asked: What the caller asked for.
         obstacle: Why the fused form cannot run here; ``None`` if it can.
+        slower: Why eager mode is faster here, which only ``auto`` listens to; ``None`` if it is not.
 
     Returns:
         The form to run: what was asked for, or ``eager`` in place of an impossible ``fused``.
@@ -116,13 +155,13 @@ def choose(op: str, asked: Backend, obstacle: str | None) -> Form:
     Raises:
         ConfigError: ``asked`` is no backend.
     """
-    if asked not in get_args(Backend):
-        raise ConfigError(f"{op}: backend is {asked!r}; use one of {', '.join(get_args(Backend))}")
+    _check(op, asked)
     if asked in ("eager", "compile"):
-        _note(op, asked, asked, "")
+        _note(op, asked, "compile" if torch.compiler.is_compiling() else asked, "")
         return asked
-    used: Form = "fused" if obstacle is None else "eager"
-    _note(op, asked, used, obstacle or "")
+    why = obstacle or (slower if asked == "auto" else None)
+    used: Form = "fused" if why is None else "eager"
+    _note(op, asked, used, why or "")
     return used
 
 
@@ -182,6 +221,24 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """``torch.compile(function)``, made once; the function itself while something around it is being compiled."""
     return function if torch.compiler.is_compiling() else _compiled(function)
+
+
+def multiplied_in(x: Tensor) -> torch.dtype:
+    """The type that a matrix product would take ``x`` in: autocast's where it is on, else its own."""
+    if x.is_floating_point() and x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
+
+
+def outside_autocast(function: Callable[..., Any], *arguments: Any) -> Any:
+    """``function(*arguments)`` with autocast off and tensors in the type that autocast would multiply them in.
+
+    Operations of our own are opaque to autocast, which would cast around them and never inside.
+    """
+    cast = [x.to(multiplied_in(x)) if isinstance(x, Tensor) else x for x in arguments]
+    device = next(x.device.type for x in arguments if isinstance(x, Tensor))
+    with torch.autocast(device, enabled=False):
+        return function(*cast)
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:

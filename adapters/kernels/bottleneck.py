@@ -78,7 +78,7 @@ def bottleneck_3d(
             f"{tuple(up.shape)} must be [B, C, D, H, W], [c, C], [c, c, k, k, k] with an odd k, and [C, c]"
         )
     arguments = (x, down, down_bias, mix, mix_bias, up, up_bias)
-    form = backends.choose("bottleneck", backend, _obstacle(x, c, *arguments[1:]))
+    form = backends.choose("bottleneck", backend, _obstacle(x, c, *arguments[1:]), _slower(x))
     if form != "fused":
         return (reference if form == "eager" else backends.compiled(reference))(*arguments)
     rows = x.permute(0, 2, 3, 4, 1)
@@ -93,6 +93,17 @@ def _obstacle(x: Tensor, c: int, *others: Tensor) -> str | None:
     if x.device.type == "cuda" and c > WIDEST:
         return f"{c} channels inside; the GPU kernel keeps a voxel's in registers and takes up to {WIDEST}"
     return backends.obstacle_of(x, *others)
+
+
+def _slower(x: Tensor) -> str | None:
+    """Why three convolutions are faster on a CPU, or ``None``."""
+    if x.device.type != "cpu":
+        return None
+    if x.dtype == torch.bfloat16:
+        return "bfloat16 convolutions are faster on a CPU"
+    if not x.is_contiguous(memory_format=torch.channels_last_3d):
+        return "the channels are not last in memory, and convolutions are as fast on a CPU without moving them"
+    return None
 
 
 @torch.library.custom_op("medgraft::bottleneck_epilogue", mutates_args=(), device_types="cpu")

@@ -257,10 +257,8 @@ def hyperedge_kernel(
         mine = tl.load(
             UNIT + (batch * N + row)[:, None] * C + (at + c)[None, :], mask=row_ok[:, None] & c_ok[None, :], other=0.0
         )
-        other = tl.load(
-            UNIT + (batch * N + column)[None, :] * C + (at + c)[:, None],
-            mask=column_ok[None, :] & c_ok[:, None], other=0.0,
-        )  # fmt: skip
+        node = (batch * N + column)[None, :] * C + (at + c)[:, None]
+        other = tl.load(UNIT + node, mask=column_ok[None, :] & c_ok[:, None], other=0.0)
         similarity = tl.dot(mine, other, similarity, input_precision=PRECISION)
     out = (column == 0)[None, :] | (column >= N)[None, :] | (row[:, None] == column[None, :])
     rest = tl.where(out, floor, similarity)
@@ -280,11 +278,8 @@ def hyperedge_kernel(
     tl.store(H + (batch * N + row)[:, None] * N + column[None, :], stored, mask=row_ok[:, None] & column_ok[None, :])
     for at in range(0, C, BC):
         c_ok = (at + c) < C
-        x = tl.load(
-            X + (batch * N + column)[:, None] * C + (at + c)[None, :],
-            mask=column_ok[:, None] & c_ok[None, :],
-            other=0.0,
-        )
+        node = (batch * N + column)[:, None] * C + (at + c)[None, :]
+        x = tl.load(X + node, mask=column_ok[:, None] & c_ok[None, :], other=0.0)
         gathered = tl.dot(stored, x, input_precision=PRECISION)
         tl.store(
             EDGES + (batch * N + row)[:, None] * C + (at + c)[None, :], gathered.to(EDGES.dtype.element_ty),
@@ -311,11 +306,8 @@ def hyperedge_backward_kernel(
         g = tl.load(
             DEDGES + (batch * N + row)[:, None] * C + (at + c)[None, :], mask=row_ok[:, None] & c_ok[None, :], other=0.0
         )
-        x = tl.load(
-            X + (batch * N + column)[None, :] * C + (at + c)[:, None],
-            mask=column_ok[None, :] & c_ok[:, None],
-            other=0.0,
-        )
+        node = (batch * N + column)[None, :] * C + (at + c)[:, None]
+        x = tl.load(X + node, mask=column_ok[None, :] & c_ok[:, None], other=0.0)
         change = tl.dot(g, x, change, input_precision=PRECISION)
     at_cls = tl.sum(tl.where((column == 0)[None, :], change, 0.0), 1)
     tl.store(COLUMN + batch * N + row, at_cls, mask=row_ok)
@@ -329,15 +321,10 @@ def hyperedge_backward_kernel(
 
 
 MOST_TOKENS = 256
-TILES: Tuned = {
-    "sm_80": Tile({"BM": 16, "BC": 32}, 4, 2),
-    "sm_90": Tile({"BM": 16, "BC": 32}, 4, 2),
-    "sm_100": Tile({"BM": 16, "BC": 32}, 4, 2),
-    "gfx942": Tile({"BM": 16, "BC": 32}, 4, 1),
-}
+_TILE = Tile({"BM": 16, "BC": 32}, 4, 2)
+TILES: Tuned = {**dict.fromkeys(("sm_80", "sm_90", "sm_100"), _TILE), "gfx942": Tile({"BM": 16, "BC": 32}, 4, 1)}
 TILES_FP32: Tuned = {
-    "sm_80": Tile({"BM": 16, "BC": 16}, 8, 2),
-    "sm_90": Tile({"BM": 16, "BC": 16}, 8, 2),
+    **dict.fromkeys(("sm_80", "sm_90"), Tile({"BM": 16, "BC": 16}, 8, 2)),
     "sm_100": Tile({"BM": 16, "BC": 32}, 8, 1),
     "gfx942": Tile({"BM": 16, "BC": 16}, 4, 1),
 }

@@ -106,16 +106,25 @@ def moe(
         shapes = ", ".join(str(tuple(x.shape)) for x in (tokens, gates, index, w1, b1, w2, b2))
         raise ConfigError(f"moe: shapes {shapes} must be [T, D], [T, k], [T, k], [E, h, D], [E, h], [E, D, h], [E, D]")
     arguments = (tokens, gates, index, w1, b1, w2, b2)
-    form = backends.choose("moe", backend, _obstacle(tokens, h, w1, b1, w2, b2))
+    form = backends.choose("moe", backend, obstacle(tokens, h, w1, b1, w2, b2), slower(tokens, E, k))
     if form == "fused":
         return moe_forward(tokens, gates.to(tokens.dtype), index, w1, b1, w2, b2)[0]
     return (reference if form == "eager" else backends.compiled(wide_reference))(*arguments)
 
 
-def _obstacle(tokens: Tensor, h: int, *others: Tensor) -> str | None:
+def obstacle(tokens: Tensor, h: int, *others: Tensor) -> str | None:
+    """Why the fused form cannot take these tensors with experts of width ``h``, or ``None``."""
     if tokens.device.type == "cuda" and h > NARROW and tokens.dtype != torch.bfloat16:
         return f"experts of width {h} are multiplied in groups on a GPU, which takes bfloat16 only; cast to bfloat16"
     return backends.obstacle_of(tokens, *others)
+
+
+def slower(tokens: Tensor, experts: int, top_k: int) -> str | None:
+    """Why one wide gated bottleneck is faster on a CPU, or ``None``: too few experts per pick to gather tokens for."""
+    least = 8 if backends.multiplied_in(tokens) == torch.bfloat16 else 4
+    if tokens.device.type != "cpu" or experts >= least * top_k:
+        return None
+    return f"{top_k} of {experts} experts; eager mode is faster on a CPU above 1 in {least}"
 
 
 def _dense_gates(gates: Tensor, index: Tensor, E: int) -> Tensor:

@@ -78,7 +78,7 @@ def packed_lora(
         ConfigError: The shapes disagree, or ranges overlap or leave the weight.
     """
     _check(x, weight, A, B, starts)
-    form = backends.choose("packed_lora", backend, _obstacle(x, weight, bias, A, B))
+    form = backends.choose("packed_lora", backend, obstacle(x, weight, bias, A, B))
     if form == "fused":
         return lora_forward(x, weight, bias, A, B, list(starts), float(scaling))[0]
     plain = reference if form == "eager" else backends.compiled(reference)
@@ -101,7 +101,8 @@ def _check(x: Tensor, weight: Tensor, A: Tensor, B: Tensor, starts: Sequence[int
         raise ConfigError(f"packed_lora: ranges of {width} rows from {ordered} overlap")
 
 
-def _obstacle(x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor) -> str | None:
+def obstacle(x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor) -> str | None:
+    """Why the fused form cannot take these arguments of :func:`packed_lora`, or ``None``."""
     if weight.requires_grad or (bias is not None and bias.requires_grad):
         return "the base weight or bias is trainable; the fused form gives gradients to x, A and B only"
     if torch.is_autocast_enabled(x.device.type):

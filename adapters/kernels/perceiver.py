@@ -26,6 +26,7 @@ from medgraft.adapters.kernels.triton_runtime import Tile, Tuned, Variant, cdiv,
 from medgraft.errors import ConfigError
 
 FLOOR = -1e30
+FEWEST_TOKENS, FEWEST_TOKENS_BF16 = 512, 1024
 
 
 def normalised(x: Tensor, eps: float = 1e-5) -> Tensor:
@@ -90,22 +91,48 @@ def resampler_attention(
             f"[B, N, C], [B, L, C], [h d, C] and [2 h d, C] with {heads} heads"
         )
     arguments = (x_hat, latents, gain, shift, to_q, to_kv, heads, mask)
-    form = backends.choose("perceiver", backend, _obstacle(x_hat, latents, gain, shift, to_q, to_kv))
+    slow = slower(x_hat, latents.shape[1], len(to_q) // heads)
+    form = backends.choose("perceiver", backend, obstacle(x_hat, latents, gain, shift, to_q, to_kv), slow)
     if form == "fused":
-        return _absorbed(*arguments)
+        return absorbed(*arguments)
     return (reference if form == "eager" else backends.compiled(reference))(*arguments)
 
 
-def _obstacle(x_hat: Tensor, *others: Tensor) -> str | None:
+def obstacle(x_hat: Tensor, *others: Tensor) -> str | None:
+    """Why :func:`absorbed` cannot take these tensors, or ``None``."""
     if x_hat.requires_grad:
         return "the media tokens need a gradient; the fused form is for frozen ones"
     return backends.obstacle_of(x_hat, *others)
 
 
-def _absorbed(
+def slower(x: Tensor, latents: int, head_dim: int) -> str | None:
+    """Why eager mode is faster on a CPU for tokens ``[B, N, C]``, or ``None``.
+
+    Products per training step, over ``2 heads``: ``3 N d (C + L)`` in eager mode, which also gives the constant tokens
+    a gradient that nobody reads, and ``2 N L C + 3 L d C`` here, in smaller matrices.
+
+    Args:
+        x: The tokens.
+        latents: ``L``.
+        head_dim: ``d``.
+    """
+    if x.device.type != "cpu":
+        return None
+    N, C = x.shape[-2:]
+    fewest = FEWEST_TOKENS_BF16 if backends.multiplied_in(x) == torch.bfloat16 else FEWEST_TOKENS
+    if fewest > N:
+        return f"{N} tokens; eager mode is faster on a CPU below {fewest}"
+    ours, theirs = 2 * N * latents * C + 3 * latents * head_dim * C, 3 * N * head_dim * (C + latents)
+    if ours <= theirs:
+        return None
+    return f"{latents} latents with heads of {head_dim} over tokens of {C} take {ours / theirs:.1f} times the products"
+
+
+def absorbed(
     x_hat: Tensor, latents: Tensor, gain: Tensor, shift: Tensor, to_q: Tensor, to_kv: Tensor, heads: int,
     mask: Tensor | None,
 ) -> Tensor:  # fmt: skip
+    """The fused form; arguments and result as in :func:`resampler_attention`."""
     (B, L, C), N = latents.shape, x_hat.shape[1]
     q = F.linear(latents, to_q).unflatten(-1, (heads, -1)).transpose(1, 2)
     q = q / math.sqrt(q.shape[-1])

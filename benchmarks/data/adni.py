@@ -2,6 +2,9 @@
 
 Two rules for whoever splits this table: split by ``subject``, never by row, since all visits of a person and all
 processed variants of a scan look alike; and evaluate on :func:`baseline_only`, while all visits may train.
+
+A flaw of a single row or file never stops the reader and is never guessed away: the row is left out and counted by its
+reason. Only a table or tree that cannot be what it should be is an error.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medgraft.benchmarks.data.adni_bids import looks_like_bids, read_bids
+from medgraft.benchmarks.data.adni_columns import roster_key
 from medgraft.benchmarks.data.adni_loni import SEARCH_REQUIRED, find_search_tables, read_loni
 from medgraft.benchmarks.data.adni_merge import DIAGNOSES, FRAME_COLUMNS, find_merge, read_merge
 from medgraft.benchmarks.data.reading import PHANTOM_MARKER, ReadReport, is_phantom
@@ -31,11 +35,15 @@ class AdniTable:
 
     Attributes:
         frame: ``subject`` (PTID), ``session`` (``bl``, ``m06`` ... from LONI, ``M000`` ... from BIDS), ``month`` since
-            baseline, ``image`` (absolute path), ``image_id``, ``acq_date``, ``description`` (processing), ``dx`` (CN,
-            MCI or AD), ``dx_source`` (``ADNIMERGE DX``, ``nearest visit``, ``research group``, ``sessions.tsv``),
-            ``age`` at the scan (years), ``sex`` (F, M or None), ``education`` (years), ``apoe4`` (0..2), ``site``,
-            ``field_strength`` (T), and the scores ``MMSE``, ``MOCA``, ``ADAS13``, ``RAVLT_immediate``, ``FAQ``,
-            ``CDRSB``; NaN where missing. Ordered by subject and month.
+            baseline, ``scan`` (a number that all processed variants of one acquisition share), ``variant`` (0 for the
+            preferred processing), ``image`` (absolute path), ``image_id``, ``acq_date``, ``description`` (processing),
+            ``dx`` (CN, MCI or AD), ``dx_source`` (``ADNIMERGE DX``, ``nearest visit``, ``research group``,
+            ``sessions.tsv``), ``age`` at the scan (years), ``sex`` (F, M or None), ``education`` (years), ``apoe4``
+            (0..2), ``site``, ``field_strength`` (T), the scores ``MMSE``, ``MOCA``, ``ADAS13``, ``RAVLT_immediate``,
+            ``FAQ``, ``CDRSB``, the volumes ``Hippocampus``, ``Ventricles`` and ``ICV`` (mm3), ``manufacturer`` and
+            ``scanner_model``; NaN or None where missing. Ordered by subject and month.
+        visits: ``subject``, ``month`` and ``dx`` (or None) of every visit that a table has, with or without an image:
+            the follow-up.
         report: What was used, left out and repaired.
         layout: ``loni`` or ``bids``.
         phantom: True for a generated cohort; no number from it is clinical evidence.
@@ -44,6 +52,7 @@ class AdniTable:
     """
 
     frame: pd.DataFrame
+    visits: pd.DataFrame
     report: ReadReport
     layout: str
     phantom: bool = False
@@ -51,7 +60,9 @@ class AdniTable:
     bayes: dict[str, float] | None = None
 
 
-def read_adni(root: Path, *, merge: Path | None = None, search: Path | None = None) -> AdniTable:
+def read_adni(
+    root: Path, *, merge: Path | None = None, search: Path | None = None, variants: bool = False
+) -> AdniTable:
     """Reads a LONI download, a BIDS tree or a CAPS folder; the layout is recognised from the files.
 
     Args:
@@ -59,6 +70,8 @@ def read_adni(root: Path, *, merge: Path | None = None, search: Path | None = No
         merge: ADNIMERGE table; None to look in ``root`` and the folder above. Without one, only baseline scans of a
             LONI download get a label, the research group.
         search: Search table of a LONI download; None to use every CSV in ``root`` that looks like one.
+        variants: Keep every processed variant of a scan of a LONI download. They share ``scan`` and diagnosis, and
+            belong on one side of any split.
 
     Raises:
         DataError: Nothing readable is there, a table lacks a column, or no row has both an image and a diagnosis. A
@@ -72,9 +85,10 @@ def read_adni(root: Path, *, merge: Path | None = None, search: Path | None = No
     visits = None if merge is None else read_merge(Path(merge), report)
     tables = [Path(search)] if search else find_search_tables(root)
     if looks_like_bids(root) and not search:
-        layout, frame = "bids", read_bids(root, visits, report)
+        layout, (frame, told) = "bids", read_bids(root, visits, report)
     elif tables:
-        layout, frame = "loni", read_loni(root, tables, visits, report)
+        layout, frame = "loni", read_loni(root, tables, visits, report, variants=variants)
+        told = pd.DataFrame(columns=pd.Index(("subject", "month", "dx")))
     else:
         raise DataError(
             f"{root} holds no ADNI cohort; looked for participants.tsv with sub-*/ (BIDS), subjects/sub-*/ (CAPS), "
@@ -83,17 +97,36 @@ def read_adni(root: Path, *, merge: Path | None = None, search: Path | None = No
     if frame.empty:
         reasons = "; ".join(f"{reason}: {count}" for reason, count in report.skipped.most_common())
         raise DataError(f"{root} has no visit with both an image and a diagnosis ({reasons or 'no rows at all'})")
-    frame = frame.sort_values(["subject", "month"], kind="stable").reset_index(drop=True)
+    frame = frame.sort_values(["subject", "month", "scan", "variant"], kind="stable").reset_index(drop=True)
+    frame["scan"] = frame.groupby(["subject", "scan"], sort=False).ngroup()
     frame["acq_date"] = pd.to_datetime(frame["acq_date"], errors="coerce")
     report.used = len(frame)
     marker = _read_marker(root)
-    return AdniTable(frame, report, layout, is_phantom(root), marker.get("generator"), marker.get("bayes"))
+    followed = _follow_up(frame, told, visits)
+    return AdniTable(frame, followed, report, layout, is_phantom(root), marker.get("generator"), marker.get("bayes"))
+
+
+def _follow_up(frame: pd.DataFrame, told: pd.DataFrame, merge: pd.DataFrame | None) -> pd.DataFrame:
+    """Diagnosis of every dated visit of the table's subjects; a BIDS table comes before ADNIMERGE."""
+    parts = [told]
+    if merge is not None:
+        # A table without PTIDs names people by roster number; the images tell whose it is.
+        own = {roster_key(subject): subject for subject in frame["subject"]}
+        known = pd.DataFrame(merge[["subject", "month", "dx"]])
+        parts.append(known.assign(subject=[own.get(subject, subject) for subject in known["subject"]]))
+    parts.append(pd.DataFrame(frame[["subject", "month", "dx"]]))
+    whole = pd.concat([part.astype({"month": float}) for part in parts if len(part)], ignore_index=True)
+    whole = whole[whole["subject"].isin(list(frame["subject"].unique())) & whole["month"].notna()]
+    whole = whole.assign(dx=whole["dx"].astype(object).where(whole["dx"].notna(), None))
+    order = whole.sort_values(["subject", "month"], kind="stable")
+    return order.drop_duplicates(["subject", "month"]).reset_index(drop=True)
 
 
 def baseline_only(frame: pd.DataFrame) -> pd.DataFrame:
-    """The first visit of every subject that has one in the table, in the table's order, with a fresh index."""
+    """The first visit of every subject in the table, preferred variant, in the table's order, with a fresh index."""
     order = frame.assign(_month=frame["month"].fillna(np.inf))
-    first = order.sort_values(["subject", "_month", "acq_date"], kind="stable").drop_duplicates("subject")
+    order = order.sort_values(["subject", "_month", "acq_date", "variant"], kind="stable")
+    first = order.drop_duplicates("subject")
     return frame.loc[first.index.sort_values()].reset_index(drop=True)
 
 
@@ -140,12 +173,20 @@ def load_volume(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.float
 
 def _check_geometry(path: Path, image: Any) -> None:
     """Refuses images without a usable affine: their orientation would be a guess."""
+    from nibabel.orientations import aff2axcodes
+
     header, affine = image.header, image.affine
     if affine is None or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
         raise DataError(f"{path} has no usable affine (zero or undefined voxel spacing); convert it again from DICOM")
-    coded = "sform_code" not in header or int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
-    if not coded:
+    if "sform_code" not in header:
+        return
+    codes = int(header["sform_code"]), int(header["qform_code"])
+    if not any(code > 0 for code in codes):
         raise DataError(f"{path} does not say how it is oriented (sform and qform unset); convert it again from DICOM")
+    if all(code > 0 for code in codes):
+        ways = ["".join(map(str, aff2axcodes(form))) for form in (image.get_sform(), image.get_qform())]
+        if ways[0] != ways[1]:
+            raise DataError(f"{path} is {ways[0]} by its sform, {ways[1]} by its qform; convert it again from DICOM")
 
 
 def _read_marker(root: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Reader of ADNI in BIDS, as Clinica's ``adni-to-bids`` writes it, and of its CAPS folder with registered images.
 
 Sessions are ``ses-M00`` in old releases and ``ses-M000`` in new ones; both are read, and compared as numbers of months.
+A session whose name is no month (``ses-01``) is left out: no table says when it was.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from medgraft.benchmarks.data.adni_columns import read_spelled, roster_key, subject_id, to_dates
 from medgraft.benchmarks.data.adni_merge import (
     CONTRADICTORY,
     FRAME_COLUMNS,
@@ -22,27 +24,36 @@ from medgraft.benchmarks.data.adni_merge import (
     SOURCE_SESSIONS,
     VISIT_FACTS,
     column_of,
+    diagnoses,
     drop_rows,
+    in_range,
     is_missing,
     is_withdrawn,
-    map_diagnosis,
     map_sex,
     merge_repeated,
     records,
     to_floats,
     to_numbers,
 )
-from medgraft.benchmarks.data.reading import ReadReport, read_table
+from medgraft.benchmarks.data.reading import ReadReport
 from medgraft.errors import DataError
 
-_IMAGE_NAME = re.compile(r"^(sub-[A-Za-z0-9]+)_ses-M(\d+)_(.*_)?T1w\.nii(\.gz)?$")
+_IMAGE_NAME = re.compile(r"^(sub-[A-Za-z0-9]+)_ses-([A-Za-z0-9]+)_(.*_)?T1w\.nii(\.gz)?$")
+_SESSION_NAME = re.compile(r"^(?:ses-)?(?:M(\d+)|bl)$", re.IGNORECASE)
 _REGISTERED = "space-MNI152NLin2009cSym_desc-Crop_res-1x1x1"
-_PTID_FROM_PARTICIPANT = re.compile(r"^sub-ADNI(\d{3})S(\d{4,5})$")
-# Our column -> the name that Clinica gives it in sessions.tsv.
-_SESSION_COLUMNS = dict(
-    zip(SCORE_COLUMNS, ("MMSE", "moca", "adas13", "ravlt_immediate", "FAQ", "cdr_sb"), strict=True)
-) | {"age": "age"}
-_PARTICIPANT_COLUMNS = {"education": "education_level", "apoe4": "apoe4", "age_bl": "age_bl"}
+# Our column -> the names that Clinica gives it in sessions.tsv.
+_SESSION_COLUMNS = {
+    **{name: (name,) for name in SCORE_COLUMNS},
+    "CDRSB": ("cdr_sb", "CDRSB"),
+    "age": ("age",),
+    "Hippocampus": ("adni_hippocampus_vol", "hippocampus"),
+    "Ventricles": ("adni_ventricles_vol", "ventricles"),
+    "ICV": ("adni_icv", "icv"),
+}
+_PARTICIPANT_COLUMNS = {"education": ("education_level", "education"), "apoe4": ("apoe4",), "age_bl": ("age_bl",)}
+_SCAN_COLUMNS = {"field_strength": ("mri_field", "MagneticFieldStrength"), "image_id": ("scan_id",)}
+_SIDECAR = {"manufacturer": "Manufacturer", "scanner_model": "ManufacturersModelName"}
+UNNAMED_SESSION = "image of a session that is not named ses-M<month>"
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ def looks_like_bids(root: Path) -> bool:
     return (root / "participants.tsv").is_file() or any(root.glob("sub-*/")) or any(root.glob("subjects/sub-*/"))
 
 
-def read_bids(root: Path, merge: pd.DataFrame | None, report: ReadReport) -> pd.DataFrame:
+def read_bids(root: Path, merge: pd.DataFrame | None, report: ReadReport) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Builds the table of a BIDS or CAPS tree.
 
     Args:
@@ -67,7 +78,8 @@ def read_bids(root: Path, merge: pd.DataFrame | None, report: ReadReport) -> pd.
         report: Gets the counts.
 
     Returns:
-        One row per subject and session with ``FRAME_COLUMNS``.
+        One row per subject and session with ``FRAME_COLUMNS``; and the diagnosis of every session, with or without an
+        image, as ``subject``, ``month`` and ``dx``.
 
     Raises:
         DataError: There are neither BIDS tables nor ADNIMERGE, or no session has an image.
@@ -81,15 +93,17 @@ def read_bids(root: Path, merge: pd.DataFrame | None, report: ReadReport) -> pd.
     if participants is None and merge is None:
         raise DataError(f"{root} has no participants.tsv, and no ADNIMERGE table was given or found beside it")
     sessions = _read_sessions(root, report)
+    scans = _read_scans(root)
     visits = (
         {} if merge is None else {(v["subject"], int(v["month"])): v for v in records(merge.dropna(subset=["month"]))}
     )
+    people = participants or {}
     missing = len(sessions.keys() - images.keys())
     if missing:
         report.skip("image file missing", count=missing)
     rows = []
     for key, image in sorted(images.items()):
-        row = _describe(key, image, (participants or {}).get(key[0]), sessions.get(key), visits)
+        row = _describe(key, image, people.get(key[0]), sessions.get(key), visits, scans.get(image.name, {}))
         if is_withdrawn(row["subject"]):
             report.skip("withdrawn subject")
         elif row["dx_source"] == CONTRADICTORY:
@@ -99,7 +113,9 @@ def read_bids(root: Path, merge: pd.DataFrame | None, report: ReadReport) -> pd.
             report.skip("no diagnosis for the visit" if known else "image without a row in sessions.tsv")
         else:
             rows.append(row)
-    return pd.DataFrame(rows, columns=pd.Index(FRAME_COLUMNS))
+    told = [(_ptid(name, people.get(name)), float(month), row["dx"]) for (name, month), row in sessions.items()]
+    history = pd.DataFrame(told, columns=pd.Index(("subject", "month", "dx")))
+    return pd.DataFrame(rows, columns=pd.Index(FRAME_COLUMNS)), history
 
 
 def _index_images(root: Path, report: ReadReport) -> dict[tuple[str, int], Path]:
@@ -109,11 +125,15 @@ def _index_images(root: Path, report: ReadReport) -> dict[tuple[str, int], Path]
         folders.sort()
         for name in files:
             match = _IMAGE_NAME.match(name)
-            if match:
-                entities = match.group(3) or ""
-                rank = 0 if _REGISTERED in entities else 1 if not entities else 2
-                image = _Image((rank, name), Path(folder, name))
-                found.setdefault((match.group(1), int(match.group(2))), []).append(image)
+            if match is None:
+                continue
+            month = _months(match.group(2))
+            if month is None:
+                report.skip(UNNAMED_SESSION)
+                continue
+            entities = match.group(3) or ""
+            rank = 0 if _REGISTERED in entities else 1 if not entities else 2
+            found.setdefault((match.group(1), month), []).append(_Image((rank, name), Path(folder, name)))
     extra = sum(len(candidates) - 1 for candidates in found.values())
     if extra:
         report.skip("another image of the same session", count=extra)
@@ -125,9 +145,10 @@ def _read_participants(root: Path, report: ReadReport) -> dict[str, dict[str, An
     path = root / "participants.tsv"
     if not path.is_file():
         return None
-    raw = read_table(path, ("participant_id",), sep="\t")
+    names = {**_PARTICIPANT_COLUMNS, "sex": (), "site": (), "alternative_id_1": ("source_id",)}
+    raw = read_spelled(path, ("participant_id",), names, sep="\t")
     raw = drop_rows(raw, raw.duplicated("participant_id"), "duplicate row of participants.tsv", report)
-    out = {name: to_numbers(column_of(raw, column), report) for name, column in _PARTICIPANT_COLUMNS.items()}
+    out = {name: in_range(name, to_numbers(column_of(raw, name), report), report) for name in _PARTICIPANT_COLUMNS}
     out |= {name: column_of(raw, name).astype("string") for name in ("sex", "alternative_id_1")}
     out["site"] = column_of(raw, "site").astype("string").str.replace(r"\.0$", "", regex=True)
     return dict(zip(raw["participant_id"].astype(str), records(pd.DataFrame(out)), strict=True))
@@ -136,18 +157,38 @@ def _read_participants(root: Path, report: ReadReport) -> dict[str, dict[str, An
 def _read_sessions(root: Path, report: ReadReport) -> dict[tuple[str, int], dict[str, Any]]:
     """(participant, month) -> the session's facts, from every ``sub-*_sessions.tsv``."""
     out: dict[tuple[str, int], dict[str, Any]] = {}
+    names = {**_SESSION_COLUMNS, "diagnosis": ("dx",), "examination_date": ()}
     for path in sorted([*root.glob("sub-*/sub-*_sessions.tsv"), *root.glob("subjects/sub-*/sub-*_sessions.tsv")]):
-        raw = read_table(path, ("session_id", "diagnosis"), sep="\t")
-        facts = pd.DataFrame(
-            {name: to_numbers(column_of(raw, column), report) for name, column in _SESSION_COLUMNS.items()}
-        )
-        facts["dx"] = raw["diagnosis"].map(map_diagnosis).astype(object)
-        facts["date"] = pd.to_datetime(column_of(raw, "examination_date"), errors="coerce")
-        facts["month"] = to_floats(raw["session_id"].astype("string").str.extract(r"^(?:ses-)?M(\d+)$", expand=False))
+        raw = read_spelled(path, ("session_id", "diagnosis"), names, sep="\t")
+        measured = {name: to_numbers(column_of(raw, name), report) for name in _SESSION_COLUMNS}
+        facts = pd.DataFrame({name: in_range(name, values, report) for name, values in measured.items()})
+        facts["dx"] = diagnoses(pd.Series(raw["diagnosis"]), report)
+        facts["date"] = to_dates(column_of(raw, "examination_date"), report)
+        facts["month"] = to_floats(pd.Series([_months(str(name).strip()) for name in raw["session_id"]], dtype=object))
         facts = drop_rows(facts, facts["month"].isna(), "session that is not named ses-M<month>", report)
         facts = merge_repeated(facts, ["month"], "duplicate row of sessions.tsv", report)
         out |= {(path.parent.name, int(row["month"])): row for row in records(facts)}
     return out
+
+
+def _read_scans(root: Path) -> dict[str, dict[str, Any]]:
+    """File name -> what a ``*_scans.tsv`` says of the image; empty where there is none."""
+    out: dict[str, dict[str, Any]] = {}
+    for pattern in ("sub-*/ses-*/*_scans.tsv", "subjects/sub-*/ses-*/*_scans.tsv", "sub-*/*_scans.tsv"):
+        for path in sorted(root.glob(pattern)):
+            raw = read_spelled(path, ("filename",), {**_SCAN_COLUMNS, "acq_time": ()}, sep="\t")
+            field = column_of(raw, "field_strength").astype("string").str.extract(r"(\d(?:\.\d+)?)", expand=False)
+            facts = {"field_strength": to_floats(field), "date": to_dates(column_of(raw, "acq_time"), ReadReport())}
+            identity = column_of(raw, "image_id").astype("string").str.replace(r"\.0$", "", regex=True)
+            names = [Path(str(name)).name for name in raw["filename"]]
+            out |= dict(zip(names, records(pd.DataFrame({**facts, "image_id": identity})), strict=True))
+    return out
+
+
+def _months(session: str) -> int | None:
+    """Months since baseline from a session's name, with or without ``ses-``; None for a name that does not say."""
+    match = _SESSION_NAME.match(session)
+    return None if match is None else int(match.group(1) or 0)
 
 
 def _describe(
@@ -156,19 +197,21 @@ def _describe(
     participant: dict[str, Any] | None,
     session: dict[str, Any] | None,
     visits: dict[tuple[str, int], dict[str, Any]],
+    scan: dict[str, Any],
 ) -> dict[str, Any]:
     """The finished row of one image; ``dx`` is None where no table has a diagnosis."""
     name, month = key
     person = participant or {}
-    subject = _ptid(name, person.get("alternative_id_1"))
-    visit = visits.get((subject, month))
+    subject = _ptid(name, participant)
+    visit = visits.get((subject, month)) or visits.get((roster_key(subject), month))
     facts: dict[str, Any] = dict.fromkeys(VISIT_FACTS, float("nan")) | {"sex": None, "site": subject[:3]}
     dx, source, date = None, "", pd.NaT
     if visit is not None:
         facts |= {column: visit[column] for column in VISIT_FACTS}
-        dx, source, date = visit["dx"], SOURCE_MERGE, visit["exam_date"]
+        dx, source, date = visit["dx"], CONTRADICTORY if visit["contradictory"] else SOURCE_MERGE, visit["exam_date"]
+    sidecar = _sidecar(image)
     own = {"education": person.get("education"), "apoe4": person.get("apoe4"), "site": person.get("site")}
-    own |= {"sex": map_sex(person.get("sex")), "field_strength": _field_strength(image)}
+    own |= {"sex": map_sex(person.get("sex")), "field_strength": _field_strength(sidecar, scan)}
     if session is not None:
         own |= {column: session[column] for column in _SESSION_COLUMNS}
         date = date if is_missing(session["date"]) else session["date"]
@@ -177,35 +220,46 @@ def _describe(
         elif isinstance(session["dx"], str):
             dx, source = session["dx"], SOURCE_SESSIONS
     facts |= {column: value for column, value in own.items() if not is_missing(value)}
-    if is_missing(facts["age"]) and person.get("age_bl") is not None:
+    if is_missing(facts["age"]) and not is_missing(person.get("age_bl", pd.NA)):
         facts["age"] = person["age_bl"] + month / 12
+    session_name, number = f"M{month:03d}", scan.get("image_id")
     return {
         "subject": subject,
-        "session": f"M{month:03d}",
+        "session": session_name,
         "month": float(month),
+        "scan": f"{subject} {session_name}",
+        "variant": 0,
         "image": str(image.absolute()),
-        "image_id": f"{name}_ses-M{month:03d}",
-        "acq_date": date,
+        "image_id": number if isinstance(number, str) else f"{name}_ses-{session_name}",
+        "acq_date": scan["date"] if scan and not is_missing(scan["date"]) else date,
         "description": image.name.split("_", 2)[2],
         "dx": dx,
         "dx_source": source,
         **facts,
+        **{column: sidecar.get(key) if isinstance(sidecar.get(key), str) else None for column, key in _SIDECAR.items()},
     }
 
 
-def _ptid(participant: str, alternative: Any) -> str:
+def _ptid(participant: str, facts: dict[str, Any] | None) -> str:
     """ADNI's own identifier of a BIDS participant; the BIDS name where there is none."""
-    if isinstance(alternative, str) and alternative:
-        return alternative
-    match = _PTID_FROM_PARTICIPANT.match(participant)
-    return f"{match.group(1)}_S_{match.group(2)}" if match else participant
+    alternative = (facts or {}).get("alternative_id_1")
+    return subject_id(alternative if isinstance(alternative, str) and alternative else participant)
 
 
-def _field_strength(image: Path) -> float | None:
-    """Tesla, from the image's JSON sidecar; None where it does not say."""
-    sidecar = image.with_name(re.sub(r"\.nii(\.gz)?$", ".json", image.name))
+def _sidecar(image: Path) -> dict[str, Any]:
+    """The image's JSON sidecar; empty where there is none that can be read."""
+    path = image.with_name(re.sub(r"\.nii(\.gz)?$", ".json", image.name))
     try:
-        value = json.loads(sidecar.read_text(encoding="utf-8")).get("MagneticFieldStrength")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return float(value) if isinstance(value, (int, float)) else None
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _field_strength(sidecar: dict[str, Any], scan: dict[str, Any]) -> float | None:
+    """Tesla, from the sidecar or the table of scans; None where neither says."""
+    value = sidecar.get("MagneticFieldStrength")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    found = scan.get("field_strength")
+    return None if found is None or is_missing(found) else float(found)

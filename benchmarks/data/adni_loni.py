@@ -16,15 +16,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medgraft.benchmarks.data.adni_columns import (
+    SEARCH_ALIASES,
+    read_spelled,
+    renamed,
+    roster_key,
+    subject_id,
+    to_dates,
+)
 from medgraft.benchmarks.data.adni_merge import (
     CONTRADICTORY,
     FRAME_COLUMNS,
+    SCANNER_COLUMNS,
     SOURCE_GROUP,
     SOURCE_MERGE,
     SOURCE_NEAREST,
     VISIT_FACTS,
     column_of,
     drop_rows,
+    in_range,
     is_missing,
     is_withdrawn,
     map_diagnosis,
@@ -34,15 +44,26 @@ from medgraft.benchmarks.data.adni_merge import (
     to_numbers,
     viscode_month,
 )
-from medgraft.benchmarks.data.reading import ReadReport, read_table
+from medgraft.benchmarks.data.reading import ReadReport
 from medgraft.errors import DataError
 
 SEARCH_REQUIRED = ("Image Data ID", "Subject", "Group", "Visit", "Description", "Acq Date")
 NEAREST_DAYS = 90
 """How far apart scan and examination may lie for the examination's diagnosis to count for the scan."""
 
+_STATED = ["uid", "subject", "group", "visit", "description", "acq_date", "age", "sex"]
+"""What two rows of one image must agree on; an advanced search tells more of an image than a simple one."""
+
+SAME_SCAN = "other processing of the same scan"
+AMBIGUOUS_IMAGE = "image number of several different files"
 _IMAGE_NAME = re.compile(r"_I(\d+)\.(nii|nii\.gz|dcm)$", re.IGNORECASE)
-_T1_SERIES = re.compile(r"MP-?R|SPGR|MT1|\bT1\b", re.IGNORECASE)
+_PTID_IN_NAME = re.compile(r"\d{3}_S_\d{4,5}", re.IGNORECASE)
+_T1_SERIES = re.compile(r"MP-?R|SPGR|MT1|\bT1", re.IGNORECASE)
+_PROTOCOL = {
+    "field_strength": re.compile(r"Field Strength=([\d.]+)", re.IGNORECASE),
+    "manufacturer": re.compile(r"Manufacturer=([^;]+)", re.IGNORECASE),
+    "scanner_model": re.compile(r"Mfg Model=([^;]+)", re.IGNORECASE),
+}
 
 
 @dataclass
@@ -52,10 +73,14 @@ class ImageIndex:
     Attributes:
         volumes: Image id -> NIfTI file.
         dicom: Ids that exist as DICOM slices only.
+        ambiguous: Ids that files of different names claim; which one is meant cannot be told.
+        copies: Files left out because the same one lies there again (``.nii`` beside ``.nii.gz``).
     """
 
     volumes: dict[int, Path] = field(default_factory=dict)
     dicom: set[int] = field(default_factory=set)
+    ambiguous: set[int] = field(default_factory=set)
+    copies: int = 0
 
 
 def index_images(root: Path) -> ImageIndex:
@@ -70,8 +95,12 @@ def index_images(root: Path) -> ImageIndex:
             uid = int(match.group(1))
             if match.group(2).lower() == "dcm":
                 index.dicom.add(uid)
+            elif uid not in index.volumes:
+                index.volumes[uid] = Path(folder, name)
+            elif index.volumes[uid].name.lower().split(".nii")[0] == name.lower().split(".nii")[0]:
+                index.copies += 1
             else:
-                index.volumes.setdefault(uid, Path(folder, name))
+                index.ambiguous.add(uid)
     index.dicom -= index.volumes.keys()
     return index
 
@@ -79,18 +108,21 @@ def index_images(root: Path) -> ImageIndex:
 def find_search_tables(root: Path) -> list[Path]:
     """Every CSV in ``root``, or in the folder above a folder named ADNI, that has the columns of a search table."""
     folders = (root, root.parent) if root.name.upper() == "ADNI" else (root,)
-    return [path for folder in folders for path in sorted(folder.glob("*.csv")) if _is_search_table(path)]
+    tables = (path for folder in folders for path in sorted(folder.glob("*")) if path.suffix.lower() == ".csv")
+    return [path for path in tables if _is_search_table(path)]
 
 
 def _is_search_table(path: Path) -> bool:
     try:
-        header = pd.read_csv(path, nrows=0, encoding="utf-8-sig").columns
+        header = pd.read_csv(path, nrows=0, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError):
         return False
-    return {"Image Data ID", "Subject"} <= {str(name).strip() for name in header}
+    return {"Image Data ID", "Subject", "Description"} <= set(renamed(header, SEARCH_ALIASES).columns)
 
 
-def read_loni(root: Path, tables: list[Path], merge: pd.DataFrame | None, report: ReadReport) -> pd.DataFrame:
+def read_loni(
+    root: Path, tables: list[Path], merge: pd.DataFrame | None, report: ReadReport, *, variants: bool = False
+) -> pd.DataFrame:
     """Builds the table of a LONI download.
 
     Args:
@@ -98,22 +130,38 @@ def read_loni(root: Path, tables: list[Path], merge: pd.DataFrame | None, report
         tables: Search tables; their rows are put together.
         merge: Visits of ADNIMERGE, or None.
         report: Gets the counts.
+        variants: Keep every processed variant of a scan, not only the preferred one.
 
     Returns:
-        One row per subject and visit with ``FRAME_COLUMNS``.
+        One row per subject and visit, or per variant of its scan, with ``FRAME_COLUMNS``.
 
     Raises:
         DataError: A search table lacks a column, or not one of its images is below ``root``.
     """
-    rows = _attach_files(_read_search(tables, report), root, report)
-    rows = drop_rows(rows, _repeated(rows, ["subject", "acq_date"]), "other processing of the same scan", report)
+    rows = _number_variants(_attach_files(_read_search(tables, report), root, report))
+    if not variants:
+        rows = drop_rows(rows, rows["variant"] > 0, SAME_SCAN, report)
     finder = VisitFinder(merge)
     frame = pd.DataFrame([finder.describe(row) for row in records(rows)], columns=pd.Index(FRAME_COLUMNS))
     frame = drop_rows(frame, frame["dx_source"] == CONTRADICTORY, CONTRADICTORY, report)
     frame = drop_rows(frame, frame["dx"].isna(), "no diagnosis for the visit", report)
     # Of two scans of one visit, the one that ADNIMERGE names is the visit's; else the first.
     frame = frame.sort_values("dx_source", key=lambda source: source != SOURCE_MERGE, kind="stable")
-    return drop_rows(frame, _repeated(frame, ["subject", "session"]), "another scan of the same visit", report)
+    first = frame.groupby(["subject", "session"], dropna=False)["scan"].transform("first")
+    another: Any = (frame["scan"] != first) & frame["session"].notna()
+    return drop_rows(frame, another, "another scan of the same visit", report)
+
+
+def _number_variants(rows: pd.DataFrame) -> pd.DataFrame:
+    """Adds ``scan``, ``variant`` (0 for the preferred processing of a scan) and ``uids``, the numbers of them all.
+
+    Rows must come best processing first. A scan of unknown date stands alone.
+    """
+    dated: Any = rows["acq_date"].notna()
+    scan = rows["subject"] + " " + rows["acq_date"].astype("string").where(dated, rows["uid"].astype("string"))
+    groups = rows.assign(scan=scan.astype(object)).groupby("scan", sort=False)
+    uids: Any = groups["uid"].agg(tuple)
+    return rows.assign(scan=scan.astype(object), variant=groups.cumcount(), uids=scan.map(uids))
 
 
 def preference(description: str) -> tuple[int, int, int, int]:
@@ -122,9 +170,10 @@ def preference(description: str) -> tuple[int, int, int, int]:
     Scaled images come before N3m, N3 and raw ones; then the one with the most correction steps; then a repeat scan
     (``MPR-R``), which the archive holds where the first had flaws; then ``Scaled_2``.
     """
-    level = next((i for i, step in enumerate(("Scaled", "N3m", "N3", "GradWarp")) if step in description), 4)
-    steps = ("GradWarp" in description) + ("B1 Correction" in description)
-    return level, -steps, int("MPR-R" not in description), int("Scaled_2" not in description)
+    text = " ".join(description.replace("_", " ").replace(";", " ").lower().split())
+    level = next((i for i, step in enumerate(("scaled", "n3m", "n3", "gradwarp")) if step in text), 4)
+    steps = ("gradwarp" in text) + ("b1 correction" in text)
+    return level, -steps, int(re.search(r"mp-?r-r", text) is None), int("scaled 2" not in text)
 
 
 class VisitFinder:
@@ -141,7 +190,8 @@ class VisitFinder:
 
     def describe(self, row: dict[str, Any]) -> dict[str, Any]:
         """The finished row of one image; ``dx`` is None where nothing vouches for a diagnosis."""
-        exact = self._by_image.get((row["subject"], row["uid"]))
+        people = (row["subject"], roster_key(row["subject"]))
+        exact = next((v for p in people for uid in row["uids"] if (v := self._by_image.get((p, uid)))), None)
         near = self._nearest(row, diagnosed=True)
         visit = exact or self._nearest(row, diagnosed=False)
         dx, source = None, ""
@@ -162,11 +212,14 @@ class VisitFinder:
             month = viscode_month(session)
         # The search table knows the sex, and the age at the scan in whole years.
         facts["sex"] = facts["sex"] if isinstance(facts["sex"], str) else row["sex"]
-        facts["age"] = row["age"] if is_missing(facts["age"]) else facts["age"]
+        for name in ("age", "field_strength"):
+            facts[name] = row[name] if is_missing(facts[name]) else facts[name]
         return {
             "subject": row["subject"],
             "session": session,
             "month": month,
+            "scan": row["scan"],
+            "variant": row["variant"],
             "image": row["image"],
             "image_id": str(row["uid"]),
             "acq_date": row["acq_date"],
@@ -174,13 +227,15 @@ class VisitFinder:
             "dx": dx,
             "dx_source": source,
             **facts,
+            **{name: row[name] for name in SCANNER_COLUMNS},
         }
 
     def _nearest(self, row: dict[str, Any], *, diagnosed: bool) -> dict[str, Any] | None:
         """The subject's visit nearest to the scan, within ``NEAREST_DAYS``."""
         if is_missing(row["acq_date"]):
             return None
-        visits = [v for v in self._by_subject.get(row["subject"], ()) if not diagnosed or v["dx"] is not None]
+        own = self._by_subject.get(row["subject"]) or self._by_subject.get(roster_key(row["subject"]), ())
+        visits = [v for v in own if not diagnosed or v["dx"] is not None]
         gaps = [abs((v["exam_date"] - row["acq_date"]).days) for v in visits]
         if not gaps or min(gaps) > NEAREST_DAYS:
             return None
@@ -195,26 +250,32 @@ def _is_baseline(visit: str) -> bool:
 
 def _read_search(tables: list[Path], report: ReadReport) -> pd.DataFrame:
     """Rows of all search tables that name a T1 image, one per image id."""
-    raw = pd.concat([read_table(path, SEARCH_REQUIRED) for path in tables], ignore_index=True)
+    parts = [read_spelled(path, SEARCH_REQUIRED, SEARCH_ALIASES) for path in tables]
+    raw = pd.concat(parts, ignore_index=True)
+    protocol = column_of(raw, "Imaging Protocol").astype("string")
+    scanner = {name: protocol.str.extract(form, expand=False) for name, form in _PROTOCOL.items()}
     rows = pd.DataFrame(
         {
             "uid": to_floats(raw["Image Data ID"].astype("string").str.strip().str.lstrip("Ii")),
-            "subject": raw["Subject"].astype(str).str.strip(),
+            "subject": raw["Subject"].map(subject_id),
             "group": raw["Group"],
             "visit": raw["Visit"].astype("string").fillna("").str.strip().astype(object),
             "description": raw["Description"].astype("string").fillna("").str.strip().astype(object),
-            "acq_date": pd.to_datetime(raw["Acq Date"], errors="coerce", format="%m/%d/%Y"),
-            "age": to_numbers(column_of(raw, "Age"), report),
+            "acq_date": pd.concat([to_dates(pd.Series(part["Acq Date"]), report) for part in parts], ignore_index=True),
+            "age": in_range("age", to_numbers(column_of(raw, "Age"), report), report),
             "sex": column_of(raw, "Sex").map(map_sex),
-            "modality": column_of(raw, "Modality").astype("string").fillna("MRI").str.strip(),
+            "field_strength": to_floats(scanner["field_strength"]),
+            "manufacturer": scanner["manufacturer"].str.strip().astype(object),
+            "scanner_model": scanner["scanner_model"].str.strip().astype(object),
+            "modality": column_of(raw, "Modality").astype("string").fillna("MRI").str.strip().str.upper(),
         }
     )
     for reason, bad in (
         ("search row without an image number", lambda t: t["uid"].isna()),
         ("withdrawn subject", lambda t: t["subject"].map(is_withdrawn)),
-        ("not an MRI", lambda t: t["modality"] != "MRI"),
+        ("not an MRI", lambda t: ~t["modality"].isin(["MRI", "MR"])),
         ("not a T1-weighted series", lambda t: ~t["description"].str.contains(_T1_SERIES)),
-        ("duplicate row of the search table", lambda t: t.drop(columns="modality").duplicated()),
+        ("duplicate row of the search table", lambda t: t[_STATED].duplicated()),
         ("image listed with contradicting rows", lambda t: t.duplicated("uid", keep=False)),
     ):
         rows = drop_rows(rows, bad(rows), reason, report)
@@ -231,6 +292,13 @@ def _attach_files(rows: pd.DataFrame, root: Path, report: ReadReport) -> pd.Data
         report.note("image file without a usable row in the search table", unlisted)
     rows = drop_rows(rows, rows["uid"].isin(list(index.dicom)), "DICOM series; convert it to NIfTI first", report)
     rows = drop_rows(rows, ~rows["uid"].isin(list(index.volumes)), "image file missing", report)
+    rows = drop_rows(rows, rows["uid"].isin(list(index.ambiguous)), AMBIGUOUS_IMAGE, report)
+    foreign = [
+        _names_another(index.volumes[uid], person) for uid, person in zip(rows["uid"], rows["subject"], strict=True)
+    ]
+    rows = drop_rows(rows, foreign, "image file that is named after another subject", report)
+    if index.copies:
+        report.note("copy of an image file; one of them is used", index.copies)
     if rows.empty:
         hint = " as NIfTI, only as DICOM, which dcm2niix converts" if dicom else ""
         raise DataError(
@@ -249,6 +317,7 @@ def _attach_files(rows: pd.DataFrame, root: Path, report: ReadReport) -> pd.Data
     return rows.sort_values(["subject", "acq_date", "rank", "uid"], kind="stable")
 
 
-def _repeated(rows: pd.DataFrame, key: list[str]) -> pd.Series:
-    """Marks all but the first row of each key; rows with an unknown key are all kept."""
-    return rows.duplicated(key) & rows[key].notna().all(axis=1)
+def _names_another(path: Path, subject: str) -> bool:
+    """True where a file's own name holds a PTID, and not this one."""
+    found = _PTID_IN_NAME.search(path.name)
+    return found is not None and subject_id(found.group()) != subject

@@ -14,13 +14,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medgraft.benchmarks.data.reading import ReadReport, read_table
+from medgraft.benchmarks.data.adni_columns import MERGE_ALIASES, read_spelled, subject_id, to_dates
+from medgraft.benchmarks.data.reading import ReadReport
+from medgraft.errors import DataError
 
 DIAGNOSES = ("CN", "MCI", "AD")
 SCORE_COLUMNS = ("MMSE", "MOCA", "ADAS13", "RAVLT_immediate", "FAQ", "CDRSB")
-VISIT_FACTS = ("age", "sex", "education", "apoe4", "site", "field_strength", *SCORE_COLUMNS)
+VOLUME_COLUMNS = ("Hippocampus", "Ventricles", "ICV")
+VISIT_FACTS = ("age", "sex", "education", "apoe4", "site", "field_strength", *SCORE_COLUMNS, *VOLUME_COLUMNS)
+SCANNER_COLUMNS = ("manufacturer", "scanner_model")
 FRAME_COLUMNS = (
-    "subject", "session", "month", "image", "image_id", "acq_date", "description", "dx", "dx_source", *VISIT_FACTS,
+    "subject", "session", "month", "scan", "variant", "image", "image_id", "acq_date", "description", "dx", "dx_source",
+    *VISIT_FACTS, *SCANNER_COLUMNS,
 )  # fmt: skip
 """Columns of :attr:`~medgraft.benchmarks.data.adni.AdniTable.frame`."""
 
@@ -30,10 +35,17 @@ CONTRADICTORY = "two different diagnoses for the visit"
 """Stands in for the source of a diagnosis where a table gives two; such visits are left out."""
 
 _LABELS = {
-    **dict.fromkeys(("CN", "NL", "SMC"), "CN"),
-    **dict.fromkeys(("EMCI", "LMCI", "MCI"), "MCI"),
-    **dict.fromkeys(("DEMENTIA", "AD"), "AD"),
+    **dict.fromkeys(("CN", "NL", "SMC", "NORMAL", "COGNITIVELY NORMAL", "SIGNIFICANT MEMORY CONCERN"), "CN"),
+    **dict.fromkeys(("EMCI", "LMCI", "MCI", "EARLY MCI", "LATE MCI", "MILD COGNITIVE IMPAIRMENT"), "MCI"),
+    **dict.fromkeys(("DEMENTIA", "AD", "ALZHEIMER'S DISEASE", "ALZHEIMERS DISEASE"), "AD"),
 }
+_RANGES = {
+    "age": (18, 120), "education": (0, 30), "apoe4": (0, 2), "MMSE": (0, 30), "MOCA": (0, 30), "ADAS13": (0, 85),
+    "RAVLT_immediate": (0, 75), "FAQ": (0, 30), "CDRSB": (0, 18), "Hippocampus": (100, 20_000),
+    "Ventricles": (1e3, 3e5), "ICV": (5e5, 4e6),
+}  # fmt: skip
+"""What each can be: years, alleles, points of the test, mm3. A number outside is a slip of the table, and missing."""
+
 _SEXES = {"female": "F", "f": "F", "male": "M", "m": "M"}
 _MISSING_CODES = (-4.0, -1.0)
 _WITHDRAWN = re.compile(r"381_S_10\d{3}$")
@@ -45,15 +57,31 @@ def is_withdrawn(ptid: str) -> bool:
 
 
 def map_diagnosis(value: Any) -> str | None:
-    """CN, MCI or AD for any label that ADNI has used, of a transition its end; None if unknown or missing."""
-    if not isinstance(value, str) or not value.strip():
+    """CN, MCI or AD for any label that ADNI has used, of a transition its end; None if unknown or missing.
+
+    Example:
+        >>> map_diagnosis("EMCI"), map_diagnosis("MCI to Dementia"), map_diagnosis("MCI due to AD")
+        ('MCI', 'AD', None)
+    """
+    if not isinstance(value, str):
         return None
-    return _LABELS.get(value.split()[-1].upper())
+    states = [_LABELS.get(" ".join(state.split()).upper()) for state in value.split(" to ")]
+    return states[-1] if all(states) and len(states) <= 2 else None
 
 
 def map_sex(value: Any) -> str | None:
     """F, M or None."""
     return _SEXES.get(str(value).strip().lower())
+
+
+def in_range(name: str, values: pd.Series, report: ReadReport) -> pd.Series:
+    """The values that ``name`` can have; others become NaN, with a note."""
+    low, high = _RANGES.get(name, (-np.inf, np.inf))
+    outside = (values < low) | (values > high)
+    if outside.any():
+        report.note(f"{name} out of its range; treated as missing", int(outside.sum()))
+    kept: Any = values.mask(outside)
+    return kept
 
 
 def to_numbers(column: pd.Series, report: ReadReport) -> pd.Series:
@@ -104,7 +132,7 @@ def is_missing(value: Any) -> bool:
 def viscode_month(code: Any) -> float:
     """Months since baseline of ``bl``, ``sc`` or ``m24``; NaN for any other code."""
     code = str(code).strip().lower()
-    if code in ("bl", "sc", "scmri", "m0"):
+    if code in ("bl", "sc", "scmri", "4_bl", "4_sc"):
         return 0.0
     match = re.fullmatch(r"m(\d+)", code)
     return float(match.group(1)) if match else float("nan")
@@ -113,7 +141,8 @@ def viscode_month(code: Any) -> float:
 def find_merge(root: Path) -> Path | None:
     """An ADNIMERGE table in ``root`` or in the folder above it, the newest name first."""
     for folder in (root, root.parent):
-        found = sorted(path for path in folder.glob("*.csv") if path.name.upper().startswith("ADNIMERGE"))
+        tables = (path for path in folder.glob("*") if path.name.lower().endswith((".csv", ".csv.gz")))
+        found = sorted(path for path in tables if path.name.upper().startswith("ADNIMERGE"))
         if found:
             return found[-1]
     return None
@@ -123,48 +152,73 @@ def read_merge(path: Path, report: ReadReport) -> pd.DataFrame:
     """Reads ADNIMERGE into one row per visit.
 
     Args:
-        path: The table.
+        path: The table, of any release, or exported from R (``DX.bl``).
         report: Gets the counts of duplicates, contradictions and repairs.
 
     Returns:
-        Columns ``subject``, ``session``, ``month``, ``exam_date``, ``image_uid`` (float, NaN if none), ``dx`` (CN, MCI,
-        AD or None) and ``VISIT_FACTS``; ``age`` is the age at that visit.
+        Columns ``subject`` (PTID, or ``RID 295`` from a table without one), ``session``, ``month``, ``exam_date``,
+        ``image_uid`` (float, NaN if none), ``dx`` (CN, MCI, AD or None) and ``VISIT_FACTS``; ``age`` is the age at that
+        visit.
 
     Raises:
         DataError: The file is missing or lacks a column.
     """
-    raw = read_table(path, ("PTID", "VISCODE", "EXAMDATE", "DX", "AGE", "PTGENDER"))
+    named = dict.fromkeys(("M", "Month", "Years_bl", "FLDSTRENG", "SITE", "IMAGEUID", "PTID", "RID", "VISCODE2"), ())
+    raw = read_spelled(
+        path,
+        ("VISCODE", "EXAMDATE", "DX", "AGE", "PTGENDER"),
+        {**named, **dict.fromkeys((*SCORE_COLUMNS, *VOLUME_COLUMNS), ()), **MERGE_ALIASES},
+    )
+    subject = _subjects(path, raw)
 
     def numbers(name: str) -> pd.Series:
         return to_numbers(column_of(raw, name), report)
 
-    month = numbers("M").fillna(numbers("Month")).fillna(raw["VISCODE"].map(viscode_month))
+    # Where a table has both codes, VISCODE is the study phase's own (v02) and VISCODE2 the one common to all (bl).
+    code = pd.Series(raw["VISCODE2"] if "VISCODE2" in raw else raw["VISCODE"])
+    month = numbers("M").fillna(numbers("Month")).fillna(code.map(viscode_month))
     years = numbers("Years_bl").fillna(month / 12).fillna(0.0)
     field = column_of(raw, "FLDSTRENG").astype("string").str.extract(r"(\d(?:\.\d)?)", expand=False)
-    facts = {
+    measured = {
         "age": numbers("AGE") + years,
-        "sex": raw["PTGENDER"].map(map_sex),
         "education": numbers("PTEDUCAT"),
         "apoe4": numbers("APOE4"),
-        "site": _site(column_of(raw, "SITE"), pd.Series(raw["PTID"])),
-        "field_strength": to_floats(field),
-        **{name: numbers(name) for name in SCORE_COLUMNS},
+        **{name: numbers(name) for name in (*SCORE_COLUMNS, *VOLUME_COLUMNS)},
     }
     visits = pd.DataFrame(
         {
-            "subject": raw["PTID"].astype(str).str.strip(),
-            "session": raw["VISCODE"].astype(str).str.strip().str.lower(),
+            "subject": subject,
+            "session": code.astype(str).str.strip().str.lower(),
             "month": month,
-            "exam_date": pd.to_datetime(raw["EXAMDATE"], errors="coerce"),
-            "image_uid": numbers("IMAGEUID"),
-            "dx": _diagnoses(pd.Series(raw["DX"]), report),
-            **facts,
+            "exam_date": to_dates(pd.Series(raw["EXAMDATE"]), report),
+            "image_uid": _image_numbers(column_of(raw, "IMAGEUID")),
+            "dx": diagnoses(pd.Series(raw["DX"]), report),
+            "sex": pd.Series(raw["PTGENDER"]).map(map_sex),
+            "site": _site(column_of(raw, "SITE"), subject),
+            "field_strength": to_floats(field),
+            **{name: in_range(name, values, report) for name, values in measured.items()},
         }
     )
     return _one_row_per_visit(visits, report)
 
 
-def _diagnoses(column: pd.Series, report: ReadReport) -> pd.Series:
+def _image_numbers(column: pd.Series) -> pd.Series:
+    """Numbers of images, with or without the letter before them; NaN for missing codes."""
+    numbers = to_floats(column.astype("string").str.strip().str.lstrip("Ii"))
+    known: Any = numbers.where(numbers > 0)
+    return known
+
+
+def _subjects(path: Path, raw: pd.DataFrame) -> pd.Series:
+    """PTID of every row; ``RID 295`` where the table has none."""
+    if "PTID" in raw:
+        return pd.Series(raw["PTID"]).map(subject_id)
+    if "RID" not in raw:
+        raise DataError(f"{path} has no column PTID, nor RID; it has: {', '.join(raw.columns[:30])}")
+    return "RID " + to_floats(pd.Series(raw["RID"])).astype("Int64").astype(str)
+
+
+def diagnoses(column: pd.Series, report: ReadReport) -> pd.Series:
     """Mapped labels, with a note for transitions and for words that are no label."""
     mapped = column.map(map_diagnosis).astype(object)
     text = column.astype("string").str.strip().fillna("")
@@ -179,8 +233,8 @@ def _diagnoses(column: pd.Series, report: ReadReport) -> pd.Series:
 
 def _site(column: pd.Series, ptid: pd.Series) -> pd.Series:
     """Site as text; the first part of the PTID where the column is empty."""
-    text = column.astype("string").str.replace(r"\.0$", "", regex=True)
-    return text.fillna(ptid.astype("string").str[:3]).astype(object)
+    text = column.astype("string").str.strip().str.replace(r"\.0$", "", regex=True).replace("", pd.NA)
+    return text.fillna(ptid.astype("string").str.extract(r"^(\d{3})_S_", expand=False)).astype(object)
 
 
 def _one_row_per_visit(visits: pd.DataFrame, report: ReadReport) -> pd.DataFrame:

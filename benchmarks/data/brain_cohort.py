@@ -46,12 +46,14 @@ from medgraft.benchmarks.data.brain_phantom import (
     visit_rng,
     worker_pool,
 )
+from medgraft.benchmarks.data.brain_raw import as_acquired
 from medgraft.benchmarks.data.reading import PHANTOM_MARKER
 from medgraft.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
 LAYOUTS = ("loni", "bids")
+FORMS = ("processed", "raw")
 INT16_PER_UNIT = 1000.0
 VARIANT_SHARE = 0.15
 """Share of scans that exist twice, with different processing: a split by image instead of by subject leaks them."""
@@ -68,6 +70,7 @@ class _Job:
     setting: BrainSetting
     spacing: float
     layout: str
+    form: str
     max_visits: int
     site_confound: float
     root: Path
@@ -82,6 +85,7 @@ def write_cohort(
     setting: str | BrainSetting = "default",
     spacing: float = 3.0,
     layout: str = "loni",
+    form: str = "processed",
     max_visits: int = 5,
     jobs: int = 1,
     site_confound: float = 0.0,
@@ -100,6 +104,8 @@ def write_cohort(
         spacing: Edge of a voxel, mm.
         layout: ``loni``: image archive tree, search table, ADNIMERGE. ``bids``: as Clinica's converter writes it, one
             image per session.
+        form: ``processed``: corrected and in the template's space. ``raw``: as from the scanner, see
+            :mod:`~medgraft.benchmarks.data.brain_raw`; one image per session, for ``medgraft prepare``.
         max_visits: Visits per subject at most, 1..5 (bl, m06, m12, m24, m36).
         jobs: Processes; more than 1 needs ``if __name__ == "__main__"`` around the entry of the calling script.
         site_confound: 0 for none; at 1 the site nearly tells the diagnosis.
@@ -110,14 +116,14 @@ def write_cohort(
         DataError: ``out`` is in use or cannot be written.
     """
     setting = get_setting(setting)
-    _check(n_subjects, layout, max_visits, setting)
+    _check(n_subjects, layout, form, max_visits, setting)
     check_seed(seed)
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is not empty; name a new folder, or delete this one")
     with _complete_or_nothing(out) as root:
         tasks = [
-            _Job(index, seed, setting, spacing, layout, max_visits, site_confound, root, cache_dir)
+            _Job(index, seed, setting, spacing, layout, form, max_visits, site_confound, root, cache_dir)
             for index in range(n_subjects)
         ]
         with contextlib.ExitStack() as stack:
@@ -136,6 +142,7 @@ def write_cohort(
             "layout": layout,
             "max_visits": max_visits,
             "site_confound": site_confound,
+            **({"form": form} if form == "raw" else {}),
         }
         _write_marker(root, setting, seed, config)
         _write_truth(root, visits, layout)
@@ -200,9 +207,14 @@ def _make_subject(job: _Job) -> list[Visit]:
     for visit in visits:
         rng = visit_rng(job.seed, job.index, visit.month)
         image, volumes = renderer.render(rng, anatomy, visit.subject.atrophy_at(visit.month), visit.scanner)
-        if job.layout == "bids":
-            visit = replace(visit, has_variant=False)
-            _write_image(job.root / visit.bids_path(), image, renderer.affine)
+        raw = job.form == "raw"
+        if raw or job.layout == "bids":
+            visit = replace(visit, has_variant=False, raw=raw)
+        path = job.root / (visit.bids_path() if job.layout == "bids" else visit.loni_path())
+        if raw:
+            _save(path, *as_acquired(image, renderer.affine, job.seed, job.index, visit.month))
+        elif job.layout == "bids":
+            _write_image(path, image, renderer.affine)
         else:
             for variant in range(1 + visit.has_variant):
                 processed = _other_processing(image) if variant else image
@@ -218,22 +230,29 @@ def _other_processing(image: NDArray[Any]) -> NDArray[Any]:
 
 
 def _write_image(path: Path, image: NDArray[Any], affine: NDArray[Any]) -> None:
+    """Writes a processed image in steps of a thousandth."""
+    _save(path, np.rint(INT16_PER_UNIT * np.clip(image, 0, 4)).astype(np.int16), affine)
+
+
+def _save(path: Path, image: NDArray[Any], affine: NDArray[Any]) -> None:
     from nibabel.loadsave import save
     from nibabel.nifti1 import Nifti1Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    volume = Nifti1Image(np.rint(INT16_PER_UNIT * np.clip(image, 0, 4)).astype(np.int16), affine)
+    volume = Nifti1Image(image, affine)
     header: Any = volume.header
     header["descrip"] = b"phantom; not a person"
     header.set_xyzt_units("mm")
     save(volume, path)
 
 
-def _check(n_subjects: int, layout: str, max_visits: int, setting: BrainSetting) -> None:
+def _check(n_subjects: int, layout: str, form: str, max_visits: int, setting: BrainSetting) -> None:
     if not 1 <= n_subjects <= _MAX_SUBJECTS:
         raise ConfigError(f"n_subjects is {n_subjects}; a phantom cohort has 1 to {_MAX_SUBJECTS} subjects")
     if layout not in LAYOUTS:
         raise ConfigError(f"layout {layout!r} is unknown; choose {' or '.join(LAYOUTS)}")
+    if form not in FORMS:
+        raise ConfigError(f"form {form!r} is unknown; choose {' or '.join(FORMS)}")
     if not 1 <= max_visits <= len(VISIT_MONTHS):
         raise ConfigError(f"max_visits is {max_visits}; there are 1 to {len(VISIT_MONTHS)} visits")
     if not setting.diagnosed:

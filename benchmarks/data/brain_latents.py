@@ -26,6 +26,7 @@ SCORES = ("MMSE", "ADAS13", "ADAS11", "CDRSB", "FAQ", "RAVLT_immediate", "MOCA")
 
 # Second word of every generator's key: two purposes never share random numbers.
 STREAM_SITES, STREAM_SUBJECT, STREAM_ANATOMY, STREAM_VISIT, STREAM_SCORES, STREAM_COHORT, STREAM_AGEING = range(1, 8)
+STREAM_RAW = 8
 
 # Age at baseline (mean, SD) and probability of being female, given CN, MCI, AD; about ADNI's.
 _AGE_MEAN, _AGE_SD = np.array([74.0, 73.5, 75.0]), np.array([5.8, 7.2, 7.6])

@@ -46,6 +46,7 @@ _DESCRIPTIONS = {
     1.5: ("MPR; GradWarp; B1 Correction; N3; Scaled", "MPR; ; N3; Scaled"),
     3.0: ("MT1; GradWarp; N3m", "MT1; N3m"),
 }
+_RAW_DESCRIPTIONS = {1.5: "MP-RAGE", 3.0: "Accelerated Sagittal MPRAGE"}
 _ADNI2_VISITS = {
     "bl": "ADNI2 Screening MRI-New Pt",
     "m06": "ADNI2 Month 6-New Pt",
@@ -72,6 +73,7 @@ class Visit:
         volumes: True volumes in mm3.
         cognition: Cognition latent at the visit; for ``truth.json`` only.
         has_variant: The scan also exists with other processing.
+        raw: The image is as the scanner gave it.
     """
 
     subject: Subject
@@ -85,6 +87,7 @@ class Visit:
     volumes: dict[str, float] = field(default_factory=dict)
     cognition: float = 0.0
     has_variant: bool = False
+    raw: bool = False
 
     @property
     def month(self) -> int:
@@ -117,6 +120,8 @@ class Visit:
 
     def description(self, variant: int = 0) -> str:
         """Processing of the image in ADNI's words."""
+        if self.raw:
+            return _RAW_DESCRIPTIONS[self.scanner.field_strength]
         return _DESCRIPTIONS[self.scanner.field_strength][variant]
 
     def loni_path(self, variant: int = 0) -> Path:
@@ -173,7 +178,7 @@ def _search_row(visit: Visit, variant: int) -> dict[str, Any]:
         "Visit": screening if adni1 else _ADNI2_VISITS[visit.code],
         "Modality": "MRI",
         "Description": visit.description(variant),
-        "Type": "Processed",
+        "Type": "Original" if visit.raw else "Processed",
         "Acq Date": f"{visit.date.month}/{visit.date.day:02d}/{visit.date.year}",
         "Format": "NiFTI",
         "Downloaded": "",

@@ -124,6 +124,16 @@ def load_template(spacing: float = 3.0, cache_dir: Path | None = None) -> BrainT
     return template
 
 
+def template_t1() -> tuple[Array, Array]:
+    """The T1 of the average brain, skull-stripped, 0..255 at 1 mm, ``[x, y, z]``; and its affine from voxel to MNI mm.
+
+    Raises:
+        DataError: nilearn is missing, or its template files are not the expected ones.
+    """
+    anatomy, affine = _read_sources()
+    return anatomy["t1"], affine
+
+
 def prepare_template(spacing: float) -> BrainTemplate:
     """Derives the channels and displacement fields from nilearn's files, without any cache."""
     from scipy import ndimage

@@ -5,7 +5,8 @@ in the words that a clinician would use: small text encoders hardly read numbers
 The diagnosis itself, the research group and the reader's own label are never among the fields.
 
 Circularity: MMSE and CDR are inclusion criteria of ADNI (CN: CDR 0, MMSE 24-30; MCI: CDR 0.5; AD: CDR 0.5-1, MMSE
-20-26). Text of the policy ``cognitive``, and far more so ``full``, therefore knows much of the label by construction.
+20-26). Text of the policy ``cognitive``, and far more so ``full``, therefore knows much of the label by construction;
+``without_criteria`` leaves both scores out and keeps the tests that define nothing (which still correlate with them).
 Compare models under one policy only, and always show the text-only row beside image and text.
 """
 
@@ -21,7 +22,10 @@ import pandas as pd
 
 from medgraft.errors import UnknownNameError
 
-TextPolicy = Literal["demographic", "genetic", "cognitive", "full"]
+TextPolicy = Literal["demographic", "genetic", "without_criteria", "cognitive", "full"]
+
+DEFINING = ("MMSE", "CDRSB")
+"""Scores that ADNI's diagnoses are made from."""
 
 _DEMOGRAPHIC = ("age", "sex", "education")
 _GENETIC = (*_DEMOGRAPHIC, "apoe4")
@@ -29,6 +33,7 @@ _COGNITIVE = (*_GENETIC, "MMSE", "MOCA", "ADAS13", "RAVLT_immediate", "FAQ")
 TEXT_FIELDS: dict[str, tuple[str, ...]] = {
     "demographic": _DEMOGRAPHIC,
     "genetic": _GENETIC,
+    "without_criteria": tuple(name for name in _COGNITIVE if name not in DEFINING),
     "cognitive": _COGNITIVE,
     "full": (*_COGNITIVE, "CDRSB"),
 }
@@ -67,10 +72,7 @@ def compose_text(row: Mapping[Any, Any], policy: str = "cognitive", seed: int = 
     Raises:
         UnknownNameError: No such policy.
     """
-    if policy not in TEXT_FIELDS:
-        raise UnknownNameError("text policy", policy, TEXT_FIELDS)
-    values: dict[str, Any] = {name: row.get(name) for name in TEXT_FIELDS[policy]}
-    values = {name: value for name, value in values.items() if not _is_missing(value)}
+    values = _values(row, policy)
     key = hashlib.sha256(repr((seed, [(name, str(value)) for name, value in values.items()])).encode()).digest()
     rng = np.random.default_rng(int.from_bytes(key[:8], "little"))
     opening = [_demographics(values)]
@@ -79,6 +81,22 @@ def compose_text(row: Mapping[Any, Any], policy: str = "cognitive", seed: int = 
         opening.append(f"Carries {('no', 'one', 'two')[count]} APOE e4 allele{'s' if count == 2 else ''}.")
     body = _score_sentences(values, rng)
     return " ".join([*opening, *(body[i] for i in rng.permutation(len(body)))])
+
+
+def fields_in(row: Mapping[Any, Any], policy: str = "cognitive") -> tuple[str, ...]:
+    """Names of the fields that the note of this row holds; none of them where it would say nothing.
+
+    Raises:
+        UnknownNameError: No such policy.
+    """
+    return tuple(_values(row, policy))
+
+
+def _values(row: Mapping[Any, Any], policy: str) -> dict[str, Any]:
+    """The fields of the policy that the row has."""
+    if policy not in TEXT_FIELDS:
+        raise UnknownNameError("text policy", policy, TEXT_FIELDS)
+    return {name: row.get(name) for name in TEXT_FIELDS[policy] if not _is_missing(row.get(name))}
 
 
 def _demographics(values: Mapping[str, Any]) -> str:

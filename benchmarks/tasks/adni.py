@@ -1,25 +1,32 @@
-"""Diagnosis on ADNI: cognitively normal, mild cognitive impairment or Alzheimer's disease, from image, text or both.
+"""Diagnosis and prognosis on ADNI from the T1 volume, from a note composed of the clinical tables, or from both.
 
-Splits are by subject. Training may see every visit of its subjects; validation and test hold the first visit only, as
-Wen et al., "Convolutional neural networks for classification of Alzheimer's disease", Medical Image Analysis 2020,
-recommend.
+Three-way (cognitively normal, mild cognitive impairment, Alzheimer's disease), any pair of these, and conversion: who
+of those with mild cognitive impairment has Alzheimer's disease within a horizon. Splits are by subject, see
+:mod:`medgraft.benchmarks.tasks.adni_splits`.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from medgraft.benchmarks.data.adni import AdniTable, baseline_only, load_volume, read_adni
-from medgraft.benchmarks.data.clinical_text import TEXT_FIELDS, compose_text
+from medgraft.benchmarks.data.adni import AdniTable, load_volume, read_adni
+from medgraft.benchmarks.data.adni_conversion import CONVERSION, conversion_labels
+from medgraft.benchmarks.data.clinical_text import TEXT_FIELDS, TextPolicy, compose_text, fields_in
+from medgraft.benchmarks.data.tabular import table_baselines
+from medgraft.benchmarks.tasks.adni_splits import describe_sites, first_visits_only, site_split, strata_of
+from medgraft.errors import DataError
 from medgraft.task import RawInputs, Task, TaskConfig, TaskData, subject_split
 
 DIAGNOSES = ("CN", "MCI", "AD")
+Contrast = Literal["CN-MCI-AD", "CN-AD", "CN-MCI", "MCI-AD"]
+WITHOUT_TEXT = "no field for the note"
 
 
 def file_facts(paths: list[str], root: Path) -> str:
@@ -35,65 +42,104 @@ def file_facts(paths: list[str], root: Path) -> str:
     return digest.hexdigest()
 
 
+class AdniConfig(TaskConfig):
+    """Options of every ADNI task.
+
+    Attributes:
+        text_policy: Which fields the clinical note may use; none of them ever holds the diagnosis.
+            ``without_criteria`` leaves out MMSE and CDR, which define it; ``cognitive`` has MMSE, ``full`` both.
+        train_visits: ``all`` visits of the training subjects, or their first one only.
+        variants: ``all`` lets training see every processed variant of a scan (MPR, GradWarp, B1, N3, Scaled) of a
+            LONI download; validation and test hold the preferred one in either case.
+        split: ``subject``, or ``site`` to hold whole sites out for the test.
+        held_out_sites: The test sites of ``split: site``, by their number in the tables; drawn where none is named.
+        stratify: Columns whose mixture the splits share.
+        test_fraction: Share of subjects in the test split.
+        val_fraction: Share of subjects in the validation split.
+        split_seed: Defines the split, for all seeds of a sweep.
+    """
+
+    text_policy: TextPolicy = "cognitive"
+    train_visits: Literal["all", "baseline"] = "all"
+    variants: Literal["preferred", "all"] = "preferred"
+    split: Literal["subject", "site"] = "subject"
+    held_out_sites: tuple[str, ...] = ()
+    stratify: tuple[Literal["dx", "sex", "site", "field_strength"], ...] = ("dx",)
+    test_fraction: float = Field(0.3, gt=0, lt=1)
+    val_fraction: float = Field(0.1, gt=0, lt=1)
+    split_seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _some_train(self) -> AdniConfig:
+        if self.test_fraction + self.val_fraction >= 1:
+            raise ValueError("test_fraction and val_fraction leave no subject for training")
+        if self.held_out_sites and self.split != "site":
+            raise ValueError("held_out_sites needs split: site")
+        return self
+
+
 class AdniTask(Task):
-    """Three-way diagnosis; subclasses say which inputs a sample has."""
+    """Base of the ADNI tasks; subclasses say which inputs a sample has and what its target is."""
 
     objective = "multiclass"
     cohort = "adni"
+    Config: ClassVar[type[TaskConfig]] = AdniConfig
+    config: AdniConfig
 
-    class Config(TaskConfig):
-        """Options.
-
-        Attributes:
-            text_policy: Which fields the clinical note may use; none of them ever holds the diagnosis, but the
-                scores in ``full`` and ``cognitive`` are close to how it was made.
-            train_visits: ``all`` visits of the training subjects, or their first one only.
-            test_fraction: Share of subjects in the test split.
-            val_fraction: Share of subjects in the validation split.
-            split_seed: Defines the split, for all seeds of a sweep.
-        """
-
-        text_policy: Literal["demographic", "genetic", "cognitive", "full"] = "cognitive"
-        train_visits: Literal["all", "baseline"] = "all"
-        test_fraction: float = Field(0.3, gt=0, lt=1)
-        val_fraction: float = Field(0.1, gt=0, lt=1)
-        split_seed: int = Field(0, ge=0)
-
-        @model_validator(mode="after")
-        def _some_train(self) -> AdniTask.Config:
-            if self.test_fraction + self.val_fraction >= 1:
-                raise ValueError("test_fraction and val_fraction leave no subject for training")
-            return self
-
-    config: Config
+    def label(self, table: AdniTable) -> tuple[pd.Series, tuple[str, ...]]:
+        """A word per row of the table, and the classes; rows with another word are left out and counted by it."""
+        raise TypeError(f"{type(self).__name__} must implement label()")
 
     def load(self, root: Path) -> TaskData:
-        """Reads a LONI or BIDS copy."""
-        table = read_adni(root)
-        frame = table.frame.reset_index(drop=True)
-        targets = np.array([DIAGNOSES.index(dx) for dx in frame["dx"]], dtype=np.int64)
+        """Reads a LONI or BIDS copy.
+
+        Raises:
+            DataError: The folder holds no ADNI, or no subject of some class.
+        """
+        table = read_adni(root, variants=self.config.variants == "all")
+        words, classes = self.label(table)
+        used = words.isin(classes)
+        left_out = Counter(words[~used])
+        frame = pd.DataFrame(table.frame[used]).reset_index(drop=True)
+        targets = np.array([classes.index(word) for word in words[used]], dtype=np.int64)
+        self._check_classes(classes, targets, left_out)
+        splits = self._splits(frame, words[used].to_numpy(str))
+        if "text" in self.inputs:  # after the split, which is one for all inputs
+            told = np.array([bool(fields_in(row, self.config.text_policy)) for row in frame.to_dict("records")])
+            left_out += Counter({WITHOUT_TEXT: int((~told).sum())})
+            splits = {name: index[told[index]] for name, index in splits.items()}
         return TaskData(
             inputs={name: self._raw(name, frame, root) for name in self.inputs},
             targets=targets,
             subjects=frame["subject"].to_numpy(str),
-            splits=self._splits(frame),
-            classes=DIAGNOSES,
+            splits=splits,
+            classes=classes,
             phantom=table.phantom,
-            provenance=self._provenance(table),
+            provenance={
+                **self.provenance(table, frame, targets, splits),
+                "left_out": {str(word): int(n) for word, n in left_out.items()},
+            },
         )
 
-    def _splits(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    def _check_classes(self, classes: tuple[str, ...], targets: np.ndarray, left_out: Counter[Any]) -> None:
+        counts = {name: int((targets == k).sum()) for k, name in enumerate(classes)}
+        if not all(counts.values()):
+            found = ", ".join(f"{n} {name}" for name, n in [*counts.items(), *left_out.items()])
+            raise DataError(f"the task tells {' from '.join(classes)}, and the cohort has only: {found}")
+
+    def _splits(self, frame: pd.DataFrame, words: np.ndarray) -> dict[str, np.ndarray]:
         own = self.config
         fractions = {
             "train": 1 - own.test_fraction - own.val_fraction,
             "val": own.val_fraction,
             "test": own.test_fraction,
         }
-        splits = subject_split(frame["subject"].to_numpy(str), frame["dx"].to_numpy(str), fractions, own.split_seed)
-        first = np.zeros(len(frame), bool)
-        first[baseline_only(frame.assign(row=np.arange(len(frame))))["row"].to_numpy()] = True
-        only_first = {"val", "test"} | ({"train"} if own.train_visits == "baseline" else set())
-        return {name: index[first[index]] if name in only_first else index for name, index in splits.items()}
+        strata = strata_of(frame.assign(dx=words), own.stratify)
+        if own.split == "site":
+            splits = site_split(frame, strata, fractions, own.split_seed, own.held_out_sites)
+        else:
+            splits = subject_split(frame["subject"].to_numpy(str), strata, fractions, own.split_seed)
+        return first_visits_only(frame, splits, training_too=own.train_visits == "baseline")
 
     def _raw(self, modality: str, frame: pd.DataFrame, root: Path) -> RawInputs:
         if modality == "text":
@@ -103,36 +149,73 @@ class AdniTask(Task):
         paths = [str(path) for path in frame["image"]]
         return RawInputs(lambda i: load_volume(paths[i])[0], len(paths), file_facts(paths, root))
 
-    def _provenance(self, table: AdniTable) -> dict[str, Any]:
+    def provenance(
+        self, table: AdniTable, frame: pd.DataFrame, targets: np.ndarray, splits: dict[str, np.ndarray]
+    ) -> dict[str, Any]:
+        """What a result says about the data; no identifiers."""
         report = table.report
         facts: dict[str, Any] = {
             "layout": table.layout,
             "generator": table.generator,
             "reader": {"used": report.used, "skipped": dict(report.skipped), "notes": dict(report.notes)},
-            "dx_source": {str(k): int(v) for k, v in table.frame["dx_source"].value_counts().items()},
+            "dx_source": {str(k): int(v) for k, v in frame["dx_source"].value_counts().items()},
+            "split_by": self.config.split,
+            "sites": describe_sites(frame, splits),
         }
         if "text" in self.inputs:
+            held = Counter(name for row in frame.to_dict("records") for name in fields_in(row, self.config.text_policy))
             facts["text_policy"] = self.config.text_policy
-            facts["text_fields"] = list(TEXT_FIELDS[self.config.text_policy])
-        if table.bayes:
+            facts["text_fields"] = [name for name in TEXT_FIELDS[self.config.text_policy] if held[name]]
+            facts["texts_with_field"] = {name: held[name] for name in facts["text_fields"]}
+        return facts
+
+
+class AdniDiagnosis(AdniTask):
+    """Diagnosis at the visit."""
+
+    class Config(AdniConfig):
+        """Options.
+
+        Attributes:
+            contrast: The diagnoses to be told apart; visits with another one are left out and counted.
+        """
+
+        contrast: Contrast = "CN-MCI-AD"
+
+    @property
+    def contrast(self) -> str:
+        """The diagnoses that are told apart, joined by ``-``."""
+        assert isinstance(self.config, AdniDiagnosis.Config)
+        return self.config.contrast
+
+    def label(self, table: AdniTable) -> tuple[pd.Series, tuple[str, ...]]:
+        """The visit's diagnosis."""
+        return pd.Series(table.frame["dx"], dtype=object), tuple(self.contrast.split("-"))
+
+    def provenance(
+        self, table: AdniTable, frame: pd.DataFrame, targets: np.ndarray, splits: dict[str, np.ndarray]
+    ) -> dict[str, Any]:
+        """With the best reachable score of a phantom, which is known for three classes."""
+        facts = super().provenance(table, frame, targets, splits)
+        if table.bayes and self.contrast == "CN-MCI-AD":
             key = "both" if len(self.inputs) > 1 else ("text" if self.inputs == ("text",) else "image")
             facts["bayes_f1_macro"] = table.bayes[key]
         return facts
 
 
-class AdniImage(AdniTask):
+class AdniImage(AdniDiagnosis):
     """Diagnosis from the T1 volume."""
 
     inputs = ("volume",)
 
 
-class AdniText(AdniTask):
+class AdniText(AdniDiagnosis):
     """Diagnosis from a note composed of the clinical tables."""
 
     inputs = ("text",)
 
 
-class AdniImageText(AdniTask):
+class AdniImageText(AdniDiagnosis):
     """Diagnosis from volume and note."""
 
     inputs = ("volume", "text")
@@ -142,3 +225,83 @@ class AdniImageNoGap(AdniImage):
     """The same from a cohort whose scanners are those of the encoder's pre-training: a control without a domain gap."""
 
     cohort = "adni_nogap"
+
+
+class AdniAdCn(AdniImage):
+    """Alzheimer's disease against cognitively normal, from the T1 volume."""
+
+    class Config(AdniDiagnosis.Config):
+        """Options; the contrast is CN-AD."""
+
+        contrast: Contrast = "CN-AD"
+
+
+class AdniMciCn(AdniImage):
+    """Mild cognitive impairment against cognitively normal, from the T1 volume."""
+
+    class Config(AdniDiagnosis.Config):
+        """Options; the contrast is CN-MCI."""
+
+        contrast: Contrast = "CN-MCI"
+
+
+class AdniAdMci(AdniImage):
+    """Alzheimer's disease against mild cognitive impairment, from the T1 volume."""
+
+    class Config(AdniDiagnosis.Config):
+        """Options; the contrast is MCI-AD."""
+
+        contrast: Contrast = "MCI-AD"
+
+
+class AdniConversion(AdniTask):
+    """Stable or progressive: who of those with mild cognitive impairment has Alzheimer's disease within the horizon.
+
+    Labels by the rules of :mod:`medgraft.benchmarks.data.adni_conversion`. Every result holds what the tables alone
+    predict on the same test subjects (``data.table_baselines``): age and sex, APOE, cognition, hippocampal volume.
+    """
+
+    inputs = ("volume",)
+    cohort = "adni_visits"
+    primary = "auc_macro"
+
+    class Config(AdniConfig):
+        """Options.
+
+        Attributes:
+            horizon: Months to look ahead; 24, 36 and 60 are published.
+        """
+
+        horizon: int = Field(36, ge=6, le=240)
+
+    @property
+    def horizon(self) -> int:
+        """Months to look ahead."""
+        assert isinstance(self.config, AdniConversion.Config)
+        return self.config.horizon
+
+    def label(self, table: AdniTable) -> tuple[pd.Series, tuple[str, ...]]:
+        """The outcome of every visit with mild cognitive impairment."""
+        return conversion_labels(table.frame, table.visits, self.horizon), CONVERSION
+
+    def provenance(
+        self, table: AdniTable, frame: pd.DataFrame, targets: np.ndarray, splits: dict[str, np.ndarray]
+    ) -> dict[str, Any]:
+        """With the numbers of the tabular baselines."""
+        facts = super().provenance(table, frame, targets, splits)
+        return facts | {
+            "horizon_months": self.horizon,
+            "table_baselines": table_baselines(frame, targets, splits, CONVERSION),
+        }
+
+
+class AdniConversionText(AdniConversion):
+    """Conversion from a note composed of the clinical tables."""
+
+    inputs = ("text",)
+
+
+class AdniConversionImageText(AdniConversion):
+    """Conversion from volume and note."""
+
+    inputs = ("volume", "text")

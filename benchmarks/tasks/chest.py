@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,12 @@ from pydantic import Field, field_validator, model_validator
 from medgraft.benchmarks.data.images import load_radiograph, squared
 from medgraft.benchmarks.data.reading import ReadReport
 from medgraft.benchmarks.tasks.adni import file_facts
-from medgraft.task import RawInputs, TaskConfig, subject_split
+from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
+from medgraft.task import RawInputs, TaskConfig, TaskData, subject_split
+
+if TYPE_CHECKING:
+    from medgraft.benchmarks.data.rsna import RsnaTable
+    from medgraft.benchmarks.data.siim import SiimTable
 
 PROMPTS = ("a chest X-ray image of {}.", "Findings suggesting {}.")
 """The two templates of ACE-LoRA (Aydin et al., 2026)."""
@@ -98,6 +103,45 @@ def radiographs(paths: Sequence[str], root: Path, *, square: bool = False) -> Ra
 
     facts = file_facts(paths, root)
     return RawInputs(read, len(paths), f"{facts}|square" if square else facts)
+
+
+def labelled(
+    table: RsnaTable | SiimTable,
+    root: Path,
+    own: SplitConfig,
+    budget: LabelBudget,
+    classes: tuple[str, ...],
+    *,
+    published: bool = False,
+    regions: Callable[[int], np.ndarray] | None = None,
+    **facts: Any,
+) -> TaskData:
+    """A task on the images and binary targets of a table.
+
+    Args:
+        table: What was read.
+        root: Folder of the cohort.
+        own: The split by subject.
+        budget: Which training samples are kept.
+        classes: Names of the classes.
+        published: The published split of the rows instead, with every image a subject of its own.
+        regions: For a dense task, see :class:`~medgraft.task.TaskData`; images are then padded to squares.
+        **facts: More for the provenance.
+    """
+    splits = published_thirds(len(table.frame)) if published else own.parts(table.frame)
+    targets = table.frame["target"].to_numpy(np.int64)
+    subjects = table.frame["image_id" if published else "subject"].to_numpy(str)
+    splits["train"] = within_budget(splits["train"], subjects, class_table(targets, 2), targets, budget)
+    return TaskData(
+        inputs={"image": radiographs(table.frame["image"].tolist(), root, square=regions is not None)},
+        targets=targets,
+        subjects=subjects,
+        splits=splits,
+        classes=classes,
+        regions=regions,
+        phantom=table.phantom,
+        provenance=reading(table.report, table.generator, **facts),
+    )
 
 
 def reading(report: ReadReport, generator: str | None, **more: Any) -> dict[str, Any]:

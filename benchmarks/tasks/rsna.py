@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 
 from medgraft.benchmarks.data.rsna import RsnaTable, boxes_inside, read_rsna
-from medgraft.benchmarks.tasks.chest import PromptConfig, SplitConfig, published_thirds, radiographs, reading
-from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
+from medgraft.benchmarks.tasks.chest import PromptConfig, SplitConfig, labelled, reading
+from medgraft.benchmarks.tasks.label_budget import LabelBudget
 from medgraft.benchmarks.tasks.zero_shot import ChestZeroShot, Scored
 from medgraft.errors import DataError
 from medgraft.task import Task, TaskData
@@ -42,22 +42,10 @@ class Rsna(Task):
 
     def load(self, root: Path) -> TaskData:
         """Reads the stage-2 tables."""
-        table = read_rsna(root)
-        own = self.config
-        by_row = own.split == "published"
-        splits = published_thirds(len(table.frame)) if by_row else own.parts(table.frame)
-        targets = table.frame["target"].to_numpy(np.int64)
-        subjects = table.frame["image_id" if by_row else "subject"].to_numpy(str)
-        splits["train"] = within_budget(splits["train"], subjects, class_table(targets, 2), targets, own)
-        return TaskData(
-            inputs={"image": radiographs(table.frame["image"].tolist(), root)},
-            targets=targets,
-            subjects=subjects,
-            splits=splits,
-            classes=CLASSES,
-            phantom=table.phantom,
-            provenance=reading(table.report, table.generator, positives=int(targets.sum())),
-        )
+        table, own = read_rsna(root), self.config
+        positives = int(np.count_nonzero(table.frame["target"]))
+        published = own.split == "published"
+        return labelled(table, root, own, own, CLASSES, published=published, positives=positives)
 
 
 class RsnaZeroShot(ChestZeroShot):
@@ -130,22 +118,10 @@ class RsnaDetection(Task):
         table, sizes = boxes_inside(whole)
         if not (table.frame["target"] == 1).to_numpy().any():
             raise DataError(f"{root} has no image with a box that can be used; left out: {dict(table.report.skipped)}")
-        by_row = own.split == "published"
-        splits = published_thirds(len(table.frame)) if by_row else own.parts(table.frame)
-        targets = table.frame["target"].to_numpy(np.int64)
-        subjects = table.frame["image_id" if by_row else "subject"].to_numpy(str)
-        splits["train"] = within_budget(splits["train"], subjects, class_table(targets, 2), targets, own)
         boxes = fractions(table, sizes)
-        return TaskData(
-            inputs={"image": radiographs(table.frame["image"].tolist(), root, square=True)},
-            targets=targets,
-            subjects=subjects,
-            splits=splits,
-            classes=("Lung Opacity",),
-            regions=boxes.__getitem__,
-            phantom=table.phantom,
-            provenance=reading(table.report, table.generator, boxes=sum(len(box) for box in boxes)),
-        )
+        published, drawn = own.split == "published", sum(len(box) for box in boxes)
+        finding = ("Lung Opacity",)
+        return labelled(table, root, own, own, finding, published=published, regions=boxes.__getitem__, boxes=drawn)
 
 
 def fractions(table: RsnaTable, sizes: np.ndarray) -> list[np.ndarray]:

@@ -12,8 +12,8 @@ import numpy as np
 
 from medgraft.benchmarks.data.images import squared
 from medgraft.benchmarks.data.siim import masks_inside, read_siim
-from medgraft.benchmarks.tasks.chest import PromptConfig, SplitConfig, published_thirds, radiographs, reading
-from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
+from medgraft.benchmarks.tasks.chest import PromptConfig, SplitConfig, labelled, reading
+from medgraft.benchmarks.tasks.label_budget import LabelBudget
 from medgraft.benchmarks.tasks.zero_shot import ChestZeroShot, Scored
 from medgraft.task import Task, TaskData
 
@@ -36,19 +36,8 @@ class Siim(Task):
     def load(self, root: Path) -> TaskData:
         """Reads the table of masks; an image with one is positive."""
         table = read_siim(root)
-        targets = table.frame["target"].to_numpy(np.int64)
-        subjects = table.frame["subject"].to_numpy(str)
-        splits = self.config.parts(table.frame)
-        splits["train"] = within_budget(splits["train"], subjects, class_table(targets, 2), targets, self.config)
-        return TaskData(
-            inputs={"image": radiographs(table.frame["image"].tolist(), root)},
-            targets=targets,
-            subjects=subjects,
-            splits=splits,
-            classes=CLASSES,
-            phantom=table.phantom,
-            provenance=reading(table.report, table.generator, positives=int(targets.sum())),
-        )
+        positives = int(np.count_nonzero(table.frame["target"]))
+        return labelled(table, root, self.config, self.config, CLASSES, positives=positives)
 
 
 class SiimZeroShot(ChestZeroShot):
@@ -114,18 +103,11 @@ class SiimSegmentation(Task):
         if own.images == "positives":
             whole = whole.rows(np.flatnonzero(whole.frame["target"] == 1))
         table, shapes = masks_inside(whole)
-        by_row = own.split == "published"
-        splits = published_thirds(len(table.frame)) if by_row else own.parts(table.frame)
-        targets = table.frame["target"].to_numpy(np.int64)
-        subjects = table.frame["image_id" if by_row else "subject"].to_numpy(str)
-        splits["train"] = within_budget(splits["train"], subjects, class_table(targets, 2), targets, own)
-        return TaskData(
-            inputs={"image": radiographs(table.frame["image"].tolist(), root, square=True)},
-            targets=targets,
-            subjects=subjects,
-            splits=splits,
-            classes=("pneumothorax",),
-            regions=lambda i: squared(table.mask(i, shapes[i])),
-            phantom=table.phantom,
-            provenance=reading(table.report, table.generator, positives=int(targets.sum())),
-        )
+        positives = int(np.count_nonzero(table.frame["target"]))
+        published = own.split == "published"
+
+        def drawn(i: int) -> np.ndarray:
+            return squared(table.mask(i, shapes[i]))
+
+        finding = ("pneumothorax",)
+        return labelled(table, root, own, own, finding, published=published, regions=drawn, positives=positives)

@@ -269,6 +269,12 @@ def load(grafted: Grafted, folder: Path) -> None:
     extra = {key.split(".", 1)[0] for key in state} - own
     if "head" in extra:
         raise CheckpointError(f"{folder} holds a head; graft with a head of the same shape before loading")
+    from medgraft.classes import ClassAdapter
+
+    for name, adapter in grafted.adapters.items():
+        if isinstance(adapter, ClassAdapter):
+            start = f"adapters.{name}."
+            adapter.make_room({k.removeprefix(start): tuple(v.shape) for k, v in state.items() if k.startswith(start)})
     holder = nn.ModuleDict({"adapters": grafted.adapters})
     if grafted.head is not None:
         holder["head"] = grafted.head

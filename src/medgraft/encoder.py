@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -68,6 +69,10 @@ class Encoder(nn.Module):
         sliced: Slices ``S`` that its blocks run on as if they were samples, ``[B * S, N, C]``, the slices of a sample
             one after another; 1 where blocks see whole samples.
         real_slices: While a batch runs, which slices are not padding, ``[B, S]``; ``None`` for all.
+        network_size: Size that the network itself runs on, where a prepared input may be larger and the encoder brings
+            it there by :meth:`resize`; ``None`` where it is the spec's ``input_size``.
+        block_grid: Prefix tokens and grid of the tokens inside the blocks, where pooling leaves others; ``None`` where
+            they are those of the features.
     """
 
     spec: EncoderSpec
@@ -78,6 +83,8 @@ class Encoder(nn.Module):
     rotary: bool = False
     sliced: int = 1
     real_slices: Tensor | None = None
+    network_size: tuple[int, ...] | None = None
+    block_grid: tuple[int, tuple[int, ...]] | None = None
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
@@ -111,6 +118,17 @@ class Encoder(nn.Module):
     def block_paths(self) -> Sequence[str]:
         """Module path of each transformer block or CNN stage, first to last."""
         return ()
+
+    def resize(self, x: Tensor) -> Tensor:
+        """Images or volumes ``[B, channels, *any]`` at the size that the network runs on; linear interpolation.
+
+        An encoder whose published preprocessing resizes in another way overrides this.
+        """
+        size = self.network_size or self.spec.input_size
+        if tuple(x.shape[2:]) == size:
+            return x
+        mode = {2: "bilinear", 3: "trilinear"}[len(size)]
+        return F.interpolate(x, size=size, mode=mode, align_corners=False)
 
     # -- provided -----------------------------------------------------------------------------------------------------
 

@@ -36,8 +36,8 @@ class TrainDefaults(_Entry):
     Attributes:
         epochs: Passes over the training samples; 0 trains nothing.
         lr: Peak learning rate of AdamW for the adapter, cosine schedule.
-        head_lr: The same for the head. Every row has the same kind of head, on standardised features, and in the few
-            steps of a short training it would not converge at an adapter's rate.
+        head_lr: The same for the head. Every row has the same kind of head, on standardised features, so every row
+            trains it at the rate of the linear probe.
         batch_size: Samples per step.
         weight_decay: Decoupled weight decay.
         warmup: Share of the steps with a linear warm-up.
@@ -47,7 +47,7 @@ class TrainDefaults(_Entry):
 
     epochs: int = Field(8, ge=0)
     lr: float = Field(1e-3, gt=0)
-    head_lr: float = Field(1e-2, gt=0)
+    head_lr: float = Field(3e-3, gt=0)
     batch_size: int = Field(32, ge=1)
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.1, ge=0, le=1)
@@ -123,11 +123,17 @@ class VariantEntry(_Entry):
         adapter: Adapter name.
         label: What the plan calls it; the leaderboard tells variants apart by their options.
         options: Options of the adapter; they win over all others, or the label would be wrong.
+        tasks: Tasks of this row, unless the user names some; empty for those of the preset.
+        train: Hyper-parameters of this row; the user's win.
+        encoders: Encoders of this row whatever the user names, for one that fits no other; empty for those of the task.
     """
 
     adapter: str
     label: str
     options: dict[str, Any] = {}
+    tasks: tuple[str, ...] = ()
+    train: dict[str, Any] = {}
+    encoders: tuple[str, ...] = ()
 
 
 class PresetEntry(_Entry):
@@ -160,6 +166,10 @@ class PresetEntry(_Entry):
         if twice := {label for label in labels if labels.count(label) > 1}:
             raise ValueError(f"two variants have the label {sorted(twice)[0]!r}")
         return variants
+
+    def variant(self, label: str) -> VariantEntry:
+        """The variant of that label; one that changes nothing where there is none."""
+        return next((each for each in self.variants if each.label == label), VariantEntry(adapter="", label=""))
 
 
 class Catalogue(_Entry):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from medgraft.errors import DataError
 
-Objective = Literal["multiclass", "multilabel", "contrastive", "segmentation", "detection"]
+Objective = Literal["multiclass", "multilabel", "contrastive", "prompted", "segmentation", "detection"]
 SPLITS = ("train", "val", "test")
 
 
@@ -61,6 +61,7 @@ class TaskData:
         asked: ``int64 [n]``, number of the question that a sample's prompt asks, where one model answers several; it
             guides training, and diagnostics are told by it, but no prediction reads it.
         questions: Names of these questions.
+        answers: Classes that answer each question; no class answers two. Empty where every class answers each.
         untrainable: Why nothing can be trained on these data, in words; empty where it can.
         phantom: The cohort is generated.
         provenance: What a result records about the data: counts, reader's report, generator, ceilings. No identifiers.
@@ -79,6 +80,7 @@ class TaskData:
     variants: tuple[str, ...] = ()
     asked: np.ndarray | None = None
     questions: tuple[str, ...] = ()
+    answers: tuple[tuple[int, ...], ...] = ()
     untrainable: str = ""
     phantom: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -116,6 +118,14 @@ class TaskData:
         trained = np.unique(self.asked[self.splits["train"]])
         if idle := [name for i, name in enumerate(self.questions) if i not in trained]:
             raise DataError(f"no training sample asks {' or '.join(map(repr, idle))}; leave the question out")
+        if not self.answers:
+            return
+        known = sorted(k for classes in self.answers for k in classes)
+        if len(self.answers) != len(self.questions) or known != list(range(len(self.classes))):
+            raise DataError(f"{len(self.questions)} questions have the answers {self.answers}; each class answers one")
+        owner = {k: question for question, classes in enumerate(self.answers) for k in classes}
+        if any(owner.get(int(k)) != q for k, q in zip(self.targets, self.asked, strict=True)):
+            raise DataError("a sample's class does not answer the question that it asks")
 
     def split_hash(self) -> str:
         """Digest of which subject and sample is in which split; the same on every machine with the same data."""
@@ -150,6 +160,11 @@ class Task:
 
     def __init__(self, config: TaskConfig | None = None) -> None:
         self.config = config if config is not None else self.Config()
+
+    @classmethod
+    def modalities(cls) -> tuple[str, ...]:
+        """Modalities that an encoder must have: those of a sample, and text where prompts stand for the classes."""
+        return (*cls.inputs, "text") if cls.objective == "prompted" else cls.inputs
 
     def load(self, root: Path) -> TaskData:
         """Reads the cohort at ``root``.

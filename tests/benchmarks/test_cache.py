@@ -17,7 +17,8 @@ import torch
 from medgraft_toy import ToyEncoder
 from torch import Tensor
 
-from medgraft.benchmarks.cache import entry, prepare, tower_inputs
+from medgraft.benchmarks.cache import prepare, tower_inputs
+from medgraft.benchmarks.cache_entries import entry
 from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.errors import DataError
 from medgraft.features import Features
@@ -72,7 +73,7 @@ def _build_slowly(log: Path, together: Any) -> None:
         (folder / "content").write_text("whole")
 
     together.wait()
-    if (entry({"a": 1}, build) / "content").read_text() != "whole":
+    if (entry({"a": 1}, build).folder / "content").read_text() != "whole":
         os._exit(1)
 
 
@@ -107,7 +108,7 @@ def test_nothing_of_a_killed_builder_is_read(tmp_path):
         built.append(sorted(path.name for path in folder.iterdir()))
         (folder / "content").write_text("whole")
 
-    assert (entry({"a": 1}, build) / "content").read_text() == "whole"
+    assert (entry({"a": 1}, build).folder / "content").read_text() == "whole"
     assert built == [[]]
 
 
@@ -117,16 +118,16 @@ def test_a_builder_that_raises_leaves_no_entry():
 
     with pytest.raises(DataError):
         entry({"a": 1}, fail)
-    assert (entry({"a": 1}, lambda folder: (folder / "x").touch()) / "x").exists()
+    assert (entry({"a": 1}, lambda folder: (folder / "x").touch()).folder / "x").exists()
 
 
 def test_the_order_of_facts_does_not_matter():
-    first = entry({"a": 1, "b": 2}, lambda folder: None)
-    assert entry({"b": 2, "a": 1}, lambda folder: pytest.fail("built twice")) == first
+    first = entry({"a": 1, "b": 2}, lambda folder: None).folder
+    assert entry({"b": 2, "a": 1}, lambda folder: pytest.fail("built twice")).folder == first
 
 
 def test_an_entry_says_what_it_was_made_of():
-    assert json.loads((entry({"a": 1}, lambda folder: None) / "facts.json").read_text()) == {"a": 1}
+    assert json.loads((entry({"a": 1}, lambda folder: None).folder / "facts.json").read_text()) == {"a": 1}
 
 
 # --- prepared inputs --------------------------------------------------------------------------------------------------

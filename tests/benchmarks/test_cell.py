@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from medgraft_toy import SECRET
@@ -14,7 +15,8 @@ from sweeping import Toy
 
 from medgraft.benchmarks.cell import Cell
 from medgraft.benchmarks.metrics import best_thresholds
-from medgraft.benchmarks.results import CellSpec
+from medgraft.benchmarks.results import CellResult, CellSpec
+from medgraft.encoders import embedded
 
 
 def spec(**changes: Any) -> CellSpec:
@@ -137,6 +139,25 @@ def test_counts_are_those_of_the_splits_that_were_used(toy):
     }
 
 
+def test_captions_longer_than_the_context_are_counted(chest_cohort, tmp_path):
+    cohort = Path(shutil.copytree(chest_cohort, tmp_path / "chest"))
+    table = next(cohort.rglob("df_chexpert_plus_240401.csv"))
+    reports, counts = pd.read_csv(table), []
+    for longer in (0, 5, len(reports)):
+        texts = reports["section_impression"].copy()
+        texts[:longer] = "effusion " * 200
+        reports.assign(section_impression=texts).to_csv(table, index=False)
+        made = Cell(spec(task="chexpert_5x200", encoder="phantom_chest@random", adapter="zero_shot"), cohort)
+        made.load()
+        made.thresholds = None
+        counts.append(made.describe_data()["texts_at_limit"])
+        tower = made.encoder.towers()["text"]
+        used = np.concatenate([made.splits[name] for name in ("train", "val", "test")])
+        read = [made.data.inputs["text"].read(int(i)) for i in used]
+        assert counts[-1] == sum(len(embedded.WORD.findall(text)) >= tower.spec.input_size[0] for text in read)
+    assert counts[0] == 0 < counts[1] <= 5 < counts[2]
+
+
 def test_adapters_say_what_they_hit(toy_cell):
     assert toy_cell.describe_adapters() == {"toy_gain": {"options": {"noise": 0.05}, "coverage": {"features": 1}}}
 
@@ -152,6 +173,32 @@ def test_initial_weights_depend_on_the_seed_and_on_nothing_else(chest_cohort):
     assert torch.equal(weights(0), weights(0)) and not torch.equal(weights(0), weights(1))
 
 
+def test_operations_of_a_fused_cell_are_recorded_and_give_the_scores_of_an_eager_one(chest_cohort):
+    def cell(backend: str) -> Watched:
+        options = {"rank": 4}
+        found = Watched(
+            spec(task="chexpert", encoder="embedded:chest@random", adapter="lora", adapter_options=options,
+                 backend=backend), chest_cohort
+        )  # fmt: skip
+        with found.operations():
+            return ran(found)
+
+    eager, fused = cell("eager"), cell("fused")
+    np.testing.assert_allclose(fused.arrays["scores"], eager.arrays["scores"], atol=1e-4)  # pyright: ignore
+    for made, form in ((eager, "eager"), (fused, "fused")):
+        assert [(use.form, use.reason) for use in made.ops()["packed_lora"]] == [(form, "")]
+        assert made.ops()["packed_lora"][0].calls >= 4  # once per block and step
+
+
+def test_the_seam_of_the_contrastive_loss_follows_the_backend(chest_cohort):
+    contrastive = {"task": "chexpert_5x200", "encoder": "embedded:chest@random", "adapter": "ace_hgnn"}
+    cell = Watched(spec(backend="auto", limit=8, **contrastive), chest_cohort)
+    with cell.operations():
+        ran(cell)
+    (use,) = cell.ops()["info_nce"]
+    assert use.form == "eager" and "pairs; eager mode is faster on a CPU below 512" in use.reason
+
+
 @pytest.mark.slow
 def test_a_compiled_cell_gives_the_scores_of_an_eager_one(toy):
     eager = ran(Watched(spec(), toy.cohort)).arrays["scores"]  # pyright: ignore
@@ -160,3 +207,19 @@ def test_a_compiled_cell_gives_the_scores_of_an_eager_one(toy):
     # Kernels sum in another order: a relative error of 1e-7 each, through a few steps of training.
     np.testing.assert_allclose(compiled.arrays["scores"], eager, atol=1e-4)  # pyright: ignore
     assert compiled.measure(compiled.log).inference_samples_per_s  # pyright: ignore
+
+
+@pytest.mark.slow
+def test_a_fused_result_holds_its_operations_and_its_cache(chest_cohort, tmp_path):
+    from medgraft.benchmarks.worker import Job, execute
+
+    job = Job(
+        spec=spec(task="chexpert", encoder="embedded:chest@random", adapter="lora", backend="fused", augment_views=1),
+        root=chest_cohort,
+    )
+    assert execute(job, tmp_path, lambda stage, share: None) == "success"
+    result = CellResult.model_validate_json((tmp_path / "result.json").read_text())
+    assert result.schema_version == 3 and [use.form for use in result.ops["packed_lora"]] == ["fused"]
+    kinds = [(each["kind"], each["stage"], each["view"]) for each in result.cache["entries"]]
+    assert kinds == [("prepared", 0, None), ("prefix", 1, None), ("prefix", 1, 0)]
+    assert 0 <= result.cache["hit_rate"] <= 1

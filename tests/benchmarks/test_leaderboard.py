@@ -13,7 +13,7 @@ from rich.console import Console
 
 from medgraft.benchmarks.leaderboard import BoardRow, board_rows, count, markdown, table, write_board
 from medgraft.benchmarks.metrics import Predictions, evaluate
-from medgraft.benchmarks.results import CellResult, CellSpec, Efficiency, ResultStore
+from medgraft.benchmarks.results import CellResult, CellSpec, Efficiency, OpUse, ResultStore
 from medgraft.benchmarks.sweep import show_board
 from medgraft.errors import MedgraftError
 
@@ -294,3 +294,32 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(MedgraftError, match=r"cannot be written to .*file.*; choose another"):
         write_board(board_rows([tmp_path / "a"]), tmp_path / "file" / "out", "x")
+
+
+# --- backends ---------------------------------------------------------------------------------------------------------
+
+
+def with_ops(folder: Path, backend: str, **ops: list[OpUse]) -> str:
+    made = store(folder, backend=backend).model_copy(update={"ops": ops})
+    ResultStore(folder).put(made)
+    return markdown(board_rows([folder]), "c")
+
+
+def test_a_fused_row_says_what_was_fused_and_why_something_was_not(tmp_path):
+    why = "the batch is empty"
+    text = with_ops(
+        tmp_path, "fused",
+        info_nce=[OpUse(form="eager", asked="fused", calls=1, reason=why), OpUse(form="fused", asked="fused", calls=3)],
+        packed_lora=[OpUse(form="fused", asked="fused", calls=8)],
+    )  # fmt: skip
+    assert "| fused fp32 (info_nce, packed_lora; eager: info_nce) |" in text
+    assert f"- brain_adapter, info_nce: eager in 1 of 4 calls (asked for fused): {why}" in text
+
+
+def test_a_fused_row_without_any_operation_says_so(tmp_path):
+    assert "| fused fp32 (nothing fused) |" in with_ops(tmp_path, "fused")
+
+
+def test_an_eager_row_shows_its_backend_alone(tmp_path):
+    text = with_ops(tmp_path, "eager", info_nce=[OpUse(form="eager", asked="eager", calls=2)])
+    assert "| eager fp32 |" in text and "did not run fused" not in text

@@ -59,6 +59,11 @@ def test_multiclass_points_equal_sklearn():
     assert points["f1_macro"] == pytest.approx(sklearn_metrics.f1_score(p.targets, guess, average="macro"), abs=EXACT)
     weighted = sklearn_metrics.f1_score(p.targets, guess, average="weighted")
     assert points["f1_weighted"] == pytest.approx(weighted, abs=EXACT)
+    for mean in ("macro", "weighted"):
+        wanted = sklearn_metrics.precision_score(p.targets, guess, average=mean)
+        assert points[f"precision_{mean}"] == pytest.approx(wanted, abs=EXACT)
+    recall = sklearn_metrics.recall_score(p.targets, guess, average="weighted")
+    assert points["accuracy"] == pytest.approx(recall, abs=EXACT)
     assert points["accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(p.targets, guess), abs=EXACT)
     balanced = sklearn_metrics.balanced_accuracy_score(p.targets, guess)
     assert points["balanced_accuracy"] == pytest.approx(balanced, abs=EXACT)

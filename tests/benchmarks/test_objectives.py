@@ -49,17 +49,25 @@ def chest() -> DualEncoder:
 
 
 def test_the_head_standardises_what_it_was_fitted_on():
-    head, x = Head(3, 2), (torch.randn(50, 3) + 2) * torch.tensor([1.0, 100.0, 1e-2])
+    head, x = Head(3, 2), (torch.randn(50, 3) + 2) * torch.tensor([1.0, 10.0, 0.5])
     head.fit_scale(x)
     scaled = (x - head.mean) / head.deviation
     torch.testing.assert_close(scaled.mean(dim=0), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(scaled.std(dim=0), torch.ones(3), atol=1e-4, rtol=0)
 
 
-def test_a_column_that_does_not_vary_keeps_its_scale():
+def test_a_column_that_barely_varies_is_not_blown_up():
+    head = Head(3, 2)
+    still, barely, free = torch.full((5,), 3.0), torch.arange(5.0) * 1e-5, torch.arange(5.0)
+    head.fit_scale(torch.stack([still, barely, free], dim=1))
+    typical = torch.tensor([0.0, 0.0, free.std().item()]).square().mean().sqrt()
+    torch.testing.assert_close(head.deviation, torch.stack([0.01 * typical, 0.01 * typical, free.std()]))
+
+
+def test_columns_of_which_none_varies_keep_their_scale():
     head = Head(2, 2)
-    head.fit_scale(torch.stack([torch.full((5,), 3.0), torch.arange(5.0)], dim=1))
-    assert head.deviation[0] == 1.0 and torch.isfinite(head(torch.ones(2, 2))).all()
+    head.fit_scale(torch.full((5, 2), 3.0))
+    assert torch.equal(head.deviation, torch.ones(2))
 
 
 @pytest.mark.filterwarnings("ignore:std")

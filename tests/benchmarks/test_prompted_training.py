@@ -85,11 +85,16 @@ def test_what_an_adapter_reports_is_kept_in_the_cell(toy: Toy, monkeypatch: pyte
     assert cell.diagnostics == {"toy_gain": {"load": 0.5, "calls": 1}}
 
 
-def test_results_of_the_first_schema_are_still_read(tmp_path: Path):
+def test_results_of_older_schemas_are_still_read(tmp_path: Path):
     store, result = ResultStore(tmp_path), CellResult(key=spec().key(), status="success", spec=spec(), phantom=True)
     path = store.put(result.model_copy(update={"diagnostics": {"it": {"load": [1.0]}}}))
     stored = json.loads(path.read_text())
-    assert stored["schema_version"] == 2 and stored["diagnostics"] == {"it": {"load": [1.0]}}
+    assert stored["schema_version"] == 3 and stored["diagnostics"] == {"it": {"load": [1.0]}}
+    for name in ("ops", "cache"):
+        del stored[name]
+    path.write_text(json.dumps(stored | {"schema_version": 2}))
+    second = store.get(spec())
+    assert second is not None and second.diagnostics and second.ops == second.cache == {}
     del stored["diagnostics"]
     path.write_text(json.dumps(stored | {"schema_version": 1}))
     old = store.get(spec())

@@ -41,6 +41,7 @@ BASE: dict[str, Any] = {
     "train": {"epochs": 2, "lr": 0.001, "batch_size": 32, "weight_decay": 0.01, "warmup": 0.1},
     "threads": 1,
     "limit": None,
+    "augment_views": 0,
     "plugins": {"medgraft-toy": "1.5"},
     "numbers_version": 1,
 }
@@ -59,6 +60,7 @@ OTHER: dict[str, Any] = {
     "train": {**BASE["train"], "lr": 0.002},
     "threads": 2,
     "limit": 8,
+    "augment_views": 2,
     "plugins": {"medgraft-toy": "1.6"},
     "numbers_version": 2,
 }

@@ -52,6 +52,8 @@ def refused(toy: Toy, medgraft: Callable[..., Result], tmp_path: Path) -> Callab
         (["--adapters", "toy_gain", "--epochs", "-1"], "epochs: "),
         (["--adapters", "toy_gain", "--limit", "2"], "limit: "),
         (["--adapters", "toy_gain", "--jobs", "0"], "jobs: "),
+        (["--adapters", "toy_gain", "--augment-views", "-1"], "augment_views: "),
+        (["--adapters", "toy_gain", "--cache-size", "lots"], "write a number with KB, MB, GB or TB, or none"),
     ],
 )
 def test_a_bad_option_is_one_sentence(refused, arguments, says):

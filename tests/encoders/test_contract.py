@@ -20,10 +20,14 @@ from medgraft.adapters.lora import Lora
 from medgraft.checkpoint import state_digest
 from medgraft.encoder import Encoder, TextEncoder
 from medgraft.encoders import embedded
+from medgraft.encoders.brainiac import BrainIacSource
 from medgraft.encoders.m3d import M3dSource
+from medgraft.encoders.medicalnet import MedicalNetSource
 from medgraft.encoders.monai import MonaiSource
+from medgraft.encoders.neuro_simclr import NeuroSimClrSource
 from medgraft.encoders.open_clip import OpenClipSource
 from medgraft.encoders.pixels import PixelsSource
+from medgraft.encoders.swin_unetr import SwinUnetrSource
 from medgraft.encoders.timm import TimmSource
 from medgraft.encoders.transformers import TransformersSource
 from medgraft.errors import ConfigError
@@ -106,8 +110,12 @@ def monai(model: str, scores: bool, **options: Any) -> Case:
     return Case(lambda: MonaiSource.build(model, "random", **options), "volume", scores)
 
 
-def m3d(model: str, scores: bool) -> Case:
-    return Case(lambda: M3dSource.build(model, "random", **M3D), "volume", scores)
+def m3d(model: str, scores: bool, **options: Any) -> Case:
+    return Case(lambda: M3dSource.build(model, "random", **M3D, **options), "volume", scores)
+
+
+def volume(source: Any, model: str, scores: bool = False, **options: Any) -> Case:
+    return Case(lambda: source.build(model, "random", **options), "volume", scores)
 
 
 def own(name: embedded.Name, tower: str) -> Case:
@@ -116,6 +124,7 @@ def own(name: embedded.Name, tower: str) -> Case:
 
 
 HF_CLIP = {"vision_config": HF_VISION, "text_config": HF_TEXT, "projection_dim": 16}
+HF_WORDS = {key: value for key, value in HF_TEXT.items() if not key.endswith("_token_id")} | {"pad_token_id": 1}
 HF_SIGLIP = {"vision_config": HF_VISION, "text_config": HF_TEXT | {"projection_size": 32}}
 OPEN_CLIP = {"embed_dim": 16, "vision_cfg": CLIP_VISION, "text_cfg": CLIP_TEXT}
 
@@ -154,6 +163,13 @@ CASES: dict[str, Case] = {
     "monai-densenet": monai("densenet121", False, img_size=(32, 32, 32), block_config=(1, 2, 1), growth_rate=8),
     "m3d-clip": m3d("clip", True),
     "m3d-clip-pooled": m3d("clip_pooled", False),
+    "m3d-clip-pooled-256": m3d("clip_pooled_256", False, volume_size=(16, 64, 64)),
+    "brainiac": volume(BrainIacSource, "v2", **MONAI_VIT),
+    "medicalnet": volume(MedicalNetSource, "resnet18", img_size=(16, 16, 24), widen_factor=0.125),
+    "neuro-simclr": volume(NeuroSimClrSource, "t1", img_size=(16, 16, 24), widen_factor=0.125),
+    "swin-unetr": volume(SwinUnetrSource, "ssl", img_size=(32, 32, 32), feature_size=12, depths=(1, 1, 1, 1)),
+    "hf-bert": hf("bert", "text", True, HF_WORDS),
+    "hf-llama": hf("llama", "text", False, HF_WORDS),
     "monai-swin": monai("swin_unetr", False, img_size=(32, 32, 32), feature_size=12, depths=(1, 1, 1, 1)),
     "pixels-2d": Case(lambda: PixelsSource.build("2d"), "image", False, sites=False),
     "pixels-3d": Case(lambda: PixelsSource.build("3d"), "volume", False, sites=False),
@@ -162,7 +178,7 @@ CASES: dict[str, Case] = {
 
 # Windowed attention, relative position biases, or none at all: usable as feature extractors only.
 NO_ATTENTION = {"timm-cnn", "timm-swin", "timm-beit", "monai-resnet", "monai-densenet", "monai-swin"}
-NO_ATTENTION |= {"pixels-2d", "pixels-3d"}
+NO_ATTENTION |= {"pixels-2d", "pixels-3d", "medicalnet", "neuro-simclr", "swin-unetr"}
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from medgraft.registry import catalogue
 # Large enough that every split holds every class, small enough that it is written in seconds.
 SMALL: dict[str, dict[str, Any]] = {
     "adni": {"n_subjects": 40, "seed": 3, "spacing": 6.0, "max_visits": 2},
+    "adni_visits": {"n_subjects": 110, "seed": 3, "spacing": 6.0, "max_visits": 5},
     "chexpert": {"n_train": 60, "n_valid": 12, "n_test": 24, "n_5x200_per_class": 4, "seed": 3, "size": 64},
     "rsna": {"n_images": 60, "n_pairs": 24, "positive_share": 0.4, "seed": 3, "size": 64},
     "siim": {"n_images": 60, "n_pairs": 24, "positive_share": 0.4, "seed": 3, "size": 64},
@@ -39,5 +40,5 @@ def small_phantom(cohort: str) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="medgraft-check-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     kept = {key: value for key, value in entry.options.items() if key == "setting"}
-    write_phantom(entry.writer, folder / cohort, {**SMALL[entry.writer], **kept}, jobs=1)
+    write_phantom(entry.writer, folder / cohort, {**SMALL.get(cohort, SMALL[entry.writer]), **kept}, jobs=1)
     return folder / cohort

@@ -23,6 +23,9 @@ from medgraft.testing.check import Rule, require, rule
 
 READ_PER_SPLIT = 3
 WIDTH = 6
+PROMPTED = ("contrastive", "prompted")
+"""Objectives that know classes by their prompts, without a head."""
+
 DENSE = ("segmentation", "detection")
 """Objectives whose targets are masks or boxes; ``targets`` then says which samples have any."""
 
@@ -174,7 +177,7 @@ def targets_are_within_classes(subject: TaskSubject) -> None:
     data, objective = subject.data, subject.task.objective
     K = len(data.classes)
     require((1 if objective in DENSE else 2) <= K and len(set(data.classes)) == K, f"classes are {data.classes}")
-    if objective == "contrastive":
+    if objective in PROMPTED:
         prompts = data.prompts or ()
         require(len(prompts) == K and all(prompts), f"there are prompts for {len(prompts)} of {K} classes")
     if objective in DENSE:
@@ -273,7 +276,7 @@ def the_objective_fits(subject: TaskSubject) -> None:
     made = {name: _features(len(index), seed) for seed, name in enumerate(task.inputs)}
     head = objective.make_head(made)
     if head is None:
-        require(task.objective == "contrastive", "the objective makes no head")
+        require(task.objective in PROMPTED, "the objective makes no head")
         return
     logits = head(joined(made, task.inputs))
     require(logits.shape == (len(index), len(data.classes)), f"the head gives {list(logits.shape)}")

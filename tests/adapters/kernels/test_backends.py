@@ -25,7 +25,8 @@ def test_a_fused_form_asked_for_by_name_falls_back_aloud():
     expected = pytest.warns(backends.FusedFallbackWarning, match="op: no fused form, eager runs instead: too wide")
     with backends.recording() as outer, backends.recording() as inner, expected:
         assert backends.choose("op", "fused", "too wide") == "eager"
-    assert outer.summary() == inner.summary() == {"op": ["eager (asked fused: too wide)"]}
+    use = {"form": "eager", "asked": "fused", "calls": 1, "reason": "too wide"}
+    assert outer.summary() == inner.summary() == {"op": [use]}
 
 
 def test_an_unknown_backend_is_named():
@@ -40,7 +41,52 @@ def test_a_choice_inside_a_compiled_region_is_recorded():
     torch._dynamo.reset()
     with backends.recording() as record:
         assert torch.compile(step, fullgraph=True, backend="eager")(torch.zeros(1)) == 1
-    assert record.summary() == {"op": ["fused"]}
+    assert [use["form"] for use in record.summary()["op"]] == ["fused"]
+
+
+def test_eager_mode_inside_a_compiled_region_is_recorded_as_compiled():
+    def step(x):
+        return x + (1 if backends.choose("op", backends.current(), None) == "eager" else 2)
+
+    torch._dynamo.reset()
+    with backends.recording() as record:
+        assert torch.compile(step, fullgraph=True, backend="eager")(torch.zeros(1)) == 1
+    assert [(use["form"], use["asked"]) for use in record.summary()["op"]] == [("compile", "eager")]
+
+
+def test_calls_are_counted():
+    with backends.recording() as record:
+        for obstacle in (None, None, "too wide"):
+            backends.choose("op", "auto", obstacle)
+    assert sorted((use["form"], use["calls"]) for use in record.summary()["op"]) == [("eager", 1), ("fused", 2)]
+
+
+def test_only_auto_listens_to_what_is_faster():
+    with backends.recording() as record:
+        assert backends.choose("op", "auto", None, "short rows") == "eager"
+        assert backends.choose("op", "fused", None, "short rows") == "fused"
+    assert [use["reason"] for use in record.summary()["op"]] == ["short rows", ""]
+
+
+def test_the_current_backend_is_eager_but_inside_of_using_also_after_an_error():
+    assert backends.current() == "eager"
+    with backends.using("fused"), backends.using("auto"):
+        assert backends.current() == "auto"
+    with pytest.raises(RuntimeError), backends.using("fused"):
+        raise RuntimeError
+    assert backends.current() == "eager"
+    with pytest.raises(ConfigError, match="'fast'; use one of"), backends.using("fast"):  # pyright: ignore
+        pass
+
+
+def test_autocast_is_off_inside_and_its_type_holds():
+    def told(x, y, n):
+        return torch.is_autocast_enabled("cpu"), x.dtype, y.dtype, n
+
+    single, double = torch.ones(1), torch.ones(1, dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert backends.outside_autocast(told, single, double, 3) == (False, torch.bfloat16, torch.float64, 3)
+    assert backends.outside_autocast(told, single, double, 3) == (False, torch.float32, torch.float64, 3)
 
 
 @pytest.mark.parametrize(

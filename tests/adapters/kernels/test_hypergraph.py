@@ -94,4 +94,4 @@ def test_fake_cuda_tensors_and_the_widest_graph():
             torch.ones(1, 599),
         )
     (told,) = record.summary()["hypergraph"]
-    assert "600 tokens" in told and told.startswith("eager")
+    assert "600 tokens" in told["reason"] and told["form"] == "eager"

@@ -100,7 +100,7 @@ def test_a_trainable_base_weight_falls_back_and_says_so():
     with backends.recording() as record, pytest.warns(backends.FusedFallbackWarning, match="trainable"):
         y = packed_lora(x, weight, bias, A, B, (0, 8), 0.5, backend="fused")
     assert torch.autograd.grad(y.sum(), weight)[0].abs().sum() > 0
-    assert record.summary()["packed_lora"][0].startswith("eager (asked fused: the base weight")
+    assert record.summary()["packed_lora"][0]["reason"].startswith("the base weight")
 
 
 def test_fake_cuda_tensors():

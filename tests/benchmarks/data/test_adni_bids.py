@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ def test_bids_flaws_are_counted(tmp_path):
     assert table.report.skipped == {
         "duplicate row of sessions.tsv": 2,
         "session that is not named ses-M<month>": 1,
+        "image of a session that is not named ses-M<month>": 1,
         "no diagnosis for the visit": 1,
         "two different diagnoses for the visit": 1,
         "image file missing": 1,
@@ -134,6 +136,42 @@ def test_caps_image_is_preferred_to_the_raw_one(tmp_path):
     name = f"sub-ADNI002S0295_ses-M000_{CAPS_NAME}"
     best = write_nifti(root / "derivatives" / "subjects" / "sub-ADNI002S0295" / "ses-M000" / "t1_linear" / name)
     assert read_adni(root).frame["image"].tolist() == [str(best)]
+
+
+def test_scans_and_sidecars_tell_of_the_scanner(tmp_path):
+    root = make_bids(tmp_path, [SESSION])
+    folder = root / "sub-ADNI002S0295" / "ses-M000"
+    scans = {"filename": "anat/sub-ADNI002S0295_ses-M000_T1w.nii.gz", "scan_id": 45108, "mri_field": 1.5}
+    scans["acq_time"] = "2006-05-02T08:20:30"
+    pd.DataFrame([scans]).to_csv(folder / "sub-ADNI002S0295_ses-M000_scans.tsv", sep="\t", index=False)
+    sidecar = {"Manufacturer": "GE", "ManufacturersModelName": "Signa", "MagneticFieldStrength": None}
+    (folder / "anat" / "sub-ADNI002S0295_ses-M000_T1w.json").write_text(json.dumps(sidecar))
+    row = read_adni(root).frame.iloc[0]
+    assert (row["manufacturer"], row["scanner_model"], row["field_strength"]) == ("GE", "Signa", 1.5)
+    assert (row["image_id"], row["acq_date"]) == ("45108", pd.Timestamp("2006-05-02"))
+
+
+def test_sessions_without_images_are_follow_up(tmp_path):
+    rows = [SESSION | {"diagnosis": "MCI"}, SESSION | {"session_id": "ses-M036", "diagnosis": "AD"}]
+    root = make_bids(tmp_path, rows)
+    next((root / "sub-ADNI002S0295" / "ses-M036").rglob("*.nii.gz")).unlink()
+    table = read_adni(root)
+    assert table.frame["session"].tolist() == ["M000"]
+    assert table.visits[["month", "dx"]].values.tolist() == [[0.0, "MCI"], [36.0, "AD"]]
+
+
+def test_a_contradiction_in_adnimerge_is_none_of_bids_to_settle(tmp_path):
+    root = make_bids(tmp_path, [SESSION | {"diagnosis": "n/a"}])
+    pd.DataFrame([merge_row(DX="MCI"), merge_row(DX="CN")]).to_csv(tmp_path / "ADNIMERGE.csv", index=False)
+    with pytest.raises(DataError, match="two different diagnoses for the visit: 1"):
+        read_adni(root)
+
+
+def test_a_label_that_is_none_is_counted(tmp_path):
+    rows = [SESSION, SESSION | {"session_id": "ses-M012", "diagnosis": "MCI due to AD"}]
+    report = read_adni(make_bids(tmp_path, rows)).report
+    assert report.notes["diagnosis not understood; treated as missing"] == 1
+    assert report.skipped["no diagnosis for the visit"] == 1
 
 
 # --- volumes ----------------------------------------------------------------------------------------------------------
@@ -201,6 +239,15 @@ def test_missing_orientation(tmp_path):
     image = nib.Nifti1Image(np.ones((4, 4, 4), dtype=np.float32), None)
     nib.save(image, tmp_path / "a.nii")
     with pytest.raises(DataError, match="does not say how it is oriented"):
+        load_volume(tmp_path / "a.nii")
+
+
+def test_sform_and_qform_that_put_left_on_different_sides(tmp_path):
+    image = nib.Nifti1Image(np.ones((4, 4, 4), dtype=np.float32), np.eye(4))
+    image.set_sform(np.diag([-1.0, 1.0, 1.0, 1.0]), code=1)
+    image.set_qform(np.eye(4), code=1)
+    nib.save(image, tmp_path / "a.nii")
+    with pytest.raises(DataError, match="LAS by its sform, RAS by its qform"):
         load_volume(tmp_path / "a.nii")
 
 

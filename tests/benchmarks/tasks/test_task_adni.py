@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medgraft.benchmarks.cohorts import SAME_DATA, saw
 from medgraft.benchmarks.data.adni import read_adni
 from medgraft.benchmarks.tasks import build_task
 from medgraft.benchmarks.tasks.adni import DIAGNOSES, file_facts
 from medgraft.errors import ConfigError, DataError
 from medgraft.task import TaskData
+from medgraft.testing.phantoms import small_phantom
 
 NAMES = ("adni_image", "adni_text", "adni_image_text")
 PTID = re.compile(r"\d{3}_S_\d{4}")
@@ -190,7 +192,9 @@ def test_options_that_leave_no_training_subject_are_refused():
 
 
 def test_an_unknown_policy_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"text_policy.*'demographic', 'genetic', 'cognitive' or 'full'"):
+    with pytest.raises(
+        ConfigError, match=r"text_policy.*'demographic', 'genetic', 'without_criteria', 'cognitive' or 'full'"
+    ):
         build_task("adni_text", {"text_policy": "everything"})
 
 
@@ -201,3 +205,141 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 def test_the_control_reads_a_cohort_of_its_own():
     assert build_task("adni_image_nogap").cohort == "adni_nogap" != build_task("adni_image").cohort
+
+
+# --- pairs, sites, variants ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [("adni_ad_cn", ("CN", "AD")), ("adni_mci_cn", ("CN", "MCI")), ("adni_ad_mci", ("MCI", "AD"))],
+)
+def test_a_pair_leaves_the_third_diagnosis_out_and_counts_it(adni_cohort, frame, name, classes):
+    data = build_task(name).load(adni_cohort).check()
+    (third,) = set(DIAGNOSES) - set(classes)
+    assert data.classes == classes and set(data.targets) == {0, 1}
+    assert data.provenance["left_out"] == {third: int((frame["dx"] == third).sum())}
+    assert "bayes_f1_macro" not in data.provenance, "the known ceiling is that of three classes"
+
+
+def test_a_pair_is_also_an_option_of_the_other_inputs(adni_cohort):
+    data = build_task("adni_image_text", {"contrast": "CN-AD"}).load(adni_cohort).check()
+    assert data.split_hash() == build_task("adni_ad_cn").load(adni_cohort).split_hash()
+
+
+def test_held_out_sites_are_new_to_the_test(adni_cohort, frame):
+    data = build_task("adni_image", {"split": "site"}).load(adni_cohort).check()
+    sites = {name: set(frame["site"].iloc[index]) for name, index in data.splits.items()}
+    assert not sites["test"] & (sites["train"] | sites["val"])
+    assert data.provenance["sites"]["test_shares_with_train"] == 0 and data.provenance["split_by"] == "site"
+    plain = build_task("adni_image").load(adni_cohort)
+    assert plain.provenance["sites"]["test_shares_with_train"] > 0
+
+
+def test_sites_can_be_named(adni_cohort, frame):
+    name = str(frame["site"].mode()[0])
+    options = {"split": "site", "held_out_sites": [name]}
+    data = build_task("adni_image", options).load(adni_cohort).check()
+    assert set(frame["site"].iloc[data.splits["test"]].astype(str)) == {name}
+    with pytest.raises(DataError, match=r"no subject is of site 77; the cohort has: 9"):
+        build_task("adni_image", options | {"held_out_sites": ["77"]}).load(adni_cohort)
+    with pytest.raises(ConfigError, match="held_out_sites needs split: site"):
+        build_task("adni_image", {"held_out_sites": [name]})
+    with pytest.raises(DataError, match="at least one on either side"):
+        every = sorted(set(frame["site"].astype(str)))
+        build_task("adni_image", options | {"held_out_sites": every}).load(adni_cohort)
+
+
+def test_processed_variants_of_a_scan_never_straddle_a_split(adni_cohort):
+    table = read_adni(adni_cohort, variants=True).frame
+    for options in ({}, {"train_visits": "baseline"}, {"split": "site"}, {"stratify": ["dx", "field_strength"]}):
+        data = build_task("adni_image", {"variants": "all", **options}).load(adni_cohort).check()
+        scans = {name: set(table["scan"].iloc[index]) for name, index in data.splits.items()}
+        assert not scans["train"] & scans["test"] and not scans["train"] & scans["val"]
+        assert (table["variant"].iloc[data.splits["test"]] == 0).all()
+        assert (table["variant"].iloc[data.splits["train"]] > 0).any()
+
+
+def test_strata_are_shared_out(adni_cohort, frame):
+    data = build_task("adni_image", {"stratify": ["sex"], "test_fraction": 0.5}).load(adni_cohort)
+    women = [np.mean(frame["sex"].iloc[np.unique(data.splits[name])] == "F") for name in ("train", "test")]
+    whole = frame.drop_duplicates("subject")
+    assert abs(women[1] - (whole["sex"] == "F").mean()) < 0.1
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_scores_that_define_the_diagnosis_can_be_left_out(adni_cohort):
+    data = build_task("adni_text", {"text_policy": "without_criteria"}).load(adni_cohort)
+    notes = [data.inputs["text"].read(i) for i in range(len(data.targets))]
+    assert not [note for note in notes if re.search(r"MMSE|Mini-Mental|CDR", note)]
+    assert any("ADAS-Cog" in note for note in notes)
+    assert not {"MMSE", "CDRSB"} & set(data.provenance["text_fields"])
+
+
+def test_a_result_says_how_many_notes_held_a_field(adni_cohort, frame):
+    facts = build_task("adni_text").load(adni_cohort).provenance["texts_with_field"]
+    assert facts["MMSE"] == int(frame["MMSE"].notna().sum()) < len(frame) == facts["age"]
+
+
+def test_a_visit_of_which_no_table_says_anything_has_no_note(adni_cohort, tmp_path):
+    copy = Path(shutil.copytree(adni_cohort, tmp_path / "copy"))
+    table, search = pd.read_csv(copy / "ADNIMERGE.csv"), pd.read_csv(copy / "ADNI_phantom_search.csv", dtype=str)
+    silent = table["PTID"].drop_duplicates().iloc[:3]
+    table.loc[table["PTID"].isin(silent), ["AGE", "PTGENDER", "PTEDUCAT"]] = None
+    table.to_csv(copy / "ADNIMERGE.csv", index=False)
+    search.loc[search["Subject"].isin(silent), ["Age", "Sex"]] = None
+    search.to_csv(copy / "ADNI_phantom_search.csv", index=False)
+    data = build_task("adni_text", {"text_policy": "demographic"}).load(copy).check()
+    used = np.concatenate(list(data.splits.values()))
+    assert not set(data.subjects[used]) & set(silent)
+    assert data.provenance["left_out"] == {
+        "no field for the note": int(data.subjects[np.isin(data.subjects, silent)].size)
+    }
+    assert data.split_hash() != build_task("adni_image").load(copy).split_hash()
+    both = set(data.subjects[data.splits["test"]])
+    assert both <= set(build_task("adni_image").load(copy).subjects[build_task("adni_image").load(copy).splits["test"]])
+
+
+# --- conversion -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def visits_cohort() -> Path:
+    return small_phantom("adni_visits")
+
+
+@pytest.mark.slow
+def test_conversion_labels_are_those_of_the_follow_up(visits_cohort):
+    data = build_task("adni_mci_conversion", {"horizon": 24}).load(visits_cohort).check()
+    truth = {row["subject"]: row["conversion_month"] for row in json.loads((visits_cohort / "truth.json").read_text())}
+    table = read_adni(visits_cohort).frame
+    month = {subject: part["month"].max() for subject, part in table.groupby("subject")}
+    for subject, target in zip(data.subjects[data.splits["test"]], data.targets[data.splits["test"]], strict=True):
+        converts = truth[subject] is not None and truth[subject] <= 24
+        assert target == converts, "a first visit, so the horizon counts from baseline"
+        assert month[subject] >= 24 or target == 1, "nobody is stable for lack of follow-up"
+    assert data.classes == ("sMCI", "pMCI") and set(data.provenance["left_out"]) <= {
+        "not MCI", "unknown", "unstable", "reverted"
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_conversion_brings_the_tables_own_numbers_on_the_same_subjects(visits_cohort):
+    facts = build_task("adni_mci_conversion", {"horizon": 24}).load(visits_cohort).provenance
+    found = facts["table_baselines"]
+    assert {"age, sex, APOE", "cognition", "hippocampal volume"} <= set(found) and facts["horizon_months"] == 24
+    assert all(len(each["auc_macro"]) == 3 for each in found.values())
+    assert not PTID.search(json.dumps(facts, default=str))
+
+
+@pytest.mark.slow
+def test_a_horizon_beyond_the_follow_up_is_refused_with_the_counts(visits_cohort):
+    with pytest.raises(DataError, match=r"sMCI from pMCI, and the cohort has only: 0 sMCI, \d+ pMCI"):
+        build_task("adni_mci_conversion", {"horizon": 60}).load(visits_cohort)
+
+
+def test_a_real_copy_of_adni_serves_the_conversion_too(adni_cohort):
+    assert SAME_DATA[build_task("adni_mci_conversion").cohort] == "adni"
+    assert saw(["ADNI"], "adni_visits") and saw(["ADNI3"], "adni") and not saw(["phantom brain (pretrain)"], "adni")

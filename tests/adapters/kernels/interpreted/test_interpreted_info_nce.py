@@ -8,13 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from triton_interpreter import DTYPES, assert_close, counting, poisoned, strided
 
-from medgraft.adapters.kernels.info_nce import (
+from medgraft.adapters.kernels.info_nce import label_ids, reference
+from medgraft.adapters.kernels.info_nce_triton import (
     backward_traffic,
     forward_traffic,
-    label_ids,
     launch_backward,
     launch_forward,
-    reference,
 )
 from medgraft.adapters.kernels.triton_runtime import Tile
 

@@ -1,0 +1,262 @@
+"""A folder of cache entries that processes share: each is built once, is whole or absent, and makes room when asked to.
+
+An entry is a folder under a name that hashes everything that defines it. It is written under a temporary name and
+renamed when it is whole, with a lock beside it: one process builds, the others wait, and a killed builder leaves
+nothing that anyone reads. Whoever reads an entry holds a second lock, shared, for as long as it keeps the
+:class:`Entry`. When the entries together exceed the budget, those that nobody holds go, the longest unused first.
+
+``MEDGRAFT_CACHE`` names the folder and ``MEDGRAFT_CACHE_SIZE`` the budget (``20GB`` by default, ``none`` for no limit).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from medgraft.errors import ConfigError, MedgraftError
+
+logger = logging.getLogger(__name__)
+
+CACHE_VERSION = 1
+DEFAULT_SIZE = "20GB"
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def cache_root() -> Path:
+    """``$MEDGRAFT_CACHE``, else ``medgraft`` under the user's cache folder."""
+    if own := os.environ.get("MEDGRAFT_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medgraft"
+
+
+def parse_size(text: str) -> int | None:
+    """Bytes of a size such as ``500MB``; ``None`` for ``none``, no limit.
+
+    Raises:
+        ConfigError: It is no size.
+
+    Example:
+        >>> parse_size("1.5 GB"), parse_size("none")
+        (1500000000, None)
+    """
+    if text.strip().lower() == "none":
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)?", text.strip().upper())
+    if found is None:
+        raise ConfigError(f"the size of the cache is {text!r}; write a number with KB, MB, GB or TB, or none")
+    return int(float(found[1]) * UNITS[found[2] if found[2] in UNITS else ""])
+
+
+def size_budget() -> int | None:
+    """Bytes that the cache may hold, of ``$MEDGRAFT_CACHE_SIZE``; ``None`` for no limit."""
+    return parse_size(os.environ.get("MEDGRAFT_CACHE_SIZE") or DEFAULT_SIZE)
+
+
+def digest(facts: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON-able mapping, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry that stays where it is for as long as this object lives.
+
+    Attributes:
+        folder: Its files.
+        hit: It was there; otherwise this process has built it.
+        size: Bytes of its files.
+    """
+
+    folder: Path
+    hit: bool
+    size: int
+    _held: IO[str] | None = field(repr=False, compare=False)  # open and locked; closed with the object
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock on a file; a killed holder releases it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _unless_held(path: Path) -> Iterator[bool]:
+    """Holds an exclusive lock if nobody else holds any; says whether it does."""
+    with path.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def entry(
+    facts: Mapping[str, Any], build: Callable[[Path], None], root: Path | None = None, needs: tuple[str, ...] = ()
+) -> Entry:
+    """An entry, built first where it is missing or damaged.
+
+    Args:
+        facts: Everything that defines the content.
+        build: Fills the folder that it is given.
+        root: Cache folder; :func:`cache_root` by default.
+        needs: Files without which it is damaged.
+
+    Raises:
+        MedgraftError: The cache folder cannot be written or its disk is full.
+    """
+    root = root or cache_root()
+    key = digest({**facts, "cache_version": CACHE_VERSION})
+    folder = root / "prefix" / key[:2] / key
+    if (found := _open(folder, needs, hit=True)) is not None:
+        return found
+    try:
+        with locked(folder.with_suffix(".lock")):
+            if (found := _open(folder, needs, hit=True)) is not None:
+                return found
+            _fill(folder, dict(facts), build, root)
+            made = _open(folder, needs, hit=False)
+    except OSError as error:
+        if error.errno in FULL:
+            remedy = "free some space, or set MEDGRAFT_CACHE to a folder on another disk"
+            raise MedgraftError(f"the disk of the cache folder {root} is full: {error}; {remedy}") from error
+        if error.filename is None or not str(error.filename).startswith(str(root)):
+            raise
+        remedy = "set MEDGRAFT_CACHE to a folder that can be written"
+        raise MedgraftError(f"the cache folder {root} cannot be written: {error}; {remedy}") from error
+    if made is None:
+        raise MedgraftError(f"the cache entry {folder} was damaged while it was written; set MEDGRAFT_CACHE elsewhere")
+    make_room(root, size_budget())
+    return made
+
+
+def _open(folder: Path, needs: tuple[str, ...], *, hit: bool) -> Entry | None:
+    """The entry, held; ``None`` where it is missing or damaged."""
+    if not (folder / "facts.json").is_file():
+        return None
+    held: IO[str] | None = None
+    with suppress(OSError):  # a read-only cache can be read all the same, and nobody makes room there
+        held = folder.with_suffix(".use").open("a")
+        fcntl.flock(held, fcntl.LOCK_SH)
+        os.utime(folder.with_suffix(".use"))
+    if not (folder / "facts.json").is_file():
+        return None  # it went while we waited for the lock
+    if damage := _damage(folder, needs):
+        logger.warning("cache entry %s is made again: %s", folder, damage)
+        return None
+    return Entry(folder, hit, _size(folder), held)
+
+
+def _damage(folder: Path, needs: tuple[str, ...]) -> str:
+    """What is wrong with an entry, which someone may have deleted in part; empty if nothing is."""
+    try:
+        listed = folder / "files.json"
+        sizes = json.loads(listed.read_text()) if listed.is_file() else {}
+        for name in (*needs, *sizes):
+            size = (folder / name).stat().st_size
+            if size != sizes.get(name, size):
+                return f"{name} has {size} bytes of {sizes[name]}"
+        if not sizes:  # written by a version that did not list its files
+            for path in folder.glob("*.npy"):
+                np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        return str(error)
+    return ""
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.glob("*"):
+        with suppress(OSError):
+            total += path.stat().st_size
+    return total
+
+
+def _fill(folder: Path, facts: dict[str, Any], build: Callable[[Path], None], root: Path) -> None:
+    """Builds, under the entry's lock; on a full disk once more, after all that nobody reads has gone."""
+    unfinished = folder.with_suffix(".building")
+    for last in (False, True):
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        try:
+            build(unfinished)
+            sizes = {path.name: path.stat().st_size for path in sorted(unfinished.iterdir())}
+            (unfinished / "files.json").write_text(json.dumps(sizes))
+            (unfinished / "facts.json").write_text(json.dumps(facts, indent=1, default=str))
+            unfinished.rename(folder)
+            return
+        except OSError as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            if error.errno not in FULL or last or not make_room(root, 0):
+                raise
+            logger.warning("the disk of the cache folder %s is full; what nobody reads has been removed", root)
+
+
+def make_room(root: Path, budget: int | None) -> int:
+    """Removes entries that no process holds, the longest unused first, until the rest fits.
+
+    Args:
+        root: Cache folder.
+        budget: Bytes that may stay; ``None`` for no limit.
+
+    Returns:
+        Bytes removed.
+    """
+    if budget is None:
+        return 0
+    known = {folder: _size(folder) for folder in _entries(root)}
+    total, removed = sum(known.values()), 0
+    for folder in sorted(known, key=_last_use):
+        if total <= budget:
+            break
+        if _remove(folder):
+            total -= known[folder]
+            removed += known[folder]
+    if total > budget:
+        logger.warning("the cache %s holds %d bytes, %d allowed; the rest is being read", root, total, budget)
+    return removed
+
+
+def _entries(root: Path) -> list[Path]:
+    return [path.parent for path in root.glob("prefix/*/*/facts.json") if not path.parent.suffix]
+
+
+def _last_use(folder: Path) -> float:
+    for path in (folder.with_suffix(".use"), folder / "facts.json"):
+        with suppress(OSError):
+            return path.stat().st_mtime
+    return 0.0
+
+
+def _remove(folder: Path) -> bool:
+    """Removes an entry if nobody builds or holds it; renamed first, so that nobody meets half of it."""
+    try:
+        with _unless_held(folder.with_suffix(".lock")) as ours, _unless_held(folder.with_suffix(".use")) as unread:
+            if not (ours and unread):
+                return False
+            gone = folder.with_suffix(".gone")
+            shutil.rmtree(gone, ignore_errors=True)
+            folder.rename(gone)
+            shutil.rmtree(gone)
+    except OSError as error:
+        logger.warning("cache entry %s cannot be removed: %s", folder, error)
+        return False
+    return True

@@ -1,0 +1,244 @@
+"""Whole training jobs against the plain peft loop: ``python -m benchmarks.speed``.
+
+A job trains 2 adapters with 3 seeds for 5 epochs on one encoder. Contenders run in turns, each in a process of its own,
+so that a machine that slows down slows all of them and memory is each contender's alone. Ratios are medians over the
+rounds of processor seconds (of event times on a GPU), and final losses stand beside them. What the contenders are is in
+:mod:`medgraft.benchmarks.speed_jobs`; the report goes to the output as Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from medgraft.errors import MedgraftError
+
+PEER, BEST_PEER = "peer fp32", "best peer"
+CONTENDERS: dict[str, dict[str, bool]] = {
+    PEER: {"ours": False},
+    "peer bf16": {"ours": False, "bf16": True},
+    "peer bf16 compiled": {"ours": False, "bf16": True, "compiled": True},
+    "medgraft fp32": {"ours": True},
+    "medgraft bf16": {"ours": True, "bf16": True},
+    "medgraft bf16 compiled": {"ours": True, "bf16": True, "compiled": True},
+}
+STEP_CONTENDERS: dict[str, dict[str, bool]] = {
+    PEER: {"ours": False},
+    "peer fp32 compiled": {"ours": False, "compiled": True},
+    "medgraft fp32": {"ours": True},
+    "medgraft fp32 compiled": {"ours": True, "compiled": True},
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job and what is wanted of it.
+
+    Attributes:
+        title: One line.
+        speed: Goal against the peers' plain loop in fp32.
+        best_speed: Goal against the peers' fastest form; ``None`` for none.
+        memory: Goal for peak memory, as a share of the plain loop's.
+        contenders: Name -> fields of an order.
+    """
+
+    title: str
+    speed: float
+    best_speed: float | None
+    memory: float
+    contenders: dict[str, dict[str, bool]]
+
+
+JOBS = {
+    "tokens": Job("adapters on output tokens: ACE-HGNN, Perceiver Resampler", 40, 15, 0.5, CONTENDERS),
+    "lora_third": Job("LoRA on q and v in the last third of the blocks, r = 8 and 16", 8, 3, 0.45, CONTENDERS),
+    "lora_all": Job("LoRA on q and v in all blocks, r = 8 and 16", 2.8, 1.05, 0.6, CONTENDERS),
+    "ace_step": Job(
+        "one ACE-HGNN training step on frozen tokens against the published dense form", 30, None, 0.3, STEP_CONTENDERS
+    ),
+}
+
+
+@dataclass
+class Runs:
+    """The runs of one contender.
+
+    Attributes:
+        seconds: Of each round.
+        peaks: Largest sum of tensors in a training step above its start, in bytes.
+        frozen_peak: The same of a batch of the frozen part, which medgraft runs once.
+        loss: Mean of the final losses.
+        frozen: Share of the time in the frozen part, of the first round.
+    """
+
+    seconds: list[float]
+    peaks: list[int]
+    frozen_peak: int
+    loss: float
+    frozen: float
+
+
+def run_once(order: dict[str, Any]) -> dict[str, Any]:
+    """One contender's job in a process of its own.
+
+    Raises:
+        MedgraftError: It failed.
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": str(order["threads"]), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    command = [sys.executable, "-m", "medgraft.benchmarks.speed_jobs", json.dumps(order)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        told = done.stderr.strip().splitlines()
+        raise MedgraftError(f"{order} failed: {told[-1] if told else f'exit code {done.returncode}'}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(job: str, common: dict[str, Any], wanted: Sequence[str], rounds: int) -> dict[str, Runs]:
+    """Runs the contenders of a job in turns.
+
+    Args:
+        job: Of :data:`JOBS`.
+        common: Fields of every order.
+        wanted: Contenders.
+        rounds: Runs of each.
+    """
+    fields = JOBS[job].contenders
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in wanted}
+    for _ in range(rounds):
+        for name in wanted:
+            found[name].append(run_once({**common, "job": job, **fields[name]}))
+    return {
+        name: Runs(
+            [run["seconds"] for run in runs],
+            [run["peak"] for run in runs],
+            runs[0]["frozen_peak"],
+            statistics.fmean(runs[0]["losses"]),
+            runs[0]["parts"].get("frozen part", 0.0) / runs[0]["seconds"],
+        )
+        for name, runs in found.items()
+    }
+
+
+def ratio(over: Sequence[float], under: Sequence[float]) -> float:
+    """Median of the rounds' ratios.
+
+    Example:
+        >>> ratio([4.0, 9.0, 8.0], [1.0, 3.0, 1.0])
+        4.0
+    """
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def best_peer(found: dict[str, Runs]) -> str:
+    """The peer with the least time."""
+    return min((name for name in found if name.startswith("peer")), key=lambda n: statistics.median(found[n].seconds))
+
+
+def table(job: str, found: dict[str, Runs]) -> list[str]:
+    """A job as Markdown: seconds, ratios, memory, losses, and each goal with its outcome."""
+    goal, plain, best = JOBS[job], found[PEER], best_peer(found)
+    lines = [f"### {goal.title[0].upper()}{goal.title[1:]}", ""]
+    lines += [
+        f"| contender | seconds | vs {PEER} | vs {best} | step MB | of {PEER} | frozen MB | frozen time | final loss |"
+    ]
+    lines += ["|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
+    for name, runs in found.items():
+        peak, own = statistics.median(plain.peaks), statistics.median(runs.peaks)
+        lines.append(
+            f"| {name} | {statistics.median(runs.seconds):.2f} | {ratio(plain.seconds, runs.seconds):.2f} | "
+            f"{ratio(found[best].seconds, runs.seconds):.2f} | {own / 1e6:.1f} | {own / max(peak, 1):.2f} | "
+            f"{runs.frozen_peak / 1e6:.1f} | {runs.frozen:.0%} | {runs.loss:.4f} |"
+        )
+    return [*lines, "", *verdicts(job, found), ""]
+
+
+def verdicts(job: str, found: dict[str, Runs]) -> list[str]:
+    """Goals, each held against medgraft's fastest contender."""
+    goal, plain = JOBS[job], found[PEER]
+    ours = [name for name in found if name.startswith("medgraft")]
+    if not ours:
+        return []
+    name = min(ours, key=lambda n: statistics.median(found[n].seconds))
+    runs = found[name]
+    speed = ratio(plain.seconds, runs.seconds)
+    told = [f"- {name}: {speed:.2f}x {PEER}, goal {goal.speed:g}x: {_outcome(speed >= goal.speed)}"]
+    if goal.best_speed is not None:
+        best = best_peer(found)
+        speed = ratio(found[best].seconds, runs.seconds)
+        told.append(f"- {name}: {speed:.2f}x {best}, goal {goal.best_speed:g}x: {_outcome(speed >= goal.best_speed)}")
+    share = statistics.median(runs.peaks) / max(statistics.median(plain.peaks), 1)
+    told.append(f"- {name}: {share:.2f} of its memory, goal {goal.memory:g}: {_outcome(share <= goal.memory)}")
+    return told
+
+
+def _outcome(met: bool) -> str:
+    return "met" if met else "**not met**"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
+    made.add_argument("--job", action="append", choices=sorted(JOBS), help="one job; may be repeated; all by default")
+    made.add_argument("--contender", action="append", help="contenders beside peer fp32; all by default")
+    made.add_argument("--size", choices=["small", "base", "tiny"], default="small", help="ViT-S/16, ViT-B/16 at 224")
+    made.add_argument("--images", type=int, default=16)
+    made.add_argument("--batch", type=int, default=8)
+    made.add_argument("--seeds", type=int, default=3)
+    made.add_argument("--epochs", type=int, default=5)
+    made.add_argument("--rounds", type=int, default=2, help="runs of each contender")
+    made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads")
+    made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    made.add_argument("--quick", action="store_true", help="a tiny encoder, one seed, epoch and round: does it run?")
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the jobs and writes Markdown to the output, one table as soon as it is there."""
+    import torch
+
+    made = parser()
+    options = made.parse_args(arguments)
+    if unknown := [name for name in options.contender or () if name not in {**CONTENDERS, **STEP_CONTENDERS}]:
+        made.error(f"no contender is called {unknown[0]!r}; they are {', '.join({**CONTENDERS, **STEP_CONTENDERS})}")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        made.error("--device cuda, but PyTorch sees no GPU; use --device cpu")
+    fields = ("size", "images", "batch", "seeds", "epochs", "threads", "device")
+    common = {name: getattr(options, name) for name in fields}
+    if options.quick:
+        common |= {"size": "tiny", "images": 8, "batch": 4, "seeds": 1, "epochs": 1}
+        options.rounds = 1
+    said = shlex.join(arguments if arguments is not None else sys.argv[1:])
+    _write(
+        [
+            f"Made by `python -m benchmarks.speed {said}`".rstrip(" `") + "`.",
+            "",
+            f"ViT {common['size']} with random weights (transformers), {common['images']} images, batches of "
+            f"{common['batch']}, {common['seeds']} seeds, {common['epochs']} epochs, {options.rounds} rounds, "
+            f"{common['device']}, {common['threads']} threads, torch {torch.__version__}.",
+            "",
+        ]
+    )
+    for job in options.job or JOBS:
+        all_ = JOBS[job].contenders
+        wanted = [name for name in all_ if name == PEER or options.contender is None or name in options.contender]
+        _write(table(job, measure(job, common, wanted, options.rounds)))
+    return 0
+
+
+def _write(lines: list[str]) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

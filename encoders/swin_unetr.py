@@ -1,0 +1,108 @@
+"""SwinUNETR-SSL: the 3D Swin transformer that was pre-trained on 5,050 CT volumes by self-supervision.
+
+Tang et al., "Self-Supervised Pre-Training of Swin Transformers for 3D Medical Image Analysis", CVPR 2022
+(arXiv 2111.14791). The published ``model_swinvit.pt`` has every key under ``module.``, MLPs named as in the original
+Swin (``mlp.fc1``), and the heads of the pre-training tasks beside the transformer; all of that is accepted, and so are
+``swinViT.`` of a whole SwinUNETR and MONAI's own names.
+
+``swin_unetr:ssl`` scales Hounsfield units from -1000..1000 to 0..1 and cuts what lies outside, as in pre-training.
+``swin_unetr:ssl_unit`` scales a volume's own range, for MRI, which has no such units and which the weights never saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medgraft.encoder import Encoder, EncoderSpec
+from medgraft.encoders.loading import file_in, finish, load_file, options_of, origin, seeded, url_file
+from medgraft.encoders.monai import INTENSITIES, NOT_ENCODER, VolumeSwin, build_swin, rename_swin
+from medgraft.errors import ConfigError, DataError, UnknownNameError
+
+SIZE = (96, 96, 96)
+HU = (-1000.0, 1000.0)
+FILE = "model_swinvit.pt"
+URL = f"https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/{FILE}"
+# Heads of rotation, contrast and inpainting, and a norm that the transformer does without.
+HEADS = (*NOT_ENCODER, r"^conv", r"^rotation", r"^contrastive", r"^norm\.")
+
+
+class HounsfieldSwin(VolumeSwin):
+    """The transformer on CT in Hounsfield units."""
+
+    def prepare(self, raw: Any) -> Tensor:
+        """CT ``float32 [D, H, W]`` in Hounsfield units -> ``float32 [1, *input_size]`` in 0..1."""
+        values = torch.as_tensor(np.ascontiguousarray(raw), dtype=torch.float32)
+        if values.ndim != 3:
+            raise DataError(f"a volume must be [D, H, W], got {list(values.shape)}")
+        volume = ((values - HU[0]) / (HU[1] - HU[0])).clamp(0, 1)[None, None]
+        if tuple(values.shape) == self.spec.input_size:
+            return volume[0]
+        return F.interpolate(volume, size=self.spec.input_size, mode="trilinear", align_corners=False)[0]
+
+
+class SwinUnetrSource:
+    """Entry point ``swin_unetr``."""
+
+    api_version = 1
+
+    @staticmethod
+    def models() -> dict[str, str]:
+        """Names that ``build`` takes, with a line each."""
+        return {
+            "ssl": "Swin encoder of SwinUNETR on 96 x 96 x 96, CT in Hounsfield units, 768 features",
+            "ssl_unit": "the same on volumes without such units, scaled to 0..1 (MRI)",
+        }
+
+    @classmethod
+    def build(
+        cls,
+        model: str,
+        weights: str = "default",
+        sha256: str | None = None,
+        img_size: Sequence[int] = SIZE,
+        **options: Any,
+    ) -> Encoder:
+        """Builds an encoder of volumes ``[1, D, H, W]``.
+
+        Args:
+            model: A key of :meth:`models`.
+            weights: ``"default"`` (MONAI's release), ``"random"``, or a local file or a folder with one.
+            sha256: Expected digest of the local file.
+            img_size: Depth, height and width of a prepared volume, multiples of 32.
+            **options: Passed to MONAI's class: ``feature_size``, ``depths``, ``num_heads``.
+
+        Raises:
+            UnknownNameError: No such model.
+            ConfigError: An option does not fit.
+            CheckpointError: The weights cannot be fetched, read or fitted.
+        """
+        if model not in cls.models():
+            raise UnknownNameError("swin_unetr encoder", model, cls.models())
+        name, source, size = f"swin_unetr:{model}", origin(weights, sha256), tuple(int(n) for n in img_size)
+        if len(size) != 3 or any(length % 32 for length in size):
+            raise ConfigError(f"encoder {name}: img_size {size} must be three multiples of 32")
+        with seeded(), options_of(name):
+            network = build_swin("swin_unetr", False, **options)
+        if source != "random":
+            path = url_file(name, URL) if source == "default" else file_in(Path(source), (FILE,))
+            load_file(network, path, sha256, drop=HEADS, convert=rename_swin)
+        hounsfield = model == "ssl"
+        spec = EncoderSpec(
+            name=name,
+            modality="volume",
+            input_size=size,
+            intensity="Hounsfield units of -1000..1000 scaled to 0..1" if hounsfield else INTENSITIES["unit"],
+            dim=16 * network.embed_dim,
+            pooling="mean",
+            licence={"random": "Apache-2.0", "default": "Apache-2.0"}.get(str(source), "unknown"),
+            cohorts=("HNSCC", "LIDC-IDRI", "LUNA16", "TCIA Colon", "TCIA COVID-19") if source == "default" else (),
+            weights="random",
+        )
+        return finish((HounsfieldSwin if hounsfield else VolumeSwin)(spec, network, "unit"), source)
