@@ -105,10 +105,10 @@ class BlockBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, D, H, W] -> [B, C, D, H, W]``."""
-        parts = [each for layer in (self.down, self.mix, self.up) for each in (layer.weight, layer.bias)]
+        parts: list[Any] = [each for layer in (self.down, self.mix, self.up) for each in (layer.weight, layer.bias)]
 
-        def run(*tensors: Tensor) -> Tensor:
-            return bottleneck_3d(*tensors, backend=backends.current())  # pyright: ignore[reportCallIssue]
+        def run(*tensors: Any) -> Tensor:
+            return bottleneck_3d(*tensors, backend=backends.current())
 
         if backends.current() == "eager":
             return run(x, *parts).to(x.dtype)

@@ -82,15 +82,16 @@ class SmallCnn(nn.Module):
 
 def build_large(architecture: str) -> Any:
     """MONAI's 3D ResNet-50 or DenseNet-121 up to its last feature map, for one channel; fresh weights."""
-    from monai.networks import nets
+    from monai.networks.nets.densenet import DenseNet121
+    from monai.networks.nets.resnet import resnet50
 
     if architecture == "resnet50":
-        network: Any = nets.resnet50(
+        network: Any = resnet50(
             pretrained=False, spatial_dims=3, n_input_channels=1, feed_forward=False, conv1_t_stride=2
         )
         parts = (network.conv1, network.bn1, network.act, network.maxpool)
         return nn.Sequential(*parts, network.layer1, network.layer2, network.layer3, network.layer4)
-    return nn.Sequential(nets.DenseNet121(spatial_dims=3, in_channels=1, out_channels=1).features, nn.ReLU())
+    return nn.Sequential(DenseNet121(spatial_dims=3, in_channels=1, out_channels=1).features, nn.ReLU())
 
 
 class ScratchCnn(Adapter):

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medgraft.adapters.ffn_copies import Ffn, FfnCopies
 from medgraft.adapters.kernels import backends, moe
 from medgraft.adapters.routing import balance_loss, expert_load, top_k_gates, z_loss
 from medgraft.features import Features
@@ -181,15 +182,24 @@ class TokenLevel(nn.Module):
         text_dim: Width of ``t'``; 0 without text.
         image: Keep ``W_x``.
         like: A weight of the encoder.
+        ffn: The block's MLP, for experts that are copies of it and have no ``width`` of their own.
     """
 
     def __init__(
-        self, experts: int, top_k: int, dim: int, width: int, text_dim: int, image: bool, like: Tensor
+        self,
+        experts: int,
+        top_k: int,
+        dim: int,
+        width: int,
+        text_dim: int,
+        image: bool,
+        like: Tensor,
+        ffn: Ffn | None = None,
     ) -> None:
         super().__init__()
         kind = {"dtype": like.dtype, "device": like.device}
         self.top_k, self.count = top_k, experts
-        self.experts = Experts(experts, dim, width, like)
+        self.experts = Experts(experts, dim, width, like) if ffn is None else FfnCopies(experts, ffn)
         self.router = nn.ParameterDict()
         if image:
             self.router["image"] = nn.Parameter(torch.randn(experts, dim, **kind) * dim**-0.5)
@@ -243,13 +253,17 @@ class TaskLevel(nn.Module):
         dim: ``D``.
         width: ``h``.
         like: A weight of the encoder.
+        ffn: The block's MLP, for experts that are copies of it and have no ``width`` of their own.
     """
 
-    def __init__(self, tasks: int, experts: int, top_k: int, dim: int, width: int, like: Tensor) -> None:
+    def __init__(
+        self, tasks: int, experts: int, top_k: int, dim: int, width: int, like: Tensor, ffn: Ffn | None = None
+    ) -> None:
         super().__init__()
         kind = {"dtype": like.dtype, "device": like.device}
         self.tasks, self.count, self.top_k = tasks, experts, top_k
-        self.experts = Experts(tasks * experts, dim, width, like)
+        total = tasks * experts
+        self.experts = Experts(total, dim, width, like) if ffn is None else FfnCopies(total, ffn)
         self.router = nn.Parameter(torch.randn(tasks, experts, dim, **kind) * dim**-0.5) if experts > 1 else None
 
     def of_group(self, u: Tensor, group: Tensor) -> Tensor:
@@ -277,7 +291,7 @@ class TaskLevel(nn.Module):
         return sum((w[:, None, None] * y for w, y in zip(weights.to(u.dtype).T, each, strict=True)), u.new_zeros(()))
 
     @torch.no_grad()
-    def copy_mean(self, shared: Experts) -> None:
+    def copy_mean(self, shared: nn.Module) -> None:
         """Starts every expert from the mean shared expert, its output layer zero (upcycling)."""
         for name in ("down", "down_bias"):
             getattr(self.experts, name).copy_(getattr(shared, name).mean(dim=0, keepdim=True))

@@ -28,6 +28,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapters.ffn_copies import Ffn, ffn_of
 from medgraft.adapters.lora import DepthGroup
 from medgraft.adapters.placement import Hits, key_of, select, tower_of, unique
 from medgraft.adapters.routing import evenness
@@ -77,7 +78,9 @@ class TghMoe(Adapter):
             tasks: Tasks ``M`` that prompts tell apart; 1 for a single group, which needs no prompt.
             task_experts: Experts per task; more than one are chosen by each token.
             task_top_k: Experts per token within a task.
-            width: Numbers inside an expert.
+            expert: ``bottleneck``, or ``ffn_copy``: the difference between a trained copy of the block's MLP and the
+                MLP, as large as that for each expert.
+            width: Numbers inside a bottleneck.
             prompt_dim: Width of ``t'``.
             prompt: ``mean`` of the prompt's tokens, or what the text tower ``pooled``.
             scale: ``s``.
@@ -103,6 +106,7 @@ class TghMoe(Adapter):
         tasks: int = Field(1, ge=1)
         task_experts: int = Field(1, ge=1)
         task_top_k: int = Field(1, ge=1)
+        expert: Literal["bottleneck", "ffn_copy"] = "bottleneck"
         width: int = Field(64, ge=1)
         prompt_dim: int = Field(64, ge=2)
         prompt: Literal["mean", "pooled"] = "mean"
@@ -128,6 +132,8 @@ class TghMoe(Adapter):
             for experts, top_k in (("experts", "top_k"), ("task_experts", "task_top_k")):
                 if getattr(self, top_k) > getattr(self, experts):
                     raise ValueError(f"{top_k} is {getattr(self, top_k)} with {experts} {getattr(self, experts)}")
+            if self.upcycle and self.expert == "ffn_copy":
+                raise ValueError("upcycle starts bottlenecks; with expert: ffn_copy all experts start from the MLP")
             return self
 
     config: Config
@@ -152,7 +158,9 @@ class TghMoe(Adapter):
     def supports(self, encoder: Encoder) -> Support:
         """Fits image and volume towers of transformer blocks; prompts need a text tower beside one visual tower."""
         try:
-            self._select(encoder, encoder.sites())
+            for site in unique(self._select(encoder, encoder.sites())):
+                if self.config.expert == "ffn_copy":
+                    ffn_of(encoder, tower_of(encoder, site), site)
         except IncompatibleError as error:
             return Support(False, str(error))
         return Support(True)
@@ -181,18 +189,19 @@ class TghMoe(Adapter):
         self.blocks.clear()
         for site in places:
             tower = tower_of(encoder, site)
-            self.blocks[key_of(site)] = self._block(tower.spec.dim, next(tower.parameters()))
+            ffn = ffn_of(encoder, tower, site) if own.expert == "ffn_copy" else None
+            self.blocks[key_of(site)] = self._block(tower.spec.dim, next(tower.parameters()), ffn)
             attachment.add_to_branch(site, self._delta(key_of(site), tower))
         return attachment
 
-    def _block(self, dim: int, like: Tensor) -> TghBlock:
+    def _block(self, dim: int, like: Tensor, ffn: Ffn | None) -> TghBlock:
         own, shared, task = self.config, None, None
         text_dim = own.prompt_dim if self.reader is not None else 0
         if own.levels != "task":
             image = own.token_router == "image+text"
-            shared = TokenLevel(own.experts, own.top_k, dim, own.width, text_dim, image, like)
+            shared = TokenLevel(own.experts, own.top_k, dim, own.width, text_dim, image, like, ffn)
         if own.levels != "token":
-            task = TaskLevel(own.tasks, own.task_experts, own.task_top_k, dim, own.width, like)
+            task = TaskLevel(own.tasks, own.task_experts, own.task_top_k, dim, own.width, like, ffn)
         return TghBlock(shared, task, own.scale)
 
     # -- running ------------------------------------------------------------------------------------------------------
@@ -220,10 +229,10 @@ class TghMoe(Adapter):
         self._routed, self._listening = {}, True
 
     def _end(self, features: Features) -> Features:
-        """A prompt belongs to one call."""
+        """A prompt belongs to one call, and so do the tasks that were told for its samples."""
         if not self.training and self._choice is not None:
             self._report.add(self._choice, self._routed, self._tasks if self.config.tasks > 1 else None)
-        self._prompt, self._choice, self._listening = None, None, False
+        self._prompt, self._choice, self._tasks, self._listening = None, None, None, False
         return features
 
     def _delta(self, key: str, tower: Encoder) -> Any:

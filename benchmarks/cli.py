@@ -222,6 +222,21 @@ def leaderboard(
         typer.echo(f"written: {text}, {data}")
 
 
+def expert_load(
+    results: Annotated[list[Path], typer.Argument(help="Folders of results; they are merged.")],
+    out: Annotated[Path, typer.Option(help="SVG file to write.")],
+    debug: Debug = False,
+) -> None:
+    """Draw which experts of tgh_moe the tokens of each task chose, from any folders of results."""
+    with guarded(debug=debug):
+        from medgraft.benchmarks.leaderboard import board_rows
+        from medgraft.benchmarks.load_figure import draw_loads, loads
+
+        found = loads(board_rows(results))
+        draw_loads(found, out)
+        typer.echo(f"written: {out} ({len(found)} panels)")
+
+
 def register(app: typer.Typer) -> None:
     """Adds the harness's commands to the ``medgraft`` command."""
     from medgraft.benchmarks import cohort_cli, embed_cli
@@ -229,6 +244,7 @@ def register(app: typer.Typer) -> None:
     app.command("run")(run)
     app.command("cohort")(cohort)
     app.command("leaderboard")(leaderboard)
+    app.command("expert-load")(expert_load)
     app.command("pairs")(pairs)
     app.command("prepare")(cohort_cli.prepare)
     app.command("embed")(embed_cli.embed)

@@ -165,6 +165,8 @@ def flatten(values: Array, method: Method = "tsne", seed: int = 0) -> Array:
 
     deviation = values.std(axis=0)
     scaled = (values - values.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
+    if not scaled.any():
+        return np.zeros((len(values), 2))  # samples that are all alike lie in one place; t-SNE would divide by zero
     if scaled.shape[1] == 1:
         scaled = np.concatenate([scaled, np.zeros_like(scaled)], axis=1)
     if method == "pca":

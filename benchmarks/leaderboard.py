@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from medgraft.benchmarks.data.tabular import baseline_lines
+from medgraft.benchmarks.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
 from medgraft.benchmarks.metrics import Predictions, interval, points, subject_bootstrap
 from medgraft.benchmarks.results import CellResult, read_results
 from medgraft.errors import MedgraftError
@@ -301,6 +302,11 @@ def _task_section(members: Sequence[BoardRow]) -> list[str]:
         heads = ["encoder", "adapter", *(f"{name}{mark}" for name in named)]
         lines += [pd.DataFrame(further, columns=heads).to_markdown(index=False, disable_numparse=True), ""]
     lines += _fallbacks(members)
+    if told := [
+        [row.first.spec.encoder, row.adapter, *found] for row in members if (found := diagnostic_cells(row.cells))
+    ]:
+        heads = ["encoder", "adapter", *DIAGNOSTIC_COLUMNS]
+        lines += [pd.DataFrame(told, columns=heads).to_markdown(index=False, disable_numparse=True), ""]
     classes = [name.removeprefix("f1_") for name in members[0].metrics if name.startswith("f1_")]
     classes = [name for name in classes if name not in ("macro", "weighted")]
     if classes:

@@ -74,6 +74,12 @@ class Staging:
             self.log.append({**entry, "parameters": sorted(trained), "position": position, "losses": []})
         return step - start, stop - start
 
+    @property
+    def name(self) -> str:
+        """The stage that trains now; empty before the first and where there is only one."""
+        names = next(iter(self.stages.values()), [])
+        return names[self.position] if names and self.position >= 0 else ""
+
     def record(self, loss: float) -> None:
         """Notes the loss of a step."""
         for entry in self.log:

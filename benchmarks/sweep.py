@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from medgraft.benchmarks import cohorts
+from medgraft.benchmarks.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
 from medgraft.benchmarks.launcher import Events, Launcher, Running
 from medgraft.benchmarks.leaderboard import COLUMNS, BoardRow, board_rows, cells_of_row, write_board
 from medgraft.benchmarks.plan import Plan, Row, Sweep, asked_adapters, cells_of, check_names, fits, rows, task_options
@@ -160,7 +161,16 @@ def show_board(found: Sequence[BoardRow], console: Console | None = None) -> Non
             texts[primary] = brief(row.metrics.get(primary))
             table.add_row(*(texts[name] for name in names))
         console.print(table)
+        _show_diagnostics(members, console)
         console.print()
+
+
+def _show_diagnostics(members: Sequence[BoardRow], console: Console) -> None:
+    """Stages and routing of the rows that have any, one line per fact, since they are long."""
+    for row in members:
+        for name, text in zip(DIAGNOSTIC_COLUMNS, diagnostic_cells(row.cells), strict=False):
+            if text != "-":
+                console.print(f"{row.adapter}: {name}: {text}", markup=False, highlight=False)
 
 
 class Display:

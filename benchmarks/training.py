@@ -100,6 +100,7 @@ class Runner:
         encode: The graft's ``encode``, compiled or not.
         bf16: Run it under autocast; losses and heads stay in fp32.
         views: Modality -> cached rows of each augmented view, to train on in their place.
+        stage: The stage that trains now, where an adapter declares several; empty otherwise.
     """
 
     grafted: Grafted
@@ -109,6 +110,7 @@ class Runner:
     encode: Encode
     bf16: bool = False
     views: Mapping[str, Sequence[TowerInputs]] = field(default_factory=dict)
+    stage: str = ""
 
     def outputs(self, index: np.ndarray, draw: np.ndarray | None = None) -> dict[str, Features]:
         """Features of the samples, adapters included; of the view that was drawn for each, if any."""
@@ -209,6 +211,7 @@ class Runner:
                 losses, drawn = [], self._draw_views(views)
                 for part in batches(order.permutation(index), train.batch_size):
                     rate = learning_rate(*staging.enter(log.steps), train.warmup)
+                    self.stage = staging.name
                     losses.append(self._step(optimizer, part, rate, log, None if drawn is None else drawn[part]))
                     staging.record(losses[-1])
                     progress(log.steps / total)
@@ -221,7 +224,7 @@ class Runner:
                     keeper.after_epoch(log.epoch_loss[-1])
         if keeper is not None:
             keeper.restore()
-        log.stages = staging.summary()
+        self.stage, log.stages = "", staging.summary()
         return log
 
     def _draw_views(self, source: np.random.Generator) -> np.ndarray | None:

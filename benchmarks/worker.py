@@ -96,7 +96,7 @@ def _run_steps(
     progress("frozen prefix", 0.0)
     cell.build()
     clock["prefix"] = time.perf_counter()
-    log = cell.train(lambda share: progress("training", share))
+    log = cell.train(lambda share: progress(f"training {cell.runner.stage}".strip(), share))
     clock["train"] = time.perf_counter()
     progress("predicting", 0.0)
     metrics, predictions = cell.evaluate()

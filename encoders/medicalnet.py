@@ -35,12 +35,13 @@ HEADS = (*NOT_ENCODER, r"^conv_seg\.")
 def dilate(network: nn.Module) -> None:
     """Gives the last two stages of a 3D ResNet the published dilations in place of strides, in place."""
     for stage, rate in DILATIONS.items():
-        for module in network.get_submodule(stage).modules():
+        modules: list[Any] = list(network.get_submodule(stage).modules())
+        for module in modules:
             if isinstance(module, nn.Conv3d):
                 module.stride = (1, 1, 1)
                 if module.kernel_size[0] == 3:
                     module.dilation = module.padding = (rate, rate, rate)
-            if isinstance(shortcut := getattr(module, "downsample", None), partial):
+            elif isinstance(shortcut := getattr(module, "downsample", None), partial):
                 module.downsample = partial(shortcut, stride=1)
 
 

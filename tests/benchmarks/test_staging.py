@@ -94,3 +94,9 @@ def test_schedules_that_contradict_each_other_or_an_option_are_refused():
         Staging(Grafted(ToyEncoder(), {"a": TwoParts()}), 1)
     with pytest.raises(ConfigError, match="no earlier epoch"):
         runner(TwoParts()).fit(np.arange(N), FAST.model_copy(update={"keep": "lowest_loss"}), 0, quiet)
+
+
+def test_the_stage_that_trains_now_is_told_to_whoever_shows_progress():
+    found, shown = runner(TwoParts()), []
+    found.fit(np.arange(N), FAST, 0, lambda share: shown.append(found.stage))
+    assert shown == ["one"] * 6 + ["two"] * 18 and found.stage == ""
