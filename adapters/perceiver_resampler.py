@@ -207,7 +207,8 @@ class PerceiverResampler(nn.Module):
             x = x + self.media_time_embs[:T]
         x = x.flatten(0, 1)
         flat = None if mask is None else mask.reshape(B * T, -1)
-        latents = self.latents.expand(B * T, -1, -1)
+        # A copy: torch's counter of operations cannot follow a view of a parameter into a module without gradients.
+        latents = self.latents.expand(B * T, -1, -1).clone()
         first = self.layers[0][0]  # pyright: ignore[reportIndexIssue]
         x_hat = first.normalised(x, latents.shape[1])
         for attention, mlp in self.layers:  # pyright: ignore[reportGeneralTypeIssues]
