@@ -8,7 +8,7 @@ difference between its copy and the MLP, so that gates which sum to 1 replace th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +46,7 @@ def ffn_of(encoder: Encoder, tower: Encoder, site: Site) -> Ffn:
     """
     first, second = encoder.get_submodule(site.entry), encoder.get_submodule(site.path)
     assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
-    seen: dict[str, Tensor] = {}
+    seen: dict[str, Any] = {}
     handles = [
         first.register_forward_hook(lambda module, args, output: seen.__setitem__("out", output)),
         second.register_forward_pre_hook(lambda module, args: seen.__setitem__("in", args[0])),

@@ -96,7 +96,8 @@ def answers_of(frame: pd.DataFrame, train: np.ndarray) -> tuple[dict[str, np.nda
     limits = np.quantile(known, [1 / 3, 2 / 3]) if len(known) else np.zeros(2)
 
     def coded(column: str, answers: tuple[str, ...]) -> np.ndarray:
-        return frame[column].map({word: k for k, word in enumerate(answers)}).fillna(UNKNOWN).to_numpy(np.int64)
+        codes = {word: k for k, word in enumerate(answers)}
+        return np.array([codes.get(word, UNKNOWN) for word in frame[column]], np.int64)
 
     found = {
         "diagnosis": coded("dx", DIAGNOSES),

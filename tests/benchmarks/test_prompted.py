@@ -245,7 +245,7 @@ def test_a_presets_variant_names_its_tasks_and_training_and_the_request_wins():
     assert by_label["ACE-LoRA, all tokens"] == {"siim_segmentation", "rsna_detection"}
     assert {row.task for row in rows(Sweep(preset=preset, tasks=("nih",), baselines=False))} == {"nih"}
     few = "CLIP-LoRA, few labels"
-    assert training(Sweep(preset=preset), "clip_lora", "CLIP-LoRA").epochs == 5
+    assert training(Sweep(preset=preset), "clip_lora", "CLIP-LoRA").epochs == 3
     assert training(Sweep(preset=preset), "clip_lora", few).epochs == 40
     assert training(Sweep(preset=preset, train={"clip_lora": {"epochs": 7}}), "clip_lora", "CLIP-LoRA").epochs == 7
     assert training(Sweep(preset=preset), "tip_adapter", "Tip-Adapter").epochs == 0

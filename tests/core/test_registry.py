@@ -89,7 +89,7 @@ def test_a_preset_changes_hyper_parameters_that_exist_of_adapters_that_exist(nam
 def test_a_presets_variants_and_options_are_those_of_plugins_that_exist(name):
     preset = catalogue().presets[name]
     for variant in preset.variants:
-        build_adapter(variant.adapter, variant.options)
+        build_adapters(variant.adapter, variant.options)
     for each, options in preset.options.items():
         if each in ours("adapter"):
             build_adapter(each, options)

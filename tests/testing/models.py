@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from medgraft import plugins
 from medgraft.encoder import Encoder
 from medgraft.registry import build_encoder
 
@@ -33,6 +34,7 @@ HF_TEXT = {
 CLIP_VISION = {"image_size": 32, "patch_size": 8, "layers": 2, "width": 64, "head_width": 32}
 CLIP_TEXT = {"context_length": 12, "vocab_size": 60, "width": 32, "heads": 2, "layers": 2}
 MONAI_VIT = {"img_size": (32, 32, 16), "hidden_size": 32, "mlp_dim": 48, "num_layers": 2, "num_heads": 2}
+M3D_VIT = {"dim": 48, "depth": 2, "heads": 2, "mlp_dim": 96}
 DEPTH_64 = {"depth": 2, "img_size": 64}
 
 
@@ -58,6 +60,13 @@ def monai(model: str, **options: Any) -> Callable[[], Encoder]:
     from medgraft.encoders.monai import MonaiSource
 
     return lambda: MonaiSource.build(model, "random", **options)
+
+
+def volumes(source: str, model: str, **options: Any) -> Callable[[], Encoder]:
+    def build() -> Encoder:
+        return plugins.load(plugins.find("encoder", source)).build(model, "random", **options)
+
+    return build
 
 
 def bert_pair() -> dict[str, Any]:
@@ -120,6 +129,13 @@ MODELS: dict[str, Callable[[], Encoder]] = {
     "inflate3d-timm": inflated("timm-dinov3", depth_2d=1),
     "inflate3d-transformers": inflated("transformers-clip", depth_2d=0, window=3),
     "inflate3d-open_clip": inflated("open_clip-own", depth_2d=0, rotary=False),
+    "m3d-clip": volumes("m3d", "clip", img_size=(8, 32, 32), **M3D_VIT),
+    "m3d-pooled": volumes("m3d", "clip_pooled", img_size=(8, 32, 32), **M3D_VIT),
+    "brainiac-vit": volumes("brainiac", "v2", **MONAI_VIT),
+    "medicalnet-resnet": volumes("medicalnet", "resnet10", img_size=(32, 32, 32), widen_factor=0.125),
+    "neuro_simclr-resnet": volumes("neuro_simclr", "t1", img_size=(32, 32, 32), widen_factor=0.125),
+    "swin_unetr-ssl": volumes("swin_unetr", "ssl", img_size=(32, 32, 32), feature_size=12, depths=(1, 1, 1, 1)),
+    "pair-embedded": lambda: build_encoder("pair:embedded:brain@random|embedded:chest@random"),
     "monai-vit": monai("vit", **MONAI_VIT),
     "monai-vit-cls": monai("vit", classification=True, qkv_bias=True, **MONAI_VIT),
     "monai-resnet": monai("resnet18", img_size=(32, 32, 32), widen_factor=0.125),

@@ -162,13 +162,14 @@ def loading_repeats_itself(subject: TaskSubject) -> None:
 
 @rule("Make split_seed define the split, and nothing else of it.")
 def the_split_seed_defines_the_split(subject: TaskSubject) -> None:
-    """Another split_seed gives another split of the same samples."""
+    """Another split_seed gives another split of the same subjects."""
     if "split_seed" not in type(subject.task).Config.model_fields:
         raise unittest.SkipTest("it has no option 'split_seed'; its split is fixed")
     hashed, own = subject.data.split_hash(), getattr(subject.task.config, "split_seed")  # noqa: B009  the plugin's own
     others = [subject.build(split_seed=own + k).load(subject.root) for k in (1, 2, 3)]
     require(any(other.split_hash() != hashed for other in others), "split_seed changes no split")
-    require(all(len(o.targets) == len(subject.data.targets) for o in others), "split_seed changes the samples")
+    subjects = set(subject.data.subjects.tolist())
+    require(all(set(o.subjects.tolist()) == subjects for o in others), "split_seed changes the subjects")
 
 
 @rule("Give int64 class indices below len(classes), or float32 labels 0 and 1, one column per class.")
@@ -281,7 +282,7 @@ def the_objective_fits(subject: TaskSubject) -> None:
     logits = head(joined(made, task.inputs))
     require(logits.shape == (len(index), len(data.classes)), f"the head gives {list(logits.shape)}")
     mask = None if data.mask is None else torch.as_tensor(data.mask[index])
-    batch = Batch(torch.as_tensor(data.targets[index]), mask)
+    batch = Batch(torch.as_tensor(data.targets[index]), mask, index=index)
     holder: Any = type("Holder", (), {"head": head})
     value = objective.loss(holder, made, batch)
     value.backward()
