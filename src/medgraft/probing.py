@@ -30,7 +30,14 @@ LIMIT = 10.0
 OUTPUT = 2000
 """Characters of a plugin's own output that are kept, counted from the end."""
 
-PRELOADED = ("medgraft.adapter", "medgraft.encoder", "medgraft.task", "pandas", "sklearn.model_selection", "torch._dynamo")
+PRELOADED = (
+    "medgraft.adapter",
+    "medgraft.encoder",
+    "medgraft.task",
+    "pandas",
+    "sklearn.model_selection",
+    "torch._dynamo",
+)
 """What most plugins import; imported once, it costs none of them its time."""
 
 Outcome = Literal["loaded", "failed", "died", "hung", "refused"]
