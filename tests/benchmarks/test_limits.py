@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import time
 from pathlib import Path
@@ -94,6 +93,4 @@ def test_a_cell_costs_little_beside_its_own_work(toy: Toy, tmp_path):
         assert done.returncode == 0, done.stderr
     work = [sum(each.timing.values()) for _, each in read_results([tmp_path / "0-5"])]
     overhead = (wall[1] - wall[0]) / 5 - sum(work) / len(work)
-    if overhead >= CELL_SECONDS and os.getloadavg()[0] > (os.cpu_count() or 1):
-        pytest.skip(f"{overhead:.1f} s per cell on a machine with more work than cores says nothing")
-    assert overhead < CELL_SECONDS
+    assert overhead < CELL_SECONDS, overhead
