@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from medgraft.errors import ConfigError
 
 Backend = Literal["eager", "compile", "fused", "auto"]
 Form = Literal["eager", "compile", "fused"]
+Function = TypeVar("Function", bound=Callable[..., Any])
 GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _log = logging.getLogger(__name__)
@@ -127,7 +128,13 @@ def recording() -> Iterator[Record]:
         _open.remove(record)
 
 
-@torch.compiler.assume_constant_result
+def constant_in_graphs(function: Function) -> Function:
+    """Does what ``torch.compiler.assume_constant_result`` does, which would import torch's compiler: a second."""
+    setattr(function, "_dynamo_marked_constant", True)  # noqa: B010  no attribute that functions are known to have
+    return function
+
+
+@constant_in_graphs
 def _note(op: str, asked: Backend, used: Form, reason: str) -> bool:
     """Runs at trace time under ``torch.compile``, so that a compiled region is recorded too."""
     choice = Choice(op, asked, used, reason)
@@ -165,7 +172,7 @@ def choose(op: str, asked: Backend, obstacle: str | None, slower: str | None = N
     return used
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def device_obstacle(device_type: str, index: int | None, dtype: torch.dtype) -> str | None:
     """Why no fused form runs on a device with this type of values, or ``None``.
 

@@ -36,7 +36,6 @@ PRELOADED = (
     "medgraft.task",
     "pandas",
     "sklearn.model_selection",
-    "torch._dynamo",
 )
 """What most plugins import; imported once, it costs none of them its time."""
 
