@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.adapters.ace_graphs import GraphKind, NeighbourGraph
 from medgraft.adapters.kernels import backends
-from medgraft.adapters.kernels.hypergraph import cls_message_passing, hypergraph_layer
+from medgraft.adapters.kernels.hypergraph import cls_hyperedges, hypergraph_layer, read_cls
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError
-from medgraft.features import Features
+from medgraft.features import Condenser, Features
 from medgraft.sites import Site
 
 
@@ -80,11 +80,15 @@ class AceHgnn(nn.Module):
             raise ValueError(
                 f"scores have shape {tuple(scores.shape)}; tokens {tuple(tokens.shape)} need one per token but CLS"
             )
-        arguments = (tokens, scores, self.top_k, self.edge, self.node)
         if return_tokens:
+            arguments = (tokens, scores, self.top_k, self.edge, self.node)
             return hypergraph_layer(*arguments, all_tokens=True, backend=backends.current())
+        return self.read(*cls_hyperedges(tokens, scores, self.top_k))
+
+    def read(self, hyperedges: Tensor, weights: Tensor) -> Tensor:
+        """CLS ``[B, C]`` from the hyperedges that reach it, see :func:`~.kernels.hypergraph.cls_hyperedges`."""
         backends.choose("hypergraph_cls", backends.current(), None)  # the short form is exact, so it is every backend's
-        return cls_message_passing(*arguments)
+        return read_cls(hyperedges, weights, self.edge, self.node)
 
 
 class AceHgnnAdapter(Adapter):
@@ -192,24 +196,50 @@ class AceHgnnAdapter(Adapter):
             raise ConfigError("the hypergraph needs CLS scores; compute the features with scores=True")
         return row.mean(dim=1)
 
+    def condenser(self, tower: Encoder) -> Condenser | None:
+        """The hyperedges that reach CLS, which are sums of tokens: no parameter comes before their first map."""
+        own, text = self.config, tower.spec.modality == "text"
+        wanted = own.modality == "both" or (own.modality == "text") == text
+        if own.graph != "attention" or own.return_tokens or not wanted:
+            return None
+        key = f"ace_hgnn top_k={own.top_k} cls_attention={own.cls_attention}"
+
+        def apply(features: Features) -> Features:
+            edges, weights = cls_hyperedges(*self._nodes(tower, features, text), own.top_k)
+            places, pooled = (edges.shape[1] - 1,), features.pooled
+            return Features(edges, pooled, n_prefix=1, grid=places, cls_scores=weights[:, None], condensed=key)
+
+        return Condenser(key, apply)
+
+    def _nodes(self, tower: Encoder, features: Features, text: bool) -> tuple[Tensor, Tensor]:
+        """Unit tokens ``[B, N, E]``, CLS first, and what CLS weighs the others by ``[B, N - 1]``; at least float32."""
+        tokens = features.tokens
+        if features.n_prefix > 1:
+            tokens = torch.cat([tokens[:, :1], tokens[:, features.n_prefix :]], dim=1)
+        with torch.autocast(tokens.device.type, enabled=False):
+            exact = torch.promote_types(tower.dtype, torch.float32)
+            unit = F.normalize(tower.project(tokens.to(tower.dtype)).to(exact), dim=-1)
+            return unit, self._cls_row(features, text).to(exact)
+
     def _refine(self, tower: Encoder, layer: AceHgnn | NeighbourGraph, text: bool) -> Callable[[Features], Features]:
+        def refined(features: Features) -> Tensor:
+            if features.condensed:
+                assert isinstance(layer, AceHgnn) and features.cls_scores is not None
+                return layer.read(features.tokens, features.cls_scores[:, 0])
+            unit, row = self._nodes(tower, features, text)
+            if text and self._prompts > 1:
+                unit, row = (each.unflatten(0, (-1, self._prompts)).mean(dim=1) for each in (unit, row))
+            return layer(unit, row, self.config.return_tokens)
+
         def refine(features: Features) -> Features:
-            row, tokens = self._cls_row(features, text), features.tokens
-            if features.n_prefix > 1:
-                tokens = torch.cat([tokens[:, :1], tokens[:, features.n_prefix :]], dim=1)
-            with torch.autocast(tokens.device.type, enabled=False):
-                kind = next((p.dtype for p in tower.parameters()), tokens.dtype)
-                unit = F.normalize(tower.project(tokens.to(kind)).to(next(layer.parameters()).dtype), dim=-1)
-                row = row.to(unit.dtype)
-                if text and self._prompts > 1:
-                    unit, row = (each.unflatten(0, (-1, self._prompts)).mean(dim=1) for each in (unit, row))
-                refined = layer(unit, row, self.config.return_tokens)
-                cls = F.normalize(refined[:, 0] if self.config.return_tokens else refined, dim=-1)
+            with torch.autocast(features.tokens.device.type, enabled=False):
+                made = refined(features)
+                cls = F.normalize(made[:, 0] if self.config.return_tokens else made, dim=-1)
             if not self.config.return_tokens:
                 return features.replace(pooled=cls, embedding=cls)
             mask = features.mask
             if mask is not None:
                 mask = torch.cat([mask[:, :1], mask[:, features.n_prefix :]], dim=1)
-            return features.replace(tokens=refined, n_prefix=1, mask=mask, pooled=cls, embedding=cls)
+            return features.replace(tokens=made, n_prefix=1, mask=mask, pooled=cls, embedding=cls)
 
         return refine

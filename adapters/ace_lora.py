@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.adapters.ace_graphs import GraphKind
 from medgraft.adapters.ace_hgnn import AceHgnnAdapter
-from medgraft.adapters.lora import DepthGroup, Lora
+from medgraft.adapters.lora import Lora
+from medgraft.adapters.placement import DepthGroup
 from medgraft.checkpoint import UNRECORDED
 from medgraft.encoder import DualEncoder, Encoder
 from medgraft.sites import Site

@@ -12,8 +12,7 @@ from pydantic import Field
 from torch import nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.lora import DepthGroup
-from medgraft.adapters.placement import Hits, select
+from medgraft.adapters.placement import DepthGroup, Hits, select
 from medgraft.adapters.substitution import Substitution
 from medgraft.encoder import Encoder
 from medgraft.errors import IncompatibleError

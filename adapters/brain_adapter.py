@@ -27,6 +27,7 @@ from medgraft.adapters.kernels import backends
 from medgraft.adapters.kernels.bottleneck import bottleneck_3d
 from medgraft.adapters.linear_probe import mean_token
 from medgraft.adapters.placement import TokenGrid, key_of
+from medgraft.adapters.real_slices import on_real_slices
 from medgraft.encoder import Encoder
 from medgraft.errors import IncompatibleError
 from medgraft.features import Features
@@ -77,7 +78,8 @@ class VolumeBottleneck(nn.Module):
         """``[B, channels, *any] -> [B, channels, *size]``."""
         h = F.gelu(self.norm1(self.reduce(x)))
         h = self.expand(F.gelu(self.norm2(self.mix(h))))
-        return self.resize(x) + upsample(h, self.size)
+        resized = self.resize(x)
+        return resized + upsample(h, tuple(resized.shape[2:]))
 
     def _interpolate(self, x: Tensor) -> Tensor:
         if tuple(x.shape[2:]) == self.size:
@@ -136,6 +138,7 @@ class BrainAdapter(Adapter):
     """
 
     identity_at_init = False
+    row_wise = True
 
     class Config(AdapterConfig):
         """Options.
@@ -183,6 +186,12 @@ class BrainAdapter(Adapter):
             return Support(False, f"it reads {reads}; brain_adapter needs volumes (or TLP with text)")
         if self.config.where == "blocks" and "volume" in towers and not towers["volume"].block_paths():
             return Support(False, "its volume tower has no blocks to put a bottleneck behind; where: input fits")
+        if self.config.recompute and "volume" in towers and towers["volume"].sliced > 1:
+            return Support(
+                False,
+                "its blocks see the other slices only while a batch runs, so they cannot be computed again; "
+                "leave recompute out",
+            )
         return Support(True)
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
@@ -214,10 +223,12 @@ class BrainAdapter(Adapter):
             size,
             self.config.width,
             self.config.reduction,
-            lambda x: tower.resize(x),  # a bound method would be copied with the adapter, encoder and all
+            # A bound method would be copied with the adapter, encoder and all. Slices have the size of the 2D encoder.
+            (lambda x: tower.resize(x)) if tower.sliced == 1 else (lambda x: x),
         )
         self.bottleneck["volume"] = bottleneck
-        attachment.map_input(tower, recomputed(bottleneck) if self.config.recompute else bottleneck)
+        change = recomputed(bottleneck) if self.config.recompute else bottleneck
+        attachment.map_input(tower, change if tower.sliced == 1 else _between_padding(change))
 
     def _attach_blocks(self, attachment: Attachment, tower: Encoder, blocks: list[Site]) -> None:
         attachment.record({"blocks.*": blocks})
@@ -271,12 +282,24 @@ def recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def _between_padding(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A function of volumes for an encoder of slices: padded ones, NaN all over, stay so and take no part in it."""
+
+    def run(x: Tensor) -> Tensor:
+        real = ~x.flatten(3)[:, 0, :, 0].isnan()
+        if bool(real.all()) or not bool(real.any(dim=1).all()):  # the encoder refuses a volume of padding alone
+            return change(x)
+        return on_real_slices(change, x, real, padding=float("nan"))
+
+    return run
+
+
 def _on_grid(change: Callable[[Tensor], Tensor], grid: TokenGrid) -> Callable[[Tensor], Tensor]:
     """A function of maps as one of tokens; prefix tokens stay as they are."""
 
     def run(tokens: Tensor) -> Tensor:
         prefix, places = grid.split(tokens)
-        return grid.join(prefix, change(places))
+        return grid.join(prefix, grid.mapped(change, places))
 
     return run
 

@@ -8,7 +8,6 @@ the projected embedding before its length is made one. The last ReLU is in the a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapters.placement import Modality, towers_with_features
 from medgraft.classes import shared_embedding
 from medgraft.encoder import Encoder
 from medgraft.features import Features
@@ -67,7 +67,7 @@ class ClipAdapter(Adapter):
         reduction: int = Field(4, ge=1)
         ratio: float = Field(0.2, gt=0, le=1)
         text_ratio: float = Field(0.2, gt=0, le=1)
-        modality: Literal["visual", "text", "both"] = "visual"
+        modality: Modality = "visual"
         last_relu: bool = True
 
     config: Config
@@ -76,27 +76,21 @@ class ClipAdapter(Adapter):
         super().__init__(config)
         self.bottleneck = nn.ModuleDict()
 
-    def _towers(self, encoder: Encoder) -> dict[str, Encoder]:
-        wanted = self.config.modality
-        towers = encoder.towers().items()
-        return {name: tower for name, tower in towers if wanted == "both" or (name == "text") == (wanted == "text")}
-
     def supports(self, encoder: Encoder) -> Support:
         """Fits every encoder with weights that has the towers asked for."""
-        towers = self._towers(encoder)
+        towers = towers_with_features(encoder, encoder.sites(), self.config.modality)
         if not towers:
             return Support(False, f"it has no {self.config.modality} tower")
-        if any(next(tower.parameters(), None) is None for tower in towers.values()):
+        if any(next(tower.parameters(), None) is None for tower, _ in towers.values()):
             return Support(False, "it has no weights, so what it gives is no embedding")
         return Support(True)
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Adds one bottleneck per tower, on the projected embedding."""
         attachment = Attachment(encoder)
-        features = [site for site in sites.values() if site.kind == "features"]
         self.bottleneck.clear()
-        for name, tower in self._towers(encoder).items():
-            attachment.record({"features": [next(site for site in features if site.tower in ("", name))]})
+        for name, (tower, site) in towers_with_features(encoder, sites, self.config.modality).items():
+            attachment.record({"features": [site]})
             kind = next(tower.parameters()).dtype
             width = tower.project(torch.zeros(1, tower.spec.dim, device=tower.device, dtype=kind)).shape[-1]
             bottleneck = EmbeddingBottleneck(width, self.config.reduction, self.config.last_relu).to(kind)

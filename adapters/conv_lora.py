@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support, add_rows
-from medgraft.adapters.lora import DepthGroup
-from medgraft.adapters.placement import Hits, TokenGrid, key_of, select, tower_of, unique
+from medgraft.adapters.placement import DepthGroup, Hits, TokenGrid, key_of, select, tower_of, unique
 from medgraft.encoder import Encoder
 from medgraft.errors import IncompatibleError
 from medgraft.features import Features
@@ -106,12 +106,12 @@ class ConvLoraDelta(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, N, in] -> [B, N, out]``."""
         prefix, places = self.grid.split(F.linear(x, self.encode))
-        chosen, self.balance = self.gate(places.flatten(2).mean(dim=2).to(self.encode.dtype))
+        chosen, self.balance = self.gate(self.grid.mean(places).to(self.encode.dtype))
         mixed, samples = [], []
         for index in range(len(self.kernel)):
             mine = (chosen == index).nonzero().flatten()
             if len(mine):
-                mixed.append(self.expert(index, places[mine]))
+                mixed.append(self.grid.mapped(partial(self.expert, index), places[mine], mine))
                 samples.append(mine)
         order = torch.argsort(torch.cat(samples))
         return F.linear(self.grid.join(prefix, torch.cat(mixed)[order]), self.decode)

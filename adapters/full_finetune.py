@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.lora import DepthGroup
-from medgraft.adapters.placement import in_depth
+from medgraft.adapters.placement import DepthGroup, in_depth
 from medgraft.adapters.substitution import Substitution
 from medgraft.encoder import Encoder
 from medgraft.errors import IncompatibleError

@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.adapters.cross_attention import GatedMlp, IdeficsForm, MaskedCrossAttention, Visibility
-from medgraft.adapters.perceiver_resampler import PerceiverResampler, as_media, feed_forward, trained_dtype
+from medgraft.adapters.perceiver_layers import feed_forward
+from medgraft.adapters.perceiver_resampler import PerceiverResampler, as_media
+from medgraft.adapters.placement import trained_dtype
 from medgraft.adapters.published_weights import join_key_value, part_of
 from medgraft.checkpoint import load_strict
 from medgraft.encoder import DualEncoder, Encoder

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from medgraft.adapter import AdapterConfig, Attachment
 from medgraft.adapters.bottleneck import Bottleneck, SerialAdapter
-from medgraft.adapters.lora import DepthGroup
-from medgraft.adapters.placement import Hits, select, tower_of, unique
+from medgraft.adapters.placement import DepthGroup, Hits, select, tower_of, unique
 from medgraft.adapters.substitution import Substitution
 from medgraft.encoder import Encoder
 from medgraft.sites import Site

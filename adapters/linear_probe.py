@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.encoder import Encoder
-from medgraft.features import Features
+from medgraft.features import Condenser, Features
 from medgraft.sites import Site
 
 Pooling = Literal["encoder", "cls", "mean", "cls+mean"]
@@ -49,7 +49,20 @@ class LinearProbe(Adapter):
                 attachment.map_features(tower, self._pool)
         return attachment
 
+    def condenser(self, tower: Encoder) -> Condenser:
+        """All of it: the probe trains nothing, and its head reads one vector."""
+        key = f"linear_probe pooling={self.config.pooling}"
+        pool = self._pool if self.config.pooling != "encoder" else lambda features: features
+
+        def apply(features: Features) -> Features:
+            pooled = pool(features).pooled
+            return Features(tokens=pooled[:, None], pooled=pooled, n_prefix=0, grid=(1,), condensed=key)
+
+        return Condenser(key, apply)
+
     def _pool(self, features: Features) -> Features:
+        if features.condensed:
+            return features
         parts = []
         if "cls" in self.config.pooling:
             parts.append(features.tokens[:, 0])

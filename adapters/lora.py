@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,31 +23,12 @@ from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.adapters.kernels import backends, packed_lora
+from medgraft.adapters.placement import DepthGroup, in_depth
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.sites import Site, match_sites
 
 CONVOLUTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
-DepthGroup = Literal["all", "bottom", "mid", "up", "half_bottom", "half_up", "top3"]
-
-
-def depth_range(group: DepthGroup, depth: int) -> range:
-    """Blocks that a depth group names, scaled from 12 blocks: ``bottom`` is the first third, ``mid`` the second.
-
-    Example:
-        >>> depth_range("up", 12), depth_range("half_bottom", 12), depth_range("top3", 12)
-        (range(8, 12), range(0, 6), range(9, 12))
-    """
-    third, half = depth // 3, depth // 2
-    return {
-        "all": range(depth),
-        "bottom": range(third),
-        "mid": range(third, 2 * third),
-        "up": range(2 * third, depth),
-        "half_bottom": range(half),
-        "half_up": range(half, depth),
-        "top3": range(max(depth - 3, 0), depth),
-    }[group]
 
 
 class LoraDelta(nn.Module):
@@ -158,6 +139,7 @@ class Lora(Adapter):
     """
 
     mergeable = True
+    row_wise = True
 
     class Config(AdapterConfig):
         """Options.
@@ -209,7 +191,7 @@ class Lora(Adapter):
         selected: dict[str, list[Site]] = {}
         for pattern, found in hits.items():
             usable = [site for site in found if site.kind in ("projection", "layer")]
-            usable = [site for site in usable if self._in_depth(encoder, site)]
+            usable = [site for site in usable if in_depth(encoder, site, self.config.depth)]
             if not usable:
                 raise IncompatibleError(
                     f"lora.targets: {pattern!r} matches {found[0].name} and the like, but no linear map or "
@@ -223,13 +205,6 @@ class Lora(Adapter):
                     raise IncompatibleError(f"lora.targets: {site.name} is a convolution with padding_mode {mode!r}")
             selected[pattern] = usable
         return selected
-
-    def _in_depth(self, encoder: Encoder, site: Site) -> bool:
-        if self.config.depth == "all":
-            return True
-        tower = encoder.towers()[site.tower] if site.tower else encoder
-        blocks = max(len(tower.block_paths()), len(tower.attention))  # a text tower may name no module per block
-        return site.block is not None and site.block in depth_range(self.config.depth, blocks)
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Adds one branch per site."""

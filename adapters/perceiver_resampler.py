@@ -22,106 +22,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.kernels import backends, perceiver
+from medgraft.adapters.perceiver_layers import Activation, PerceiverAttention, feed_forward
+from medgraft.adapters.placement import Modality, towers_with_features, trained_dtype
 from medgraft.adapters.published_weights import join_key_value, part_of
-from medgraft.attention import attend
 from medgraft.checkpoint import load_strict
 from medgraft.encoder import Encoder
 from medgraft.errors import CheckpointError, ConfigError
 from medgraft.features import Features
 from medgraft.sites import Site
-
-Activation = Literal["gelu", "relu", "squared_relu"]
-
-
-class SquaredReLU(nn.Module):
-    """``max(0, x)^2`` (So et al., "Primer", NeurIPS 2021, arXiv 2109.08668)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Any shape."""
-        return F.relu(x).square()
-
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "squared_relu": SquaredReLU}
-
-
-def feed_forward(dim: int, mult: float = 4, activation: Activation = "gelu") -> nn.Sequential:
-    """LayerNorm and a two-layer MLP without biases, ``[..., dim] -> [..., dim]``.
-
-    Args:
-        dim: Width in and out.
-        mult: Width between, as a multiple of ``dim``.
-        activation: Between the two maps.
-    """
-    inner = int(dim * mult)
-    return nn.Sequential(
-        nn.LayerNorm(dim),
-        nn.Linear(dim, inner, bias=False),
-        ACTIVATIONS[activation](),
-        nn.Linear(inner, dim, bias=False),
-    )
-
-
-class PerceiverAttention(nn.Module):
-    """Latents attend to media tokens and to themselves.
-
-    Args:
-        dim: Width of both.
-        head_dim: Width of a head; ``heads * head_dim`` need not equal ``dim``.
-        heads: Number of heads.
-        qk_norm: LayerNorm of each head's queries and keys (an option of Idefics).
-    """
-
-    def __init__(self, dim: int, head_dim: int = 64, heads: int = 8, qk_norm: bool = False) -> None:
-        super().__init__()
-        inner = heads * head_dim
-        self.heads = heads
-        self.norm_media = nn.LayerNorm(dim)
-        self.norm_latents = nn.LayerNorm(dim)
-        self.to_q = nn.Linear(dim, inner, bias=False)
-        self.to_kv = nn.Linear(dim, 2 * inner, bias=False)
-        self.to_out = nn.Linear(inner, dim, bias=False)
-        self.q_norm = nn.LayerNorm(head_dim) if qk_norm else None
-        self.k_norm = nn.LayerNorm(head_dim) if qk_norm else None
-
-    def forward(self, x: Tensor, latents: Tensor, mask: Tensor | None = None, x_hat: Tensor | None = None) -> Tensor:
-        """What is added to the latents.
-
-        Args:
-            x: Media tokens ``[B, N, C]``.
-            latents: ``[B, L, C]``.
-            mask: ``[B, N]``, true for real media tokens.
-            x_hat: What :meth:`normalised` gave for ``x``, the same for all layers; ``None`` runs in eager mode.
-
-        Returns:
-            ``[B, L, C]``.
-        """
-        if x_hat is not None:
-            media = (self.norm_media.weight, self.norm_media.bias, self.to_q.weight, self.to_kv.weight, self.heads)
-            read = backends.outside_autocast(perceiver.absorbed, x_hat, self.norm_latents(latents), *media, mask)
-            return self.to_out(read)
-        x, latents = self.norm_media(x), self.norm_latents(latents)
-        k, v = self.to_kv(torch.cat([x, latents], dim=1)).chunk(2, dim=-1)
-        q, k, v = (each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in (self.to_q(latents), k, v))
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        bias = None if mask is None else F.pad(mask, (0, latents.shape[1]), value=True)[:, None, None, :]
-        return self.to_out(attend(q, k, v, bias).transpose(1, 2).flatten(2))
-
-    def normalised(self, x: Tensor, latents: int) -> Tensor | None:
-        """The constant that the fused form keeps of media tokens ``[B, N, C]``; ``None`` where it does not run.
-
-        Args:
-            x: Media tokens.
-            latents: Their number ``L``.
-        """
-        asked, weight = backends.current(), self.to_q.weight
-        obstacle = "queries and keys are normalised per head" if self.q_norm is not None else None
-        obstacle = obstacle or perceiver.obstacle(x, self.norm_media.weight, weight, self.to_kv.weight)
-        slower = perceiver.slower(x, latents, len(weight) // self.heads)
-        if backends.choose("perceiver", asked, obstacle, slower) != "fused":
-            return None
-        return perceiver.normalised(x, self.norm_media.eps).to(backends.multiplied_in(x))
 
 
 class PerceiverResampler(nn.Module):
@@ -206,7 +114,7 @@ class PerceiverResampler(nn.Module):
                 raise ConfigError(f"{T} media items, but max_media is {len(self.media_time_embs)}")
             x = x + self.media_time_embs[:T]
         x = x.flatten(0, 1)
-        flat = None if mask is None else mask.reshape(B * T, -1)
+        flat = None if mask is None else mask.flatten(2).flatten(0, 1)
         # A copy: torch's counter of operations cannot follow a view of a parameter into a module without gradients.
         latents = self.latents.expand(B * T, -1, -1).clone()
         first = self.layers[0][0]  # pyright: ignore[reportIndexIssue]
@@ -344,7 +252,7 @@ class PerceiverResamplerAdapter(Adapter):
         activation: Activation = "gelu"
         max_frames: int | None = Field(None, ge=1)
         pooling: Literal["mean", "first"] = "mean"
-        modality: Literal["visual", "text", "both"] = "visual"
+        modality: Modality = "visual"
 
     config: Config
 
@@ -352,17 +260,12 @@ class PerceiverResamplerAdapter(Adapter):
         super().__init__(config)
         self.resampler = nn.ModuleDict()
 
-    def _towers(self, encoder: Encoder) -> dict[str, Encoder]:
-        wanted = self.config.modality
-        towers = encoder.towers().items()
-        return {name: tower for name, tower in towers if wanted == "both" or (name == "text") == (wanted == "text")}
-
     def supports(self, encoder: Encoder) -> Support:
         """Fits every encoder that has a tower of the modality, unless its tokens are single values."""
-        towers = self._towers(encoder)
+        towers = towers_with_features(encoder, encoder.sites(), self.config.modality)
         if not towers:
             return Support(False, f"it has no {self.config.modality} tower")
-        for name, tower in towers.items():
+        for name, (tower, _) in towers.items():
             if tower.spec.dim < 2:
                 return Support(False, f"the tokens of its {name} tower are single values, which a LayerNorm makes 0")
         return Support(True)
@@ -371,8 +274,7 @@ class PerceiverResamplerAdapter(Adapter):
         """Adds one resampler per tower, on its tokens."""
         attachment = Attachment(encoder)
         own = self.config
-        for name, tower in self._towers(encoder).items():
-            site = next(site for site in sites.values() if site.kind == "features" and site.tower in ("", name))
+        for name, (tower, site) in towers_with_features(encoder, sites, own.modality).items():
             attachment.record({"features": [site]})
             resampler = PerceiverResampler(
                 tower.spec.dim,
@@ -387,12 +289,6 @@ class PerceiverResamplerAdapter(Adapter):
             self.resampler[name] = resampler.to(trained_dtype(tower))
             attachment.map_features(tower, _resample(resampler, own))
         return attachment
-
-
-def trained_dtype(tower: Encoder) -> torch.dtype:
-    """Type of parameters trained beside a tower: its own, but float32 at least."""
-    kind = next((p.dtype for p in tower.parameters() if p.is_floating_point()), torch.float32)
-    return torch.promote_types(kind, torch.float32)
 
 
 def as_media(features: Features, frames: bool = False) -> tuple[Tensor, Tensor | None]:

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from medgraft.adapter import AdapterConfig
 from medgraft.adapters.bottleneck import Bottleneck, SerialAdapter
-from medgraft.adapters.lora import DepthGroup
-from medgraft.adapters.placement import Hits, select
+from medgraft.adapters.placement import DepthGroup, Hits, select
 from medgraft.encoder import Encoder
 from medgraft.sites import Site
 

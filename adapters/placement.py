@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from medgraft.adapters.lora import DepthGroup, depth_range
+from medgraft.adapters.real_slices import on_real_slices
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.sites import Site, match_sites
 from medgraft.tracing import trace_features
 
 Hits = dict[str, list[Site]]
+DepthGroup = Literal["all", "bottom", "mid", "up", "half_bottom", "half_up", "top3"]
+Modality = Literal["visual", "text", "both"]
 WORDS = {
     "block": "transformer block",
     "branch": "attention or MLP of a transformer block",
@@ -24,9 +27,46 @@ WORDS = {
 }
 
 
+def depth_range(group: DepthGroup, depth: int) -> range:
+    """Blocks that a depth group names, scaled from 12 blocks: ``bottom`` is the first third, ``mid`` the second.
+
+    Example:
+        >>> depth_range("up", 12), depth_range("half_bottom", 12), depth_range("top3", 12)
+        (range(8, 12), range(0, 6), range(9, 12))
+    """
+    third, half = depth // 3, depth // 2
+    return {
+        "all": range(depth),
+        "bottom": range(third),
+        "mid": range(third, 2 * third),
+        "up": range(2 * third, depth),
+        "half_bottom": range(half),
+        "half_up": range(half, depth),
+        "top3": range(max(depth - 3, 0), depth),
+    }[group]
+
+
 def tower_of(encoder: Encoder, site: Site) -> Encoder:
     """The tower that a site lies in."""
     return encoder.towers()[site.tower] if site.tower else encoder
+
+
+def towers_with_features(
+    encoder: Encoder, sites: Mapping[str, Site], modality: Modality
+) -> dict[str, tuple[Encoder, Site]]:
+    """Towers of a modality, with the site of their features; ``visual`` is all but text."""
+    features = [site for site in sites.values() if site.kind == "features"]
+    return {
+        name: (tower, next(site for site in features if site.tower in ("", name)))
+        for name, tower in encoder.towers().items()
+        if modality == "both" or (name == "text") == (modality == "text")
+    }
+
+
+def trained_dtype(tower: Encoder) -> torch.dtype:
+    """Type of parameters trained beside a tower: its own, but float32 at least."""
+    kind = next((p.dtype for p in tower.parameters() if p.is_floating_point()), torch.float32)
+    return torch.promote_types(kind, torch.float32)
 
 
 def in_depth(encoder: Encoder, site: Site, group: DepthGroup) -> bool:
@@ -113,6 +153,7 @@ class TokenGrid:
             features = trace_features(tower)
             self.n_prefix, self.shape = features.n_prefix, tuple(features.grid)
         self.slices = tower.sliced
+        self._real = lambda: tower.real_slices  # a copy of an adapter must not copy the encoder
 
     def split(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens ``[B, N, C]`` -> prefix ``[B, n_prefix, C]`` and map ``[B, C, *shape]``.
@@ -131,6 +172,27 @@ class TokenGrid:
             )
         places = tokens[:, n_prefix:].reshape(B // self.slices, -1, C).transpose(1, 2)
         return tokens[:, :n_prefix], places.reshape(B // self.slices, C, *self.shape)
+
+    def mapped(self, function: Callable[[Tensor], Tensor], places: Tensor, samples: Tensor | None = None) -> Tensor:
+        """A function of maps that mixes places; padded slices take no part in it and hold 0 afterwards.
+
+        Args:
+            function: ``[b, C, *any] -> [b, C', *any]``.
+            places: Map ``[b, C, *shape]``.
+            samples: Which samples of the running batch these are, ``[b]``; ``None`` for all.
+        """
+        real = self._real()
+        if real is None:
+            return function(places)
+        return on_real_slices(function, places, real if samples is None else real[samples])
+
+    def mean(self, places: Tensor) -> Tensor:
+        """Mean over the real places of a map, ``[B, C, *shape] -> [B, C]``."""
+        real = self._real()
+        if real is None:
+            return places.flatten(2).mean(dim=2)
+        by_slice = places.flatten(3).mean(dim=3).masked_fill(~real[:, None], 0.0)
+        return by_slice.sum(dim=2) / real.sum(dim=1)[:, None]
 
     def join(self, prefix: Tensor, places: Tensor) -> Tensor:
         """The inverse of :meth:`split`."""

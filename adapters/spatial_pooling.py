@@ -11,12 +11,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.perceiver_resampler import trained_dtype
+from medgraft.adapters.placement import towers_with_features, trained_dtype
+from medgraft.adapters.real_slices import by_depth
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError
 from medgraft.features import Features
@@ -84,6 +86,29 @@ class SpatialPooling(nn.Module):
             shape = (pooled.shape[1],)
         return self.projector(pooled), shape
 
+    def of_real(self, tokens: Tensor, grid: Sequence[int], mask: Tensor) -> tuple[Tensor, tuple[int, ...], Tensor]:
+        """The same for volumes of different depth, each as if its padded slices were not there.
+
+        Args:
+            tokens: ``[B, N, dim]`` without a prefix.
+            grid: ``(S, h, w)``.
+            mask: ``[B, N]``, true in all or in none of a slice's tokens; each volume has a real slice.
+
+        Returns:
+            ``[B, M, out_dim]``, zero behind the tokens of a short volume, the grid of ``M``, and which are real
+            ``[B, M]``.
+        """
+        by_slice, real = tokens.unflatten(1, (grid[0], -1)), mask.unflatten(1, (grid[0], -1)).all(dim=2)
+        whole, shape = self(torch.zeros_like(tokens[:1]), grid)
+        out = whole.new_zeros(len(tokens), *whole.shape[1:])
+        filled = torch.zeros_like(out[..., 0], dtype=torch.bool)
+        for samples, slices in by_depth(real):
+            own = by_slice[samples[:, None], slices].flatten(1, 2)
+            made, _ = self(own, (slices.shape[1], *grid[1:]))
+            out[samples, : made.shape[1]] = made
+            filled[samples, : made.shape[1]] = True
+        return out, shape, filled
+
 
 class SpatialPoolingAdapter(Adapter):
     """Spatial pooling of a visual tower's output tokens; the head reads the mean of the result.
@@ -124,10 +149,7 @@ class SpatialPoolingAdapter(Adapter):
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Adds pooling and projection to the features of each visual tower."""
         attachment, own = Attachment(encoder), self.config
-        for name, tower in encoder.towers().items():
-            if name == "text":
-                continue
-            site = next(site for site in sites.values() if site.kind == "features" and site.tower in ("", name))
+        for name, (tower, site) in towers_with_features(encoder, sites, "visual").items():
             attachment.record({"features": [site]})
             pooling = SpatialPooling(tower.spec.dim, own.out_dim or tower.spec.dim, own.size, own.layers, own.pooling)
             self.pooling[name] = pooling.to(trained_dtype(tower))
@@ -138,7 +160,11 @@ class SpatialPoolingAdapter(Adapter):
 def _pool(pooling: SpatialPooling):
     def pool(features: Features) -> Features:
         tokens = features.tokens[:, features.n_prefix :].to(next(pooling.parameters()).dtype)
-        tokens, grid = pooling(tokens, features.grid)
-        return Features(tokens=tokens, pooled=tokens.mean(dim=1), n_prefix=0, grid=grid)
+        if features.mask is None:
+            tokens, grid = pooling(tokens, features.grid)
+            return Features(tokens=tokens, pooled=tokens.mean(dim=1), n_prefix=0, grid=grid)
+        tokens, grid, mask = pooling.of_real(tokens, features.grid, features.mask[:, features.n_prefix :])
+        pooled = tokens.sum(dim=1) / mask.sum(dim=1)[:, None]
+        return Features(tokens=tokens, pooled=pooled, n_prefix=0, grid=grid, mask=mask)
 
     return pool

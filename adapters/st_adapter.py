@@ -15,8 +15,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.lora import DepthGroup
-from medgraft.adapters.placement import Hits, TokenGrid, key_of, select, tower_of, unique
+from medgraft.adapters.placement import DepthGroup, Hits, TokenGrid, key_of, select, tower_of, unique
 from medgraft.encoder import Encoder
 from medgraft.errors import IncompatibleError
 from medgraft.sites import Site
@@ -132,6 +131,6 @@ class StAdapter(Adapter):
 def _residual(bottleneck: nn.Module, grid: TokenGrid) -> Callable[[Tensor], Tensor]:
     def change(x: Tensor) -> Tensor:
         prefix, places = grid.split(x)
-        return grid.join(prefix, places + bottleneck(places))
+        return grid.join(prefix, places + grid.mapped(bottleneck, places))
 
     return change

@@ -29,8 +29,7 @@ from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.adapters.ffn_copies import Ffn, ffn_of
-from medgraft.adapters.lora import DepthGroup
-from medgraft.adapters.placement import Hits, key_of, select, tower_of, unique
+from medgraft.adapters.placement import DepthGroup, Hits, key_of, select, tower_of, unique
 from medgraft.adapters.routing import evenness
 from medgraft.adapters.tgh_layers import (
     Choice,
@@ -63,7 +62,8 @@ class TghMoe(Adapter):
     The prompt is what the text tower of the encoder reads in the same call. An encoder without one, a call without
     text and an empty prompt give ``t' = 0``: tokens choose by the image alone, and a sample that no prompt places gets
     the average of all task groups. A prompt of a task that was never trained goes to the nearest prototype; with
-    ``unknown_below`` it counts as no prompt where even that is far.
+    ``unknown_below`` it counts as no prompt where even that is far. An empty prompt has no token behind the prefix; a
+    text tower that ends every text by a token of its own (CLIP's) reads it as a prompt that was never trained.
 
     A router whose load has collapsed on as few experts as each token may use is set to zero, so that its block becomes
     the average of all experts. This is logged and reported, and stored with the weights.
@@ -131,7 +131,10 @@ class TghMoe(Adapter):
         def _enough_experts(self) -> TghMoe.Config:
             for experts, top_k in (("experts", "top_k"), ("task_experts", "task_top_k")):
                 if getattr(self, top_k) > getattr(self, experts):
-                    raise ValueError(f"{top_k} is {getattr(self, top_k)} with {experts} {getattr(self, experts)}")
+                    raise ValueError(
+                        f"{top_k} is {getattr(self, top_k)} with {experts} {getattr(self, experts)}; a token cannot "
+                        "have more experts than there are"
+                    )
             if self.upcycle and self.expert == "ffn_copy":
                 raise ValueError("upcycle starts bottlenecks; with expert: ffn_copy all experts start from the MLP")
             return self
@@ -215,7 +218,9 @@ class TghMoe(Adapter):
         if tasks is not None and self.config.tasks > 1 and len(tasks):
             low, high = int(tasks.min()), int(tasks.max())
             if low < 0 or high >= self.config.tasks:
-                raise ConfigError(f"samples ask tasks {low} to {high}, and tgh_moe has tasks={self.config.tasks}")
+                raise ConfigError(
+                    f"samples ask tasks {low} to {high}, and tgh_moe has tasks={self.config.tasks}; set tasks={high + 1}"
+                )
         self._tasks = tasks
 
     def _read(self, features: Features) -> Features:

@@ -17,8 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.lora import DepthGroup
-from medgraft.adapters.placement import Hits, key_of, select, tower_of, unique
+from medgraft.adapters.placement import DepthGroup, Hits, key_of, select, tower_of, unique
 from medgraft.encoder import Encoder
 from medgraft.errors import IncompatibleError
 from medgraft.features import Features

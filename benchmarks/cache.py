@@ -6,9 +6,11 @@ precision.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,17 +20,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgraft.attention import FastAttention
 from medgraft.benchmarks.augmentation import AUGMENTATIONS, augmented
 from medgraft.benchmarks.cache_entries import Entry, entry
 from medgraft.encoder import Encoder
 from medgraft.errors import DataError
-from medgraft.features import Features
+from medgraft.features import Condenser, Features
+from medgraft.linear import FastLinear, has_onednn
 from medgraft.task import RawInputs
 
 logger = logging.getLogger(__name__)
 
 BATCH = 32
 PROBES = 64
+REASONS = "unreadable.json"
 FEATURE_ARRAYS = ("tokens", "pooled", "cls_scores", "cls_probs", "mask")
 
 
@@ -37,7 +42,8 @@ class CacheUse:
     """What a cell had from one entry.
 
     Attributes:
-        kind: ``prepared`` inputs, the ``prefix`` of an encoder, or an augmented ``view`` of inputs.
+        kind: ``prepared`` inputs, the ``prefix`` of an encoder, what an adapter's first, untrained part makes of its
+            features (``condensed``), or an augmented ``view`` of inputs.
         modality: Of the tower.
         stage: From which the tower runs on.
         view: Augmented view; ``None`` for the samples as they are.
@@ -118,12 +124,14 @@ class PreparedInputs:
         usable: ``[n]``, false where the raw sample could not be read.
         facts: What defines them.
         use: What the cache did.
+        reasons: Why samples are not usable -> how many of them.
     """
 
     array: np.ndarray
     usable: np.ndarray
     facts: dict[str, Any]
     use: CacheUse
+    reasons: dict[str, int] = field(default_factory=dict)
 
     def batch(self, index: np.ndarray) -> Tensor:
         """Rows as ``float32`` (or ``int64`` token ids)."""
@@ -165,10 +173,12 @@ def prepare(raw: RawInputs, tower: Encoder, identity: str) -> PreparedInputs:
 
     def build(folder: Path) -> None:
         column, usable = _Column(folder / "x.npy", raw.count), np.zeros(raw.count, bool)
+        reasons: Counter[str] = Counter()
         for i in range(raw.count):
             try:
                 sample = tower.prepare(raw.read(i))
-            except DataError:
+            except DataError as error:
+                reasons[error.reason or "not readable"] += 1
                 continue
             column.write(i, _stored(sample[None]))
             usable[i] = True
@@ -177,13 +187,16 @@ def prepare(raw: RawInputs, tower: Encoder, identity: str) -> PreparedInputs:
             raise DataError(f"none of the {raw.count} {modality} samples could be read; see the log with --verbose")
         column.close()
         np.save(folder / "usable.npy", usable)
+        (folder / REASONS).write_text(json.dumps(reasons))
 
     found = entry(facts, build, needs=("x.npy", "usable.npy"))
     usable = np.load(found.folder / "usable.npy")
     if logger.isEnabledFor(logging.INFO):
         _name_unreadable(raw, tower, usable)
     use = CacheUse("prepared", modality, 0, None, raw.count, found.size, found.hit, entry=found)
-    return PreparedInputs(np.load(found.folder / "x.npy", mmap_mode="r"), usable, facts, use)
+    counted = found.folder / REASONS
+    reasons = json.loads(counted.read_text()) if counted.is_file() else {}  # entries of older versions have none
+    return PreparedInputs(np.load(found.folder / "x.npy", mmap_mode="r"), usable, facts, use, reasons)
 
 
 def _name_unreadable(raw: RawInputs, tower: Encoder, usable: np.ndarray) -> None:
@@ -204,6 +217,7 @@ class TowerInputs:
         arrays: ``{"x": ...}``, or the arrays of :class:`~medgraft.features.Features`.
         n_prefix: Of the features.
         grid: Of the features.
+        condensed: Of the features.
         use: What the cache did; ``None`` for arrays from elsewhere.
     """
 
@@ -211,6 +225,7 @@ class TowerInputs:
     arrays: dict[str, np.ndarray]
     n_prefix: int = 0
     grid: tuple[int, ...] = ()
+    condensed: str = ""
     use: CacheUse | None = None
 
     def batch(self, index: np.ndarray) -> Tensor | Features:
@@ -231,7 +246,8 @@ class TowerInputs:
         if "x" in rows:
             return rows["x"]
         optional = {name: rows.get(name) for name in FEATURE_ARRAYS[2:]}
-        return Features(rows["tokens"], rows["pooled"], self.n_prefix, self.grid, **optional)  # pyright: ignore
+        facts = {"n_prefix": self.n_prefix, "grid": self.grid, "condensed": self.condensed}
+        return Features(rows["tokens"], rows["pooled"], **facts, **optional)  # pyright: ignore
 
 
 def drawn_batch(views: Sequence[TowerInputs], index: np.ndarray, draw: np.ndarray) -> Tensor | Features:
@@ -252,7 +268,12 @@ def drawn_batch(views: Sequence[TowerInputs], index: np.ndarray, draw: np.ndarra
 
 
 def tower_inputs(
-    prepared: PreparedInputs, tower: Encoder, stage: int, weights: str, view: int | None = None
+    prepared: PreparedInputs,
+    tower: Encoder,
+    stage: int,
+    weights: str,
+    view: int | None = None,
+    condenser: Condenser | None = None,
 ) -> TowerInputs:
     """Runs the frozen stages before ``stage`` on all samples, or finds them in the cache.
 
@@ -262,6 +283,7 @@ def tower_inputs(
         stage: First stage that is trained; ``tower.n_stages`` means that only the features are read.
         weights: Digest of the encoder's weights.
         view: An augmented view in place of the samples as they are.
+        condenser: Keep what it makes of the features in their place.
     """
     modality = tower.spec.modality
     if view is not None and modality not in AUGMENTATIONS:
@@ -272,39 +294,79 @@ def tower_inputs(
     if view is not None:
         facts |= {"view": view, "augmentation": vars(AUGMENTATIONS[modality])}
     # Sums depend on their order, and numbers must not depend on the cache.
-    facts |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    facts |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "onednn": has_onednn()}
     whole = stage >= tower.n_stages
     needs = ("meta.json", "tokens.npy", "pooled.npy") if whole else ("meta.json", "x.npy")
+    if tower.dtype != torch.float32:
+        facts |= {"dtype": str(tower.dtype)}
     if stage:
         facts |= {"weights": weights, "stage": stage, "stages": tower.n_stages}
-    found = entry(facts, lambda folder: _run(prepared, tower, stage, view, folder), needs=needs)
+    if condenser is None:
+        found = entry(facts, lambda folder: _run(prepared, tower, stage, view, folder), needs=needs)
+    else:
+        facts |= {"kind": "condensed", "condensed": condenser.key}
+        whole_rows = functools.partial(tower_inputs, prepared, tower, stage, weights, view)
+        count = len(prepared.array)
+        found = entry(facts, lambda folder: _condense(whole_rows(), condenser, count, folder), needs=needs)
     arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted(found.folder.glob("*.npy"))}
     meta = json.loads((found.folder / "meta.json").read_text())
     use = CacheUse(facts["kind"], modality, stage, view, len(prepared.array), found.size, found.hit, entry=found)
-    return TowerInputs(stage, arrays, meta.get("n_prefix", 0), tuple(meta.get("grid", ())), use)
+    return TowerInputs(
+        stage, arrays, meta.get("n_prefix", 0), tuple(meta.get("grid", ())), meta.get("condensed", ""), use
+    )
 
 
 @torch.no_grad()
 def _run(prepared: PreparedInputs, tower: Encoder, stage: int, view: int | None, folder: Path) -> None:
     """Fills an entry with the hidden states before ``stage``, or with the features."""
-    columns: dict[str, _Column] = {}
-    meta: dict[str, Any] = {}
+    writer = _Writer(folder, len(prepared.array))
     for start in range(0, len(prepared.array), BATCH):
         index = np.arange(start, min(start + BATCH, len(prepared.array)))
         x = prepared.batch(index)
         if view is not None:
             x = augmented(x, tower.spec.modality, index, view)
-        if stage >= tower.n_stages:
-            # forward() and not a call, so that an adapter's hooks on the features stay out of the cache.
-            features = tower.forward(x, scores=bool(tower.attention) and tower.has_cls)
-            found = {name: getattr(features, name) for name in FEATURE_ARRAYS}
-            meta = {"n_prefix": features.n_prefix, "grid": list(features.grid)}
+        half = tower.dtype == torch.bfloat16
+        with torch.autocast(tower.device.type, torch.bfloat16, enabled=half), FastAttention() if half else FastLinear():
+            if stage >= tower.n_stages:
+                # forward() and not a call, so that an adapter's hooks on the features stay out of the cache.
+                found = tower.forward(x, scores=bool(tower.attention) and tower.has_cls)
+            else:
+                found = tower.prefix(x, stage)
+        writer.write(start, found)
+    writer.close()
+
+
+@torch.no_grad()
+def _condense(rows: TowerInputs, condenser: Condenser, count: int, folder: Path) -> None:
+    """Fills an entry with what a condenser makes of cached features."""
+    writer = _Writer(folder, count)
+    for start in range(0, count, BATCH):
+        features = rows.batch(np.arange(start, min(start + BATCH, count)))
+        assert isinstance(features, Features)
+        writer.write(start, condenser.apply(features))
+    writer.close()
+
+
+class _Writer:
+    """Writes features, or hidden states, batch by batch into the folder of an entry."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder, self.count = folder, count
+        self.columns: dict[str, _Column] = {}
+        self.meta: dict[str, Any] = {}
+
+    def write(self, start: int, rows: Tensor | Features) -> None:
+        if isinstance(rows, Features):
+            found = {name: getattr(rows, name) for name in FEATURE_ARRAYS}
+            self.meta = {"n_prefix": rows.n_prefix, "grid": list(rows.grid), "condensed": rows.condensed}
         else:
-            found = {"x": tower.prefix(x, stage)}
+            found = {"x": rows}
         for name, value in found.items():
             if value is not None:
-                column = columns.setdefault(name, _Column(folder / f"{name}.npy", len(prepared.array)))
+                column = self.columns.setdefault(name, _Column(self.folder / f"{name}.npy", self.count))
                 column.write(start, _stored(value))
-    for column in columns.values():
-        column.close()
-    (folder / "meta.json").write_text(json.dumps(meta))
+
+    def close(self) -> None:
+        for column in self.columns.values():
+            column.close()
+        (self.folder / "meta.json").write_text(json.dumps(self.meta))

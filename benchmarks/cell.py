@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,7 @@ class Cell:
             self.prepared[name] = prepare(self.data.inputs[name], tower, identity)
         usable = np.logical_and.reduce([part.usable for part in self.prepared.values()])
         self.unreadable = int((~usable).sum())
+        self.reasons = sum((Counter(part.reasons) for part in self.prepared.values()), Counter[str]())
         self.splits = limited({name: index[usable[index]] for name, index in self.data.splits.items()}, self.spec.limit)
 
     def towers(self) -> dict[str, Encoder]:
@@ -88,19 +91,23 @@ class Cell:
         """Attaches the adapters, computes what stays frozen, and adds the head."""
         torch.manual_seed(self.spec.seed)
         self.grafted = Grafted(self.encoder, build_adapters(self.spec.adapter, self.spec.adapter_options))
+        if self.spec.precision == "bf16_frozen":
+            self.grafted.encoder.hold_in_bf16()
         first = self.grafted.first_stage()
+        objective = make_objective(self.task.objective, self.data, self.task.inputs)
+        kept = {} if objective.reads_tokens else self.grafted.condensers()
         self.inputs, self.views = {}, {}
         for name, tower in self.towers().items():
-            frozen = (self.prepared[name], tower, first[name], f"{self.grafted.base_digest}|{name}")
-            self.inputs[name] = tower_inputs(*frozen)
+            weights = f"{self.grafted.base_digest}|{name}"
+            rows = partial(tower_inputs, self.prepared[name], tower, first[name], weights, condenser=kept.get(name))
+            self.inputs[name] = rows()
             if self.spec.augment_views and self.trains():
-                self.views[name] = [tower_inputs(*frozen, view=view) for view in range(self.spec.augment_views)]
+                self.views[name] = [rows(view=view) for view in range(self.spec.augment_views)]
         self.first = first
         encode = self.grafted.encode
         if self.spec.backend == "compile":
             encode = torch.compile(encode, dynamic=True)
-        objective = make_objective(self.task.objective, self.data, self.task.inputs)
-        bf16 = self.spec.precision == "bf16"
+        bf16 = self.spec.precision != "fp32"
         self.runner = Runner(self.grafted, objective, self.data, self.inputs, encode, bf16, self.views)
         self.runner.add_head(self.splits["train"])
         if isinstance(objective, PromptedObjective):
@@ -215,6 +222,7 @@ class Cell:
                 "split_hash": self.data.split_hash(),
                 "subjects_disjoint": True,
                 "unreadable": self.unreadable,
+                "unreadable_reasons": dict(self.reasons),
                 "texts_at_limit": self._texts_at_limit(),
                 "classes": list(self.data.classes),
                 "objective": self.task.objective,

@@ -70,7 +70,9 @@ def run(
     seeds: Annotated[str | None, typer.Option(help="Seeds: 0,1,2 or 0-4. Default: the preset's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs, for every adapter that trains.")] = None,
     backend: Annotated[str | None, typer.Option(help="eager, compile, fused or auto.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16, for what is trained.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto, fp32 or bf16, for what is trained; bf16_frozen for the encoder too.")
+    ] = None,
     data: Annotated[list[str] | None, typer.Option(help="NAME=PATH of a real cohort; may be repeated.")] = None,
     results: Annotated[Path | None, typer.Option(help="Folder of the results. Default: results.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Worker processes; results do not depend on it.")] = None,
@@ -143,7 +145,7 @@ def cohort(
     name: Annotated[Phantom, typer.Argument(help="Which cohort's layout to write.")],
     out: Annotated[Path, typer.Option(help="New folder.")],
     subjects: Annotated[int, typer.Option(help="adni: subjects.", min=4)] = 280,
-    visits: Annotated[int, typer.Option(help="adni: most visits per subject.", min=1, max=5)] = 2,
+    visits: Annotated[int, typer.Option(help="adni: most visits per subject.", min=1, max=8)] = 2,
     layout: Annotated[str, typer.Option(help="adni: loni or bids.")] = "loni",
     form: Annotated[str, typer.Option(help="adni: processed, or raw as from the scanner.")] = "processed",
     spacing: Annotated[float, typer.Option(help="adni: voxel size in mm.")] = 3.0,
@@ -209,15 +211,16 @@ def leaderboard(
 ) -> None:
     """Build the leaderboard from any folders of results."""
     with guarded(debug=debug):
+        from medgraft.benchmarks.kernel_results import read_operations
         from medgraft.benchmarks.leaderboard import board_rows, write_board
         from medgraft.benchmarks.sweep import show_board
         from medgraft.errors import MedgraftError
 
-        rows = board_rows(results)
-        if not rows:
+        rows, operations = board_rows(results), read_operations(results)
+        if not rows and not operations:
             raise MedgraftError(f"no readable result below {', '.join(map(str, results))}")
         command = shlex.join(["medgraft", "leaderboard", *map(str, results)])
-        text, data = write_board(rows, out, command)
+        text, data = write_board(rows, out, command, operations)
         show_board(rows)
         typer.echo(f"written: {text}, {data}")
 

@@ -136,7 +136,12 @@ class DenseObjective:
 
     Raises:
         DataError: The task has no regions, or reads something besides images.
+
+    Attributes:
+        reads_tokens: Whether it reads tokens of the features beside ``pooled``.
     """
+
+    reads_tokens = True
 
     def __init__(self, data: TaskData, inputs: tuple[str, ...]) -> None:
         if data.regions is None:

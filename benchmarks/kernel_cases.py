@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgraft.adapters.kernels import bottleneck, hypergraph, info_nce, moe, packed_lora, perceiver
+from medgraft.benchmarks import kernel_floors
 
-Step = Callable[[], tuple[Tensor, ...]]
+Step = Callable[[], Any]
 Function = Callable[..., Tensor]
 
 
@@ -33,6 +34,7 @@ class Case:
         dtypes: Types measured by default.
         has_peer: There is a form of another library.
         against_peer: The goal is against that.
+        products: ``(device, dtype) -> step`` of the products that no form can do without.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Case:
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
     has_peer: bool = False
     against_peer: bool = False
+    products: Callable[[str, torch.dtype], kernel_floors.Products] | None = None
 
 
 def _draw(shapes: list[tuple[int, ...]], scale: float = 1.0) -> list[Tensor]:
@@ -64,7 +67,8 @@ def _step(function: Function, trained: list[Tensor], pull: bool = True) -> Step:
     def step() -> tuple[Tensor, ...]:
         y = function(*trained)
         if pull and not weights:
-            weights.append(_draw([tuple(y.shape)])[0].to(torch.bfloat16).to(y.device, y.dtype))
+            # In the layout of the result, as a next layer of the same layout would send it.
+            weights.append(torch.empty_like(y).copy_(_draw([tuple(y.shape)])[0].to(torch.bfloat16)))
         return y.detach(), *torch.autograd.grad(y, trained, weights[0] if pull else None)
 
     return step
@@ -150,24 +154,24 @@ def _peft_lora(x: Tensor, weight: Tensor, bias: Tensor, A: Tensor, B: Tensor) ->
     return _step(lambda x, *_: torch.cat([layer(x) for layer in layers], -1), trained)
 
 
-def _perceiver(device: str, dtype: torch.dtype, form: str, small: bool) -> Step:
-    B, N, L, C, heads, d = (2, 30, 5, 32, 2, 8) if small else (2, 2048, 64, 768, 8, 64)
-    x, *raw = _draw([(B, N, C), (B, L, C), (C,), (C,), (heads * d, C), (2 * heads * d, C)])
-    raw[3:] = [w / C**0.5 for w in raw[3:]]
-    (x,), trained = _leaves([x], device, dtype), _leaves(raw, device, dtype)
-    x = x.detach()
-    cached = perceiver.normalised(x)
+def _perceiver(head_dim: int):
+    def build(device: str, dtype: torch.dtype, form: str, small: bool) -> Step:
+        B, N, L, C, heads, d = (2, 30, 5, 32, 2, 8) if small else (2, 2048, 64, 768, 8, head_dim)
+        x, *raw = _draw([(B, N, C), (B, L, C), (C,), (C,), (heads * d, C), (2 * heads * d, C)])
+        raw[3:] = [w / C**0.5 for w in raw[3:]]
+        (x,), trained = _leaves([x], device, dtype), _leaves(raw, device, dtype)
+        x = x.detach()
+        cached = perceiver.normalised(x)
 
-    def layer(latents: Tensor, gain: Tensor, shift: Tensor, to_q: Tensor, to_kv: Tensor) -> Tensor:
-        return perceiver.reference(perceiver.normalised(x), latents, gain, shift, to_q, to_kv, heads)
+        def layer(latents: Tensor, gain: Tensor, shift: Tensor, to_q: Tensor, to_kv: Tensor) -> Tensor:
+            return perceiver.reference(perceiver.normalised(x), latents, gain, shift, to_q, to_kv, heads)
 
-    if form != "fused":
-        return _step(_plain(layer, form), trained)
+        def absorbed(latents: Tensor, gain: Tensor, shift: Tensor, to_q: Tensor, to_kv: Tensor) -> Tensor:
+            return perceiver.resampler_attention(cached, latents, gain, shift, to_q, to_kv, heads, backend="fused")
 
-    def absorbed(latents: Tensor, gain: Tensor, shift: Tensor, to_q: Tensor, to_kv: Tensor) -> Tensor:
-        return perceiver.resampler_attention(cached, latents, gain, shift, to_q, to_kv, heads, backend="fused")
+        return _step(absorbed if form == "fused" else _plain(layer, form), trained)
 
-    return _step(absorbed, trained)
+    return build
 
 
 def _moe(device: str, dtype: torch.dtype, form: str, small: bool) -> Step:
@@ -190,9 +194,11 @@ def _bottleneck(device: str, dtype: torch.dtype, form: str, small: bool) -> Step
     raw = _draw([(1, C, *size), (c, C), (c,), (c, c, 3, 3, 3), (c,), (C, c), (C,)])
     raw[1], raw[3], raw[5] = raw[1] / C**0.5, raw[3] / (27 * c) ** 0.5, raw[5] / c**0.5
     trained = _leaves(raw, device, dtype)
+    # Every form gets the layout that it is faster in, which for plain float32 convolutions is not channels last.
+    if form == "fused" or dtype != torch.float32:
+        trained[0] = trained[0].detach().contiguous(memory_format=torch.channels_last_3d).requires_grad_()
     if form != "fused":
         return _step(_plain(bottleneck.reference, form), trained)
-    trained[0] = trained[0].detach().contiguous(memory_format=torch.channels_last_3d).requires_grad_()
     return _step(lambda *t: bottleneck.bottleneck_3d(*t, backend="fused"), trained)
 
 
@@ -206,19 +212,21 @@ CASES = {
     case.name: case
     for case in (
         Case("info_nce", "Label-guided InfoNCE, N = 4096, C = 512, 14 labels.", _info_nce(4096), _OF_NCE,
-             4 * 4096 * 512 * 4, goal_speed=3.0,
-        goal_dtype="bfloat16"),
+             4 * 4096 * 512 * 4, goal_speed=3.0, goal_dtype="bfloat16", products=kernel_floors.info_nce),
         Case("info_nce_8192", "The same, N = 8192.", _info_nce(8192), _OF_NCE, 4 * 8192 * 512 * 4, goal_memory=0.05),
         Case("hypergraph", "ACE hypergraph, all tokens, B = 16, N = 197, C = 512, k = 5.", _hypergraph,
              ("y", "d_tokens", "d_scores"), 4 * 16 * 197 * 512 * 4, goal_speed=1.8, dtypes=("float32",), has_peer=True,
              against_peer=True),
         Case("packed_lora", "LoRA r = 16 on q and v of a packed qkv, 8 x 197 tokens, D = 768.", _lora,
              ("y", "d_x", "d_A", "d_B"), (2 * 1576 * 768 + 2 * 1576 * 2304) * 4, has_peer=True),
-        Case("perceiver", "Resampler attention, 64 latents over 2 x 2048 frozen tokens, C = 768, 8 heads of 64.",
-             _perceiver, _OF_PERCEIVER, 2 * 2 * 2048 * 768 * 4, goal_speed=2.2, goal_memory=0.45),
+        Case("perceiver", "Resampler attention, 64 latents over 2 x 2048 frozen tokens, C = 768, 8 heads of 96.",
+             _perceiver(96), _OF_PERCEIVER, 2 * 2 * 2048 * 768 * 4, goal_speed=2.2, goal_memory=0.45,
+             products=kernel_floors.perceiver),
+        Case("perceiver_narrow", "The same with 8 heads of 64, where the plain form has a third less to multiply.",
+             _perceiver(64), _OF_PERCEIVER, 2 * 2 * 2048 * 768 * 4, products=kernel_floors.perceiver),
         Case("moe", "8 experts, top-2, 1576 tokens, D = 768, h = 64.", _moe, _OF_EXPERTS, 4 * 1576 * 768 * 4,
-             goal_speed=1.4, goal_memory=0.25),
+             goal_speed=1.4, goal_memory=0.25, products=kernel_floors.moe),
         Case("bottleneck", "3D bottleneck, C = 64, c = 16, 32 x 64 x 64 voxels.", _bottleneck, _OF_BOTTLENECK,
-             4 * _VOLUME * 4, goal_speed=3.5, dtypes=("bfloat16",)),
+             4 * _VOLUME * 4, goal_speed=3.5, goal_dtype="bfloat16", products=kernel_floors.bottleneck),
     )
 }  # fmt: skip

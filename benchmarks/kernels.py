@@ -4,6 +4,8 @@ Parity first: forward and backward of the fused form against float64 on a small 
 measured one. A fused number is printed only if both hold. Forms are timed in turns within one process (a machine that
 slows down slows all of them), forward and backward together; ratios are medians of the rounds' ratios. A GPU is timed
 by events with its L2 cache flushed before each run, a CPU by its own time, which other processes do not add to.
+``products`` are the products of matrices alone, a bound for every form. ``--json`` keeps the results for ``medgraft
+leaderboard``.
 """
 
 from __future__ import annotations
@@ -15,38 +17,20 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from medgraft.benchmarks.environment import describe
 from medgraft.benchmarks.kernel_cases import CASES, Case, Step
+from medgraft.benchmarks.kernel_results import Measured, OperationResult, store
 from medgraft.benchmarks.measure import peak_allocation
 
-FORMS = ("eager", "eager float32", "compile", "fused", "peer")
+FORMS = ("eager", "eager float32", "compile", "fused", "peer", "products")
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 QUANTILES = (0.2, 0.8)
-
-
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """One form of one case.
-
-    Attributes:
-        form: Of :data:`FORMS`.
-        seconds: Of each round, forward and backward.
-        allocated: Peak bytes above the start.
-        reserved: Peak bytes that the allocator held (GPU only).
-        ratio: Eager time over this form's, the median over rounds.
-        bandwidth: Bytes that must move, per second, as a share of the device's own copy rate.
-    """
-
-    form: str
-    seconds: list[float]
-    allocated: int | None
-    reserved: int | None
-    ratio: float
-    bandwidth: float
 
 
 def relative(got: Tensor, expected: Tensor) -> float:
@@ -139,8 +123,14 @@ def statistics_of(seconds: list[float]) -> tuple[float, float, float]:
     return 1e3 * middle, 1e3 * low, 1e3 * high
 
 
-def verdicts(case: Case, found: list[Measured]) -> list[str]:
-    """Each goal of the case beside what was measured, against the faster of eager and compile."""
+def verdicts(case: Case, found: list[Measured], returned: int) -> list[str]:
+    """Each goal of the case beside what was measured, against the faster of eager and compile.
+
+    Args:
+        case: With its goals.
+        found: The forms.
+        returned: Bytes of the result and the gradients, which every form returns.
+    """
     by_form = {each.form: each for each in found}
     if "fused" not in by_form:
         return ["no fused number: the parity gate is red"]
@@ -150,14 +140,31 @@ def verdicts(case: Case, found: list[Measured]) -> list[str]:
     if case.goal_speed and present:
         best = max(present, key=lambda each: each.ratio)
         gain = fused.ratio / best.ratio
-        word = "met" if gain >= case.goal_speed else "not met"
-        told.append(f"{gain:.2f}x the speed of {best.form}, goal {case.goal_speed}x: {word}")
+        met = gain >= case.goal_speed
+        told.append(f"{gain:.2f}x the speed of {best.form}, goal {case.goal_speed}x: {'met' if met else 'not met'}")
+        if not met and (bare := by_form.get("products")) is not None:
+            most = bare.ratio / best.ratio
+            told.append(
+                f"its products alone take 1/{most:.2f} of the time of {best.form}: "
+                + ("no form of it can meet the goal" if most < case.goal_speed else "the goal stays open")
+            )
     if (wide := by_form.get("eager float32")) is not None:
         told.append(f"{fused.ratio / wide.ratio:.2f}x the speed of eager in float32")
     if case.goal_memory and fused.allocated and (eager := by_form["eager"].allocated):
-        share = fused.allocated / eager
-        word = "met" if share <= case.goal_memory else "not met"
-        told.append(f"{share:.1%} of eager's memory, goal {case.goal_memory:.0%}: {word}")
+        told += _of_memory(case.goal_memory, fused.allocated, eager, returned)
+    return told
+
+
+def _of_memory(goal: float, fused: int, eager: int, returned: int) -> list[str]:
+    share, least = fused / eager, returned / eager
+    told = [f"{share:.1%} of eager's memory, goal {goal:.0%}: {'met' if share <= goal else 'not met'}"]
+    if share > goal:
+        beyond = (fused - returned) / max(eager - returned, 1)
+        told.append(
+            f"what every form returns is {least:.1%} of eager's memory"
+            + (": no form can meet the goal" if least > goal else "")
+            + f"; beyond that fused holds {beyond:.1%} of what eager does"
+        )
     return told
 
 
@@ -181,23 +188,39 @@ def without_goals(case: Case, kind: str) -> Case:
     return dataclasses.replace(case, goal_speed=None, goal_memory=None)
 
 
-def run_case(case: Case, device: str, dtype: torch.dtype, wanted: list[str], rounds: int, rate: float) -> list[str]:
-    """Parity, timings and verdicts of one case, as lines of Markdown."""
+def run_case(
+    case: Case, device: str, dtype: torch.dtype, wanted: list[str], rounds: int, rate: float, threads: int = 1
+) -> OperationResult:
+    """Parity, timings and verdicts of one case; arguments as on the command line."""
     name = str(dtype).removeprefix("torch.")
-    lines = [f"### {case.name}, {name}, {device}", "", case.told, ""]
     wrong = parity(case, device, dtype)
-    lines += [f"Parity: {'; '.join(wrong) if wrong else 'green'}.", ""]
     forms: dict[str, Step] = {}
     for form in ("eager", *[form for form in wanted if form != "eager"]):
         if (form == "fused" and wrong) or (form == "peer" and not case.has_peer):
             continue
-        if form == "eager float32":
+        if form == "products":
+            if case.products is not None:
+                forms[form] = case.products(device, dtype)
+        elif form == "eager float32":
             if dtype != torch.float32:
                 forms[form] = case.build(device, torch.float32, "eager", False)
-            continue
-        forms[form] = case.build(device, dtype, form, False)
+        else:
+            forms[form] = case.build(device, dtype, form, False)
+    returned = sum(part.nbytes for part in forms["eager"]())
     found = measure(case, forms, device, rounds, rate)
-    return [*lines, *rows(found), "", *(f"- {line}" for line in verdicts(without_goals(case, name), found)), ""]
+    return OperationResult(
+        case=case.name, told=case.told, dtype=name, device=device, parity=wrong, forms=found, returned=returned,
+        verdicts=verdicts(without_goals(case, name), found, returned), environment=describe(threads),
+    )  # fmt: skip
+
+
+def report(result: OperationResult) -> list[str]:
+    """A result as lines of Markdown."""
+    return [
+        f"### {result.case}, {result.dtype}, {result.device}", "", result.told, "",
+        f"Parity: {'; '.join(result.parity) if result.parity else 'green'}.", "",
+        *rows(result.forms), "", *(f"- {line}" for line in result.verdicts), "",
+    ]  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -211,6 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=9, help="runs of each form")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--json", type=Path, metavar="FOLDER", help="also write results there, for the leaderboard")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda, but PyTorch sees no GPU; use --device cpu")
@@ -222,11 +246,12 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.op or CASES:
         case = CASES[name]
         for kind in options.dtype or case.dtypes:
-            lines = run_case(
-                case, options.device, getattr(torch, kind), options.form or list(FORMS), options.rounds, rate
-            )
-            red |= any("parity gate is red" in line for line in lines)
-            _write(lines)
+            forms, dtype = options.form or list(FORMS), getattr(torch, kind)
+            result = run_case(case, options.device, dtype, forms, options.rounds, rate, options.threads)
+            red |= bool(result.parity)
+            _write(report(result))
+            if options.json is not None:
+                store(result, options.json)
     return int(red)
 
 

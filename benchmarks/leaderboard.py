@@ -17,6 +17,7 @@ import pandas as pd
 
 from medgraft.benchmarks.data.tabular import baseline_lines
 from medgraft.benchmarks.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
+from medgraft.benchmarks.kernel_results import OperationResult, section
 from medgraft.benchmarks.metrics import Predictions, interval, points, subject_bootstrap
 from medgraft.benchmarks.results import CellResult, read_results
 from medgraft.errors import MedgraftError
@@ -256,8 +257,8 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.3g}")
 
 
-def markdown(rows: Sequence[BoardRow], command: str) -> str:
-    """The board as Markdown: one table of means per task, then F1 and AUC per class."""
+def markdown(rows: Sequence[BoardRow], command: str, operations: Sequence[OperationResult] = ()) -> str:
+    """The board as Markdown: one table of means per task, then F1 and AUC per class, and the operations at the end."""
     lines = ["# Leaderboard", "", f"Made by `{command}`.", ""]
     lines += [
         "F1 and AUC are means over seeds; brackets hold 95% intervals that resample subjects. `train/s` and `infer/s` "
@@ -273,6 +274,7 @@ def markdown(rows: Sequence[BoardRow], command: str) -> str:
         tasks[row.section].append(row)
     for members in tasks.values():
         lines += _task_section(members)
+    lines += section(operations)
     return "\n".join(lines) + "\n"
 
 
@@ -359,12 +361,14 @@ def table(rows: Sequence[BoardRow]) -> pd.DataFrame:
     return pd.DataFrame(records)
 
 
-def write_board(rows: Sequence[BoardRow], folder: Path, command: str) -> tuple[Path, Path]:
+def write_board(
+    rows: Sequence[BoardRow], folder: Path, command: str, operations: Sequence[OperationResult] = ()
+) -> tuple[Path, Path]:
     """Writes ``leaderboard.md`` and ``leaderboard.csv``; returns their paths."""
     text, data = folder / "leaderboard.md", folder / "leaderboard.csv"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        text.write_text(markdown(rows, command))
+        text.write_text(markdown(rows, command, operations))
         table(rows).to_csv(data, index=False)
     except OSError as error:
         raise MedgraftError(f"the leaderboard cannot be written to {folder}: {error}; choose another folder") from error

@@ -72,7 +72,7 @@ def embedding(tower: Encoder, features: Features) -> Tensor:
     if features.embedding is not None:
         return features.embedding.float()
     with torch.autocast(features.pooled.device.type, enabled=False):  # class prompts are embedded under autocast
-        return F.normalize(tower.project(features.pooled.float()), dim=-1)
+        return F.normalize(tower.project(features.pooled.to(tower.dtype)).float(), dim=-1)
 
 
 @dataclass
@@ -99,7 +99,12 @@ class ClassificationObjective:
         data: The task's data.
         inputs: Modalities in the order in which the head reads them.
         multilabel: Independent labels in place of exclusive classes.
+
+    Attributes:
+        reads_tokens: Whether it reads tokens of the features beside ``pooled``.
     """
+
+    reads_tokens = False
 
     def __init__(self, data: TaskData, inputs: tuple[str, ...], multilabel: bool) -> None:
         self.inputs, self.multilabel = inputs, multilabel
@@ -174,7 +179,12 @@ class ContrastiveObjective:
     Args:
         data: The task's data, with prompts.
         inputs: The visual modality, then ``text``.
+
+    Attributes:
+        reads_tokens: Whether it reads tokens of the features beside ``pooled``.
     """
+
+    reads_tokens = False
 
     def __init__(self, data: TaskData, inputs: tuple[str, ...]) -> None:
         if data.prompts is None:

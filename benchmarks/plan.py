@@ -44,8 +44,8 @@ class Sweep(BaseModel):
         seeds: Seeds of each row; the preset's by default.
         epochs: Takes the place of every adapter's own number.
         backend: How adapters run.
-        precision: ``auto`` takes bf16 where the processor or GPU multiplies it natively, else fp32; the preset's by
-            default.
+        precision: ``auto`` takes bf16 where the processor or GPU multiplies it natively, else fp32; ``bf16_frozen``
+            is never taken unasked; the preset's by default.
         data: Cohort name -> folder.
         results: Folder of the results.
         jobs: Worker processes.
@@ -68,7 +68,7 @@ class Sweep(BaseModel):
     seeds: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
     epochs: int | None = Field(None, ge=0)
     backend: Backend = "eager"
-    precision: Literal["auto", "fp32", "bf16"] | None = None
+    precision: Literal["auto", "fp32", "bf16", "bf16_frozen"] | None = None
     data: dict[str, Path] = {}
     results: Path = Path("results")
     jobs: int | None = Field(None, ge=1)

@@ -30,9 +30,12 @@ NUMBERS_VERSION = 2
 
 LATER_FIELDS = ("augment_views",)
 
+OPERATION_SUFFIX = ".ops.json"
+"""Ending of the files of ``benchmarks.kernels``, which may lie in the same folder and are no cells."""
+
 Status = Literal["success", "error", "oom", "timeout"]
 Backend = Literal["eager", "compile", "fused", "auto"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "bf16_frozen"]
 
 
 class _Model(BaseModel):
@@ -68,7 +71,8 @@ class CellSpec(_Model):
         seed: Of initialisation, order and dropout; the split does not depend on it.
         backend: How the adapter runs: ``compile`` compiles the whole graft, ``fused`` and ``auto`` choose a form of
             each operation that has one, see :mod:`medgraft.adapters.kernels.backends`.
-        precision: ``bf16`` runs what is trained under autocast; frozen prefixes are always computed in fp32.
+        precision: ``bf16`` runs what is trained under autocast, behind frozen prefixes in fp32; ``bf16_frozen`` also
+            holds the encoder's weights and the tokens between its blocks in bf16, prefixes included.
         train: Training hyper-parameters.
         threads: Threads of the worker; sums depend on their order.
         limit: Largest number of samples per split, ``None`` for all.
@@ -293,7 +297,8 @@ def read_results(folders: Iterable[Path]) -> Iterator[tuple[Path, CellResult]]:
         if not Path(folder).is_dir():
             raise MedgraftError(f"results folder {folder} does not exist")
         for path in sorted(Path(folder).rglob("*.json")):
-            if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+            if hidden or path.name.endswith(OPERATION_SUFFIX):
                 continue
             result = _read(path)
             if result is None:

@@ -119,7 +119,7 @@ def _volume(form: str, side: int) -> Step:
 
 def _job(form: str, adapters: int, seeds: int) -> Step:
     """LoRA in the last third of a tiny ViT: the whole model in every step, or its tail on what is computed once."""
-    from medgraft.benchmarks.speed_jobs import build_tower
+    from medgraft.benchmarks.speed_contenders import build_tower
     from medgraft.grafting import Grafted
     from medgraft.registry import build_adapters
 

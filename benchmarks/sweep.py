@@ -15,6 +15,7 @@ from rich.table import Table
 
 from medgraft.benchmarks import cohorts
 from medgraft.benchmarks.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
+from medgraft.benchmarks.kernel_results import read_operations
 from medgraft.benchmarks.launcher import Events, Launcher, Running
 from medgraft.benchmarks.leaderboard import COLUMNS, BoardRow, board_rows, cells_of_row, write_board
 from medgraft.benchmarks.plan import Plan, Row, Sweep, asked_adapters, cells_of, check_names, fits, rows, task_options
@@ -269,8 +270,9 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
     keys = {cell.key() for cell in plan.cells}
     board = board_rows([sweep.results])
     show_board([row for row in board if any(cell.key in keys for cell in row.cells)], console)
+    show_left_out([cell for row in board for cell in row.cells if cell.key in keys], console)
     folder = Path() if sweep.results == DEFAULT_RESULTS else sweep.results
-    text, data = write_board(board, folder, command)
+    text, data = write_board(board, folder, command, read_operations([sweep.results]))
     console.print(f"written: {sweep.results}/, {text}, {data}", markup=False, highlight=False)
     for result in failed:
         spec = result.spec
@@ -280,6 +282,19 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
             highlight=False,
         )
     return bool(failed)
+
+
+def show_left_out(results: Sequence[CellResult], console: Console) -> None:
+    """One line per task on what was not used, and why: rows of tables, then samples that cannot be read."""
+    told: dict[str, None] = {}
+    for result in results:
+        reasons = {**(result.data.get("reader") or {}).get("skipped", {}), **result.data.get("left_out", {})}
+        unread = result.data.get("unreadable_reasons", {})
+        text = "; ".join(f"{reason}: {count}" for reason, count in [*reasons.items(), *unread.items()] if count)
+        if text:
+            told[f"left out of {result.spec.task}: {text}"] = None
+    for line in told:
+        console.print(line, markup=False, highlight=False)
 
 
 def _run(

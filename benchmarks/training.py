@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from medgraft.convolution import ExactConv3d
 from medgraft.errors import ConfigError, DataError
 from medgraft.features import Features
 from medgraft.grafting import Grafted
+from medgraft.linear import FastLinear
+from medgraft.readout import ClsReadOut
 from medgraft.registry import TrainDefaults
 from medgraft.task import TaskData
 
@@ -118,10 +121,14 @@ class Runner:
             rows = {name: source.batch(index) for name, source in self.inputs.items()}
         else:
             rows = {name: drawn_batch(self.views[name], index, draw) for name in self.inputs}
+        towers = self.grafted.towers()
+        for name, row in rows.items():
+            if isinstance(row, Tensor) and self.inputs[name].stage:
+                rows[name] = row.to(towers[name].dtype)
         asked = None if self.data.asked is None else torch.from_numpy(self.data.asked[index])
         for _, adapter in self.grafted.named_adapters():
             adapter.tell_tasks(asked)
-        with self.autocast(), self.cpu_forms():
+        with self.autocast(), self.cpu_forms(), self.read_out():
             return self.encode(rows, {name: source.stage for name, source in self.inputs.items()})
 
     def autocast(self) -> torch.autocast:
@@ -130,15 +137,32 @@ class Runner:
 
     @contextmanager
     def cpu_forms(self) -> Iterator[None]:
-        """The context in which bf16 on a CPU is fast (attention) and right (3D convolutions of shallow inputs).
+        """The context in which a CPU is fast, and right in bf16 (3D convolutions of shallow inputs).
 
         A compiled graph chooses its own forms.
         """
-        if self.bf16 and self.grafted.encoder.device.type == "cpu" and self.encode == self.grafted.encode:
+        if self.compiled or self.grafted.encoder.device.type != "cpu":
+            yield
+        elif self.bf16:
             with FastAttention(), ExactConv3d():
                 yield
         else:
-            yield
+            with FastLinear():
+                yield
+
+    def read_out(self) -> AbstractContextManager[None]:
+        """The context in which the last block computes what the objective reads."""
+        whole = self.compiled or self.objective.reads_tokens
+        return nullcontext() if whole else self._cls_read_out.running()
+
+    @cached_property
+    def _cls_read_out(self) -> ClsReadOut:
+        return ClsReadOut(self.grafted)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the graft runs as a compiled graph."""
+        return self.encode != self.grafted.encode
 
     def batch(self, index: np.ndarray) -> Batch:
         """Targets of the samples."""
@@ -178,6 +202,7 @@ class Runner:
         return torch.optim.AdamW(
             [{"params": parameters, "lr": rate, "peak": rate} for rate, parameters in groups.items()],
             weight_decay=train.weight_decay,
+            fused=True,
         )
 
     def fit(self, index: np.ndarray, train: TrainDefaults, seed: int, progress: Callable[[float], None]) -> TrainingLog:

@@ -58,6 +58,7 @@ class InflatedEncoder(Encoder):
         self.plane = plane
         self.depth_2d = depth_2d
         self.sliced = options.slices
+        self.real_slices = None  # an attribute from the start, so that a run leaves no trace in the encoder
         self.n_stages, self.block_stages = plane.n_stages, plane.block_stages
         self.has_cls, self.rotary = plane.has_cls, plane.rotary
         paths = ("path", "key_path", "value_path", "out_path")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medgraft.encoder import Encoder, EncoderSpec
-from medgraft.encoders.loading import file_in, finish, hub_file, load_file, options_of, origin, seeded
+from medgraft.encoder import Encoder
+from medgraft.encoders.loading import finish, hub_file, options_of, origin, seeded
 from medgraft.encoders.monai import NOT_ENCODER, VolumeResNet, build_resnet
-from medgraft.errors import ConfigError, DataError, UnknownNameError
+from medgraft.encoders.published import Release, volume_size
+from medgraft.errors import DataError, UnknownNameError
 
 SIZE = (56, 448, 448)
 DEPTHS = (10, 18, 34, 50, 101, 152, 200)
@@ -108,27 +108,20 @@ class MedicalNetSource:
         """
         if model not in cls.models():
             raise UnknownNameError("medicalnet encoder", model, cls.models())
-        name, source, size = f"medicalnet:{model}", origin(weights, sha256), tuple(int(n) for n in img_size)
-        if len(size) != 3:
-            raise ConfigError(f"encoder {name}: img_size {size} must be three sizes")
+        name, source = f"medicalnet:{model}", origin(weights, sha256)
+        size, depth = volume_size(name, img_size), model.removeprefix("resnet")
         with seeded(), options_of(name):
             network = build_resnet(model, False, **options)
         dilate(network)
-        if source != "random":
-            depth = model.removeprefix("resnet")
-            files = (f"resnet_{depth}_23dataset.pth", f"resnet_{depth}.pth")
-            repository = f"TencentMedicalNet/MedicalNet-Resnet{depth}"
-            path = hub_file(name, repository, *files) if source == "default" else file_in(Path(source), files)
-            load_file(network, path, sha256, drop=HEADS)
-        spec = EncoderSpec(
-            name=name,
-            modality="volume",
-            input_size=size,
-            intensity="z-scores over the voxels above 0, background 0",
-            dim=network.in_planes,
-            pooling="mean",
-            licence={"random": "Apache-2.0", "default": "MIT"}.get(str(source), "unknown"),
-            cohorts=("3DSeg-8",) if source == "default" else (),
-            weights="random",
+        files = (f"resnet_{depth}_23dataset.pth", f"resnet_{depth}.pth")
+        release = Release(
+            fetch=lambda: hub_file(name, f"TencentMedicalNet/MedicalNet-Resnet{depth}", *files),
+            files=files,
+            drop=HEADS,
+            licence="MIT",
+            cohorts=("3DSeg-8",),
         )
+        release.load(network, source, sha256)
+        intensity = "z-scores over the voxels above 0, background 0"
+        spec = release.spec(name, source, input_size=size, intensity=intensity, dim=network.in_planes)
         return finish(MedicalNet(spec, network, "znorm"), source)

@@ -12,7 +12,6 @@ outside.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medgraft.encoder import Encoder, EncoderSpec
-from medgraft.encoders.loading import file_in, finish, load_file, options_of, origin, seeded, url_file
+from medgraft.encoder import Encoder
+from medgraft.encoders.loading import finish, options_of, origin, seeded, url_file
 from medgraft.encoders.monai import INTENSITIES, NOT_ENCODER, VolumeResNet, build_resnet
+from medgraft.encoders.published import Release, volume_size
 from medgraft.errors import DataError, UnknownNameError
 
 SIZE = (150, 192, 192)
@@ -119,22 +119,19 @@ class NeuroSimClrSource:
         if model not in cls.models():
             raise UnknownNameError("neuro_simclr encoder", model, cls.models())
         name, source = f"neuro_simclr:{model}", origin(weights, sha256)
+        size = volume_size(name, img_size)
         common: dict[str, Any] = {"shortcut_type": "B", "bias_downsample": True, "conv1_t_stride": 1}
         with seeded(), options_of(name):
             network = build_resnet("resnet18", False, **{**common, **options})
-        if source != "random":
-            path = url_file(name, URL) if source == "default" else file_in(Path(source), (FILE,))
-            load_file(network, path, sha256, drop=(*NOT_ENCODER, r"^projector\."))
-        spec = EncoderSpec(
-            name=name,
-            modality="volume",
-            input_size=tuple(int(n) for n in img_size),
-            spacing=1.0,
-            intensity=INTENSITIES["znorm"],
-            dim=network.in_planes,
-            pooling="mean",
-            licence={"random": "Apache-2.0", "default": "MIT"}.get(str(source), "unknown"),
-            cohorts=() if source == "random" else ("ADNI",),
-            weights="random",
+        release = Release(
+            fetch=lambda: url_file(name, URL),
+            files=(FILE,),
+            drop=(*NOT_ENCODER, r"^projector\."),
+            licence="MIT",
+            cohorts=("ADNI",),
+            local_cohorts=("ADNI",),
         )
+        release.load(network, source, sha256)
+        facts: dict[str, Any] = {"input_size": size, "spacing": 1.0, "intensity": INTENSITIES["znorm"]}
+        spec = release.spec(name, source, dim=network.in_planes, **facts)
         return finish(NeuroSimClr(spec, network, "znorm"), source)

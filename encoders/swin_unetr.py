@@ -12,7 +12,6 @@ Swin (``mlp.fc1``), and the heads of the pre-training tasks beside the transform
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medgraft.encoder import Encoder, EncoderSpec
-from medgraft.encoders.loading import file_in, finish, load_file, options_of, origin, seeded, url_file
+from medgraft.encoder import Encoder
+from medgraft.encoders.loading import finish, options_of, origin, seeded, url_file
 from medgraft.encoders.monai import INTENSITIES, NOT_ENCODER, VolumeSwin, build_swin, rename_swin
-from medgraft.errors import ConfigError, DataError, UnknownNameError
+from medgraft.encoders.published import Release, volume_size
+from medgraft.errors import DataError, UnknownNameError
 
 SIZE = (96, 96, 96)
 HU = (-1000.0, 1000.0)
@@ -85,24 +85,20 @@ class SwinUnetrSource:
         """
         if model not in cls.models():
             raise UnknownNameError("swin_unetr encoder", model, cls.models())
-        name, source, size = f"swin_unetr:{model}", origin(weights, sha256), tuple(int(n) for n in img_size)
-        if len(size) != 3 or any(length % 32 for length in size):
-            raise ConfigError(f"encoder {name}: img_size {size} must be three multiples of 32")
+        name, source = f"swin_unetr:{model}", origin(weights, sha256)
+        size = volume_size(name, img_size, 32)
         with seeded(), options_of(name):
             network = build_swin("swin_unetr", False, **options)
-        if source != "random":
-            path = url_file(name, URL) if source == "default" else file_in(Path(source), (FILE,))
-            load_file(network, path, sha256, drop=HEADS, convert=rename_swin)
-        hounsfield = model == "ssl"
-        spec = EncoderSpec(
-            name=name,
-            modality="volume",
-            input_size=size,
-            intensity="Hounsfield units of -1000..1000 scaled to 0..1" if hounsfield else INTENSITIES["unit"],
-            dim=16 * network.embed_dim,
-            pooling="mean",
-            licence={"random": "Apache-2.0", "default": "Apache-2.0"}.get(str(source), "unknown"),
-            cohorts=("HNSCC", "LIDC-IDRI", "LUNA16", "TCIA Colon", "TCIA COVID-19") if source == "default" else (),
-            weights="random",
+        release = Release(
+            fetch=lambda: url_file(name, URL),
+            files=(FILE,),
+            drop=HEADS,
+            licence="Apache-2.0",
+            cohorts=("HNSCC", "LIDC-IDRI", "LUNA16", "TCIA Colon", "TCIA COVID-19"),
+            convert=rename_swin,
         )
+        release.load(network, source, sha256)
+        hounsfield = model == "ssl"
+        intensity = "Hounsfield units of -1000..1000 scaled to 0..1" if hounsfield else INTENSITIES["unit"]
+        spec = release.spec(name, source, input_size=size, intensity=intensity, dim=16 * network.embed_dim)
         return finish((HounsfieldSwin if hounsfield else VolumeSwin)(spec, network, "unit"), source)

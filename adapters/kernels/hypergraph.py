@@ -72,6 +72,22 @@ def cls_message_passing(tokens: Tensor, scores: Tensor, top_k: int, edge: Map, n
     CLS belongs to its own hyperedge and to those of its ``top_k`` tokens, all other hyperedges meet it with weight 0,
     so the result and the gradients are the same as the full form's (up to ties between equal scores).
     """
+    return read_cls(*cls_hyperedges(tokens, scores, top_k), edge, node)
+
+
+def read_cls(hyperedges: Tensor, weights: Tensor, edge: Map, node: Map) -> Tensor:
+    """The trained half of :func:`cls_message_passing`: both maps, from what :func:`cls_hyperedges` gives."""
+    edges = edge(hyperedges)
+    return node((edges[:, :1] + weights[:, None] @ edges[:, 1:]).squeeze(1))
+
+
+def cls_hyperedges(tokens: Tensor, scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """The half of :func:`cls_message_passing` without parameters.
+
+    Returns:
+        Features of the hyperedges that reach CLS, its own first, ``[B, 1 + top_k, C]``, and the weights by which the
+        others do, ``[B, top_k]``.
+    """
     N, C = tokens.shape[1:]
     weights, members = _top_weights(F.pad(scores, (1, 0), value=float("-inf")), top_k)
     unit = F.normalize(tokens, dim=-1)
@@ -85,8 +101,7 @@ def cls_message_passing(tokens: Tensor, scores: Tensor, top_k: int, edge: Map, n
     cls = tokens[:, :1]
     of_cls = cls + weights[:, None] @ chosen
     of_members = chosen + spread @ tokens + weights[..., None] * cls
-    edges = edge(torch.cat([of_cls, of_members], dim=1))
-    return node((edges[:, :1] + weights[:, None] @ edges[:, 1:]).squeeze(1))
+    return torch.cat([of_cls, of_members], dim=1), weights
 
 
 def hypergraph_layer(

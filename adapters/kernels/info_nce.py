@@ -23,6 +23,7 @@ from medgraft.adapters.kernels import backends
 from medgraft.adapters.kernels.backends import Backend
 from medgraft.adapters.kernels.info_nce_triton import VARIANTS as VARIANTS
 from medgraft.adapters.kernels.info_nce_triton import launch_backward, launch_forward
+from medgraft.adapters.kernels.products import linear, product
 from medgraft.errors import ConfigError
 from medgraft.losses import label_guided_info_nce as reference
 
@@ -30,7 +31,7 @@ ROWS, COLUMNS = 256, 2048
 # exp(-2 * 40) and exp(2 * 40) are normal float32 numbers, so one exponential serves rows and columns alike.
 SAFE_BOUND = 40.0
 WIDEST = 1024
-FEWEST_PAIRS = 512
+FEWEST_PAIRS = 256
 
 
 def label_info_nce(
@@ -161,7 +162,10 @@ def _left_out(rows: slice, columns: slice, ids: Tensor) -> Tensor:
 
 def _bounded_exp(image: Tensor, text: Tensor, factor: float, bound: float, same: Tensor, shift: Tensor) -> Tensor:
     """``exp(S - bound)`` of a block, zero for the pairs left out, in the type of the embeddings."""
-    block = torch.addmm(shift, image, text.T, alpha=factor)
+    if image.dtype == torch.float32:
+        block = linear(image * factor, text, shift.expand(len(text)).contiguous())
+    else:  # the factor behind the sum of products, which half types would round before it
+        block = torch.addmm(shift, image, text.T, alpha=factor)
     return block.exp_().masked_fill_(same, 0)
 
 
@@ -171,13 +175,14 @@ def _bounded_sums(image: Tensor, text: Tensor, scale: Tensor, ids: Tensor, bound
     shift = image.new_full((), -bound)
     for r, c in _blocks(n):
         block = _bounded_exp(image[r], text[c], float(scale), bound, _left_out(r, c, ids), shift)
-        rows[r] += block.sum(1, dtype=kind)
-        columns[c] += block.sum(0, dtype=kind)
+        block = block.to(kind)  # once: a sum in another type makes a copy of its own
+        rows[r] += block.sum(1)
+        columns[c] += block.sum(0)
     return rows, columns
 
 
 def _logits(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -> Tensor:
-    block = (image @ text.T).to(scale.dtype).mul_(scale)
+    block = product(image, text.T).to(scale.dtype).mul_(scale)
     return block.masked_fill_(same, float("-inf"))
 
 
@@ -217,8 +222,8 @@ def info_nce_backward(
             else:
                 logits = _logits(image[r], text[c], scale, same)
                 weight = ((logits - a[r, None]).exp_() + (logits - b[c]).exp_()).to(image.dtype)
-            acc += weight @ text[c]
-            d_text[c] += weight.T @ image[r]
+            acc += product(weight, text[c])
+            d_text[c] += product(weight.T, image[r])
         # The diagonal's -2 is added exactly, after the sums, since half precision would lose the rest beside it.
         acc -= 2 * text[r].to(kind)
         d_scale += (acc * image[r].to(kind)).sum()

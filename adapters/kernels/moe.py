@@ -21,6 +21,7 @@ from torch import Tensor
 
 from medgraft.adapters.kernels import backends
 from medgraft.adapters.kernels.backends import Backend
+from medgraft.adapters.kernels.products import product
 from medgraft.adapters.kernels.triton_runtime import TARGETS, Tile, Tuned, Variant, cdiv, jit, tl, tuned_for
 from medgraft.errors import ConfigError
 
@@ -137,15 +138,21 @@ def _sorted(index: Tensor, E: int) -> tuple[Tensor, Tensor]:
     return flat.argsort(stable=True), torch.bincount(flat, minlength=E).cumsum(0)
 
 
-def _shares(index: Tensor, E: int):
-    """Expert, its span in the sorted order, the rows of its tokens and the flat places of its gates."""
+def _shares(index: Tensor, E: int) -> tuple[Tensor, list[tuple[int, slice]]]:
+    """Order of the flat choices by expert, and every chosen expert with its span in that order."""
     order, ends = _sorted(index, E)
-    start = 0
-    for e, stop in enumerate(ends.tolist()):
-        if stop > start:
-            slots = order[start:stop]
-            yield e, slice(start, stop), slots // index.shape[1], slots
-        start = stop
+    bounds = [0, *ends.tolist()]
+    return order, [(e, slice(bounds[e], bounds[e + 1])) for e in range(E) if bounds[e] < bounds[e + 1]]
+
+
+def _room(tokens: Tensor, shares: list[tuple[int, slice]]) -> Tensor:
+    """Space for the tokens of the busiest expert, used for every expert in turn."""
+    return tokens.new_empty(max((span.stop - span.start for _, span in shares), default=0), tokens.shape[1])
+
+
+def _picked(x: Tensor, rows: Tensor, room: Tensor) -> Tensor:
+    # Indexing by a tensor copies single elements on a CPU; this copies rows.
+    return torch.index_select(x, 0, rows, out=room[: len(rows)])
 
 
 @torch.library.custom_op("medgraft::moe", mutates_args=(), device_types="cpu")
@@ -157,12 +164,15 @@ def moe_forward(
     Returns:
         ``[T, D]`` and ``[T k, h]`` sorted by expert, ``[T, E h]`` without the bias for narrow experts on a GPU.
     """
-    y = torch.zeros_like(tokens, memory_format=torch.contiguous_format)
-    before, flat = tokens.new_empty(index.numel(), w1.shape[1]), gates.reshape(-1, 1)
-    for e, span, rows, slots in _shares(index, len(w1)):
-        torch.addmm(b1[e], tokens[rows], w1[e].T, out=before[span])
-        gate = flat[slots]
-        y.index_add_(0, rows, torch.addmm(gate * b2[e], F.gelu(before[span]).mul_(gate), w2[e].T))
+    order, shares = _shares(index, len(w1))
+    rows, room = order // index.shape[1], _room(tokens, shares)
+    before = tokens.new_empty(len(order), w1.shape[1])
+    for e, span in shares:
+        product(_picked(tokens, rows[span], room), w1[e].T, before[span]).add_(b1[e])
+    hidden = F.gelu(before).mul_(gates.flatten()[order, None])
+    y = _dense_gates(gates, index, len(w1)) @ b2
+    for e, span in shares:
+        y.index_add_(0, rows[span], product(hidden[span], w2[e].T, room[: span.stop - span.start]))
     return y, before
 
 
@@ -172,20 +182,23 @@ def moe_backward(
     before: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of tokens, gates, ``w1``, ``b1``, ``w2``, ``b2``."""
-    d_tokens, d_gates, d_w1, d_b1, d_w2, d_b2 = (_zeros(x) for x in (tokens, gates, w1, b1, w2, b2))
-    flat, d_flat = gates.reshape(-1, 1), d_gates.view(-1)
-    for e, span, rows, slots in _shares(index, len(w1)):
-        u, dy, gate = tokens[rows], d_y[rows], flat[slots]
-        active = F.gelu(before[span])
-        d_hidden = dy @ w2[e]
-        d_flat[slots] = (d_hidden * active).sum(1) + dy @ b2[e]
-        torch.mm(dy.T, active.mul_(gate), out=d_w2[e])
-        d_b2[e] = (dy * gate).sum(0)
-        d_before = torch.ops.aten.gelu_backward(d_hidden.mul_(gate), before[span])
-        torch.mm(d_before.T, u, out=d_w1[e])
-        d_b1[e] = d_before.sum(0)
-        d_tokens.index_add_(0, rows, d_before @ w1[e])
-    return d_tokens, d_gates, d_w1, d_b1, d_w2, d_b2
+    order, shares = _shares(index, len(w1))
+    rows, room = order // index.shape[1], _room(tokens, shares)
+    gate, active = gates.flatten()[order, None], F.gelu(before)
+    d_tokens, d_w1, d_b1, d_w2 = (_zeros(x) for x in (tokens, w1, b1, w2))
+    d_hidden, hidden = torch.empty_like(before), active * gate
+    for e, span in shares:
+        dy = _picked(d_y, rows[span], room)
+        product(dy, w2[e], d_hidden[span])
+        product(dy.T, hidden[span], d_w2[e])
+    d_flat = torch.empty_like(gate[:, 0]).index_copy_(0, order, active.mul_(d_hidden).sum(1))
+    d_before = torch.ops.aten.gelu_backward(d_hidden.mul_(gate), before)
+    for e, span in shares:
+        product(d_before[span].T, _picked(tokens, rows[span], room), d_w1[e])
+        torch.sum(d_before[span], 0, out=d_b1[e])
+        d_tokens.index_add_(0, rows[span], product(d_before[span], w1[e], room[: span.stop - span.start]))
+    d_gates = d_flat.view_as(gates) + (d_y @ b2.T).gather(1, index)
+    return d_tokens, d_gates, d_w1, d_b1, d_w2, _dense_gates(gates, index, len(w1)).T @ d_y
 
 
 def _zeros(x: Tensor) -> Tensor:
@@ -208,10 +221,13 @@ def _(d_y: Tensor, tokens: Tensor, gates: Tensor, index: Tensor, w1: Tensor, b1:
 
 def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs, output[1])
+    ctx.set_materialize_grads(False)  # or zeros would be made for the hidden units
     ctx.mark_non_differentiable(output[1])
 
 
-def _backward(ctx: Any, d_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, d_y: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if d_y is None:
+        return (None,) * 7
     d_tokens, d_gates, *d_weights = moe_backward(d_y, *ctx.saved_tensors)
     return d_tokens, d_gates, None, *d_weights
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from medgraft.adapters.kernels import backends
 from medgraft.adapters.kernels.backends import Backend
+from medgraft.adapters.kernels.products import linear, product
 from medgraft.adapters.kernels.triton_runtime import (
     TARGETS,
     Tile,
@@ -130,7 +131,9 @@ def lora_forward(
 
 
 def _base(x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor) -> tuple[Tensor, Tensor]:
-    return F.linear(x, weight, bias).contiguous(), x.reshape(-1, x.shape[-1]) @ A.reshape(-1, A.shape[-1]).T
+    flat = x.reshape(-1, x.shape[-1])
+    y = linear(flat, weight, bias).view(*x.shape[:-1], len(weight))
+    return y, linear(flat, A.reshape(-1, A.shape[-1]))
 
 
 @torch.library.custom_op("medgraft::packed_lora_backward", mutates_args=(), device_types="cpu")
@@ -159,7 +162,7 @@ def lora_backward(
 def _d_x(flat_y: Tensor, x: Tensor, weight: Tensor, A: Tensor, d_hidden: Tensor, need_x: bool) -> Tensor:
     if not need_x:
         return x.new_empty(0)
-    return (flat_y @ weight).addmm_(d_hidden.to(A.dtype), A.reshape(-1, A.shape[-1])).view(x.shape)
+    return product(flat_y, weight).addmm_(d_hidden.to(A.dtype), A.reshape(-1, A.shape[-1])).view(x.shape)
 
 
 @lora_forward.register_fake

@@ -22,11 +22,13 @@ from torch import Tensor
 
 from medgraft.adapters.kernels import backends
 from medgraft.adapters.kernels.backends import Backend
+from medgraft.adapters.kernels.products import product
 from medgraft.adapters.kernels.triton_runtime import Tile, Tuned, Variant, cdiv, jit, next_power_of_2, tl, tuned_for
 from medgraft.errors import ConfigError
 
 FLOOR = -1e30
-FEWEST_TOKENS, FEWEST_TOKENS_BF16 = 512, 1024
+FEWEST_TOKENS, FEWEST_TOKENS_BF16 = 128, 512
+QUERIES = 512
 
 
 def normalised(x: Tensor, eps: float = 1e-5) -> Tensor:
@@ -134,20 +136,27 @@ def absorbed(
 ) -> Tensor:  # fmt: skip
     """The fused form; arguments and result as in :func:`resampler_attention`."""
     (B, L, C), N = latents.shape, x_hat.shape[1]
-    q = F.linear(latents, to_q).unflatten(-1, (heads, -1)).transpose(1, 2)
-    q = q / math.sqrt(q.shape[-1])
-    w_k, w_v = to_kv.view(2, heads, -1, C)
-    own_k, own_v = (F.linear(latents, w.flatten(0, 1)).unflatten(-1, (heads, -1)).transpose(1, 2) for w in (w_k, w_v))
-    keyed = q @ w_k
+    # The affine part goes into the weights, which are smaller than the queries and the context of all heads.
+    w_k, w_v = (to_kv * gain).view(2, heads, -1, C)
+    own_kv, b = F.linear(torch.cat([latents.flatten(0, 1), shift[None]]), to_kv).split([B * L, 1])
+    b_k, b_v = b.view(2, heads, -1)
+    q = (F.linear(latents, to_q) / math.sqrt(w_k.shape[1])).unflatten(-1, (heads, -1))
+    keyed = torch.bmm(q.permute(2, 0, 1, 3).flatten(1, 2), w_k).view(heads, B, L, C)
     mask = x_hat.new_ones(B, N, dtype=torch.bool) if mask is None else mask
-    context, lse, _ = absorbed_attention(x_hat, (keyed * gain).view(B, -1, C), mask)
-    own = q @ own_k.transpose(2, 3)
+    context, lse, _ = absorbed_attention(x_hat, keyed.transpose(0, 1).flatten(1, 2), mask)
+    by_head = context.view(B, heads, L, C).transpose(0, 1).flatten(1, 2)
+    of_media = torch.baddbmm(b_v[:, None], by_head, w_v.transpose(1, 2)).view(heads, B, L, -1).permute(1, 0, 2, 3)
+    own_k, own_v = own_kv.view(B, L, 2, heads, -1).permute(2, 0, 3, 1, 4)
+    own = q.transpose(1, 2) @ own_k.transpose(2, 3)
     kind = lse.dtype
-    media_lse = lse.view(B, heads, L) + (keyed @ shift).to(kind)
+    media_lse = lse.view(B, heads, L) + (q * b_k).sum(-1).transpose(1, 2).to(kind)
     share = torch.sigmoid(media_lse - own.to(kind).logsumexp(-1))[..., None].to(q.dtype)
-    of_media = (context.view(B, heads, L, C) * gain + shift) @ w_v.transpose(1, 2)
-    of_own = own.softmax(-1) @ own_v
-    return torch.lerp(of_own, of_media, share).transpose(1, 2).flatten(2)
+    return torch.lerp(own.softmax(-1) @ own_v, of_media, share).transpose(1, 2).flatten(2)
+
+
+def _blocks(B: int, Q: int) -> list[tuple[int, slice]]:
+    """Batch element and queries whose logits are made at once."""
+    return [(b, slice(start, min(start + QUERIES, Q))) for b in range(B) for start in range(0, Q, QUERIES)]
 
 
 @torch.library.custom_op("medgraft::absorbed_attention", mutates_args=(), device_types="cpu")
@@ -163,11 +172,22 @@ def absorbed_attention(x_hat: Tensor, queries: Tensor, mask: Tensor) -> tuple[Te
         The attended tokens ``[B, Q, C]`` (zeros where the mask leaves none), the log-sum-exp ``[B, Q]`` in the
         accumulator's type, and the weights ``[B, Q, N]``, which the CPU keeps for the backward (empty on a GPU).
     """
-    logits = queries @ x_hat.transpose(1, 2)
-    logits.masked_fill_(~mask[:, None], FLOOR)
-    lse = logits.to(backends.accumulator(logits.dtype)).logsumexp(-1)
-    weights = torch.softmax(logits, dim=-1).masked_fill_(~mask.any(1)[:, None, None], 0)
-    return weights @ x_hat, lse, weights
+    (B, Q, _), N = queries.shape, x_hat.shape[1]
+    context, weights = torch.empty(queries.shape, dtype=queries.dtype), queries.new_empty(B, Q, N)
+    lse = queries.new_empty(B, Q, dtype=backends.accumulator(queries.dtype))
+    room, shut = queries.new_empty(min(Q, QUERIES), N), None if mask.all() else ~mask
+    for b, rows in _blocks(B, Q):
+        logits, share = room[: rows.stop - rows.start], weights[b, rows]
+        product(queries[b, rows], x_hat[b].T, logits)
+        if shut is not None:
+            logits.masked_fill_(shut[b], FLOOR)
+        torch.softmax(logits, dim=-1, out=share)
+        # The largest weight is exp(top - lse), which saves a second pass of exponentials.
+        torch.sub(logits.amax(-1).to(lse.dtype), share.amax(-1).to(lse.dtype).log_(), out=lse[b, rows])
+        if shut is not None and shut[b].all():
+            share.zero_()
+        product(share, x_hat[b], context[b, rows])
+    return context, lse, weights
 
 
 @torch.library.custom_op("medgraft::absorbed_attention_backward", mutates_args=(), device_types="cpu")
@@ -176,13 +196,14 @@ def absorbed_attention_backward(
     weights: Tensor,
 ) -> Tensor:  # fmt: skip
     """Gradient of the queries; ``x_hat`` has none."""
-    inner = d_context @ x_hat.transpose(1, 2)
-    inner.sub_(_row_term(d_context, d_lse, context)[..., None].to(inner.dtype)).mul_(weights)
-    return inner @ x_hat
-
-
-def _row_term(d_context: Tensor, d_lse: Tensor, context: Tensor) -> Tensor:
-    return (d_context * context).sum(-1, dtype=d_lse.dtype) - d_lse
+    (B, Q, _), N = queries.shape, x_hat.shape[1]
+    d_queries, room = torch.empty(queries.shape, dtype=queries.dtype), queries.new_empty(min(Q, QUERIES), N)
+    for b, rows in _blocks(B, Q):
+        inner = product(d_context[b, rows], x_hat[b].T, room[: rows.stop - rows.start])
+        term = (d_context[b, rows] * context[b, rows]).sum(-1) - d_lse[b, rows].to(inner.dtype)
+        inner.sub_(term[:, None]).mul_(weights[b, rows])
+        product(inner, x_hat[b], d_queries[b, rows])
+    return d_queries
 
 
 @absorbed_attention.register_fake
@@ -201,10 +222,16 @@ def _(d_context: Tensor, d_lse: Tensor, x_hat: Tensor, queries: Tensor, *_: Tens
 def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs, *output)
     ctx.mark_non_differentiable(output[2])
+    ctx.set_materialize_grads(False)  # or zeros would be made for the weights
 
 
-def _backward(ctx: Any, d_context: Tensor, d_lse: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return None, absorbed_attention_backward(d_context, d_lse, *ctx.saved_tensors), None
+def _backward(ctx: Any, d_context: Tensor | None, d_lse: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    x_hat, queries, mask, context, lse, weights = ctx.saved_tensors
+    if d_context is None and d_lse is None:
+        return None, None, None
+    d_context = torch.zeros_like(context) if d_context is None else d_context
+    d_lse = torch.zeros_like(lse) if d_lse is None else d_lse
+    return None, absorbed_attention_backward(d_context, d_lse, x_hat, queries, mask, context, lse, weights), None
 
 
 absorbed_attention.register_autograd(_backward, setup_context=_save)
@@ -340,10 +367,11 @@ def launch_backward(
     """The backward in Triton; ``tile`` overrides the tuned one."""
     grid, options = _plan(x_hat, queries, tile, BACKWARD_TILES)
     (_, Q, C), N = queries.shape, x_hat.shape[1]
-    x_hat, queries, d_context = (x.contiguous() for x in (x_hat, queries, d_context))
-    term, d_queries = _row_term(d_context, d_lse, context).contiguous(), torch.empty_like(queries)
+    x_hat, queries, d_context, mask = (x.contiguous() for x in (x_hat, queries, d_context, mask))
+    term = ((d_context * context).sum(-1, dtype=d_lse.dtype) - d_lse).contiguous()
+    d_queries = torch.empty_like(queries)
     attention_backward_kernel[grid](
-        x_hat, queries, mask.contiguous().view(torch.int8), d_context, lse, term, d_queries, N, Q, C, **options
+        x_hat, queries, mask.view(torch.int8), d_context, lse, term, d_queries, N, Q, C, **options
     )
     return d_queries
 

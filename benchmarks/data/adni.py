@@ -13,7 +13,7 @@ import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,12 +21,15 @@ from numpy.typing import NDArray
 
 from medgraft.benchmarks.data.adni_bids import looks_like_bids, read_bids
 from medgraft.benchmarks.data.adni_columns import roster_key
-from medgraft.benchmarks.data.adni_loni import SEARCH_REQUIRED, find_search_tables, read_loni
+from medgraft.benchmarks.data.adni_loni import SEARCH_REQUIRED, find_search_tables, index_images, read_loni
 from medgraft.benchmarks.data.adni_merge import DIAGNOSES, FRAME_COLUMNS, find_merge, read_merge
 from medgraft.benchmarks.data.reading import PHANTOM_MARKER, ReadReport, is_phantom
 from medgraft.errors import DataError
 
-__all__ = ["DIAGNOSES", "FRAME_COLUMNS", "AdniTable", "baseline_only", "load_volume", "read_adni"]
+if TYPE_CHECKING:
+    from medgraft.encoders.slices import SpacedVolume
+
+__all__ = ["DIAGNOSES", "FRAME_COLUMNS", "AdniTable", "baseline_only", "load_spaced", "load_volume", "read_adni"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ def read_adni(
         root: The folder with ``ADNI/`` and the tables (or ``ADNI`` itself), with ``sub-*``, or with ``subjects/sub-*``.
         merge: ADNIMERGE table; None to look in ``root`` and the folder above. Without one, only baseline scans of a
             LONI download get a label, the research group.
-        search: Search table of a LONI download; None to use every CSV in ``root`` that looks like one.
+        search: Search table of a LONI download; None to use every CSV in ``root`` that looks like one. Where there is
+            none, ADNIMERGE and the archive's names of folders and files do.
         variants: Keep every processed variant of a scan of a LONI download. They share ``scan`` and diagnosis, and
             belong on one side of any split.
 
@@ -81,18 +85,18 @@ def read_adni(
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; name the one that holds ADNI/ and its tables, or a BIDS tree")
     report = ReadReport()
-    merge = merge or find_merge(root)
+    merge = merge or find_merge(root, report)
     visits = None if merge is None else read_merge(Path(merge), report)
     tables = [Path(search)] if search else find_search_tables(root)
     if looks_like_bids(root) and not search:
         layout, (frame, told) = "bids", read_bids(root, visits, report)
-    elif tables:
+    elif tables or (visits is not None and any(index_images(root).volumes)):
         layout, frame = "loni", read_loni(root, tables, visits, report, variants=variants)
         told = pd.DataFrame(columns=pd.Index(("subject", "month", "dx")))
     else:
         raise DataError(
             f"{root} holds no ADNI cohort; looked for participants.tsv with sub-*/ (BIDS), subjects/sub-*/ (CAPS), "
-            f"or a CSV with the columns {', '.join(SEARCH_REQUIRED)} beside the image tree (LONI)"
+            f"a CSV with the columns {', '.join(SEARCH_REQUIRED)} beside the image tree (LONI), or ADNIMERGE beside it"
         )
     if frame.empty:
         reasons = "; ".join(f"{reason}: {count}" for reason, count in report.skipped.most_common())
@@ -150,7 +154,7 @@ def load_volume(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.float
 
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path} does not exist")
+        raise DataError(f"{path} does not exist", "no such file")
     try:
         image: Any = nib.load(path)
         _check_geometry(path, image)
@@ -159,16 +163,32 @@ def load_volume(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.float
     except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, TypeError, zlib.error) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} cannot be read as an image ({error}); download it again") from error
+        sentence = f"{path} cannot be read as an image ({error}); download it again"
+        raise DataError(sentence, "no image, or cut") from error
     while volume.ndim > 3 and volume.shape[-1] == 1:
         volume = volume[..., 0]
     if volume.ndim != 3:
-        raise DataError(f"{path} has shape {volume.shape}; one 3D volume is expected")
+        raise DataError(f"{path} has shape {volume.shape}; one 3D volume is expected", "not one 3D volume")
     if not np.isfinite(volume).all():
-        raise DataError(f"{path} has voxels that are NaN or infinite")
+        raise DataError(f"{path} has voxels that are NaN or infinite", "voxels that are NaN or infinite")
     if not volume.any():
-        raise DataError(f"{path} is zero in every voxel")
+        raise DataError(f"{path} is zero in every voxel", "zero in every voxel")
     return np.ascontiguousarray(volume), np.asarray(image.affine, dtype=np.float64)
+
+
+def load_spaced(path: str | Path) -> SpacedVolume:
+    """The volume of :func:`load_volume` with the size of its voxels, for encoders that cut slices in millimetres.
+
+    Returns:
+        ``[x, y, z]``; an array like any other for encoders that do not ask for the size.
+
+    Raises:
+        DataError: The file cannot be used; see :func:`load_volume`.
+    """
+    from medgraft.encoders.slices import spaced
+
+    volume, affine = load_volume(path)
+    return spaced(volume, np.linalg.norm(affine[:3, :3], axis=0).tolist())
 
 
 def _check_geometry(path: Path, image: Any) -> None:
@@ -177,16 +197,19 @@ def _check_geometry(path: Path, image: Any) -> None:
 
     header, affine = image.header, image.affine
     if affine is None or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise DataError(f"{path} has no usable affine (zero or undefined voxel spacing); convert it again from DICOM")
+        flaw = "has no usable affine (zero or undefined voxel spacing)"
+        raise DataError(f"{path} {flaw}; convert it again from DICOM", "no usable affine")
     if "sform_code" not in header:
         return
     codes = int(header["sform_code"]), int(header["qform_code"])
     if not any(code > 0 for code in codes):
-        raise DataError(f"{path} does not say how it is oriented (sform and qform unset); convert it again from DICOM")
+        flaw = "does not say how it is oriented (sform and qform unset)"
+        raise DataError(f"{path} {flaw}; convert it again from DICOM", "no orientation")
     if all(code > 0 for code in codes):
         ways = ["".join(map(str, aff2axcodes(form))) for form in (image.get_sform(), image.get_qform())]
         if ways[0] != ways[1]:
-            raise DataError(f"{path} is {ways[0]} by its sform, {ways[1]} by its qform; convert it again from DICOM")
+            flaw = f"is {ways[0]} by its sform, {ways[1]} by its qform"
+            raise DataError(f"{path} {flaw}; convert it again from DICOM", "two contradicting orientations")
 
 
 def _read_marker(root: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from medgraft.benchmarks.data.adni_columns import read_spelled, roster_key, subject_id, to_dates
+from medgraft.benchmarks.data.adni_columns import exam_dates, read_spelled, roster_key, site_of, subject_id, to_dates
 from medgraft.benchmarks.data.adni_merge import (
     CONTRADICTORY,
     FRAME_COLUMNS,
@@ -35,10 +35,10 @@ from medgraft.benchmarks.data.adni_merge import (
     to_floats,
     to_numbers,
 )
-from medgraft.benchmarks.data.reading import ReadReport
+from medgraft.benchmarks.data.reading import ReadReport, UnreadableTableError
 from medgraft.errors import DataError
 
-_IMAGE_NAME = re.compile(r"^(sub-[A-Za-z0-9]+)_ses-([A-Za-z0-9]+)_(.*_)?T1w\.nii(\.gz)?$")
+_IMAGE_NAME = re.compile(r"^(sub-[A-Za-z0-9]+)_(?:ses-([A-Za-z0-9]+)_)?(.*_)?T1w\.nii(\.gz)?$")
 _SESSION_NAME = re.compile(r"^(?:ses-)?(?:M(\d+)|bl)$", re.IGNORECASE)
 _REGISTERED = "space-MNI152NLin2009cSym_desc-Crop_res-1x1x1"
 # Our column -> the names that Clinica gives it in sessions.tsv.
@@ -98,6 +98,9 @@ def read_bids(root: Path, merge: pd.DataFrame | None, report: ReadReport) -> tup
         {} if merge is None else {(v["subject"], int(v["month"])): v for v in records(merge.dropna(subset=["month"]))}
     )
     people = participants or {}
+    strangers = {name for name, _ in images} - people.keys()
+    if participants is not None and strangers:
+        report.note("subject without a row in participants.tsv", len(strangers))
     missing = len(sessions.keys() - images.keys())
     if missing:
         report.skip("image file missing", count=missing)
@@ -127,7 +130,7 @@ def _index_images(root: Path, report: ReadReport) -> dict[tuple[str, int], Path]
             match = _IMAGE_NAME.match(name)
             if match is None:
                 continue
-            month = _months(match.group(2))
+            month = _months(match.group(2) or "")
             if month is None:
                 report.skip(UNNAMED_SESSION)
                 continue
@@ -147,11 +150,12 @@ def _read_participants(root: Path, report: ReadReport) -> dict[str, dict[str, An
         return None
     names = {**_PARTICIPANT_COLUMNS, "sex": (), "site": (), "alternative_id_1": ("source_id",)}
     raw = read_spelled(path, ("participant_id",), names, sep="\t")
+    raw["participant_id"] = ["sub-" + str(name).strip().removeprefix("sub-") for name in raw["participant_id"]]
     raw = drop_rows(raw, raw.duplicated("participant_id"), "duplicate row of participants.tsv", report)
     out = {name: in_range(name, to_numbers(column_of(raw, name), report), report) for name in _PARTICIPANT_COLUMNS}
     out |= {name: column_of(raw, name).astype("string") for name in ("sex", "alternative_id_1")}
     out["site"] = column_of(raw, "site").astype("string").str.replace(r"\.0$", "", regex=True)
-    return dict(zip(raw["participant_id"].astype(str), records(pd.DataFrame(out)), strict=True))
+    return dict(zip(raw["participant_id"], records(pd.DataFrame(out)), strict=True))
 
 
 def _read_sessions(root: Path, report: ReadReport) -> dict[tuple[str, int], dict[str, Any]]:
@@ -159,11 +163,15 @@ def _read_sessions(root: Path, report: ReadReport) -> dict[tuple[str, int], dict
     out: dict[tuple[str, int], dict[str, Any]] = {}
     names = {**_SESSION_COLUMNS, "diagnosis": ("dx",), "examination_date": ()}
     for path in sorted([*root.glob("sub-*/sub-*_sessions.tsv"), *root.glob("subjects/sub-*/sub-*_sessions.tsv")]):
-        raw = read_spelled(path, ("session_id", "diagnosis"), names, sep="\t")
+        try:
+            raw = read_spelled(path, ("session_id", "diagnosis"), names, sep="\t")
+        except UnreadableTableError as error:
+            report.skip("sessions.tsv that cannot be read", error)
+            continue
         measured = {name: to_numbers(column_of(raw, name), report) for name in _SESSION_COLUMNS}
         facts = pd.DataFrame({name: in_range(name, values, report) for name, values in measured.items()})
         facts["dx"] = diagnoses(pd.Series(raw["diagnosis"]), report)
-        facts["date"] = to_dates(column_of(raw, "examination_date"), report)
+        facts["date"] = exam_dates(column_of(raw, "examination_date"), report)
         facts["month"] = to_floats(pd.Series([_months(str(name).strip()) for name in raw["session_id"]], dtype=object))
         facts = drop_rows(facts, facts["month"].isna(), "session that is not named ses-M<month>", report)
         facts = merge_repeated(facts, ["month"], "duplicate row of sessions.tsv", report)
@@ -204,7 +212,7 @@ def _describe(
     person = participant or {}
     subject = _ptid(name, participant)
     visit = visits.get((subject, month)) or visits.get((roster_key(subject), month))
-    facts: dict[str, Any] = dict.fromkeys(VISIT_FACTS, float("nan")) | {"sex": None, "site": subject[:3]}
+    facts: dict[str, Any] = dict.fromkeys(VISIT_FACTS, float("nan")) | {"sex": None, "site": site_of(subject)}
     dx, source, date = None, "", pd.NaT
     if visit is not None:
         facts |= {column: visit[column] for column in VISIT_FACTS}

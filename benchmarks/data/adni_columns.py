@@ -18,13 +18,13 @@ from medgraft.benchmarks.data.reading import ReadReport, read_table
 from medgraft.errors import DataError
 
 SEARCH_ALIASES = {
-    "Image Data ID": ("Image ID", "Image UID"),
+    "Image Data ID": ("Image ID", "Image UID", "LONI UID"),
     "Subject": ("Subject ID", "PTID"),
-    "Group": ("Research Group", "DX Group"),
-    "Visit": ("Visit Code",),
-    "Description": ("Image Description", "Series Description"),
-    "Acq Date": ("Acquisition Date", "Study Date", "Scan Date"),
-    "Sex": ("Gender",),
+    "Group": ("Research Group", "Subject Group", "DX Group"),
+    "Visit": ("Visit Code", "Image Visit", "MRI Visit"),
+    "Description": ("Image Description", "MRI Description", "Series Description"),
+    "Acq Date": ("Acquisition Date", "Study Date", "Scan Date", "Image Date", "MRI Date"),
+    "Sex": ("Gender", "Subject Sex", "PTGENDER"),
     "Age": ("Subject Age", "Age at Scan"),
     "Modality": (),
     "Imaging Protocol": (),
@@ -38,6 +38,10 @@ MERGE_ALIASES = {
     "ADAS13": ("TOTAL13",),
 }
 
+MISSING_WORDS = frozenset(("", "-4", "-1", "-", ".", "?", "n/a", "na", "nan", "none", "null", "unknown", "missing"))
+"""How tables say that they do not know, in lower case."""
+
+_ROSTER = re.compile(r"^(?:RID\s*)?0*(\d{1,5})(?:\.0)?$", re.IGNORECASE)
 _PTID = re.compile(r"^(?:sub-)?(?:ADNI)?[_-]?(\d{1,3})[_-]?S[_-]?(\d{1,5})$", re.IGNORECASE)
 _ISO = re.compile(r"^(\d{4})[-/](\d{1,2})[-/](\d{1,2})(?!\d)")
 _COMPACT = re.compile(r"^(\d{4})(\d{2})(\d{2})$")
@@ -116,6 +120,23 @@ def roster_key(subject: str) -> str:
     return f"RID {int(match.group(2))}" if match else subject
 
 
+def site_of(subject: str) -> str | None:
+    """The site in a PTID, three digits; None for another name of a person."""
+    match = _PTID.match(subject)
+    return None if match is None else f"{int(match.group(1)):03d}"
+
+
+def roster_name(value: Any) -> str | None:
+    """The name of :func:`roster_key` for a number alone; None for any other text.
+
+    Example:
+        >>> roster_name("0295"), roster_name(295.0), roster_name("002_S_0295")
+        ('RID 295', 'RID 295', None)
+    """
+    match = _ROSTER.match(str(value).strip())
+    return f"RID {match.group(1)}" if match else None
+
+
 def to_dates(column: pd.Series, report: ReadReport) -> pd.Series:
     """Dates of a column in any of the forms that the archive and spreadsheets write; NaT for everything else.
 
@@ -132,6 +153,15 @@ def to_dates(column: pd.Series, report: ReadReport) -> pd.Series:
         report.note("date with the day before the month, as other dates of its column show", len(slashed))
     dates = [_one_date(value, day_first) for value in text]
     return pd.Series(pd.to_datetime(pd.Series(dates, index=column.index, dtype=object), errors="coerce"))
+
+
+def exam_dates(column: pd.Series, report: ReadReport) -> pd.Series:
+    """:func:`to_dates`, with a note for words that are no date."""
+    dates = to_dates(column, report)
+    text: Any = column.astype("string").str.strip().fillna("").str.lower()
+    if odd := int((dates.isna() & ~text.isin(MISSING_WORDS)).sum()):
+        report.note("date not understood; treated as missing", odd)
+    return dates
 
 
 def _one_date(value: Any, day_first: bool) -> pd.Timestamp | None:

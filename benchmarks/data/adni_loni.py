@@ -21,6 +21,8 @@ from medgraft.benchmarks.data.adni_columns import (
     read_spelled,
     renamed,
     roster_key,
+    roster_name,
+    site_of,
     subject_id,
     to_dates,
 )
@@ -44,7 +46,7 @@ from medgraft.benchmarks.data.adni_merge import (
     to_numbers,
     viscode_month,
 )
-from medgraft.benchmarks.data.reading import ReadReport
+from medgraft.benchmarks.data.reading import ReadReport, read_table
 from medgraft.errors import DataError
 
 SEARCH_REQUIRED = ("Image Data ID", "Subject", "Group", "Visit", "Description", "Acq Date")
@@ -58,7 +60,8 @@ SAME_SCAN = "other processing of the same scan"
 AMBIGUOUS_IMAGE = "image number of several different files"
 _IMAGE_NAME = re.compile(r"_I(\d+)\.(nii|nii\.gz|dcm)$", re.IGNORECASE)
 _PTID_IN_NAME = re.compile(r"\d{3}_S_\d{4,5}", re.IGNORECASE)
-_T1_SERIES = re.compile(r"MP-?R|SPGR|MT1|\bT1", re.IGNORECASE)
+_T1_SERIES = re.compile(r"MP[-_ ]?R|SPGR|MT1|\bT1", re.IGNORECASE)
+_MASK = re.compile(r"\bmask\b", re.IGNORECASE)
 _PROTOCOL = {
     "field_strength": re.compile(r"Field Strength=([\d.]+)", re.IGNORECASE),
     "manufacturer": re.compile(r"Manufacturer=([^;]+)", re.IGNORECASE),
@@ -90,7 +93,7 @@ def index_images(root: Path) -> ImageIndex:
         folders.sort()
         for name in sorted(files):
             match = _IMAGE_NAME.search(name)
-            if match is None:
+            if match is None or name.startswith("._"):  # what macOS leaves beside a file on a foreign disk
                 continue
             uid = int(match.group(1))
             if match.group(2).lower() == "dcm":
@@ -114,8 +117,8 @@ def find_search_tables(root: Path) -> list[Path]:
 
 def _is_search_table(path: Path) -> bool:
     try:
-        header = pd.read_csv(path, nrows=0, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError):
+        header = read_table(path, (), rows=0)
+    except DataError:
         return False
     return {"Image Data ID", "Subject", "Description"} <= set(renamed(header, SEARCH_ALIASES).columns)
 
@@ -127,7 +130,8 @@ def read_loni(
 
     Args:
         root: Folder with the images somewhere below it.
-        tables: Search tables; their rows are put together.
+        tables: Search tables; their rows are put together. Without any, the archive's own names of folders and files
+            say whose images they are, of which day and processing.
         merge: Visits of ADNIMERGE, or None.
         report: Gets the counts.
         variants: Keep every processed variant of a scan, not only the preferred one.
@@ -138,10 +142,15 @@ def read_loni(
     Raises:
         DataError: A search table lacks a column, or not one of its images is below ``root``.
     """
-    rows = _number_variants(_attach_files(_read_search(tables, report), root, report))
+    index = index_images(root)
+    parts = [read_spelled(path, SEARCH_REQUIRED, SEARCH_ALIASES) for path in tables] or [_told_by_paths(index, report)]
+    rows = _number_variants(_attach_files(_search_rows(parts, report), index, root, report))
     if not variants:
         rows = drop_rows(rows, rows["variant"] > 0, SAME_SCAN, report)
     finder = VisitFinder(merge)
+    strangers = {subject for subject in rows["subject"] if not finder.knows(subject)}
+    if merge is not None and strangers:
+        report.note("subject without a row in ADNIMERGE", len(strangers))
     frame = pd.DataFrame([finder.describe(row) for row in records(rows)], columns=pd.Index(FRAME_COLUMNS))
     frame = drop_rows(frame, frame["dx_source"] == CONTRADICTORY, CONTRADICTORY, report)
     frame = drop_rows(frame, frame["dx"].isna(), "no diagnosis for the visit", report)
@@ -187,6 +196,11 @@ class VisitFinder:
         for visit in visits:
             if not is_missing(visit["exam_date"]):
                 self._by_subject.setdefault(visit["subject"], []).append(visit)
+        self._people = {visit["subject"] for visit in visits}
+
+    def knows(self, subject: str) -> bool:
+        """Whether the table has any visit of the subject, by PTID or by roster number."""
+        return subject in self._people or roster_key(subject) in self._people
 
     def describe(self, row: dict[str, Any]) -> dict[str, Any]:
         """The finished row of one image; ``dx`` is None where nothing vouches for a diagnosis."""
@@ -203,7 +217,7 @@ class VisitFinder:
             dx, source, visit = near["dx"], SOURCE_NEAREST, exact or near
         elif _is_baseline(row["visit"]):
             dx, source = map_diagnosis(row["group"]), SOURCE_GROUP
-        facts = dict.fromkeys(VISIT_FACTS, float("nan")) | {"site": row["subject"][:3]}
+        facts = dict.fromkeys(VISIT_FACTS, float("nan")) | {"site": site_of(row["subject"])}
         if visit is not None:
             facts |= {name: visit[name] for name in VISIT_FACTS}
             session, month = visit["session"], visit["month"]
@@ -248,9 +262,20 @@ def _is_baseline(visit: str) -> bool:
     return viscode_month(visit) == 0 or ("cont" not in visit and ("screening" in visit or "baseline" in visit))
 
 
-def _read_search(tables: list[Path], report: ReadReport) -> pd.DataFrame:
+def _told_by_paths(index: ImageIndex, report: ReadReport) -> pd.DataFrame:
+    """A search table from the archive's names, ``<Description>/<YYYY-MM-DD_...>/<I...>/ADNI_<PTID>_..._I<id>.nii``."""
+    report.note("image without a search table; its path says whose it is, and when", len(index.volumes))
+    rows = []
+    for uid, path in sorted(index.volumes.items()):
+        above = ("", "", *path.parts)[-4:-2]
+        subject = _PTID_IN_NAME.search(path.name)
+        rows.append((uid, subject and subject.group(), "", "", above[0].replace("__", "; "), above[1][:10]))
+    table = pd.DataFrame(rows, columns=pd.Index(SEARCH_REQUIRED))
+    return drop_rows(table, table["Subject"].isna(), "image that neither a table nor its name gives a subject", report)
+
+
+def _search_rows(parts: list[pd.DataFrame], report: ReadReport) -> pd.DataFrame:
     """Rows of all search tables that name a T1 image, one per image id."""
-    parts = [read_spelled(path, SEARCH_REQUIRED, SEARCH_ALIASES) for path in tables]
     raw = pd.concat(parts, ignore_index=True)
     protocol = column_of(raw, "Imaging Protocol").astype("string")
     scanner = {name: protocol.str.extract(form, expand=False) for name, form in _PROTOCOL.items()}
@@ -275,6 +300,7 @@ def _read_search(tables: list[Path], report: ReadReport) -> pd.DataFrame:
         ("withdrawn subject", lambda t: t["subject"].map(is_withdrawn)),
         ("not an MRI", lambda t: ~t["modality"].isin(["MRI", "MR"])),
         ("not a T1-weighted series", lambda t: ~t["description"].str.contains(_T1_SERIES)),
+        ("a mask, not an image", lambda t: t["description"].str.contains(_MASK)),
         ("duplicate row of the search table", lambda t: t[_STATED].duplicated()),
         ("image listed with contradicting rows", lambda t: t.duplicated("uid", keep=False)),
     ):
@@ -282,9 +308,8 @@ def _read_search(tables: list[Path], report: ReadReport) -> pd.DataFrame:
     return rows.assign(uid=rows["uid"].astype(int))
 
 
-def _attach_files(rows: pd.DataFrame, root: Path, report: ReadReport) -> pd.DataFrame:
+def _attach_files(rows: pd.DataFrame, index: ImageIndex, root: Path, report: ReadReport) -> pd.DataFrame:
     """Keeps the rows whose image lies below ``root``, best processing first."""
-    index = index_images(root)
     named = len(rows)
     dicom = bool(rows["uid"].isin(list(index.dicom)).any())
     unlisted = len(index.volumes.keys() - set(rows["uid"]))
@@ -293,6 +318,9 @@ def _attach_files(rows: pd.DataFrame, root: Path, report: ReadReport) -> pd.Data
     rows = drop_rows(rows, rows["uid"].isin(list(index.dicom)), "DICOM series; convert it to NIfTI first", report)
     rows = drop_rows(rows, ~rows["uid"].isin(list(index.volumes)), "image file missing", report)
     rows = drop_rows(rows, rows["uid"].isin(list(index.ambiguous)), AMBIGUOUS_IMAGE, report)
+    people = zip(rows["uid"], rows["subject"], strict=True)
+    rows = rows.assign(subject=[_whole_name(index.volumes[uid], person) for uid, person in people])
+    rows = drop_rows(rows, rows["subject"].map(is_withdrawn), "withdrawn subject", report)
     foreign = [
         _names_another(index.volumes[uid], person) for uid, person in zip(rows["uid"], rows["subject"], strict=True)
     ]
@@ -301,9 +329,11 @@ def _attach_files(rows: pd.DataFrame, root: Path, report: ReadReport) -> pd.Data
         report.note("copy of an image file; one of them is used", index.copies)
     if rows.empty:
         hint = " as NIfTI, only as DICOM, which dcm2niix converts" if dicom else ""
+        left_out = "; ".join(f"{reason}: {count}" for reason, count in report.skipped.most_common())
         raise DataError(
             f"{root} holds none of the {named} T1 images that the search table names{hint}; expected below it: "
-            f"*_I<image id>.nii or .nii.gz ({len(index.volumes)} such files are there)"
+            f"*_I<image id>.nii or .nii.gz ({len(index.volumes)} such files are there; left out: "
+            f"{left_out or 'nothing'})"
         )
     rows = rows.copy()
     rows["image"] = [str(index.volumes[uid].absolute()) for uid in rows["uid"]]
@@ -315,6 +345,13 @@ def _attach_files(rows: pd.DataFrame, root: Path, report: ReadReport) -> pd.Data
         report.note("unreadable acquisition date; the folder's is used", int(unknown.sum()))
     rows["rank"] = rows["description"].map(preference)
     return rows.sort_values(["subject", "acq_date", "rank", "uid"], kind="stable")
+
+
+def _whole_name(path: Path, subject: str) -> str:
+    """The PTID of a file's name for a person whom the table knows by that PTID's roster number alone."""
+    found = _PTID_IN_NAME.search(path.name)
+    roster = roster_name(subject)
+    return subject_id(found.group()) if found and roster and roster_key(found.group()) == roster else subject
 
 
 def _names_another(path: Path, subject: str) -> bool:

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medgraft.benchmarks.data.adni_columns import MERGE_ALIASES, read_spelled, subject_id, to_dates
+from medgraft.benchmarks.data.adni_columns import (
+    MERGE_ALIASES,
+    MISSING_WORDS,
+    exam_dates,
+    read_spelled,
+    roster_name,
+    subject_id,
+)
 from medgraft.benchmarks.data.reading import ReadReport
 from medgraft.errors import DataError
 
@@ -48,6 +55,8 @@ _RANGES = {
 
 _SEXES = {"female": "F", "f": "F", "male": "M", "m": "M"}
 _MISSING_CODES = (-4.0, -1.0)
+_LIMIT = r"^([<>≤≥]?)=?\s*(\d+(?:\.\d+)?)\s*(\+?)$"
+_RELEASED = re.compile(r"(\d{1,2})[-_ ]?([A-Za-z]{3})[A-Za-z]*[-_ ]?(\d{4})|(\d{4})[-_]?(\d{2})[-_]?(\d{2})")
 _WITHDRAWN = re.compile(r"381_S_10\d{3}$")
 
 
@@ -85,12 +94,19 @@ def in_range(name: str, values: pd.Series, report: ReadReport) -> pd.Series:
 
 
 def to_numbers(column: pd.Series, report: ReadReport) -> pd.Series:
-    """Floats of a column: missing codes and words become NaN, ``>1700`` and ``<8`` their limit, with a note."""
+    """Floats of a column: missing codes become NaN, ``>1700``, ``<8`` and ``90+`` their limit, other words NaN.
+
+    Limits are noted, and so are words that stand for nothing known.
+    """
     text = column.astype("string").str.strip()
-    censored = text.str.match(r"^[<>]").fillna(False).astype(bool)
+    parts = text.str.extract(_LIMIT)
+    censored = (parts[0].notna() & ((parts[0] != "") | (parts[2] != ""))).fillna(False).astype(bool)
     if censored.any():
         report.note(f"{column.name} given as a limit (< or >)", int(censored.sum()))
-    numbers = to_floats(text.str.lstrip("<>"))
+    numbers = to_floats(parts[1].where(censored, text))
+    odd = int((numbers.isna() & ~text.fillna("").str.lower().isin(MISSING_WORDS)).sum())
+    if odd:
+        report.note(f"{column.name} is no number; treated as missing", odd)
     measured: Any = numbers.mask(numbers.isin(_MISSING_CODES))
     return measured
 
@@ -138,14 +154,29 @@ def viscode_month(code: Any) -> float:
     return float(match.group(1)) if match else float("nan")
 
 
-def find_merge(root: Path) -> Path | None:
-    """An ADNIMERGE table in ``root`` or in the folder above it, the newest name first."""
+def find_merge(root: Path, report: ReadReport) -> Path | None:
+    """An ADNIMERGE table in ``root`` or in the folder above it, the one whose name has the latest date.
+
+    Its dictionary, which lies beside it under a similar name, has no visits and is passed over.
+    """
     for folder in (root, root.parent):
         tables = (path for path in folder.glob("*") if path.name.lower().endswith((".csv", ".csv.gz")))
-        found = sorted(path for path in tables if path.name.upper().startswith("ADNIMERGE"))
+        found = sorted(path for path in tables if re.match(r"ADNI_?MERGE(?!.*DICT)", path.name, re.IGNORECASE))
+        if len(found) > 1:
+            report.note("further ADNIMERGE table; the one with the latest date in its name is used", len(found) - 1)
         if found:
-            return found[-1]
+            return max(found, key=lambda path: (_released(path.name), path.name))
     return None
+
+
+def _released(name: str) -> str:
+    """Date in a table's name (``ADNIMERGE_02Apr2024.csv``) as ``yyyymmdd``; empty where there is none."""
+    match = _RELEASED.search(name)
+    if match is None:
+        return ""
+    text = " ".join(part for part in match.groups() if part)
+    stamp: Any = pd.to_datetime(text, errors="coerce", format="%d %b %Y" if match[2] else "%Y %m %d")
+    return "" if pd.isna(stamp) else f"{stamp:%Y%m%d}"
 
 
 def read_merge(path: Path, report: ReadReport) -> pd.DataFrame:
@@ -190,7 +221,7 @@ def read_merge(path: Path, report: ReadReport) -> pd.DataFrame:
             "subject": subject,
             "session": code.astype(str).str.strip().str.lower(),
             "month": month,
-            "exam_date": to_dates(pd.Series(raw["EXAMDATE"]), report),
+            "exam_date": exam_dates(pd.Series(raw["EXAMDATE"]), report),
             "image_uid": _image_numbers(column_of(raw, "IMAGEUID")),
             "dx": diagnoses(pd.Series(raw["DX"]), report),
             "sex": pd.Series(raw["PTGENDER"]).map(map_sex),
@@ -210,12 +241,11 @@ def _image_numbers(column: pd.Series) -> pd.Series:
 
 
 def _subjects(path: Path, raw: pd.DataFrame) -> pd.Series:
-    """PTID of every row; ``RID 295`` where the table has none."""
-    if "PTID" in raw:
-        return pd.Series(raw["PTID"]).map(subject_id)
-    if "RID" not in raw:
+    """PTID of every row; ``RID 295`` where the table has none, or has the RID in its place."""
+    if "PTID" not in raw and "RID" not in raw:
         raise DataError(f"{path} has no column PTID, nor RID; it has: {', '.join(raw.columns[:30])}")
-    return "RID " + to_floats(pd.Series(raw["RID"])).astype("Int64").astype(str)
+    column = pd.Series(raw["PTID"] if "PTID" in raw else raw["RID"])
+    return column.map(lambda value: roster_name(value) or subject_id(value))
 
 
 def diagnoses(column: pd.Series, report: ReadReport) -> pd.Series:

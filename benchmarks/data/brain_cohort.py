@@ -106,7 +106,7 @@ def write_cohort(
             image per session.
         form: ``processed``: corrected and in the template's space. ``raw``: as from the scanner, see
             :mod:`~medgraft.benchmarks.data.brain_raw`; one image per session, for ``medgraft prepare``.
-        max_visits: Visits per subject at most, 1..5 (bl, m06, m12, m24, m36).
+        max_visits: Visits per subject at most, 1..8 (bl, m06, m12, m24, m36, m48, m60, m72).
         jobs: Processes; more than 1 needs ``if __name__ == "__main__"`` around the entry of the calling script.
         site_confound: 0 for none; at 1 the site nearly tells the diagnosis.
         cache_dir: Folder of the prepared template; None for the user's cache.

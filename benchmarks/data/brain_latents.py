@@ -21,18 +21,19 @@ Array = NDArray[Any]
 
 DIAGNOSES = ("CN", "MCI", "AD")
 LATENTS = ("hippocampus", "ventricles", "sulci")
-VISIT_MONTHS = {"bl": 0, "m06": 6, "m12": 12, "m24": 24, "m36": 36}
+VISIT_MONTHS = {"bl": 0, "m06": 6, "m12": 12, "m24": 24, "m36": 36, "m48": 48, "m60": 60, "m72": 72}
 SCORES = ("MMSE", "ADAS13", "ADAS11", "CDRSB", "FAQ", "RAVLT_immediate", "MOCA")
 
 # Second word of every generator's key: two purposes never share random numbers.
 STREAM_SITES, STREAM_SUBJECT, STREAM_ANATOMY, STREAM_VISIT, STREAM_SCORES, STREAM_COHORT, STREAM_AGEING = range(1, 8)
-STREAM_RAW = 8
+STREAM_RAW, STREAM_LATE = 8, 9
 
 # Age at baseline (mean, SD) and probability of being female, given CN, MCI, AD; about ADNI's.
 _AGE_MEAN, _AGE_SD = np.array([74.0, 73.5, 75.0]), np.array([5.8, 7.2, 7.6])
 _FEMALE = np.array([0.51, 0.41, 0.45])
 _APOE4 = ((0.72, 0.25, 0.03), (0.50, 0.39, 0.11), (0.34, 0.47, 0.19))
 _VISIT_COUNTS = ((0.30, 0.25, 0.25, 0.10, 0.10), (0.05, 0.05, 0.15, 0.30, 0.45), (0.30, 0.25, 0.25, 0.10, 0.10))
+_LATE_COUNTS = ((0.50, 0.20, 0.20, 0.10), (0.08, 0.07, 0.35, 0.50), (0.50, 0.20, 0.20, 0.10))  # m48, m60, m72
 _COGNITION_SHARE = 0.15  # how much of the atrophy residual shows in cognition
 
 
@@ -258,7 +259,8 @@ def plan_subject(
         setting: A setting with diagnoses.
         seed: The cohort's seed.
         index: 0 and up.
-        max_visits: Upper bound of the visits, 1..5.
+        max_visits: Upper bound of the visits, 1..8. Beyond 5, some of those who come for 36 months come for 48 to 72,
+            and some of them convert then; what happens before is the same for every bound.
         site_confound: 0 makes site and diagnosis independent; at 1 the first sites scan mostly CN, the last mostly AD.
 
     Raises:
@@ -279,7 +281,7 @@ def plan_subject(
             conversion_month = float(rng.choice([6, 12, 18, 24, 30, 36]))
     rate = (0.08, 0.35 if np.isfinite(conversion_month) else 0.12, 0.45)[dx]
     n_visits = int(rng.choice(5, p=_VISIT_COUNTS[dx])) + 1
-    return Subject(
+    subject = Subject(
         index=index,
         dx=int(dx),
         age=float(age),
@@ -292,6 +294,20 @@ def plan_subject(
         conversion_month=conversion_month,
         rate=rate,
         n_visits=min(n_visits, max_visits),
+    )
+    followed_on = n_visits == len(_VISIT_COUNTS[0]) < max_visits
+    return _followed_on(subject, seed, max_visits) if followed_on else subject
+
+
+def _followed_on(subject: Subject, seed: int, max_visits: int) -> Subject:
+    """The subject with visits after 36 months; stable impairment may still turn into dementia, at an even risk."""
+    rng = np.random.default_rng([seed, STREAM_LATE, subject.index])
+    more, late = int(rng.choice(4, p=_LATE_COUNTS[subject.dx])), float(rng.choice([42, 48, 54, 60, 66]))
+    converts = rng.random() < 0.2 and subject.dx == 1 and not np.isfinite(subject.conversion_month)
+    return replace(
+        subject,
+        n_visits=min(subject.n_visits + more, max_visits),
+        conversion_month=late if converts else subject.conversion_month,
     )
 
 

@@ -53,8 +53,15 @@ _ADNI2_VISITS = {
     "m12": "ADNI2 Year 1 Visit",
     "m24": "ADNI2 Year 2 Visit",
     "m36": "ADNI2 Year 3 Visit",
+    "m48": "ADNI2 Year 4 Visit",
+    "m60": "ADNI2 Year 5 Visit",
+    "m72": "ADNI3 Year 1 Visit",
 }
 _SCAN_TIME = dt.time(8, 20, 30)
+
+
+_BLOCK = 5
+"""Visits whose numbers follow one another; later ones have numbers of their own, so that these stay as they are."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,14 @@ class Visit:
 
     def image_uid(self, variant: int = 0) -> int:
         """Number of the image, above ADNI's; ``variant`` 1 is the one with other processing."""
-        return 9_000_000 + self.subject.index * 10 + list(VISIT_MONTHS).index(self.code) * 2 + variant
+        block, place = divmod(list(VISIT_MONTHS).index(self.code), _BLOCK)
+        return 9_000_000 + 100_000 * block + self.subject.index * 2 * _BLOCK + place * 2 + variant
+
+    @property
+    def series_uid(self) -> int:
+        """Number of the series."""
+        block, place = divmod(list(VISIT_MONTHS).index(self.code), _BLOCK)
+        return 900_000 + 50_000 * block + self.subject.index * _BLOCK + place
 
     def description(self, variant: int = 0) -> str:
         """Processing of the image in ADNI's words."""
@@ -128,8 +142,8 @@ class Visit:
         """Path of the image below the cohort's root in a LONI download."""
         name = self.description(variant).replace("; ", "__").replace(" ", "_")
         when = dt.datetime.combine(self.date, _SCAN_TIME)
-        uid, series = self.image_uid(variant), 900_000 + self.subject.index * 5 + list(VISIT_MONTHS).index(self.code)
-        file = f"ADNI_{self.ptid}_MR_{name}_Br_{when:%Y%m%d%H%M%S}000_S{series}_I{uid}.nii"
+        uid = self.image_uid(variant)
+        file = f"ADNI_{self.ptid}_MR_{name}_Br_{when:%Y%m%d%H%M%S}000_S{self.series_uid}_I{uid}.nii"
         return Path("ADNI", self.ptid, name, f"{when:%Y-%m-%d_%H_%M_%S}.0", f"I{uid}", file)
 
     def bids_path(self) -> Path:

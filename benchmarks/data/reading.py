@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
+import gzip
 import json
 import logging
+import re
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -43,38 +47,65 @@ class ReadReport:
         self.notes[reason] += count
 
 
-def read_table(path: Path, required: tuple[str, ...], sep: str = ",") -> pd.DataFrame:
+class UnreadableTableError(DataError):
+    """A file is no table at all: empty, cut off or binary; one of many may be left out and counted."""
+
+
+def read_table(path: Path, required: tuple[str, ...], sep: str = ",", rows: int | None = None) -> pd.DataFrame:
     """Reads a CSV or TSV as strings-where-needed and checks its columns.
 
+    Spreadsheets save the same table in many ways. Read are UTF-8 and UTF-16 with or without a mark, else Windows' own
+    letters; a comma, semicolon or tab between fields whatever the file's name says, with decimal commas where it is a
+    semicolon; and a first line ``sep=;``.
+
     Args:
-        path: The file.
+        path: The file, compressed or not.
         required: Column names that must be there; column order never matters.
-        sep: Field separator.
+        sep: Field separator, where the header does not show another.
+        rows: Read these many only.
 
     Returns:
         The table, column names stripped of blanks.
 
     Raises:
-        DataError: The file is missing, empty or unreadable, or lacks a required column.
+        UnreadableTableError: The file is empty or unreadable.
+        DataError: The file is missing, or lacks a required column.
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist; the reader needs this table")
     try:
-        table = pd.read_csv(path, sep=sep, low_memory=False, encoding="utf-8-sig")
-    except (
-        pd.errors.ParserError,
-        pd.errors.EmptyDataError,
-        UnicodeDecodeError,
-        OSError,
-        EOFError,
-        zlib.error,
-    ) as error:
-        raise DataError(f"{path} is not a readable table ({error}); export it again as text with a header") from error
+        encoding, sep, skipped = _dialect(path, sep)
+        decimal = "," if sep == ";" else "."
+        how: dict[str, Any] = {"sep": sep, "low_memory": False, "decimal": decimal, "skiprows": skipped, "nrows": rows}
+        try:
+            table = pd.read_csv(path, encoding=encoding, **how)
+        except UnicodeDecodeError:
+            table = pd.read_csv(path, encoding="cp1252", **how)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError, OSError, EOFError, zlib.error) as error:
+        raise UnreadableTableError(
+            f"{path} is not a readable table ({error}); export it again as text with a header"
+        ) from error
     table.columns = [str(column).strip() for column in table.columns]
     missing = [column for column in required if column not in table.columns]
     if missing:
         raise DataError(f"{path} has no column {', '.join(missing)}; it has: {', '.join(table.columns[:30])}")
     return table
+
+
+def _dialect(path: Path, sep: str) -> tuple[str, str, int]:
+    """Encoding, separator and number of lines before the header, from the beginning of the file."""
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    with opened(path, "rb") as handle:
+        content = handle.read(1 << 16)
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if b"\0" in content and not utf16:
+        raise pd.errors.ParserError("it is binary")
+    encoding = "utf-16" if utf16 else "utf-8-sig"
+    lines = content.decode(encoding, errors="replace").splitlines()
+    skipped = int(bool(lines) and re.fullmatch(r'"?sep=.?"?', lines[0], re.IGNORECASE) is not None)
+    header = lines[skipped] if len(lines) > skipped else ""
+    counts = {each: header.count(each) for each in (sep, ",", ";", "\t")}
+    return encoding, max(counts, key=lambda each: counts[each]), skipped
 
 
 def is_phantom(root: Path) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from medgraft.benchmarks.data.adni import AdniTable, load_volume, read_adni
+from medgraft.benchmarks.data.adni import AdniTable, load_spaced, read_adni
 from medgraft.benchmarks.data.adni_conversion import CONVERSION, conversion_labels
 from medgraft.benchmarks.data.clinical_text import TEXT_FIELDS, TextPolicy, compose_text, fields_in
 from medgraft.benchmarks.data.tabular import table_baselines
@@ -147,7 +147,7 @@ class AdniTask(Task):
             digest = hashlib.sha256("\n".join(notes).encode()).hexdigest()
             return RawInputs(notes.__getitem__, len(notes), digest)
         paths = [str(path) for path in frame["image"]]
-        return RawInputs(lambda i: load_volume(paths[i])[0], len(paths), file_facts(paths, root))
+        return RawInputs(lambda i: load_spaced(paths[i]), len(paths), file_facts(paths, root))
 
     def provenance(
         self, table: AdniTable, frame: pd.DataFrame, targets: np.ndarray, splits: dict[str, np.ndarray]

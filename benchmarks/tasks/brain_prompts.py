@@ -15,11 +15,10 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from medgraft.benchmarks.data.adni import load_volume, read_adni
+from medgraft.benchmarks.data.adni import load_spaced, read_adni
 from medgraft.benchmarks.tasks.adni import DIAGNOSES, file_facts
 from medgraft.benchmarks.tasks.adni_splits import first_visits_only, strata_of
 from medgraft.benchmarks.tasks.questions import UNKNOWN, Question, Wording, ask
-from medgraft.encoders.slices import SpacedVolume, spaced
 from medgraft.errors import DataError
 from medgraft.task import RawInputs, Task, TaskConfig, TaskData, subject_split
 
@@ -69,16 +68,6 @@ QUESTIONS = (
 )
 BY_NAME = {question.name: question for question in QUESTIONS}
 Name = Literal["diagnosis", "age", "sex", "ventricles"]
-
-
-def read_volume(path: str) -> SpacedVolume:
-    """A volume in RAS orientation that knows the size of its voxels, for encoders that cut slices in millimetres.
-
-    Raises:
-        DataError: The file cannot be used; see :func:`~medgraft.benchmarks.data.adni.load_volume`.
-    """
-    volume, affine = load_volume(path)
-    return spaced(volume, np.linalg.norm(affine[:3, :3], axis=0).tolist())
 
 
 def answers_of(frame: pd.DataFrame, train: np.ndarray) -> tuple[dict[str, np.ndarray], list[float]]:
@@ -165,7 +154,7 @@ class BrainPrompts(Task):
             )
         paths = [str(frame["image"].iloc[unit]) for unit in found.unit]
         # The samples of a visit follow each other, so one volume in memory serves all of its questions.
-        read = functools.lru_cache(maxsize=1)(read_volume)
+        read = functools.lru_cache(maxsize=1)(load_spaced)
         volumes = RawInputs(lambda i: read(paths[i]), len(paths), file_facts(paths, root))
         inputs = {"volume": volumes, "text": found.prompt_inputs()}
         return TaskData(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medgraft.attention import mha_forward
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError
-from medgraft.features import Features
+from medgraft.features import Condenser, Features
 from medgraft.schedule import ONE_STAGE, Stage
 from medgraft.sites import Site
 
@@ -300,12 +300,16 @@ class Adapter(nn.Module):
         mergeable: :meth:`merge` folds the adapter into the encoder's weights.
         Config: The plugin's options; a nested class of that name, see :class:`AdapterConfig`.
         variant_field: Option that ``name:variant`` sets, for families such as ``peft:vera``.
+        row_wise: Inside the encoder it treats each token by itself, and it reads no token of the features; a head on
+            the CLS token may then leave the other rows of the last block out
+            (:class:`medgraft.readout.ClsReadOut`).
     """
 
     api_version: ClassVar[int] = API_VERSION
     identity_at_init: bool = True
     mergeable: ClassVar[bool] = False
     variant_field: ClassVar[str | None] = None
+    row_wise: ClassVar[bool] = False
 
     Config: ClassVar[type[AdapterConfig]] = AdapterConfig
 
@@ -328,6 +332,17 @@ class Adapter(nn.Module):
             The reversible attachment, with every target pattern's hits recorded.
         """
         raise TypeError(f"{type(self).__name__} must implement attach()")
+
+    def condenser(self, tower: Encoder) -> Condenser | None:
+        """What can be computed once of a frozen tower's features, which this adapter alone reads; see the class.
+
+        Args:
+            tower: One of the encoder's, the adapter attached.
+
+        Returns:
+            ``None`` where the first thing that touches the features is trained.
+        """
+        return None
 
     def extra_loss(self, outputs: Mapping[str, Features]) -> Tensor | None:
         """A loss term of the method itself, added to the task's; ``None`` for most.

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,9 @@ def file_digest(path: Path) -> str:
 def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     """Reads tensors from a safetensors file, or from a PyTorch file without running any code in it.
 
+    A checkpoint of PyTorch Lightning holds objects beside the tensors (hyper-parameters, callbacks); they are left out,
+    see :mod:`medgraft.unpickling`.
+
     Args:
         path: ``.safetensors``, or a ``torch.save`` file.
         sha256: Expected digest of the file, checked before anything is read.
@@ -61,7 +65,8 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         Name -> tensor; a ``state_dict`` or ``model`` wrapper is opened.
 
     Raises:
-        CheckpointError: The file is missing, unreadable, holds more than tensors, or fails the checksum.
+        CheckpointError: The file is missing, unreadable, holds no table of tensors, asks to run code, or fails the
+            checksum.
     """
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist")
@@ -72,7 +77,7 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        state = _load_pickled(path)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
     except Exception as error:  # pickle.UnpicklingError and what a damaged archive may raise
@@ -86,6 +91,16 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise CheckpointError(f"checkpoint {path} is not a table of tensors; save the model's state_dict()")
     return state
+
+
+def _load_pickled(path: Path) -> Any:
+    """Content of a PyTorch file; objects that are no tensors are blank."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        from medgraft.unpickling import load_tensors
+
+        return load_tensors(path)
 
 
 def load_strict(module: nn.Module, state: dict[str, Tensor], where: str) -> None:

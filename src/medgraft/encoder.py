@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medgraft.attention import PROJECTIONS, AttentionLayout, capture_cls_rows
 from medgraft.errors import ConfigError
 from medgraft.features import Features
-from medgraft.sites import Site, attention_sites, block_roots, branch_sites, layer_sites, norm_sites
+from medgraft.sites import NORMS, Site, attention_sites, block_roots, branch_sites, layer_sites, norm_sites
 
 Modality = Literal["image", "volume", "text", "image+text", "volume+text"]
 
@@ -194,6 +194,18 @@ class Encoder(nn.Module):
     def device(self) -> torch.device:
         """Device of the weights; the CPU where there are none."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights; float32 where there are none."""
+        return next((p.dtype for p in self.parameters() if p.dim() > 1), torch.float32)
+
+    def hold_in_bf16(self) -> None:
+        """Keeps the weights in bfloat16, but for norms, whose few numbers the libraries multiply in full precision."""
+        kept = {id(p) for module in self.modules() if isinstance(module, NORMS) for p in module.parameters()}
+        for parameter in self.parameters():
+            if parameter.is_floating_point() and id(parameter) not in kept:
+                parameter.data = parameter.data.to(torch.bfloat16)
 
 
 class TextEncoder(Encoder):

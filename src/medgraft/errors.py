@@ -37,7 +37,17 @@ class PluginError(MedgraftError):
 
 
 class DataError(MedgraftError):
-    """A data folder, table or file is missing or is not in the layout that its reader expects."""
+    """A data folder, table or file is missing or is not in the layout that its reader expects.
+
+    Attributes:
+        reason: What is wrong, in a few words without the name of the file or a number of its own, so that the same
+            flaw of many files can be counted; empty where nobody counts.
+    """
+
+    def __init__(self, message: str = "", reason: str = "") -> None:
+        """Builds the error from its sentence and the words to count it by."""
+        super().__init__(message)
+        self.reason = reason
 
 
 class CheckpointError(MedgraftError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -25,6 +26,7 @@ class Features:
         embedding: Unit vectors ``[B, E]`` in the space shared between modalities, where an adapter makes its own;
             ``None`` means ``normalize(encoder.project(pooled))``.
         mask: ``[B, N]``, true for tokens that are real (text padding is false); ``None`` where all are.
+        condensed: Key of the :class:`Condenser` that made them; empty for what an encoder returns.
     """
 
     tokens: Tensor
@@ -35,7 +37,22 @@ class Features:
     cls_probs: Tensor | None = None
     mask: Tensor | None = None
     embedding: Tensor | None = None
+    condensed: str = ""
 
     def replace(self, **changes: object) -> Features:
         """A copy with some fields changed; an adapter's usual way to return its result."""
         return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True)
+class Condenser:
+    """What an adapter makes of frozen features before its first parameter, so that it is computed once and kept.
+
+    Attributes:
+        key: Says which function it is, its options included; part of what a cached entry is found by.
+        apply: Features of a tower, CLS scores included where it has them -> fewer or smaller ones, ``condensed`` set
+            to the key. The adapter must take both.
+    """
+
+    key: str
+    apply: Callable[[Features], Features]

@@ -13,7 +13,7 @@ from medgraft.checkpoint import load, save, state_digest
 from medgraft.coverage import Coverage
 from medgraft.encoder import DualEncoder, Encoder
 from medgraft.errors import ConfigError, IncompatibleError, UnknownNameError
-from medgraft.features import Features
+from medgraft.features import Condenser, Features
 
 
 class _ByName(nn.ModuleDict):
@@ -198,6 +198,21 @@ class Grafted(nn.Module):
                 key = tower_name or next(iter(towers))
                 first[key] = min(first[key], stage)
         return first
+
+    def condensers(self) -> dict[str, Condenser]:
+        """What can be computed once of the features of each frozen tower, by modality.
+
+        Towers that an adapter changes before their features, and those whose features several adapters read, have none.
+        """
+        readers: dict[str, list[Adapter]] = {}
+        for name, adapter in self.named_adapters():
+            touched = {hit for found in self._acting()[name].hits.values() for hit in found}
+            for tower in {self._sites[hit].tower for hit in touched if self._sites[hit].kind == "features"}:
+                readers.setdefault(tower or next(iter(self.towers())), []).append(adapter)
+        first = self.first_stage()
+        frozen = {name: readers.get(name, []) for name, tower in self.towers().items() if first[name] >= tower.n_stages}
+        found = {name: only[0].condenser(self.towers()[name]) for name, only in frozen.items() if len(only) == 1}
+        return {name: condenser for name, condenser in found.items() if condenser is not None}
 
     # -- lifetime -----------------------------------------------------------------------------------------------------
 

@@ -221,7 +221,7 @@ def test_auto_leaves_many_latents_over_narrow_tokens_in_eager_mode():
         grafted = Grafted(tiny.fresh("timm"), build_adapters("perceiver_resampler", options))
         grafted.encode(tiny.batch(grafted.encoder))
     (use,) = record.summary()["perceiver"]
-    assert use["form"] == "eager" and "16 tokens; eager mode is faster on a CPU below 512" in use["reason"]
+    assert use["form"] == "eager" and "16 tokens; eager mode is faster on a CPU below 128" in use["reason"]
 
 
 @pytest.mark.parametrize(

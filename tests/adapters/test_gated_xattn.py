@@ -274,6 +274,16 @@ def test_wrong_inputs_are_errors_that_name_them(change, message):
 # -- checkpoints ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("sizes", [(0, 3), (2, 0), (0, 0)])
+@pytest.mark.parametrize("options", [{"immediate_only": True}, {"immediate_only": False}, {"strict": True}])
+def test_text_without_any_media_reads_nothing(sizes, options):
+    block = GatedCrossAttention(8, 6, head_dim=4, heads=2, **options)
+    with torch.no_grad():
+        block.attn_gate.fill_(1.0)
+    x, locations = torch.randn(1, 5, 8), torch.tensor([[False, True, False, True, False]])
+    assert torch.equal(block(x, torch.randn(1, *sizes, 6), locations), x)
+
+
 def test_the_state_dict_has_the_published_keys():
     assert {key: tuple(value.shape) for key, value in build().state_dict().items()} == KEYS
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medgraft.adapters.lora import Lora, depth_range
+from medgraft.adapters.lora import Lora
+from medgraft.adapters.placement import depth_range
 from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.features import Features

@@ -304,6 +304,16 @@ def test_a_size_of_zero_is_an_error_that_names_it(size):
         PerceiverResampler(**{"dim": 8, size: 0})
 
 
+@pytest.mark.parametrize("shape", [(2, 1, 0, 5), (2, 1, 3, 0), (0, 1, 3, 5), (2, 0, 3, 5)])
+def test_without_a_token_the_latents_read_themselves(shape):
+    resampler = PerceiverResampler(8, depth=2, head_dim=4, heads=2, num_latents=3, max_frames=2)
+    found = resampler(torch.randn(*shape, 8))
+    assert found.shape == (*shape[:2], 3, 8)
+    padded = torch.randn(*shape[:2], 4, 5, 8)
+    wanted = resampler(padded, torch.zeros(padded.shape[:-1], dtype=torch.bool))
+    torch.testing.assert_close(found, wanted)  # as where all tokens are padding
+
+
 def test_wrong_shapes_are_errors_that_name_them():
     resampler = build(max_media=2)
     with pytest.raises(ConfigError, match=r"takes \[B, T, F, N, 12\], got \[1, 4, 12\]"):

@@ -252,6 +252,18 @@ def test_an_empty_prompt_is_no_prompt():
     torch.testing.assert_close(with_empty.tokens, without.tokens, **EXACT)
 
 
+def test_an_empty_prompt_of_a_tower_that_ends_every_text_counts_as_none_where_asked():
+    encoder = tiny.fresh("hf_clip").double()
+    adapter = TghMoe(TghMoe.Config(tasks=2, width=4, unknown_below=1.0))
+    grafted = grafted_on(encoder, adapter).eval()
+    inputs = {name: x.double() if name == "image" else x for name, x in tiny.batch(encoder).items()}
+    text: Any = encoder.towers()["text"]
+    inputs["text"][0] = torch.tensor([58, 59, *[text.pad_id] * 10])  # begin, end
+    with torch.no_grad():
+        assert grafted.encode(inputs)["image"].tokens.isfinite().all()
+    assert adapter.report()["without_known_prompt"] == 2
+
+
 def test_without_a_prompt_all_groups_count_alike():
     level = TaskLevel(3, 1, 1, 6, 4, torch.zeros(1, dtype=torch.float64))
     with torch.no_grad():

@@ -22,6 +22,7 @@ from medgraft.benchmarks.cache_entries import entry
 from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.errors import DataError
 from medgraft.features import Features
+from medgraft.grafting import graft
 from medgraft.registry import build_encoder
 from medgraft.task import RawInputs
 
@@ -226,6 +227,41 @@ def test_features_from_the_cache_are_those_of_a_direct_run_with_their_scores():
     assert isinstance(found, Features) and (found.n_prefix, found.grid) == (direct.n_prefix, direct.grid)
     for name in ("tokens", "pooled", "cls_scores", "cls_probs"):
         torch.testing.assert_close(getattr(found, name), getattr(direct, name), rtol=HALF, atol=HALF)
+
+
+@torch.no_grad()
+def test_what_is_condensed_is_kept_beside_the_features_it_is_made_of(monkeypatch):
+    grafted = graft(build_encoder("embedded:chest@random"), "linear_probe", pooling="cls+mean")
+    tower = grafted.towers()["image"]
+    raw = RawInputs(lambda i: np.random.default_rng(i).integers(0, 256, (64, 64), np.uint8), 40, "a")
+    prepared = prepare(raw, tower, "chest")
+    whole = tower_inputs(prepared, tower, tower.n_stages, "w")
+    monkeypatch.setattr(tower, "forward", None)  # nothing runs the encoder again
+    condenser = grafted.condensers()["image"]
+    small = tower_inputs(prepared, tower, tower.n_stages, "w", condenser=condenser)
+    index = np.array([39, 0, 7])
+    found, expected = small.batch(index), condenser.apply(whole.batch(index))  # pyright: ignore[reportArgumentType]
+    assert isinstance(found, Features) and found.condensed == condenser.key and small.use.kind == "condensed"
+    torch.testing.assert_close(found.pooled, expected.pooled, rtol=HALF, atol=HALF)
+    assert small.use.size < whole.use.size / 10 and not small.use.hit
+    assert tower_inputs(prepared, tower, tower.n_stages, "w", condenser=condenser).use.hit
+
+
+def held(tower: Encoder) -> Encoder:
+    tower.hold_in_bf16()
+    return tower
+
+
+@torch.no_grad()
+def test_an_encoder_in_bf16_has_prefixes_of_its_own():
+    tower = build_encoder("embedded:chest@random").towers()["image"]
+    raw = RawInputs(lambda i: np.random.default_rng(i).integers(0, 256, (64, 64), np.uint8), 3, "a")
+    prepared = prepare(raw, tower, "chest")
+    exact = tower_inputs(prepared, tower, 3, "w").batch(np.arange(3))
+    rough = tower_inputs(prepared, held(tower), 3, "w").batch(np.arange(3))
+    assert isinstance(exact, Tensor) and isinstance(rough, Tensor) and not torch.equal(exact, rough)
+    # bf16 holds 8 bits, spread by the blocks.
+    torch.testing.assert_close(rough, exact, rtol=0.1, atol=0.1)
 
 
 @torch.no_grad()

@@ -90,6 +90,9 @@ def test_predictions_hold_numbers_only(swept):
 
 def test_the_damaged_volume_is_counted_and_not_named(swept):
     assert swept.cell("adni_image_text")[1].data["unreadable"] == 1
+    assert swept.cell("adni_image_text")[1].data["unreadable_reasons"] == {"no image, or cut": 1}
+    said = next(line for line in swept.done.stdout.splitlines() if line.startswith("left out of adni_image_text"))
+    assert "no image, or cut: 1" in said
     assert swept.damaged not in swept.done.stdout + swept.done.stderr
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from medgraft.benchmarks import sweep as sweeping_module
 from medgraft.benchmarks.leaderboard import board_rows
-from medgraft.benchmarks.plan import Sweep, adapter_options, cells_of, check_names, read_sweep, rows, training
+from medgraft.benchmarks.plan import Plan, Sweep, adapter_options, cells_of, check_names, read_sweep, rows, training
 from medgraft.benchmarks.sweep import make_plan, show_plan
 from medgraft.errors import ConfigError
 from medgraft.registry import PresetEntry, TrainDefaults, catalogue
@@ -54,6 +55,44 @@ def test_each_variant_changes_one_thing(plan):
     for variant in VARIANTS:
         changed = {name for name, value in cells[variant.label].items() if value != published[name]}
         assert changed == set(variant.options), variant.label
+
+
+@functools.cache
+def preset_plan(preset: str) -> Plan:
+    return make_plan(Sweep(preset=preset, baselines=False), Console(quiet=True), make=False)
+
+
+@pytest.mark.parametrize(
+    ("title", "options", "encoder"),
+    [
+        ("no text", {"text": False}, ""),
+        ("token level only", {"levels": "token"}, ""),
+        ("task level only", {"levels": "task"}, ""),
+        ("soft routing", {"task_router": "soft"}, ""),
+        ("one stage", {"stages": "one"}, ""),
+        ("no block across slices", {}, "depth_2d=4"),
+        ("all blocks across slices", {}, "depth_2d=0"),
+        ("no rotary positions", {}, "rotary=false"),
+    ],
+)
+def test_every_ablation_of_prompted_experts_has_a_cell_that_changes_it_alone(title, options, encoder):
+    found = preset_plan("volumes")
+    assert not found.skipped
+    experts = [cell for cell in found.cells if cell.adapter == "tgh_moe" and cell.task == "brain_prompts"]
+    (whole,) = (cell for cell in experts if found.labels[cell.row()] == "inflate3d + tgh_moe")
+    wanted = {**whole.adapter_options, **options}
+    mine = [cell for cell in experts if cell.adapter_options == wanted and encoder in cell.encoder]
+    assert [cell for cell in mine if (cell.encoder != whole.encoder) == bool(encoder)], title
+
+
+@pytest.mark.parametrize(
+    ("preset", "asked", "count"), [("volumes", "brain_prompts", 4), ("chest_by_prompt", "chest_prompts", 5)]
+)
+def test_a_model_that_is_asked_stands_beside_one_without_text_and_one_per_question(preset, asked, count):
+    found = preset_plan(preset)
+    tasks = [cell.task for cell in found.cells if cell.adapter == "tgh_moe"]
+    assert not found.skipped and {asked, f"{asked}_without_text"} <= set(tasks)
+    assert len({task for task in tasks if task not in (asked, f"{asked}_without_text")}) == count
 
 
 def test_the_dry_run_names_the_variants(plan, capsys, monkeypatch):

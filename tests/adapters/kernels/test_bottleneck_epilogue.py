@@ -6,15 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_checks import check_compiles, check_registration, fake_cuda
+from op_checks import check_compiles, check_registration, fake_cuda, relative
 from torch.func import vmap
 
-from medgraft.adapters.kernels.bottleneck import (
-    bottleneck_3d,
-    bottleneck_epilogue,
-    bottleneck_epilogue_backward,
-    reference,
-)
+from medgraft.adapters.kernels import bottleneck
+from medgraft.adapters.kernels.bottleneck import bottleneck_3d, bottleneck_backward, bottleneck_forward, reference
 from medgraft.errors import ConfigError
 
 
@@ -46,12 +42,63 @@ def test_channels_stay_last_in_memory():
 
 
 def test_registration():
-    x, hidden, up, bias = (
-        torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((7, 6), (7, 4), (6, 4), (6,))
-    )
-    check_registration(bottleneck_epilogue, (x, hidden, up, bias))
-    check_registration(bottleneck_epilogue_backward, (x.detach(), hidden.detach(), up.detach()))
-    assert torch.autograd.gradcheck(bottleneck_epilogue, (x, hidden, up, bias))
+    inputs = layer()
+    check_registration(bottleneck_forward, inputs, layer(B=1, C=1, c=1, size=(1, 2, 3), k=1))
+    plain = [x.detach() for x in inputs]
+    x, down, _, mix, _, up, _ = plain
+    y, inner, hidden = bottleneck_forward(*plain)
+    for of_x in (True, False):
+        check_registration(bottleneck_backward, (torch.ones_like(y), x, down, mix, up, inner, hidden, of_x))
+    small = layer(B=1, C=3, c=2, size=(2, 2, 1))
+    assert torch.autograd.gradcheck(lambda *t: bottleneck_forward(*t)[0], small)
+
+
+@pytest.mark.parametrize("size", [(3, 4, 5), (1, 2, 1)])
+@pytest.mark.parametrize("of_x", [True, False])
+def test_bfloat16_convolves_and_agrees_with_float64(size, of_x):
+    inputs = [x.detach().bfloat16() for x in layer(size=size)]
+    torch.manual_seed(0)
+    half, wide = ([x.clone().to(kind).requires_grad_() for x in inputs] for kind in (torch.bfloat16, torch.float64))
+    results = [bottleneck_3d(*half, backend="fused"), reference(*wide)]
+    pull = torch.randn_like(results[0])
+    assert relative(*results) < 1e-2
+    start = 0 if of_x else 1
+    if not of_x:
+        half[0].requires_grad_(False)
+        results[0] = bottleneck_3d(*half, backend="fused")
+    got = torch.autograd.grad(results[0], half[start:], pull)
+    for mine, exact in zip(got, torch.autograd.grad(results[1], wide[start:], pull.double()), strict=True):
+        assert mine.dtype == torch.bfloat16 and relative(mine, exact) < 4e-2
+
+
+def test_registration_in_bfloat16():
+    inputs = [x.detach().bfloat16().requires_grad_() for x in layer()]
+    x, down, _, mix, _, up, _ = plain = [x.detach() for x in inputs]
+    y, inner, hidden = bottleneck_forward(*plain)
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(bottleneck_forward, tuple(inputs), test_utils=checks)
+    for of_x in (True, False):
+        arguments = (torch.ones_like(y), x, down, mix, up, inner, hidden, of_x)
+        torch.library.opcheck(bottleneck_backward, arguments, test_utils=checks)
+
+
+def test_more_voxels_than_one_block(monkeypatch):
+    monkeypatch.setattr(bottleneck, "VOXELS", 7)
+    inputs = layer()
+    results = [bottleneck_3d(*inputs, backend=backend) for backend in ("fused", "eager")]
+    pull = torch.randn_like(results[1])
+    torch.testing.assert_close(*results)
+    for mine, each in zip(*(torch.autograd.grad(y, inputs, pull) for y in results), strict=True):
+        torch.testing.assert_close(mine, each)
+
+
+def test_frozen_input_gets_no_gradient():
+    x, *weights = layer()
+    pull = torch.randn_like(x)
+    exact = torch.autograd.grad(bottleneck_3d(x, *weights, backend="fused"), weights, pull)
+    got = torch.autograd.grad(bottleneck_3d(x.detach(), *weights, backend="fused"), weights, pull)
+    for mine, each in zip(got, exact, strict=True):
+        torch.testing.assert_close(mine, each)
 
 
 def test_compiles_into_one_graph():
@@ -59,9 +106,10 @@ def test_compiles_into_one_graph():
 
 
 def test_vmap_over_adapters():
-    x, hidden, up, bias = (torch.randn(s) for s in ((7, 6), (7, 4), (3, 6, 4), (6,)))
-    got = vmap(lambda u: bottleneck_epilogue(x, hidden, u, bias))(up)
-    torch.testing.assert_close(got, torch.stack([bottleneck_epilogue(x, hidden, u, bias) for u in up]))
+    inputs = [x.detach() for x in layer()]
+    many = torch.stack([inputs[5], -inputs[5]])
+    got = vmap(lambda up: bottleneck_forward(*inputs[:5], up, inputs[6])[0])(many)
+    torch.testing.assert_close(got, torch.stack([reference(*inputs[:5], up, inputs[6]) for up in many]))
 
 
 def test_fake_cuda_tensors():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import torch
 
 from medgraft.benchmarks.data import brain_cohort
 from medgraft.benchmarks.data.adni import load_volume
+from medgraft.benchmarks.data.adni_conversion import HORIZONS, conversion_label
 from medgraft.benchmarks.data.brain_cohort import phantom_ptid, subject_visits, write_cohort
 from medgraft.benchmarks.data.brain_latents import SETTINGS
 from medgraft.benchmarks.data.brain_layouts import ADNIMERGE_COLUMNS, SEARCH_COLUMNS
 from medgraft.errors import ConfigError, DataError
+from medgraft.registry import catalogue
 
 SPACING = 6.0
 LONI_NAME = re.compile(
@@ -220,7 +223,7 @@ def test_unwritable_place_is_named(tmp_path):
         ({"n_subjects": 0}, "n_subjects"),
         ({"n_subjects": 10_001}, "n_subjects"),
         ({"layout": "zip"}, "loni or bids"),
-        ({"max_visits": 6}, "max_visits"),
+        ({"max_visits": 9}, "max_visits"),
         ({"setting": "pretrain"}, "no diagnoses"),
         ({"seed": -1}, "seed"),
         ({"jobs": 0}, "jobs"),
@@ -232,3 +235,37 @@ def test_bad_arguments_are_named(tmp_path, cache_dir, change, words):
     with pytest.raises(ConfigError, match=words):
         write_cohort(tmp_path / "c", **arguments)
     assert not (tmp_path / "c").exists()
+
+
+# --- follow-up beyond 36 months ---------------------------------------------------------------------------------------
+
+
+def test_a_longer_follow_up_adds_visits_and_changes_none():
+    setting = SETTINGS["default"]
+    for index in range(60):
+        short, long = (subject_visits(setting, 7, index, max_visits=bound) for bound in (5, 8))
+        assert [visit.code for visit in long[: len(short)]] == [visit.code for visit in short]
+        assert len(long) == len(short) or len(short) == 5
+        for before, after in zip(short, long[: len(short)], strict=True):
+            assert (before.loni_path(), before.dx, str(before.scores), before.has_variant, before.cognition) == (
+                after.loni_path(), after.dx, str(after.scores), after.has_variant, after.cognition
+            )  # fmt: skip
+
+
+def test_numbers_of_images_and_series_are_unique_with_every_visit():
+    setting = SETTINGS["default"]
+    visits = [visit for index in (*range(200), 8999) for visit in subject_visits(setting, 7, index, max_visits=8)]
+    images = [visit.image_uid(variant) for visit in visits for variant in (0, 1)]
+    assert len(set(images)) == len(images) and len({visit.series_uid for visit in visits}) == len(visits)
+
+
+def test_every_published_horizon_finds_both_outcomes_in_the_quick_cohort():
+    entry = catalogue().presets["quick"].cohorts["adni_visits"].options
+    histories = [
+        [(visit.month, visit.dx) for visit in subject_visits(SETTINGS["default"], entry["seed"], index, max_visits=8)]
+        for index in range(entry["n_subjects"])
+    ]
+    assert entry["max_visits"] == 8
+    for horizon in HORIZONS:
+        words = Counter(conversion_label(history, 0, horizon) for history in histories if history[0][1] == "MCI")
+        assert words["pMCI"] >= 20 and words["sMCI"] >= 20, (horizon, words)

@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from medgraft.benchmarks.cohorts import SAME_DATA, saw
-from medgraft.benchmarks.data.adni import read_adni
+from medgraft.benchmarks.data.adni import load_volume, read_adni
+from medgraft.benchmarks.data.adni_conversion import HORIZONS
+from medgraft.benchmarks.data.brain_cohort import write_cohort
 from medgraft.benchmarks.tasks import build_task
 from medgraft.benchmarks.tasks.adni import DIAGNOSES, file_facts
+from medgraft.encoders import m3d, medicalnet, neuro_simclr
+from medgraft.encoders.slices import take_slices
 from medgraft.errors import ConfigError, DataError
+from medgraft.registry import build_encoder
 from medgraft.task import TaskData
 from medgraft.testing.phantoms import small_phantom
 
@@ -105,6 +112,22 @@ def test_volumes_and_notes_are_read(adni_cohort):
     data = build_task("adni_image_text").load(adni_cohort)
     volume, note = data.inputs["volume"].read(0), data.inputs["text"].read(0)
     assert volume.ndim == 3 and volume.dtype == np.float32 and "year" in note
+
+
+def test_a_volume_knows_the_size_of_its_voxels_and_is_the_same_to_who_does_not_ask(adni_cohort, frame):
+    volume = build_task("adni_image").load(adni_cohort).inputs["volume"].read(0)
+    plain, _ = load_volume(frame["image"][0])
+    assert volume.spacing == (6.0, 6.0, 6.0) and type(plain) is np.ndarray
+    towers = {name: build_encoder(name).towers()["volume"].prepare for name in ("phantom_brain@random", "pixels:3d")}
+    sized = {each.__name__: partial(each.prepare_volume, size=(8, 24, 16)) for each in (m3d, medicalnet, neuro_simclr)}
+    for name, prepare in (towers | sized).items():
+        assert torch.equal(prepare(volume), prepare(plain)), name
+
+
+def test_slices_by_millimetres_are_cut_from_the_tasks_volumes(adni_cohort):
+    volume = build_task("adni_image").load(adni_cohort).inputs["volume"].read(0)
+    for step in (12.0, 24.0):
+        assert len(take_slices(volume, 2, 100, step)) == round(volume.shape[2] * 6 / step)
 
 
 def test_a_richer_text_policy_says_more_and_is_recorded(adni_cohort):
@@ -338,6 +361,19 @@ def test_conversion_brings_the_tables_own_numbers_on_the_same_subjects(visits_co
 def test_a_horizon_beyond_the_follow_up_is_refused_with_the_counts(visits_cohort):
     with pytest.raises(DataError, match=r"sMCI from pMCI, and the cohort has only: 0 sMCI, \d+ pMCI"):
         build_task("adni_mci_conversion", {"horizon": 60}).load(visits_cohort)
+
+
+@pytest.mark.slow
+def test_a_cohort_that_is_followed_for_six_years_serves_every_published_horizon(tmp_path):
+    write_cohort(tmp_path / "adni", n_subjects=90, seed=2027, spacing=8.0, max_visits=8)
+    table = read_adni(tmp_path / "adni")
+    assert table.visits["month"].max() == 72 and table.frame["image"].is_unique
+    stable = []
+    for horizon in HORIZONS:
+        data = build_task("adni_mci_conversion", {"horizon": horizon}).load(tmp_path / "adni").check()
+        assert all(len(set(data.targets[data.splits[name]])) == 2 for name in ("train", "test"))
+        stable.append(set(data.subjects[data.targets == 0]))
+    assert stable[2] <= stable[1] <= stable[0], "who is stable for long is stable for a while"
 
 
 def test_a_real_copy_of_adni_serves_the_conversion_too(adni_cohort):

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
 
-from medgraft.benchmarks.tasks import build_task
+import numpy as np
+import pytest
+
+from medgraft.benchmarks.tasks import build_task, chest_prompts
+from medgraft.benchmarks.tasks.chexpert import Chexpert
+from medgraft.errors import ConfigError, DataError
+
+ALONE = [
+    f"chest_prompts_{name}" for name in ("atelectasis", "cardiomegaly", "consolidation", "edema", "pleural_effusion")
+]
 
 
 def test_every_label_that_counts_is_a_question_with_its_answer(chest_cohort):
@@ -31,3 +40,42 @@ def test_the_questions_on_an_image_read_the_same_image(chest_cohort):
     found = build_task("chest_prompts").load(chest_cohort)
     assert np.array_equal(found.inputs["image"].read(0), found.inputs["image"].read(1))
     assert found.subjects[0] == found.subjects[1]
+
+
+def test_models_that_are_not_asked_share_patients_and_splits(chest_cohort):
+    every = build_task("chest_prompts").load(chest_cohort)
+    blind = build_task("chest_prompts_without_text").load(chest_cohort).check()
+    assert set(blind.inputs) == {"image"} and np.array_equal(blind.targets, every.targets)
+    homes = {name: set(every.subjects[index]) for name, index in every.splits.items()}
+    count = 0
+    for question, name in enumerate(ALONE):
+        alone = build_task(name).load(chest_cohort).check()
+        assert every.asked is not None and alone.questions == (every.questions[question],)
+        assert alone.classes == every.classes[2 * question : 2 * question + 2]
+        assert np.array_equal(alone.targets, every.targets[every.asked == question] - 2 * question)
+        assert all(set(alone.subjects[index]) <= homes[split] for split, index in alone.splits.items())
+        count += len(alone.targets)
+    assert count == len(every.targets)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"questions": ["fracture"]}, "atelectasis"), ({"questions": ["edema", "edema"]}, "names one twice")],
+)
+def test_bad_options_are_named(options, words):
+    with pytest.raises(ConfigError, match=words):
+        build_task("chest_prompts", options)
+
+
+def test_a_finding_without_a_training_answer_is_refused_by_name(chest_cohort, monkeypatch):
+    class Unsure(Chexpert):
+        def load(self, root: Path):
+            data = super().load(root)
+            assert data.mask is not None
+            data.mask[data.splits["train"], 3] = False
+            return data
+
+    monkeypatch.setattr(chest_prompts, "Chexpert", Unsure)
+    with pytest.raises(DataError, match=r"no training image answers 'edema'.*leave the question out"):
+        build_task("chest_prompts").load(chest_cohort)
+    assert "edema" not in build_task("chest_prompts", {"questions": ["atelectasis"]}).load(chest_cohort).questions

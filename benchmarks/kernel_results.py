@@ -1,0 +1,137 @@
+"""What ``benchmarks.kernels`` stores: one JSON per operation, type and device, and its section of the leaderboard."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medgraft.benchmarks.results import OPERATION_SUFFIX, write_atomically
+from medgraft.errors import MedgraftError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One form of one case.
+
+    Attributes:
+        form: ``eager``, ``compile``, ``fused`` and so on.
+        seconds: Of each round, forward and backward.
+        allocated: Peak bytes above the start.
+        reserved: Peak bytes that the allocator held (GPU only).
+        ratio: Eager time over this form's, the median over rounds.
+        bandwidth: Bytes that must move, per second, as a share of the device's own copy rate.
+    """
+
+    form: str
+    seconds: list[float]
+    allocated: int | None
+    reserved: int | None
+    ratio: float
+    bandwidth: float
+
+
+class OperationResult(BaseModel):
+    """One case in one type on one device.
+
+    Attributes:
+        schema_version: Of this record.
+        case: Name of the case, as on the command line.
+        told: Shape and setting.
+        dtype: Type of the inputs.
+        device: ``cpu`` or ``cuda``.
+        parity: What failed the parity gate; empty if it is green.
+        forms: What was measured; no fused form where the gate is red.
+        returned: Bytes of the result and the gradients, which every form returns.
+        verdicts: Goals beside what was measured.
+        environment: Of :func:`medgraft.benchmarks.environment.describe`.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal[1] = 1
+    case: str
+    told: str
+    dtype: str
+    device: str
+    parity: list[str]
+    forms: list[Measured]
+    returned: int
+    verdicts: list[str]
+    environment: dict[str, Any]
+
+    @property
+    def machine(self) -> str:
+        """Processor or GPU, threads and PyTorch: what the rows of one table share."""
+        known = self.environment
+        name = known.get("gpu") if self.device == "cuda" else f"{known.get('cpu')}, {known.get('threads')} thread(s)"
+        return f"{name}, torch {known.get('packages', {}).get('torch')}"
+
+
+def store(result: OperationResult, folder: Path) -> Path:
+    """Writes a result to ``folder``, in the place of an older one of the same case, type and device.
+
+    Raises:
+        MedgraftError: The folder cannot be written.
+    """
+    path = folder / f"{result.case}-{result.dtype}-{result.device}{OPERATION_SUFFIX}"
+    text = result.model_dump_json(indent=1) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda handle: handle.write(text.encode()))
+    except OSError as error:
+        raise MedgraftError(f"{path} cannot be written: {error}; choose another --json folder") from error
+    return path
+
+
+def read_operations(folders: Iterable[Path]) -> list[OperationResult]:
+    """All readable results of operations below the folders, by machine, case and type."""
+    found = []
+    for folder in folders:
+        for path in sorted(Path(folder).rglob(f"*{OPERATION_SUFFIX}")):
+            try:
+                found.append(OperationResult.model_validate(json.loads(path.read_text())))
+            except (OSError, ValueError, ValidationError) as error:
+                _log.warning("%s is not a readable result and is left out: %s", path, str(error).splitlines()[0])
+    return sorted(found, key=lambda each: (each.machine, each.case, each.dtype))
+
+
+def section(results: Sequence[OperationResult]) -> list[str]:
+    """The leaderboard's part on operations as lines of Markdown, a table per machine; nothing for no results."""
+    if not results:
+        return []
+    lines = [
+        "## Operations", "",
+        "Made by `python -m benchmarks.kernels --json FOLDER`. Speed is forward and backward relative to eager mode in "
+        "the same type, memory the fused form's peak relative to eager mode's; a fused number stands only behind "
+        "a green parity check.", "",
+    ]  # fmt: skip
+    for machine in dict.fromkeys(each.machine for each in results):
+        rows = [_row(each) for each in results if each.machine == machine]
+        heads = ["operation", "type", "fused", "compile", "eager float32", "peer", "memory", "eager ms", "outcome"]
+        body = pd.DataFrame(rows, columns=heads).to_markdown(index=False, disable_numparse=True)
+        lines += [f"{machine}:", "", body, ""]
+    return lines
+
+
+def _row(result: OperationResult) -> list[str]:
+    by_form = {each.form: each for each in result.forms}
+    ratios = [
+        f"{by_form[form].ratio:.2f}" if form in by_form else "-"
+        for form in ("fused", "compile", "eager float32", "peer")
+    ]
+    eager, fused = by_form["eager"], by_form.get("fused")
+    known = fused is not None and fused.allocated and eager.allocated
+    memory = f"{fused.allocated / eager.allocated:.0%}" if known else "-"
+    median = f"{1e3 * statistics.median(eager.seconds):.1f}"
+    outcome = "; ".join(result.verdicts) or "-"
+    return [result.case, result.dtype, *ratios, memory, median, outcome]

@@ -1,0 +1,110 @@
+"""The last block for CLS alone: what is read and every gradient stay, and whoever reads more is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import tiny_encoders as tiny
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from medgraft.attention import FastAttention
+from medgraft.grafting import Grafted, graft
+from medgraft.plugins import discover, find, load
+from medgraft.readout import ClsReadOut
+
+
+def lora(model: str, **options: Any) -> Grafted:
+    torch.manual_seed(0)
+    grafted = graft(tiny.fresh(model).double(), "lora", **{"rank": 2, **options}).double().train()
+    with torch.no_grad():
+        for parameter in grafted.trainable_parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.1)
+    return grafted
+
+
+def batch(grafted: Grafted) -> dict[str, Tensor]:
+    inputs = tiny.batch(grafted.encoder)
+    return {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}
+
+
+def pooled_and_gradients(grafted: Grafted, inputs: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    pooled = [features.pooled for features in grafted.encode(inputs).values()]
+    total = torch.stack([x.sin().sum() for x in pooled]).sum()
+    return pooled, list(torch.autograd.grad(total, grafted.trainable_parameters()))
+
+
+@pytest.mark.parametrize("model", ["chest", "brain", "timm", "hf_vit", "hf_clip"])
+def test_what_is_read_and_all_gradients_are_the_same_for_less_work(model):
+    grafted = lora(model)
+    inputs, read_out = batch(grafted), ClsReadOut(grafted)
+    assert set(read_out.towers) == set(grafted.towers()) - ({"text"} if model == "hf_clip" else set())
+    with FlopCounterMode(display=False) as whole:
+        pooled, gradients = pooled_and_gradients(grafted, inputs)
+    with read_out.running(), FlopCounterMode(display=False) as short:
+        found, of_cls = pooled_and_gradients(grafted, inputs)
+    for a, b in zip([*pooled, *gradients], [*found, *of_cls], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    assert short.get_total_flops() < 0.9 * whole.get_total_flops()
+    again, _ = pooled_and_gradients(grafted, inputs)
+    assert all(torch.equal(a, b) for a, b in zip(pooled, again, strict=True))  # no trace is left
+
+
+@pytest.mark.parametrize("backend", ["eager", "fused"])
+def test_it_holds_in_bf16_and_with_fused_projections(backend):
+    from medgraft.adapters.kernels.backends import using
+
+    with using(backend):
+        grafted = graft(tiny.fresh("hf_vit"), "lora", rank=2).train()
+        inputs = tiny.batch(grafted.encoder)
+        with torch.autocast("cpu", torch.bfloat16), FastAttention():
+            (whole,), _ = pooled_and_gradients(grafted, inputs)
+            with ClsReadOut(grafted).running():
+                (short,), _ = pooled_and_gradients(grafted, inputs)
+    # bf16 holds 8 bits; the products of one row may be summed in another order than those of many.
+    torch.testing.assert_close(short.float(), whole.float(), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("model", ["timm_cnn", "pixels_2d"])
+def test_towers_without_a_cls_token_run_whole(model):
+    assert not ClsReadOut(graft(tiny.fresh(model), "linear_probe")).towers
+
+
+def test_another_pooling_runs_whole():
+    grafted = lora("timm")
+    grafted.encoder.spec = grafted.encoder.spec.model_copy(update={"pooling": "mean"})
+    assert not ClsReadOut(grafted).towers
+
+
+@pytest.mark.parametrize("target", ["blocks.1.attn.out", "*.1.*fc1", "out"])
+def test_changes_of_the_last_block_behind_its_projections_run_whole(target):
+    assert not ClsReadOut(lora("timm", targets=(target,))).towers
+    assert ClsReadOut(lora("timm", targets=("blocks.0.attn.out", "blocks.1.attn.?"))).towers
+
+
+@pytest.mark.parametrize("adapter", ["conv_lora", "adaptformer", "ace_hgnn", "ace_lora", "perceiver_resampler", "vpt"])
+def test_adapters_that_mix_tokens_or_read_them_run_whole(adapter):
+    assert not ClsReadOut(graft(tiny.fresh("chest"), adapter)).towers
+
+
+def row_wise() -> list[str]:
+    return [name for name in sorted(discover("adapter")) if load(find("adapter", name)).row_wise]
+
+
+@pytest.mark.parametrize("adapter", row_wise())
+def test_every_adapter_that_claims_to_treat_tokens_one_by_one_does(adapter):
+    cls = load(find("adapter", adapter))
+    encoder = next(e for e in map(tiny.fresh, ("chest", "brain", "timm")) if cls(cls.Config()).supports(e))
+    torch.manual_seed(0)
+    grafted = graft(encoder, adapter).eval()
+    inputs, read_out = tiny.batch(grafted.encoder), ClsReadOut(grafted)
+    with torch.no_grad():
+        for parameter in grafted.trainable_parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+        whole = grafted.encode(inputs)
+        with read_out.running():
+            short = grafted.encode(inputs)
+    for name in whole:
+        torch.testing.assert_close(short[name].pooled, whole[name].pooled, rtol=1e-4, atol=1e-5)
