@@ -219,7 +219,7 @@ class TghMoe(Adapter):
             low, high = int(tasks.min()), int(tasks.max())
             if low < 0 or high >= self.config.tasks:
                 raise ConfigError(
-                    f"samples ask tasks {low} to {high}, and tgh_moe has tasks={self.config.tasks}; set tasks={high + 1}"
+                    f"samples ask tasks {low} to {high}, but tgh_moe has tasks={self.config.tasks}; set {high + 1}"
                 )
         self._tasks = tasks
 

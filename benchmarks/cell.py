@@ -25,6 +25,7 @@ from medgraft.benchmarks.results import CellSpec, Efficiency, OpUse
 from medgraft.benchmarks.tasks import build_task
 from medgraft.benchmarks.training import Runner, TrainingLog
 from medgraft.benchmarks.worker import json_safe, limited, select_encoder
+from medgraft.compiling import compiled
 from medgraft.encoder import Encoder, TextEncoder
 from medgraft.grafting import Grafted
 from medgraft.registry import build_adapters, resolve_adapter, resolve_encoder
@@ -106,7 +107,7 @@ class Cell:
         self.first = first
         encode = self.grafted.encode
         if self.spec.backend == "compile":
-            encode = torch.compile(encode, dynamic=True)
+            encode = compiled(encode, dynamic=True)
         bf16 = self.spec.precision != "fp32"
         self.runner = Runner(self.grafted, objective, self.data, self.inputs, encode, bf16, self.views)
         self.runner.add_head(self.splits["train"])

@@ -130,8 +130,8 @@ def _row(result: OperationResult) -> list[str]:
         for form in ("fused", "compile", "eager float32", "peer")
     ]
     eager, fused = by_form["eager"], by_form.get("fused")
-    known = fused is not None and fused.allocated and eager.allocated
-    memory = f"{fused.allocated / eager.allocated:.0%}" if known else "-"
+    peak = fused.allocated if fused is not None else None
+    memory = f"{peak / eager.allocated:.0%}" if peak and eager.allocated else "-"
     median = f"{1e3 * statistics.median(eager.seconds):.1f}"
     outcome = "; ".join(result.verdicts) or "-"
     return [result.case, result.dtype, *ratios, memory, median, outcome]

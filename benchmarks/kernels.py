@@ -16,7 +16,7 @@ import dataclasses
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +189,7 @@ def without_goals(case: Case, kind: str) -> Case:
 
 
 def run_case(
-    case: Case, device: str, dtype: torch.dtype, wanted: list[str], rounds: int, rate: float, threads: int = 1
+    case: Case, device: str, dtype: torch.dtype, wanted: Sequence[str], rounds: int, rate: float, threads: int = 1
 ) -> OperationResult:
     """Parity, timings and verdicts of one case; arguments as on the command line."""
     name = str(dtype).removeprefix("torch.")
@@ -246,7 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.op or CASES:
         case = CASES[name]
         for kind in options.dtype or case.dtypes:
-            forms, dtype = options.form or list(FORMS), getattr(torch, kind)
+            forms, dtype = options.form or FORMS, getattr(torch, kind)
             result = run_case(case, options.device, dtype, forms, options.rounds, rate, options.threads)
             red |= bool(result.parity)
             _write(report(result))

@@ -31,7 +31,14 @@ def has_onednn() -> bool:
     return hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def takes_onednn(*tensors: Tensor) -> bool:
+    """Whether a product of these goes to oneDNN: float32 on the CPU, none of them empty."""
+    fit = all(t.dtype == torch.float32 and t.device.type == "cpu" and t.numel() > 0 for t in tensors)
+    return fit and has_onednn() and torch.backends.mkldnn.enabled
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear`` by oneDNN, without a gradient. The operator is PyTorch's own, made for its compiler; it may go."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
@@ -41,7 +48,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None)
-        return _product(x, weight, bias)
+        return onednn_linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -49,8 +56,8 @@ class _Linear(torch.autograd.Function):
         (dy,) = gradients
         x, weight = ctx.saved_tensors
         rows = dy.reshape(-1, dy.shape[-1])
-        dx = None if weight is None else _product(rows, weight.t().contiguous(), None).view(*dy.shape[:-1], -1)
-        dw = None if x is None else _product(rows.t().contiguous(), x.reshape(-1, x.shape[-1]).t().contiguous(), None)
+        dx = None if weight is None else onednn_linear(rows, weight.t().contiguous(), None).view(*dy.shape[:-1], -1)
+        dw = None if x is None else onednn_linear(rows.t().contiguous(), x.reshape(-1, x.shape[-1]).t().contiguous())
         return dx, dw, rows.sum(0) if ctx.needs_input_grad[2] else None
 
 
@@ -65,15 +72,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         ``[..., out]``; differs from ``F.linear`` by the order of the sums only.
     """
-    plain = all(t is None or (t.dtype == torch.float32 and t.device.type == "cpu") for t in (x, weight, bias))
+    given = [t for t in (x, weight, bias) if t is not None]
     large = weight.dim() == 2 and x.dim() > 1 and x.numel() * weight.shape[0] >= SMALLEST
-    if not (plain and large and has_onednn()) or torch.is_autocast_enabled("cpu"):
+    if not (large and takes_onednn(*given)) or torch.is_autocast_enabled("cpu"):
         return F.linear(x, weight, bias)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
+    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
         made = _Linear.apply(x, weight, bias)
         assert isinstance(made, Tensor)
         return made
-    return _product(x, weight, bias)
+    return onednn_linear(x, weight, bias)
 
 
 class FastLinear(TorchFunctionMode):

@@ -12,7 +12,7 @@ import torch
 from test_cell import Watched, ran, spec
 
 PROMPTED: dict[str, dict[str, Any]] = {
-    "tgh_moe": {"tasks": 2, "width": 8, "stages": "one"},
+    "tgh_moe": {"tasks": 2, "width": 8, "stages": "one", "targets": ["volume.blocks.3.mlp"]},
     "perceiver_resampler": {"depth": 1, "heads": 2, "head_dim": 8, "num_latents": 4},
     "gated_xattn": {"heads": 2, "head_dim": 8},
 }

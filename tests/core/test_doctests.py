@@ -35,4 +35,8 @@ def test_the_examples_hold(name):
 
 def test_there_are_examples():
     named = {test.name for name in MODULES for test in examples(name)}
-    assert {"medgraft.grafting.graft", "medgraft.adapters.placement.depth_range", "medgraft.task.subject_split"} <= named
+    assert {
+        "medgraft.grafting.graft",
+        "medgraft.adapters.placement.depth_range",
+        "medgraft.task.subject_split",
+    } <= named

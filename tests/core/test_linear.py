@@ -54,13 +54,13 @@ def test_values_and_gradients_are_those_of_the_library(seed, lead, sizes, traine
 
 def products_asked_for(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     asked: list[Any] = []
-    original = module._product
+    original = module.onednn_linear
 
     def counted(*arguments: Any) -> torch.Tensor:
         asked.append(arguments[0].shape)
         return original(*arguments)
 
-    monkeypatch.setattr(module, "_product", counted)
+    monkeypatch.setattr(module, "onednn_linear", counted)
     return asked
 
 

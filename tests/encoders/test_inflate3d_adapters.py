@@ -39,6 +39,14 @@ def test_pefts_methods_train_on_an_inflated_encoder_and_leave_it_as_it_was(metho
         assert torch.equal(tower(x).tokens, before)
 
 
+def test_a_run_leaves_no_trace_in_the_encoder():
+    tower = inflate(tiny.fresh("timm"), slices=2)
+    before = {name: set(vars(module)) for name, module in tower.named_modules()}
+    with torch.no_grad():
+        tower(volumes(tower))
+    assert {name: set(vars(module)) for name, module in tower.named_modules()} == before
+
+
 def test_text_attends_to_an_inflated_volume_and_to_its_own_only():
     encoder = inflate(tiny.fresh("chest"), slices=2, depth_2d=1)
     x, words = volumes(encoder), torch.tensor([[1, 3, 4, 0], [1, 3, 4, 0]])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from medgraft.compiling import compiled
 from medgraft.features import Features
 from medgraft.grafting import Grafted
 from medgraft.testing.adapter_subject import AdapterSubject
@@ -157,7 +158,7 @@ def float64_works(subject: AdapterSubject, case: str) -> None:
 
 @rule("Keep data-dependent Python control flow and shadowed attributes out of the forward pass.")
 def compilation_agrees(subject: AdapterSubject) -> None:
-    """torch.compile gives eager mode's numbers, gradients included, on one encoder per kind of attention.
+    """Compilation gives eager mode's numbers, gradients included, on one encoder per kind of attention.
 
     The backend is ``eager``: it traces the forward pass, which is where hooks and shadowed forwards get lost, and needs
     no C++ compiler. The kinds are those of the encoders' last blocks; images come before volumes.
@@ -181,7 +182,7 @@ def compilation_agrees(subject: AdapterSubject) -> None:
         torch.compiler.reset()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the compiler's, about itself
-            got = _gradients(grafted, inputs, torch.compile(grafted.encode, backend="eager"))
+            got = _gradients(grafted, inputs, compiled(grafted.encode, backend="eager"))
         torch.compiler.reset()
         # The traced graph may sum in another order; 1e-4 is a thousand roundings of float32.
         changed = difference(wanted, got, atol=1e-5, rtol=1e-4)
