@@ -68,7 +68,15 @@ class PerceiverAttention(nn.Module):
         self.q_norm = nn.LayerNorm(head_dim) if qk_norm else None
         self.k_norm = nn.LayerNorm(head_dim) if qk_norm else None
 
-    def forward(self, x: Tensor, latents: Tensor, mask: Tensor | None = None, x_hat: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        latents: Tensor,
+        mask: Tensor | None = None,
+        x_hat: Tensor | None = None,
+        *,
+        normalised: bool = False,
+    ) -> Tensor:
         """What is added to the latents.
 
         Args:
@@ -76,6 +84,7 @@ class PerceiverAttention(nn.Module):
             latents: ``[B, L, C]``.
             mask: ``[B, N]``, true for real media tokens.
             x_hat: What :meth:`normalised` gave for ``x``, the same for all layers; ``None`` runs in eager mode.
+            normalised: ``x`` has gone through a LayerNorm without affine parameters before.
 
         Returns:
             ``[B, L, C]``.
@@ -84,7 +93,8 @@ class PerceiverAttention(nn.Module):
             media = (self.norm_media.weight, self.norm_media.bias, self.to_q.weight, self.to_kv.weight, self.heads)
             read = backends.outside_autocast(perceiver.absorbed, x_hat, self.norm_latents(latents), *media, mask)
             return self.to_out(read)
-        x, latents = self.norm_media(x), self.norm_latents(latents)
+        x = x * self.norm_media.weight + self.norm_media.bias if normalised else self.norm_media(x)
+        latents = self.norm_latents(latents)
         k, v = self.to_kv(torch.cat([x, latents], dim=1)).chunk(2, dim=-1)
         q, k, v = (each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in (self.to_q(latents), k, v))
         if self.q_norm is not None and self.k_norm is not None:
@@ -92,12 +102,13 @@ class PerceiverAttention(nn.Module):
         bias = None if mask is None else F.pad(mask, (0, latents.shape[1]), value=True)[:, None, None, :]
         return self.to_out(attend(q, k, v, bias).transpose(1, 2).flatten(2))
 
-    def normalised(self, x: Tensor, latents: int) -> Tensor | None:
+    def normalised(self, x: Tensor, latents: int, *, already: bool = False) -> Tensor | None:
         """The constant that the fused form keeps of media tokens ``[B, N, C]``; ``None`` where it does not run.
 
         Args:
             x: Media tokens.
             latents: Their number ``L``.
+            already: They are that constant.
         """
         asked, weight = backends.current(), self.to_q.weight
         obstacle = "queries and keys are normalised per head" if self.q_norm is not None else None
@@ -105,4 +116,4 @@ class PerceiverAttention(nn.Module):
         slower = perceiver.slower(x, latents, len(weight) // self.heads)
         if backends.choose("perceiver", asked, obstacle, slower) != "fused":
             return None
-        return perceiver.normalised(x, self.norm_media.eps).to(backends.multiplied_in(x))
+        return (x if already else perceiver.normalised(x, self.norm_media.eps)).to(backends.multiplied_in(x))

@@ -22,13 +22,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapters.kernels.perceiver import normalised as kernel_normalised
 from medgraft.adapters.perceiver_layers import Activation, PerceiverAttention, feed_forward
 from medgraft.adapters.placement import Modality, towers_with_features, trained_dtype
 from medgraft.adapters.published_weights import join_key_value, part_of
 from medgraft.checkpoint import load_strict
 from medgraft.encoder import Encoder
 from medgraft.errors import CheckpointError, ConfigError
-from medgraft.features import Features
+from medgraft.features import Condenser, Features
 from medgraft.sites import Site
 
 
@@ -88,12 +89,14 @@ class PerceiverResampler(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, normalised: bool = False) -> Tensor:
         """Resamples.
 
         Args:
             x: ``[B, T, F, N, C]``: ``T`` media items of ``F`` frames of ``N`` tokens.
             mask: ``[B, T, F, N]``, true for real tokens; padding then changes nothing. Not in the published code.
+            normalised: ``x`` has gone through a LayerNorm without affine parameters before; for resamplers without
+                embeddings of media items and frames, which are added in front of it.
 
         Returns:
             ``[B, T, num_latents, C]``.
@@ -105,6 +108,8 @@ class PerceiverResampler(nn.Module):
             raise ConfigError(f"a resampler of width {self.dim} takes [B, T, F, N, {self.dim}], got {list(x.shape)}")
         if mask is not None and mask.shape != x.shape[:-1]:
             raise ConfigError(f"a token mask for {list(x.shape)} must be {list(x.shape[:-1])}, got {list(mask.shape)}")
+        if normalised and not self.normalises_first:
+            raise ConfigError("embeddings are added to the tokens before their norm, so they cannot be normalised yet")
         B, T, frames = x.shape[:3]
         if self.frame_embs is not None:
             x = x + self._frame_embeddings(self.frame_embs, frames)[:, None]
@@ -118,11 +123,16 @@ class PerceiverResampler(nn.Module):
         # A copy: torch's counter of operations cannot follow a view of a parameter into a module without gradients.
         latents = self.latents.expand(B * T, -1, -1).clone()
         first = self.layers[0][0]  # pyright: ignore[reportIndexIssue]
-        x_hat = first.normalised(x, latents.shape[1])
+        x_hat = first.normalised(x, latents.shape[1], already=normalised)
         for attention, mlp in self.layers:  # pyright: ignore[reportGeneralTypeIssues]
-            latents = latents + attention(x, latents, flat, x_hat)
+            latents = latents + attention(x, latents, flat, x_hat, normalised=normalised)
             latents = latents + mlp(latents)
         return self.norm(latents).unflatten(0, (B, T))
+
+    @property
+    def normalises_first(self) -> bool:
+        """Whether nothing trained touches the tokens before their norm."""
+        return self.frame_embs is None and self.media_time_embs is None
 
     @staticmethod
     def _frame_embeddings(embeddings: Tensor, frames: int) -> Tensor:
@@ -290,6 +300,21 @@ class PerceiverResamplerAdapter(Adapter):
             attachment.map_features(tower, _resample(resampler, own))
         return attachment
 
+    def condenser(self, tower: Encoder) -> Condenser | None:
+        """The normalised tokens: each layer's norm of them differs in its affine part only."""
+        name = tower.spec.modality
+        if name not in self.resampler or self.config.max_frames is not None:
+            return None
+        key = "perceiver_resampler normalised"
+
+        def apply(features: Features) -> Features:
+            media, mask = as_media(features)
+            tokens, grid = kernel_normalised(media[:, 0, 0]), features.grid
+            mask = None if mask is None else mask[:, 0, 0]
+            return Features(tokens, features.pooled, n_prefix=0, grid=grid, mask=mask, condensed=key)
+
+        return Condenser(key, apply)
+
 
 def as_media(features: Features, frames: bool = False) -> tuple[Tensor, Tensor | None]:
     """Tokens without the prefix as one media item ``[B, 1, F, N, C]``, and their mask ``[B, 1, F, N]``.
@@ -307,7 +332,8 @@ def as_media(features: Features, frames: bool = False) -> tuple[Tensor, Tensor |
 def _resample(resampler: PerceiverResampler, config: PerceiverResamplerAdapter.Config):
     def resample(features: Features) -> Features:
         media, mask = as_media(features, frames=config.max_frames is not None)
-        latents = resampler(media.to(resampler.latents.dtype), mask)[:, 0]
+        done = bool(features.condensed)
+        latents = resampler(media.to(resampler.latents.dtype), mask, normalised=done)[:, 0]
         pooled = latents.mean(dim=1) if config.pooling == "mean" else latents[:, 0]
         return Features(tokens=latents, pooled=pooled, n_prefix=0, grid=(latents.shape[1],))
 

@@ -21,7 +21,7 @@ from medgraft.adapters.placement import towers_with_features, trained_dtype
 from medgraft.adapters.real_slices import by_depth
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError
-from medgraft.features import Features
+from medgraft.features import Condenser, Features
 from medgraft.sites import Site
 
 Pooling = Literal["spatial", "sequence"]
@@ -78,13 +78,16 @@ class SpatialPooling(nn.Module):
 
     def forward(self, tokens: Tensor, grid: Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
         """``[B, N, dim]`` without a prefix -> ``[B, M, out_dim]`` and its grid."""
-        if self.pooling == "spatial":
-            pooled, shape = pool_grid(tokens, grid, self.size)
-        else:
-            window = min(self.size ** len(grid), tokens.shape[1])
-            pooled = F.avg_pool1d(tokens.transpose(1, 2), window).transpose(1, 2)
-            shape = (pooled.shape[1],)
+        pooled, shape = self.pooled(tokens, grid)
         return self.projector(pooled), shape
+
+    def pooled(self, tokens: Tensor, grid: Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
+        """What comes before the first parameter: ``[B, N, dim]`` -> ``[B, M, dim]`` and its grid."""
+        if self.pooling == "spatial":
+            return pool_grid(tokens, grid, self.size)
+        window = min(self.size ** len(grid), tokens.shape[1])
+        pooled = F.avg_pool1d(tokens.transpose(1, 2), window).transpose(1, 2)
+        return pooled, (pooled.shape[1],)
 
     def of_real(self, tokens: Tensor, grid: Sequence[int], mask: Tensor) -> tuple[Tensor, tuple[int, ...], Tensor]:
         """The same for volumes of different depth, each as if its padded slices were not there.
@@ -156,12 +159,32 @@ class SpatialPoolingAdapter(Adapter):
             attachment.map_features(tower, _pool(pooling))
         return attachment
 
+    def condenser(self, tower: Encoder) -> Condenser | None:
+        """The pooled tokens, where no slices are padded."""
+        if tower.spec.modality == "text":
+            return None
+        key, pooling = (
+            f"spatial_pooling size={self.config.size} {self.config.pooling}",
+            self.pooling[tower.spec.modality],
+        )
+        assert isinstance(pooling, SpatialPooling)
+
+        def apply(features: Features) -> Features:
+            if features.mask is not None:
+                return features
+            tokens, grid = pooling.pooled(features.tokens[:, features.n_prefix :], features.grid)
+            return Features(tokens=tokens, pooled=features.pooled, n_prefix=0, grid=grid, condensed=key)
+
+        return Condenser(key, apply)
+
 
 def _pool(pooling: SpatialPooling):
     def pool(features: Features) -> Features:
         tokens = features.tokens[:, features.n_prefix :].to(next(pooling.parameters()).dtype)
         if features.mask is None:
-            tokens, grid = pooling(tokens, features.grid)
+            tokens, grid = (
+                (pooling.projector(tokens), features.grid) if features.condensed else pooling(tokens, features.grid)
+            )
             return Features(tokens=tokens, pooled=tokens.mean(dim=1), n_prefix=0, grid=grid)
         tokens, grid, mask = pooling.of_real(tokens, features.grid, features.mask[:, features.n_prefix :])
         pooled = tokens.sum(dim=1) / mask.sum(dim=1)[:, None]

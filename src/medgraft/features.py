@@ -50,8 +50,8 @@ class Condenser:
 
     Attributes:
         key: Says which function it is, its options included; part of what a cached entry is found by.
-        apply: Features of a tower, CLS scores included where it has them -> fewer or smaller ones, ``condensed`` set
-            to the key. The adapter must take both.
+        apply: Features of a tower, CLS scores included where it has them -> others, ``condensed`` set to the key, or
+            the same where there is nothing to gain. The adapter must take both.
     """
 
     key: str
