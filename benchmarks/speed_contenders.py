@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from medgraft.attention import FastAttention
 from medgraft.benchmarks.cache import BATCH, PreparedInputs, TowerInputs, prepare, tower_inputs
+from medgraft.compiling import compiled
 from medgraft.encoder import Encoder
 from medgraft.features import Features
 from medgraft.grafting import Grafted
@@ -237,7 +238,7 @@ def _graft_contender(
         x = x.to(tower_dtype) if isinstance(x, Tensor) and stage else x
         return grafted.encode({modality: x}, {modality: stage})[modality].pooled
 
-    step = torch.compile(encode) if order.compiled else encode
+    step = compiled(encode) if order.compiled else encode
     named = {name: p for name, p in grafted.named_parameters() if p.requires_grad}
     trained = in_order(named) if any("delta" in name for name in named) else list(named.values())
     return Contender(lambda index: step(on(order.device, read(index))), trained)
