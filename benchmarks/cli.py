@@ -207,6 +207,9 @@ def pairs(
 def leaderboard(
     results: Annotated[list[Path], typer.Argument(help="Folders of results; they are merged.")],
     out: Annotated[Path, typer.Option(help="Folder for leaderboard.md and leaderboard.csv.")] = Path(),
+    metrics: Annotated[
+        str | None, typer.Option(help="Comma-separated: further metrics to show, such as precision_ad,recall_ad.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Build the leaderboard from any folders of results."""
@@ -219,8 +222,10 @@ def leaderboard(
         rows, operations = board_rows(results), read_operations(results)
         if not rows and not operations:
             raise MedgraftError(f"no readable result below {', '.join(map(str, results))}")
-        command = shlex.join(["medgraft", "leaderboard", *map(str, results)])
-        text, data = write_board(rows, out, command, operations)
+        also = [] if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
+        asked = ["--metrics", metrics] if metrics else []
+        command = shlex.join(["medgraft", "leaderboard", *map(str, results), *asked])
+        text, data = write_board(rows, out, command, operations, also)
         show_board(rows)
         typer.echo(f"written: {text}, {data}")
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from medgraft.adapters.kernels import bottleneck, hypergraph, info_nce, moe, packed_lora, perceiver
-from medgraft.benchmarks import kernel_floors
+from medgraft.benchmarks import kernel_floors, kernel_peers
+from medgraft.benchmarks.kernel_peers import Function, Peer
 
 Step = Callable[[], Any]
-Function = Callable[..., Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,16 +24,17 @@ class Case:
     Attributes:
         name: As on the command line.
         told: Shape and setting, for the report.
-        build: ``(device, dtype, form, small) -> step``; a step runs forward and backward and returns the result and
-            the gradients. Inputs are the same for every form, drawn in float64 from a fixed seed and rounded.
+        build: ``(device, dtype, form, small) -> step`` with ``eager``, ``compile``, ``fused`` or the name of a peer; a
+            step runs forward and backward and returns the result and the gradients. Inputs are the same for every form,
+            drawn in float64 from a fixed seed and rounded.
         outputs: Names of what a step returns.
         least_bytes: What any implementation must read and write, in the first of ``dtypes``.
-        goal_speed: Wanted speed relative to the faster of eager and compile, or to the peer.
+        goal_speed: Wanted speed relative to the faster of eager and compile, or to the fastest peer.
         goal_memory: Wanted share of eager's peak memory.
         goal_dtype: The type that the goals are for; ``None`` for all.
         dtypes: Types measured by default.
-        has_peer: There is a form of another library.
-        against_peer: The goal is against that.
+        peers: Forms of other libraries and of published code, by name.
+        against_peer: The goal is against those of them that compute the same function.
         products: ``(device, dtype) -> step`` of the products that no form can do without.
     """
 
@@ -46,7 +47,7 @@ class Case:
     goal_memory: float | None = None
     goal_dtype: str | None = None
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
-    has_peer: bool = False
+    peers: Mapping[str, Peer] = dataclasses.field(default_factory=dict)
     against_peer: bool = False
     products: Callable[[str, torch.dtype], kernel_floors.Products] | None = None
 
@@ -84,6 +85,8 @@ def _info_nce(n: int):
         unit = [F.normalize(x, dim=-1) for x in _draw([(N, C), (N, C)])]
         labels = torch.randint(0, 2, (N, 14), generator=torch.Generator().manual_seed(1)).to(device)
         scale = torch.tensor(14.0, dtype=dtype, device=device)
+        if (peer := kernel_peers.INFO_NCE.get(form)) is not None:
+            return _step(*peer.make(*_leaves(unit, device, dtype), scale, labels), pull=False)
         function = info_nce.label_info_nce if form == "fused" else _plain(info_nce.reference, form)
         options: dict[str, Any] = {"backend": "fused"} if form == "fused" else {}
         return _step(lambda i, t: function(i, t, scale, labels, **options), _leaves(unit, device, dtype), pull=False)
@@ -94,64 +97,27 @@ def _info_nce(n: int):
 def _hypergraph(device: str, dtype: torch.dtype, form: str, small: bool) -> Step:
     B, N, C = (2, 20, 24) if small else (16, 197, 512)
     tokens, scores = _leaves(_draw([(B, N, C), (B, N - 1)]), device, dtype)
+    if (peer := kernel_peers.HYPERGRAPH.get(form)) is not None:
+        return _step(*peer.make(tokens, scores))
 
     def layer(t: Tensor, s: Tensor) -> Tensor:
         return hypergraph.message_passing(t, s, 5, F.gelu, F.gelu)
 
-    forms = {"fused": lambda t, s: hypergraph.fused_message_passing(t, s, 5, F.gelu, F.gelu), "peer": _sparse_layer}
-    return _step(forms.get(form) or _plain(layer, form), [tokens, scores])
+    def fused(t: Tensor, s: Tensor) -> Tensor:
+        return hypergraph.fused_message_passing(t, s, 5, F.gelu, F.gelu)
 
-
-def _sparse_layer(tokens: Tensor, scores: Tensor) -> Tensor:
-    """The layer with torch-geometric's ``HypergraphConv`` messages over the sparse incidence."""
-    from torch_geometric.nn import HypergraphConv
-
-    B, N, C = tokens.shape
-    matrix = hypergraph.incidence(tokens, scores, 5)
-    batch, edge, node = matrix.detach().nonzero(as_tuple=True)
-    weights = matrix[batch, edge, node][:, None]
-    flat = torch.stack([batch * N + node, batch * N + edge])
-    convolution, ones = HypergraphConv(1, 1), tokens.new_ones(B * N)
-
-    def send(x: Tensor, index: Tensor) -> Tensor:
-        convolution.heads, convolution.out_channels = 1, C
-        return convolution.propagate(index, x=x.reshape(-1, C), norm=ones, alpha=weights, size=(B * N, B * N)).view(
-            -1, C
-        )
-
-    return F.gelu(send(F.gelu(send(tokens, flat)), flat.flip(0))).view(B, N, C)
+    return _step(fused if form == "fused" else _plain(layer, form), [tokens, scores])
 
 
 def _lora(device: str, dtype: torch.dtype, form: str, small: bool) -> Step:
     M, D, r = ((4, 10), 32, 4) if small else ((8, 197), 768, 16)
     x, weight, bias, A, B = _leaves(_draw([(*M, D), (3 * D, D), (3 * D,), (2, r, D), (2, D, r)], 0.1), device, dtype)
     weight, bias, starts = weight.detach(), bias.detach(), (0, 2 * D)
+    if (peer := kernel_peers.LORA.get(form)) is not None:
+        return _step(*peer.make(x, weight, bias, A, B))
     function = packed_lora.packed_lora if form == "fused" else _plain(packed_lora.reference, form)
     options: dict[str, Any] = {"backend": "fused"} if form == "fused" else {}
-    if form == "peer":
-        return _peft_lora(x, weight, bias, A, B)
     return _step(lambda x, a, b: function(x, weight, bias, a, b, starts, 0.5, **options), [x, A, B])
-
-
-def _peft_lora(x: Tensor, weight: Tensor, bias: Tensor, A: Tensor, B: Tensor) -> Step:
-    """Three projections, LoRA of peft on the first and the last, with the very same weights."""
-    from peft import LoraConfig, inject_adapter_in_model
-
-    D, r = x.shape[-1], A.shape[1]
-    model: Any = nn.ModuleDict({name: nn.Linear(D, D) for name in "qkv"}).to(x.device, x.dtype)
-    with torch.no_grad():
-        for part, name in enumerate("qkv"):
-            model.get_submodule(name).weight.copy_(weight[part * D : (part + 1) * D])
-            model.get_submodule(name).bias.copy_(bias[part * D : (part + 1) * D])
-    model = inject_adapter_in_model(LoraConfig(r=r, lora_alpha=r // 2, target_modules=["q", "v"]), model)
-    layers: list[Any] = [model.get_submodule(name) for name in "qkv"]
-    pairs = [(layer.lora_A["default"].weight, layer.lora_B["default"].weight) for layer in layers[::2]]
-    with torch.no_grad():
-        for p, (a, b) in enumerate(pairs):
-            a.copy_(A[p])
-            b.copy_(B[p])
-    trained = [x, *(weight for pair in pairs for weight in pair)]
-    return _step(lambda x, *_: torch.cat([layer(x) for layer in layers], -1), trained)
 
 
 def _perceiver(head_dim: int):
@@ -181,6 +147,8 @@ def _moe(device: str, dtype: torch.dtype, form: str, small: bool) -> Step:
     gates, index = raw[5].softmax(-1).topk(2, dim=-1)
     tokens, *weights = _leaves(raw[:5], device, dtype)
     (gates,), index = _leaves([gates], device, dtype), index.to(device)
+    if (peer := kernel_peers.MOE.get(form)) is not None:
+        return _step(*peer.make(tokens, gates, index, *weights))
     if form == "fused":
         function: Function = lambda t, g, *w: moe.moe(t, g, index, *w, backend="fused")  # noqa: E731
     else:
@@ -212,21 +180,25 @@ CASES = {
     case.name: case
     for case in (
         Case("info_nce", "Label-guided InfoNCE, N = 4096, C = 512, 14 labels.", _info_nce(4096), _OF_NCE,
-             4 * 4096 * 512 * 4, goal_speed=3.0, goal_dtype="bfloat16", products=kernel_floors.info_nce),
-        Case("info_nce_8192", "The same, N = 8192.", _info_nce(8192), _OF_NCE, 4 * 8192 * 512 * 4, goal_memory=0.05),
+             4 * 4096 * 512 * 4, goal_speed=3.0, goal_dtype="bfloat16", peers=kernel_peers.INFO_NCE,
+             products=kernel_floors.info_nce),
+        Case("info_nce_8192", "The same, N = 8192.", _info_nce(8192), _OF_NCE, 4 * 8192 * 512 * 4, goal_memory=0.05,
+             peers=kernel_peers.INFO_NCE),
         Case("hypergraph", "ACE hypergraph, all tokens, B = 16, N = 197, C = 512, k = 5.", _hypergraph,
-             ("y", "d_tokens", "d_scores"), 4 * 16 * 197 * 512 * 4, goal_speed=1.8, dtypes=("float32",), has_peer=True,
-             against_peer=True),
+             ("y", "d_tokens", "d_scores"), 4 * 16 * 197 * 512 * 4, goal_speed=1.8, dtypes=("float32",),
+             peers=kernel_peers.HYPERGRAPH, against_peer=True),
         Case("packed_lora", "LoRA r = 16 on q and v of a packed qkv, 8 x 197 tokens, D = 768.", _lora,
-             ("y", "d_x", "d_A", "d_B"), (2 * 1576 * 768 + 2 * 1576 * 2304) * 4, has_peer=True),
-        Case("perceiver", "Resampler attention, 64 latents over 2 x 2048 frozen tokens, C = 768, 8 heads of 96.",
+             ("y", "d_x", "d_A", "d_B"), (2 * 1576 * 768 + 2 * 1576 * 2304) * 4, peers=kernel_peers.LORA),
+        Case("perceiver", "Resampler attention, 64 latents over 2 x 2048 frozen tokens, C = 768, 8 heads of 96. Eager "
+             "mode is OpenFlamingo's published form; there is no further peer.",
              _perceiver(96), _OF_PERCEIVER, 2 * 2 * 2048 * 768 * 4, goal_speed=2.2, goal_memory=0.45,
              products=kernel_floors.perceiver),
         Case("perceiver_narrow", "The same with 8 heads of 64, where the plain form has a third less to multiply.",
              _perceiver(64), _OF_PERCEIVER, 2 * 2 * 2048 * 768 * 4, products=kernel_floors.perceiver),
-        Case("moe", "8 experts, top-2, 1576 tokens, D = 768, h = 64.", _moe, _OF_EXPERTS, 4 * 1576 * 768 * 4,
-             goal_speed=1.4, goal_memory=0.25, products=kernel_floors.moe),
-        Case("bottleneck", "3D bottleneck, C = 64, c = 16, 32 x 64 x 64 voxels.", _bottleneck, _OF_BOTTLENECK,
+        Case("moe", "8 experts, top-2, 1576 tokens, D = 768, h = 64. Eager mode is Mixtral's published loop.", _moe, _OF_EXPERTS, 4 * 1576 * 768 * 4,
+             goal_speed=1.4, goal_memory=0.25, peers=kernel_peers.MOE, products=kernel_floors.moe),
+        Case("bottleneck", "3D bottleneck, C = 64, c = 16, 32 x 64 x 64 voxels. Eager mode is PyTorch's own convolutions, "
+             "which MONAI's blocks call too; there is no further peer.", _bottleneck, _OF_BOTTLENECK,
              4 * _VOLUME * 4, goal_speed=3.5, goal_dtype="bfloat16", products=kernel_floors.bottleneck),
     )
 }  # fmt: skip

@@ -1,7 +1,8 @@
 """Measures the fused operations against their eager, compiled and peer forms: ``python -m benchmarks.kernels``.
 
 Parity first: forward and backward of the fused form against float64 on a small shape, and against eager mode on the
-measured one. A fused number is printed only if both hold. Forms are timed in turns within one process (a machine that
+measured one. A fused number is printed only if both hold; a peer that fails the small shape, or whose library is not
+installed, is left out and named. Forms are timed in turns within one process (a machine that
 slows down slows all of them), forward and backward together; ratios are medians of the rounds' ratios. A GPU is timed
 by events with its L2 cache flushed before each run, a CPU by its own time, which other processes do not add to.
 ``products`` are the products of matrices alone, a bound for every form. ``--json`` keeps the results for ``medgraft
@@ -40,17 +41,63 @@ def relative(got: Tensor, expected: Tensor) -> float:
 
 def parity(case: Case, device: str, dtype: torch.dtype) -> list[str]:
     """What differs by more than the type allows; empty if the gate is green."""
-    wrong = []
-    small = case.build(device, torch.float64, "eager", True)
-    exact = small()
-    for name, got, expected in zip(case.outputs, case.build(device, dtype, "fused", True)(), exact, strict=True):
-        if not (error := relative(got, expected)) <= TOLERANCE[dtype]:
-            wrong.append(f"{name} differs from float64 by {error:.1e} on the small shape")
+    exact = case.build(device, torch.float64, "eager", True)()
+    wrong = differing(case, case.build(device, dtype, "fused", True)(), exact, dtype)
     wide = case.build(device, torch.float32, "eager", False)()
     for name, got, expected in zip(case.outputs, case.build(device, dtype, "fused", False)(), wide, strict=True):
         if not (error := relative(got, expected)) <= 2 * TOLERANCE[dtype]:
             wrong.append(f"{name} differs from eager float32 by {error:.1e} on the measured shape")
     return wrong
+
+
+def differing(case: Case, made: Sequence[Tensor], exact: Sequence[Tensor], dtype: torch.dtype) -> list[str]:
+    """Outputs of the small shape that differ from float64 by more than the type allows.
+
+    Args:
+        case: Names the outputs.
+        made: What a step of the form returned, in the layout of the case.
+        exact: What eager mode returned in float64.
+        dtype: Of the form's inputs.
+    """
+    return [
+        f"{name} differs from float64 by {error:.1e} on the small shape"
+        for name, got, expected in zip(case.outputs, made, exact, strict=True)
+        if not (error := relative(got, expected)) <= TOLERANCE[dtype]
+    ]
+
+
+def peers_of(case: Case, device: str, dtype: torch.dtype) -> tuple[dict[str, Step], list[str]]:
+    """The peers that run here, and a line on each that does not or that computes another function.
+
+    Args:
+        case: With its peers.
+        device: ``cpu`` or ``cuda``.
+        dtype: Of the inputs.
+
+    Returns:
+        ``peer NAME`` -> step on the measured shape, and the lines.
+    """
+    steps, told = {}, []
+    for name, peer in case.peers.items():
+        if reason := peer.obstacle(device) or _failure(case, name, device, dtype):
+            told.append(f"peer {name} is left out: {reason}")
+            continue
+        if peer.differs:
+            told.append(f"peer {name} is another function, outside of the parity gate: {peer.differs}")
+        steps[f"peer {name}"] = case.build(device, dtype, name, False)
+    return steps, told
+
+
+def _failure(case: Case, name: str, device: str, dtype: torch.dtype) -> str:
+    """What is wrong with a peer on the small shape; empty if it may be measured."""
+    peer = case.peers[name]
+    try:
+        made = peer.gather(case.build(device, dtype, name, True)())
+    except Exception as error:  # foreign code of any version, whose failure must not end the run
+        return f"it raises {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    if peer.differs:
+        return ""
+    return "; ".join(differing(case, made, case.build(device, torch.float64, "eager", True)(), dtype))
 
 
 def copy_rate(device: str) -> float:
@@ -124,7 +171,9 @@ def statistics_of(seconds: list[float]) -> tuple[float, float, float]:
 
 
 def verdicts(case: Case, found: list[Measured], returned: int) -> list[str]:
-    """Each goal of the case beside what was measured, against the faster of eager and compile.
+    """Each goal of the case beside what was measured, and the speed relative to the fastest peer.
+
+    A goal for the speed is against the faster of eager and compile, or against the fastest peer of the same function.
 
     Args:
         case: With its goals.
@@ -135,7 +184,8 @@ def verdicts(case: Case, found: list[Measured], returned: int) -> list[str]:
     if "fused" not in by_form:
         return ["no fused number: the parity gate is red"]
     told, fused = [], by_form["fused"]
-    rivals = ("peer",) if case.against_peer else ("eager", "compile")
+    alike = [f"peer {name}" for name, peer in case.peers.items() if not peer.differs]
+    rivals = alike if case.against_peer else ("eager", "compile")
     present = [by_form[form] for form in rivals if form in by_form]
     if case.goal_speed and present:
         best = max(present, key=lambda each: each.ratio)
@@ -148,6 +198,10 @@ def verdicts(case: Case, found: list[Measured], returned: int) -> list[str]:
                 f"its products alone take 1/{most:.2f} of the time of {best.form}: "
                 + ("no form of it can meet the goal" if most < case.goal_speed else "the goal stays open")
             )
+    peers = [each for each in found if each.form.startswith("peer ")]
+    if peers and not (case.goal_speed and case.against_peer):
+        first = max(peers, key=lambda each: each.ratio)
+        told.append(f"{fused.ratio / first.ratio:.2f}x the speed of the fastest peer, {first.form[5:]}")
     if (wide := by_form.get("eager float32")) is not None:
         told.append(f"{fused.ratio / wide.ratio:.2f}x the speed of eager in float32")
     if case.goal_memory and fused.allocated and (eager := by_form["eager"].allocated):
@@ -195,10 +249,14 @@ def run_case(
     name = str(dtype).removeprefix("torch.")
     wrong = parity(case, device, dtype)
     forms: dict[str, Step] = {}
+    remarks: list[str] = []
     for form in ("eager", *[form for form in wanted if form != "eager"]):
-        if (form == "fused" and wrong) or (form == "peer" and not case.has_peer):
+        if form == "fused" and wrong:
             continue
-        if form == "products":
+        if form == "peer":
+            steps, remarks = peers_of(case, device, dtype)
+            forms |= steps
+        elif form == "products":
             if case.products is not None:
                 forms[form] = case.products(device, dtype)
         elif form == "eager float32":
@@ -208,9 +266,10 @@ def run_case(
             forms[form] = case.build(device, dtype, form, False)
     returned = sum(part.nbytes for part in forms["eager"]())
     found = measure(case, forms, device, rounds, rate)
+    told = verdicts(without_goals(case, name), found, returned) if "fused" in wanted else []
     return OperationResult(
         case=case.name, told=case.told, dtype=name, device=device, parity=wrong, forms=found, returned=returned,
-        verdicts=verdicts(without_goals(case, name), found, returned), environment=describe(threads),
+        verdicts=told + remarks, environment=describe(threads),
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from medgraft.benchmarks.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
 from medgraft.benchmarks.kernel_results import OperationResult, section
 from medgraft.benchmarks.metrics import Predictions, interval, points, subject_bootstrap
 from medgraft.benchmarks.results import CellResult, read_results
-from medgraft.errors import MedgraftError
+from medgraft.errors import ConfigError, MedgraftError
 
 PHANTOM_NOTE = (
     "**PHANTOM**: rows marked so were measured on generated cohorts. They show that the machinery works and how "
@@ -257,8 +257,23 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.3g}")
 
 
-def markdown(rows: Sequence[BoardRow], command: str, operations: Sequence[OperationResult] = ()) -> str:
-    """The board as Markdown: one table of means per task, then F1 and AUC per class, and the operations at the end."""
+def markdown(
+    rows: Sequence[BoardRow], command: str, operations: Sequence[OperationResult] = (), also: Sequence[str] = ()
+) -> str:
+    """The board as Markdown: one table of means per task, then F1 and AUC per class, and the operations at the end.
+
+    Args:
+        rows: See :func:`board_rows`.
+        command: That made it.
+        operations: See :mod:`medgraft.benchmarks.kernel_results`.
+        also: Further metrics to show, in a table of their own.
+
+    Raises:
+        ConfigError: No row has one of them.
+    """
+    known = {name for row in rows for name in row.metrics}
+    if unknown := [name for name in also if name not in known]:
+        raise ConfigError(f"no result has the metric {unknown[0]!r}; they have {', '.join(sorted(known))}")
     lines = ["# Leaderboard", "", f"Made by `{command}`.", ""]
     lines += [
         "F1 and AUC are means over seeds; brackets hold 95% intervals that resample subjects. `train/s` and `infer/s` "
@@ -273,12 +288,12 @@ def markdown(rows: Sequence[BoardRow], command: str, operations: Sequence[Operat
     for row in rows:
         tasks[row.section].append(row)
     for members in tasks.values():
-        lines += _task_section(members)
+        lines += _task_section(members, also)
     lines += section(operations)
     return "\n".join(lines) + "\n"
 
 
-def _task_section(members: Sequence[BoardRow]) -> list[str]:
+def _task_section(members: Sequence[BoardRow], also: Sequence[str]) -> list[str]:
     spec = members[0].first.spec
     mark = " (PHANTOM)" if members[0].first.phantom else ""
     data = members[0].first.data
@@ -295,7 +310,7 @@ def _task_section(members: Sequence[BoardRow]) -> list[str]:
     lines = [f"## {members[0].title}", "", f"{'; '.join(facts)}. Ranked by `{members[0].first.primary}`.", ""]
     body = pd.DataFrame([cells_of_row(row)[1:] for row in members], columns=COLUMNS[1:])
     lines += [body.to_markdown(index=False, disable_numparse=True), ""]
-    if named := _further(members[0]):
+    if named := _further(members[0]) + [name for name in also if name in members[0].metrics]:
         further = [
             [row.first.spec.encoder, row.adapter, *(with_interval(row.metrics.get(name)) for name in named)]
             for row in members
@@ -362,13 +377,17 @@ def table(rows: Sequence[BoardRow]) -> pd.DataFrame:
 
 
 def write_board(
-    rows: Sequence[BoardRow], folder: Path, command: str, operations: Sequence[OperationResult] = ()
+    rows: Sequence[BoardRow],
+    folder: Path,
+    command: str,
+    operations: Sequence[OperationResult] = (),
+    also: Sequence[str] = (),
 ) -> tuple[Path, Path]:
-    """Writes ``leaderboard.md`` and ``leaderboard.csv``; returns their paths."""
+    """Writes ``leaderboard.md`` and ``leaderboard.csv``, see :func:`markdown`; returns their paths."""
     text, data = folder / "leaderboard.md", folder / "leaderboard.csv"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        text.write_text(markdown(rows, command, operations))
+        text.write_text(markdown(rows, command, operations, also))
         table(rows).to_csv(data, index=False)
     except OSError as error:
         raise MedgraftError(f"the leaderboard cannot be written to {folder}: {error}; choose another folder") from error

@@ -192,6 +192,18 @@ def _recall(predicted: Array, actual: Array) -> WeightedStatistic:
     return statistic
 
 
+def _precision(predicted: Array, actual: Array) -> WeightedStatistic:
+    """0 where nothing is predicted, as in the point value, and undefined where no sample is positive."""
+
+    def statistic(weights: Array) -> Array:
+        total = weights @ predicted.astype(float)
+        hits = weights @ (predicted & actual).astype(float)
+        share = np.divide(hits, total, out=np.zeros(len(weights)), where=total > 0)
+        return np.where(weights @ actual.astype(float) > 0, share, np.nan)
+
+    return statistic
+
+
 def safe_auc(actual: Array, scores: Array) -> float:
     """AUROC ``[n]``, ``nan`` where it is undefined."""
     with warnings.catch_warnings():
@@ -235,9 +247,12 @@ def multiclass_points(p: Predictions) -> tuple[dict[str, float], dict[str, Weigh
     }
     correct = (guess == p.targets).astype(float)
     recalls = [_recall(guessed[k], one_hot[k]) for k in range(K)]
+    precisions = [_precision(guessed[k], one_hot[k]) for k in range(K)]
     weighted: dict[str, WeightedStatistic] = {
         "f1_macro": _mean([f1_parts[k] for k in present]),
         "f1_weighted": _support_weighted(f1_parts, one_hot),
+        "precision_macro": _mean([precisions[k] for k in present]),
+        "precision_weighted": _support_weighted(precisions, one_hot),
         "accuracy": lambda w: w @ correct / w.sum(axis=1),
         "balanced_accuracy": _mean([recalls[k] for k in present]),
     }
@@ -246,7 +261,8 @@ def multiclass_points(p: Predictions) -> tuple[dict[str, float], dict[str, Weigh
     for k, name in enumerate(map(slug, p.classes)):
         points |= {f"f1_{name}": float(f1[k]), f"auc_{name}": aucs[k]}
         points |= {f"precision_{name}": float(precision[k]), f"recall_{name}": float(recall[k])}
-        weighted |= {f"f1_{name}": f1_parts[k], f"auc_{name}": auc_parts[k], f"recall_{name}": recalls[k]}
+        weighted |= {f"f1_{name}": f1_parts[k], f"auc_{name}": auc_parts[k]}
+        weighted |= {f"recall_{name}": recalls[k], f"precision_{name}": precisions[k]}
     return points, weighted
 
 

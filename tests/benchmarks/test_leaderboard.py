@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,20 @@ def test_the_command_merges_folders_and_writes_both_files(tmp_path, medgraft):
     done = medgraft("leaderboard", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "out"))
     assert done.exit_code == 0 and "adni_image (PHANTOM)" in done.output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["leaderboard.csv", "leaderboard.md"]
+
+
+def test_further_metrics_are_shown_with_their_intervals(tmp_path, medgraft):
+    for seed in (0, 1):
+        store(tmp_path / "a", seed)
+    asked = ("leaderboard", str(tmp_path / "a"), "--out", str(tmp_path), "--metrics")
+    assert medgraft(*asked, "precision_ad, recall_ad").exit_code == 0
+    lines = (tmp_path / "leaderboard.md").read_text().splitlines()
+    (head,) = [i for i, line in enumerate(lines) if "precision_ad (PHANTOM)" in line]
+    shown = [cell.strip() for cell in lines[head + 2].strip("|").split("|")]
+    assert len(shown) == 4 and all(re.fullmatch(r"0\.\d{3} \[0\.\d{3}, [01]\.\d{3}\]", cell) for cell in shown[2:])
+    assert "--metrics 'precision_ad, recall_ad'" in lines[2]
+    done = medgraft(*asked, "precison_ad")
+    assert done.exit_code == 2 and "no result has the metric 'precison_ad'" in done.stderr
 
 
 def test_a_folder_without_results_is_an_error(tmp_path, medgraft):

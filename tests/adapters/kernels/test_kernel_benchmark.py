@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+import types
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from medgraft.benchmarks import cli as harness
 from medgraft.benchmarks import kernel_floors, kernels
 from medgraft.benchmarks.kernel_cases import CASES
+from medgraft.benchmarks.kernel_peers import Peer
 from medgraft.benchmarks.kernel_results import read_operations, section, store
 from medgraft.benchmarks.leaderboard import board_rows, markdown
 from medgraft.benchmarks.results import OPERATION_SUFFIX
@@ -28,13 +32,102 @@ def test_parity_is_green(name, dtype):
     assert kernels.parity(small(CASES[name]), "cpu", dtype) == []
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.has_peer])
-def test_the_peer_computes_the_same(name):
-    exact = CASES[name].build("cpu", torch.float64, "eager", True)()
-    peer = CASES[name].build("cpu", torch.float64, "peer", True)()
-    # A peer may keep its weights in another layout, so what is compared is the result and the input's gradient.
-    for got, expected in zip(peer[:2], exact[:2], strict=True):
+PEERS = [(name, peer) for name, case in CASES.items() for peer in case.peers if not case.peers[peer].cuda_only]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("name", "peer"), PEERS)
+def test_a_peer_runs_both_ways_and_agrees_where_it_computes_the_same(name, peer, dtype):
+    case = CASES[name]
+    exact = case.build("cpu", torch.float64, "eager", True)()
+    made = case.peers[peer].gather(case.build("cpu", dtype, peer, True)())
+    assert [part.shape for part in made] == [part.shape for part in exact]
+    assert all(part.isfinite().all() for part in made)
+    assert (kernels.differing(case, made, exact, dtype) == []) is not bool(case.peers[peer].differs)
+
+
+def test_every_operation_with_a_rival_library_has_its_peers():
+    assert {name: list(case.peers) for name, case in CASES.items() if case.peers} == {
+        "info_nce": ["published", "open_clip without labels", "liger without labels"],
+        "info_nce_8192": ["published", "open_clip without labels", "liger without labels"],
+        "hypergraph": ["torch_geometric"],
+        "packed_lora": ["peft"],
+        "moe": ["transformers grouped_mm", "transformers batched_mm"],
+    }
+
+
+def test_liger_gets_both_directions_of_the_clip_loss(monkeypatch):
+    # In Liger's place the plain form of its signature: without a GPU its kernels do not run.
+    class PlainLoss:
+        def __call__(self, weight, embeddings, target):
+            return F.cross_entropy(F.linear(embeddings, weight), target)
+
+    module = types.SimpleNamespace(LigerFusedLinearCrossEntropyLoss=PlainLoss)
+    monkeypatch.setitem(sys.modules, "liger_kernel", types.SimpleNamespace(transformers=module))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", module)
+    case = CASES["info_nce"]
+    liger, open_clip = (
+        case.build("cpu", torch.float64, f"{name} without labels", True)() for name in ("liger", "open_clip")
+    )
+    for got, expected in zip(liger, open_clip, strict=True):
         torch.testing.assert_close(got, expected)
+
+
+def test_a_peer_without_its_library_is_left_out_and_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "liger_kernel", None)
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    liger = CASES["info_nce"].peers["liger without labels"]
+    assert liger.obstacle("cuda") == "liger_kernel is not installed; pip install liger-kernel"
+    result = kernels.run_case(small(CASES["info_nce"]), "cpu", torch.float32, ["fused", "peer"], 1, 1e9)
+    assert [each.form for each in result.forms] == ["eager", "fused", "peer published"]
+    assert result.verdicts[-2:] == [
+        "peer open_clip without labels is left out: open_clip is not installed; pip install open_clip_torch",
+        "peer liger without labels is left out: it runs on cuda alone, not on cpu",
+    ]
+
+
+def test_a_peer_that_is_wrong_or_raises_is_left_out_and_named():
+    case = small(CASES["moe"])
+
+    def build(device, dtype, form, _):
+        if form == "transformers batched_mm":
+            raise TypeError("no such form")
+        step = case.build(device, dtype, form, True)
+        if form not in case.peers:
+            return step
+        return lambda: tuple(part * 1.5 for part in step())
+
+    steps, told = kernels.peers_of(dataclasses.replace(case, build=build), "cpu", torch.float32)
+    assert steps == {}
+    assert told[0].startswith("peer transformers grouped_mm is left out: y differs from float64 by 5.0e-01")
+    assert told[1] == "peer transformers batched_mm is left out: it raises TypeError: no such form"
+
+
+def test_the_report_tells_all_peers_and_the_fastest(tmp_path):
+    result = kernels.run_case(small(CASES["info_nce"]), "cpu", torch.float32, ["fused", "peer"], 1, 1e9)
+    assert read_operations([store(result, tmp_path).parent]) == [result]
+    peers = [each for each in result.forms if each.form.startswith("peer ")]
+    assert [each.form for each in peers] == ["peer published", "peer open_clip without labels"]
+    fastest = max(peers, key=lambda each: each.ratio).form.removeprefix("peer ")
+    lines = kernels.report(result)
+    assert any(line.endswith(f"x the speed of the fastest peer, {fastest}") for line in lines)
+    assert any("peer open_clip without labels is another function, outside of the parity gate" in line for line in lines)
+
+
+def test_a_goal_against_peers_is_judged_by_the_fastest_of_the_same_function():
+    peers = {name: Peer(lambda: None, differs=differs) for name, differs in (("a", ""), ("b", ""), ("c", "other"))}
+    case = dataclasses.replace(CASES["hypergraph"], peers=peers, goal_speed=1.8)
+    ratios = (("eager", 1.0), ("fused", 3.0), ("peer a", 0.5), ("peer b", 1.5), ("peer c", 2.0))
+    found = [kernels.Measured(form, [1.0], None, None, ratio, 0.1) for form, ratio in ratios]
+    assert kernels.verdicts(case, found, 10) == ["2.00x the speed of peer b, goal 1.8x: met"]
+
+
+def test_pytest_benchmark_and_the_fallback_give_the_same_statistics(monkeypatch):
+    pytest.importorskip("pytest_benchmark")
+    seconds = [0.004, 0.001, 0.003, 0.002, 0.009]
+    found = kernels.statistics_of(seconds)
+    monkeypatch.setitem(sys.modules, "pytest_benchmark.stats", None)
+    assert kernels.statistics_of(seconds) == found == pytest.approx((3.0, 2.0, 4.0))
 
 
 def test_a_wrong_result_turns_the_gate_red_and_hides_the_number():
