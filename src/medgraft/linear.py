@@ -34,7 +34,7 @@ def has_onednn() -> bool:
 def takes_onednn(*tensors: Tensor) -> bool:
     """Whether a product of these goes to oneDNN: float32 on the CPU, none of them empty."""
     fit = all(t.dtype == torch.float32 and t.device.type == "cpu" and t.numel() > 0 for t in tensors)
-    return fit and has_onednn() and torch.backends.mkldnn.enabled
+    return fit and has_onednn() and bool(torch.backends.mkldnn.enabled)
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -52,7 +52,9 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         (dy,) = gradients
         x, weight = ctx.saved_tensors
         rows = dy.reshape(-1, dy.shape[-1])

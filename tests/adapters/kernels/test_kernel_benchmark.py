@@ -111,7 +111,9 @@ def test_the_report_tells_all_peers_and_the_fastest(tmp_path):
     fastest = max(peers, key=lambda each: each.ratio).form.removeprefix("peer ")
     lines = kernels.report(result)
     assert any(line.endswith(f"x the speed of the fastest peer, {fastest}") for line in lines)
-    assert any("peer open_clip without labels is another function, outside of the parity gate" in line for line in lines)
+    assert any(
+        "peer open_clip without labels is another function, outside of the parity gate" in line for line in lines
+    )
 
 
 def test_a_goal_against_peers_is_judged_by_the_fastest_of_the_same_function():
