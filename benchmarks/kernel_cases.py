@@ -195,10 +195,11 @@ CASES = {
              products=kernel_floors.perceiver),
         Case("perceiver_narrow", "The same with 8 heads of 64, where the plain form has a third less to multiply.",
              _perceiver(64), _OF_PERCEIVER, 2 * 2 * 2048 * 768 * 4, products=kernel_floors.perceiver),
-        Case("moe", "8 experts, top-2, 1576 tokens, D = 768, h = 64. Eager mode is Mixtral's published loop.", _moe, _OF_EXPERTS, 4 * 1576 * 768 * 4,
-             goal_speed=1.4, goal_memory=0.25, peers=kernel_peers.MOE, products=kernel_floors.moe),
-        Case("bottleneck", "3D bottleneck, C = 64, c = 16, 32 x 64 x 64 voxels. Eager mode is PyTorch's own convolutions, "
-             "which MONAI's blocks call too; there is no further peer.", _bottleneck, _OF_BOTTLENECK,
+        Case("moe", "8 experts, top-2, 1576 tokens, D = 768, h = 64. Eager mode is Mixtral's published loop.", _moe,
+             _OF_EXPERTS, 4 * 1576 * 768 * 4, goal_speed=1.4, goal_memory=0.25, peers=kernel_peers.MOE,
+             products=kernel_floors.moe),
+        Case("bottleneck", "3D bottleneck, C = 64, c = 16, 32 x 64 x 64 voxels. Eager mode is PyTorch's own "
+             "convolutions, which MONAI's blocks call too; there is no further peer.", _bottleneck, _OF_BOTTLENECK,
              4 * _VOLUME * 4, goal_speed=3.5, goal_dtype="bfloat16", products=kernel_floors.bottleneck),
     )
 }  # fmt: skip

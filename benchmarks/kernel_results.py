@@ -126,9 +126,11 @@ def section(results: Sequence[OperationResult]) -> list[str]:
 def _row(result: OperationResult) -> list[str]:
     by_form = {each.form: each for each in result.forms}
     ratios = [
-        f"{by_form[form].ratio:.2f}" if form in by_form else "-"
-        for form in ("fused", "compile", "eager float32", "peer")
+        f"{by_form[form].ratio:.2f}" if form in by_form else "-" for form in ("fused", "compile", "eager float32")
     ]
+    peers = [each for each in result.forms if each.form.startswith("peer ")]
+    first = max(peers, key=lambda each: each.ratio, default=None)
+    ratios.append("-" if first is None else f"{first.ratio:.2f} ({first.form.removeprefix('peer ')})")
     eager, fused = by_form["eager"], by_form.get("fused")
     peak = fused.allocated if fused is not None else None
     memory = f"{peak / eager.allocated:.0%}" if peak and eager.allocated else "-"
