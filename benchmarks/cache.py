@@ -31,10 +31,25 @@ from medgraft.task import RawInputs
 
 logger = logging.getLogger(__name__)
 
-BATCH = 32
+LARGEST_BATCH = 32
+CPU_NUMBERS = 640_000
+"""Numbers of prepared input that a CPU takes at once through the frozen part: four images of 224 x 224. Larger batches
+are not faster there, and the pass would need more memory than a training step."""
+
 PROBES = 64
 REASONS = "unreadable.json"
 FEATURE_ARRAYS = ("tokens", "pooled", "cls_scores", "cls_probs", "mask")
+
+
+def frozen_batch(prepared: np.ndarray, device: torch.device) -> int:
+    """Samples that go through the frozen part at once.
+
+    Example:
+        >>> frozen_batch(np.empty((9, 3, 224, 224), np.float16), torch.device("cpu"))
+        4
+    """
+    fitting = LARGEST_BATCH if device.type != "cpu" else CPU_NUMBERS // max(1, int(np.prod(prepared.shape[1:])))
+    return min(LARGEST_BATCH, max(1, fitting))
 
 
 @dataclass
@@ -295,6 +310,7 @@ def tower_inputs(
         facts |= {"view": view, "augmentation": vars(AUGMENTATIONS[modality])}
     # Sums depend on their order, and numbers must not depend on the cache.
     facts |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "onednn": has_onednn()}
+    facts |= {"batch": frozen_batch(prepared.array, tower.device)}
     whole = stage >= tower.n_stages
     needs = ("meta.json", "tokens.npy", "pooled.npy") if whole else ("meta.json", "x.npy")
     if tower.dtype != torch.float32:
@@ -320,8 +336,9 @@ def tower_inputs(
 def _run(prepared: PreparedInputs, tower: Encoder, stage: int, view: int | None, folder: Path) -> None:
     """Fills an entry with the hidden states before ``stage``, or with the features."""
     writer = _Writer(folder, len(prepared.array))
-    for start in range(0, len(prepared.array), BATCH):
-        index = np.arange(start, min(start + BATCH, len(prepared.array)))
+    size = frozen_batch(prepared.array, tower.device)
+    for start in range(0, len(prepared.array), size):
+        index = np.arange(start, min(start + size, len(prepared.array)))
         x = prepared.batch(index)
         if view is not None:
             x = augmented(x, tower.spec.modality, index, view)
@@ -340,8 +357,8 @@ def _run(prepared: PreparedInputs, tower: Encoder, stage: int, view: int | None,
 def _condense(rows: TowerInputs, condenser: Condenser, count: int, folder: Path) -> None:
     """Fills an entry with what a condenser makes of cached features."""
     writer = _Writer(folder, count)
-    for start in range(0, count, BATCH):
-        features = rows.batch(np.arange(start, min(start + BATCH, count)))
+    for start in range(0, count, LARGEST_BATCH):
+        features = rows.batch(np.arange(start, min(start + LARGEST_BATCH, count)))
         assert isinstance(features, Features)
         writer.write(start, condenser.apply(features))
     writer.close()

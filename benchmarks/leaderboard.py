@@ -293,6 +293,12 @@ def markdown(
     return "\n".join(lines) + "\n"
 
 
+def _as_markdown(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> list[str]:
+    """A table and an empty line; a bar inside of a cell (``pair:a|b``) is escaped."""
+    escaped = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    return [pd.DataFrame(escaped, columns=list(heads)).to_markdown(index=False, disable_numparse=True), ""]
+
+
 def _task_section(members: Sequence[BoardRow], also: Sequence[str]) -> list[str]:
     spec = members[0].first.spec
     mark = " (PHANTOM)" if members[0].first.phantom else ""
@@ -308,8 +314,7 @@ def _task_section(members: Sequence[BoardRow], also: Sequence[str]) -> list[str]
     if data.get("bayes_f1_macro") is not None:
         facts.append(f"Bayes-optimal F1 macro {data['bayes_f1_macro']:.3f}")
     lines = [f"## {members[0].title}", "", f"{'; '.join(facts)}. Ranked by `{members[0].first.primary}`.", ""]
-    body = pd.DataFrame([cells_of_row(row)[1:] for row in members], columns=COLUMNS[1:])
-    lines += [body.to_markdown(index=False, disable_numparse=True), ""]
+    lines += _as_markdown([cells_of_row(row)[1:] for row in members], COLUMNS[1:])
     if named := _further(members[0]) + [name for name in also if name in members[0].metrics]:
         further = [
             [row.first.spec.encoder, row.adapter, *(with_interval(row.metrics.get(name)) for name in named)]
@@ -317,13 +322,13 @@ def _task_section(members: Sequence[BoardRow], also: Sequence[str]) -> list[str]
             if row.metrics
         ]
         heads = ["encoder", "adapter", *(f"{name}{mark}" for name in named)]
-        lines += [pd.DataFrame(further, columns=heads).to_markdown(index=False, disable_numparse=True), ""]
+        lines += _as_markdown(further, heads)
     lines += _fallbacks(members)
     if told := [
         [row.first.spec.encoder, row.adapter, *found] for row in members if (found := diagnostic_cells(row.cells))
     ]:
         heads = ["encoder", "adapter", *DIAGNOSTIC_COLUMNS]
-        lines += [pd.DataFrame(told, columns=heads).to_markdown(index=False, disable_numparse=True), ""]
+        lines += _as_markdown(told, heads)
     classes = [name.removeprefix("f1_") for name in members[0].metrics if name.startswith("f1_")]
     classes = [name for name in classes if name not in ("macro", "weighted")]
     if classes:
@@ -334,7 +339,7 @@ def _task_section(members: Sequence[BoardRow], also: Sequence[str]) -> list[str]
             if row.metrics
         ]
         heads = ["encoder", "adapter", *(f"{kind} {name}{mark}" for name in classes for kind in ("F1", "AUC"))]
-        lines += [pd.DataFrame(table, columns=heads).to_markdown(index=False, disable_numparse=True), ""]
+        lines += _as_markdown(table, heads)
     return lines + baseline_lines(data.get("table_baselines", {}))
 
 

@@ -184,8 +184,10 @@ def verdicts(job: str, found: dict[str, Runs]) -> list[str]:
         best = best_peer(found)
         speed = ratio(found[best].seconds, runs.seconds)
         told.append(f"- {name}: {speed:.2f}x {best}, goal {goal.best_speed:g}x: {_outcome(speed >= goal.best_speed)}")
-    share = statistics.median(runs.peaks) / max(statistics.median(plain.peaks), 1)
-    told.append(f"- {name}: {share:.2f} of its memory, goal {goal.memory:g}: {_outcome(share <= goal.memory)}")
+    share = max(statistics.median(runs.peaks), runs.frozen_peak) / max(statistics.median(plain.peaks), 1)
+    told.append(
+        f"- {name}: {share:.2f} of its memory, frozen part included, goal {goal.memory:g}: {_outcome(share <= goal.memory)}"
+    )
     return told
 
 

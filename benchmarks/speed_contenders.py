@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from medgraft.attention import FastAttention
-from medgraft.benchmarks.cache import BATCH, PreparedInputs, TowerInputs, prepare, tower_inputs
+from medgraft.benchmarks.cache import PreparedInputs, TowerInputs, frozen_batch, prepare, tower_inputs
 from medgraft.compiling import compiled
 from medgraft.encoder import Encoder
 from medgraft.features import Features
@@ -219,13 +219,13 @@ def medgrafts(order: Order, tower: Encoder, prepared: PreparedInputs, name: str,
         rows.append(tower_inputs(prepared, tower, stage, grafted.base_digest, condenser=kept))
 
     @torch.no_grad()
-    def frozen_batch() -> object:
-        x = prepared.batch(np.arange(min(BATCH, order.images)))
+    def one_batch() -> object:
+        x = prepared.batch(np.arange(min(frozen_batch(prepared.array, tower.device), order.images)))
         with torch.autocast(order.device, torch.bfloat16, enabled=order.bf16_frozen):
             return tower.forward(x, scores=True) if stage >= tower.n_stages else tower.prefix(x, stage)
 
     made = _graft_contender(order, grafted, lambda index: rows[0].batch(index), stage)
-    return dataclasses.replace(made, forms=_Forms(order, grafted).running, frozen=frozen, frozen_batch=frozen_batch)
+    return dataclasses.replace(made, forms=_Forms(order, grafted).running, frozen=frozen, frozen_batch=one_batch)
 
 
 def _graft_contender(

@@ -252,6 +252,16 @@ def test_the_markdown_states_the_command_the_split_and_the_means(tmp_path):
     assert f"{value.value:.3f} [{value.ci_low:.3f}, {value.ci_high:.3f}]" in text
 
 
+def test_a_bar_in_a_name_does_not_split_its_cell(tmp_path):
+    store(tmp_path, encoder="pair:a|b")
+    text = markdown(board_rows([tmp_path]), "x")
+    lines = [line for line in text.splitlines() if line.startswith("|") and "pair:a" in line]
+    heads = [line for line in text.splitlines() if line.startswith("| encoder")]
+    assert len(lines) == len(heads) > 1
+    for head, line in zip(heads, lines, strict=True):
+        assert r"pair:a\|b" in line and len(re.split(r"(?<!\\)\|", line)) == len(head.split("|"))
+
+
 def test_the_csv_reads_back_with_every_metric(tmp_path):
     cell = store(tmp_path)
     _, path = write_board(board_rows([tmp_path]), tmp_path / "out", "x")
