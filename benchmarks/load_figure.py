@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,8 @@ from medgraft.benchmarks.leaderboard import BoardRow
 from medgraft.errors import MedgraftError
 
 PANELS_PER_ROW = 3
+TITLE_WIDTH = 58
+"""Characters of a panel's title in one line."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Load:
 def loads(rows: Sequence[BoardRow]) -> list[Load]:
     """Loads of the rows whose router was told several tasks, in the board's order."""
     found = []
+    titles = dict(zip(map(id, rows), _titles(rows), strict=True))
     for row in rows:
         reports = [
             report
@@ -49,8 +54,24 @@ def loads(rows: Sequence[BoardRow]) -> list[Load]:
         shares = [[sum(each) / len(each) for each in zip(*task, strict=True)] for task in every]
         dense = any(report.get("dense_blocks") for report in reports)
         names = task_names(row.first, len(numbers))
-        found.append(Load(f"{row.first.spec.task}\n{row.adapter}", names, shares, row.first.phantom, dense))
+        found.append(Load(titles[id(row)], names, shares, row.first.phantom, dense))
     return found
+
+
+def _titles(rows: Sequence[BoardRow]) -> list[str]:
+    """Task, encoder and adapter, and of the options that tell rows apart those that most rows do not share."""
+    parts = [row.note.split(", ") if row.note else [] for row in rows]
+    counted = Counter(part for own in parts for part in own)
+    usual = {part for part, count in counted.items() if 2 * count > sum(map(bool, parts)) > 2}
+    lines = []
+    for row, own in zip(rows, parts, strict=True):
+        spec = row.first.spec
+        unusual = ", ".join(part for part in own if part not in usual)
+        adapter = f"{spec.adapter}: {unusual}" if unusual else spec.adapter
+        lines.append(
+            "\n".join([spec.task, *textwrap.wrap(spec.encoder, TITLE_WIDTH), *textwrap.wrap(adapter, TITLE_WIDTH)])
+        )
+    return lines
 
 
 def draw_loads(found: Sequence[Load], out: Path) -> None:
@@ -83,7 +104,7 @@ def draw_loads(found: Sequence[Load], out: Path) -> None:
                 axis.bar(load.tasks, share, bottom=bottom, label=f"expert {expert}")
                 bottom = [low + high for low, high in zip(bottom, share, strict=True)]
             notes = (" (PHANTOM)" if load.phantom else "") + (" (router made dense)" if load.dense else "")
-            axis.set_title(load.title + notes, fontsize=7, wrap=True)
+            axis.set_title(load.title + notes, fontsize=7)
             axis.set_ylim(0, 1)
         axes[0, 0].set_ylabel("share of the tokens' picks")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=8)

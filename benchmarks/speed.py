@@ -185,9 +185,8 @@ def verdicts(job: str, found: dict[str, Runs]) -> list[str]:
         speed = ratio(found[best].seconds, runs.seconds)
         told.append(f"- {name}: {speed:.2f}x {best}, goal {goal.best_speed:g}x: {_outcome(speed >= goal.best_speed)}")
     share = max(statistics.median(runs.peaks), runs.frozen_peak) / max(statistics.median(plain.peaks), 1)
-    told.append(
-        f"- {name}: {share:.2f} of its memory, frozen part included, goal {goal.memory:g}: {_outcome(share <= goal.memory)}"
-    )
+    whole = f"{share:.2f} of its memory, frozen part included"
+    told.append(f"- {name}: {whole}, goal {goal.memory:g}: {_outcome(share <= goal.memory)}")
     return told
 
 
