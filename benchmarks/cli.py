@@ -95,6 +95,10 @@ def run(
 ) -> None:
     """Sweep adapters x encoders x tasks x seeds; finished cells are kept and not run again."""
     with guarded(debug=debug, verbose=verbose):
+        from medgraft.benchmarks.fork_server import start_fork_server
+
+        if not dry_run and config is None and cache_size is None:  # workers read the size of the cache from it
+            start_fork_server()
         from medgraft.benchmarks.plan import read_sweep
         from medgraft.benchmarks.sweep import show_plan, sweep_and_show
 

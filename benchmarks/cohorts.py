@@ -152,7 +152,7 @@ def phantom(name: str, entry: CohortEntry, jobs: int, announce: Callable[[str], 
         jobs: Worker processes.
         announce: Called with one line before a cohort is made.
     """
-    from medgraft.benchmarks.launcher import start_fork_server
+    from medgraft.benchmarks.fork_server import start_fork_server
 
     facts = {"writer": entry.writer, "options": entry.options, "generator": generator_version(entry.writer)}
     root = cache_root() / "cohorts" / f"{entry.writer}-{digest(facts)[:12]}"

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,11 @@ from typing import Any
 import numpy as np
 
 from medgraft.benchmarks.cohorts import Cohort
+from medgraft.benchmarks.fork_server import start_fork_server
 from medgraft.benchmarks.results import CellResult, CellSpec, ResultStore, Status
 from medgraft.benchmarks.worker import Job, execute, failure
 
 logger = logging.getLogger(__name__)
-
-PRELOAD = ["medgraft.benchmarks.cell", "medgraft.benchmarks.environment", "torch._inductor"]
-"""What every cell imports. To ask torch for deterministic algorithms imports its compiler, a second and more."""
 
 
 @dataclass
@@ -85,21 +82,6 @@ def _worker(job: Job, folder: Path, pipe: Connection, level: int) -> None:
                 os._exit(1)
 
     execute(job, folder, progress)
-
-
-def start_fork_server() -> None:
-    """Starts the fork server, with what cells import, deaf to Ctrl-C from its first moment, and so its workers.
-
-    To be called before anything else in this process uses one: there is one server, and it keeps what it started with.
-    """
-    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
-    if threading.current_thread() is not threading.main_thread():
-        return  # no signal arrives here; the first worker starts the server
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _end_with_launcher() -> None:

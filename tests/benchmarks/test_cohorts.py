@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medgraft.benchmarks import cohorts, launcher
+from medgraft.benchmarks import cohorts, fork_server
 from medgraft.benchmarks.cohorts import given, phantom, revision
 from medgraft.errors import ConfigError, DataError
 from medgraft.registry import CohortEntry
@@ -141,7 +141,7 @@ def test_the_fork_server_of_the_cells_is_started_before_a_writer_may_start_its_o
         (out / "PHANTOM").write_text("{}")
 
     monkeypatch.setattr(cohorts, "write_phantom", write)
-    monkeypatch.setattr(launcher, "start_fork_server", lambda: order.append("server"))
+    monkeypatch.setattr(fork_server, "start_fork_server", lambda: order.append("server"))
     phantom("chexpert", TINY, 1, lambda text: None)
     assert order == ["server", "write"]
 

@@ -1,0 +1,27 @@
+"""The process that workers are forked from; this module imports nothing heavy, so that it can start early."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import threading
+from multiprocessing import forkserver
+
+PRELOAD = ["medgraft.benchmarks.cell", "medgraft.benchmarks.environment", "torch._inductor"]
+"""What every cell imports. To ask torch for deterministic algorithms imports its compiler, a second and more."""
+
+
+def start_fork_server() -> None:
+    """Starts the fork server, with what cells import, deaf to Ctrl-C from its first moment, and so its workers.
+
+    It imports in the background, so the sooner it starts the sooner the first cell does. To be called before anything
+    else in this process uses one: there is one server, and it keeps what it started with, its environment included.
+    """
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
+    if threading.current_thread() is not threading.main_thread():
+        return  # no signal arrives here; the first worker starts the server
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
