@@ -94,9 +94,9 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Sweep adapters x encoders x tasks x seeds; finished cells are kept and not run again."""
-    with guarded(debug=debug, verbose=verbose):
-        from medgraft.benchmarks.fork_server import start_fork_server
+    from medgraft.benchmarks.fork_server import ended_on_error, start_fork_server
 
+    with guarded(debug=debug, verbose=verbose), ended_on_error():
         if not dry_run and config is None and cache_size is None:  # workers read the size of the cache from it
             start_fork_server()
         from medgraft.benchmarks.plan import read_sweep

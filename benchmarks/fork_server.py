@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 
 PRELOAD = ["medgraft.benchmarks.cell", "medgraft.benchmarks.environment", "torch._inductor"]
@@ -25,3 +28,17 @@ def start_fork_server() -> None:
         forkserver.ensure_running()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def ended_on_error() -> Iterator[None]:
+    """Ends the fork server at once if the block raises; it would import on, and hold the terminal or a pipe open."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt):
+        # Not part of the module's interface; without it the server ends by itself, some seconds later.
+        pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -226,3 +227,22 @@ def test_a_checkout_that_is_not_installed_says_what_to_do():
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "medgraft is not installed here; run `make install` (or `pip install -e .`) first\n"
+
+
+ENDED = """
+import os
+from multiprocessing import forkserver
+from medgraft.benchmarks.fork_server import ended_on_error, start_fork_server
+try:
+    with ended_on_error():
+        start_fork_server()
+        raise ValueError
+except ValueError:
+    _, status = os.waitpid(forkserver._forkserver._forkserver_pid, 0)
+    print(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_an_error_before_the_first_cell_ends_the_fork_server_that_would_hold_the_pipe():
+    done = subprocess.run([sys.executable, "-c", ENDED], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, str(-signal.SIGKILL)), done.stderr
