@@ -65,8 +65,7 @@ def towers_with_features(
 
 def trained_dtype(tower: Encoder) -> torch.dtype:
     """Type of parameters trained beside a tower: its own, but float32 at least."""
-    kind = next((p.dtype for p in tower.parameters() if p.is_floating_point()), torch.float32)
-    return torch.promote_types(kind, torch.float32)
+    return torch.promote_types(tower.dtype, torch.float32)
 
 
 def in_depth(encoder: Encoder, site: Site, group: DepthGroup) -> bool:

@@ -30,15 +30,20 @@ def start_fork_server() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+def end_fork_server() -> None:
+    """Ends the fork server at once, if there is one; unused, it would import on and hold a pipe open."""
+    # Not part of the module's interface; without it the server ends by itself, some seconds later.
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    if pid is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 @contextmanager
 def ended_on_error() -> Iterator[None]:
-    """Ends the fork server at once if the block raises; it would import on, and hold the terminal or a pipe open."""
+    """Ends the fork server if the block raises."""
     try:
         yield
     except (Exception, KeyboardInterrupt):
-        # Not part of the module's interface; without it the server ends by itself, some seconds later.
-        pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
-        if pid is not None:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        end_fork_server()
         raise

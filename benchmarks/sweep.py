@@ -15,6 +15,7 @@ from rich.table import Table
 
 from medgraft.benchmarks import cohorts
 from medgraft.benchmarks.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
+from medgraft.benchmarks.fork_server import end_fork_server
 from medgraft.benchmarks.kernel_results import read_operations
 from medgraft.benchmarks.launcher import Events, Launcher, Running
 from medgraft.benchmarks.leaderboard import COLUMNS, BoardRow, board_rows, cells_of_row, write_board
@@ -266,6 +267,8 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
     missing = [cell for cell in plan.cells if cell.key() not in kept]
     if kept:
         console.print(f"{len(kept)} of {len(plan.cells)} cells are done already", highlight=False)
+    if not missing:
+        end_fork_server()
     failed = _run(missing, plan, sweep, store, console, verbose) if missing else []
     keys = {cell.key() for cell in plan.cells}
     board = board_rows([sweep.results])
