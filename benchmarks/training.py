@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,15 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgraft.attention import FastAttention
 from medgraft.benchmarks.cache import TowerInputs, drawn_batch
 from medgraft.benchmarks.objectives import AnyObjective, Batch, Outputs
 from medgraft.benchmarks.staging import Staging
-from medgraft.convolution import ExactConv3d
 from medgraft.errors import ConfigError, DataError
 from medgraft.features import Features
+from medgraft.forms import fast_forms
 from medgraft.grafting import Grafted
-from medgraft.linear import FastLinear
 from medgraft.readout import ClsReadOut
 from medgraft.registry import TrainDefaults
 from medgraft.task import TaskData
@@ -128,32 +126,19 @@ class Runner:
         asked = None if self.data.asked is None else torch.from_numpy(self.data.asked[index])
         for _, adapter in self.grafted.named_adapters():
             adapter.tell_tasks(asked)
-        with self.autocast(), self.cpu_forms(), self.read_out():
+        with self.autocast(), self.forms():
             return self.encode(rows, {name: source.stage for name, source in self.inputs.items()})
 
     def autocast(self) -> torch.autocast:
         """The context that what is trained runs in."""
         return torch.autocast(self.grafted.encoder.device.type, torch.bfloat16, enabled=self.bf16)
 
-    @contextmanager
-    def cpu_forms(self) -> Iterator[None]:
-        """The context in which a CPU is fast, and right in bf16 (3D convolutions of shallow inputs).
-
-        A compiled graph chooses its own forms.
-        """
-        if self.compiled or self.grafted.encoder.device.type != "cpu":
-            yield
-        elif self.bf16:
-            with FastAttention(), ExactConv3d():
-                yield
-        else:
-            with FastLinear():
-                yield
-
-    def read_out(self) -> AbstractContextManager[None]:
-        """The context in which the last block computes what the objective reads."""
-        whole = self.compiled or self.objective.reads_tokens
-        return nullcontext() if whole else self._cls_read_out.running()
+    def forms(self) -> AbstractContextManager[None]:
+        """The context in which what is trained is fast; a compiled graph chooses its own forms."""
+        if self.compiled:
+            return nullcontext()
+        read_out = None if self.objective.reads_tokens else self._cls_read_out
+        return fast_forms(self.grafted.encoder.device.type, self.bf16, read_out)
 
     @cached_property
     def _cls_read_out(self) -> ClsReadOut:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medgraft.linear import onednn_linear, takes_onednn
+from medgraft.linear import onednn_linear, takes_onednn, takes_onednn_bias
 
 
 def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
@@ -34,4 +34,5 @@ def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``torch.nn.functional.linear`` of ``x [M, K]``, ``weight [N, K]`` and ``bias [N]``, as :func:`product`."""
-    return onednn_linear(x, weight, bias) if takes_onednn(x, weight) else F.linear(x, weight, bias)
+    gains = takes_onednn(x, weight) or takes_onednn_bias(x, weight, bias)
+    return onednn_linear(x, weight, bias) if gains else F.linear(x, weight, bias)

@@ -317,6 +317,15 @@ class Adapter(nn.Module):
         super().__init__()
         self.config = config if config is not None else self.Config()
 
+    @property
+    def affine_projections(self) -> bool:
+        """Whether all it adds to queries and values is an affine map of each token, without chance.
+
+        A weighted mean of values is then the value of the weighted mean, which
+        :class:`medgraft.cls_attention.OneQuery` makes use of.
+        """
+        return False
+
     def supports(self, encoder: Encoder) -> Support:
         """Says whether this adapter, as configured, can attach to ``encoder``; must not change anything."""
         return Support(True)

@@ -7,14 +7,14 @@ that are read nor any gradient. In a ViT the last block shrinks to a quarter of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from medgraft.cls_attention import Fold, OneQuery
 from medgraft.encoder import DualEncoder, Encoder
 from medgraft.grafting import Grafted
 from medgraft.sites import Site
@@ -37,13 +37,14 @@ class ClsReadOut:
     def __init__(self, grafted: Grafted) -> None:
         self.towers = {name: tower for name, tower in grafted.towers().items() if _allows(grafted, name, tower)}
         self._sites = {name: tower.sites() for name, tower in self.towers.items()}
+        self._folds = {name: Fold(_folds(grafted, name, tower)) for name, tower in self.towers.items()}
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """The context to run the graft in."""
         with ExitStack() as stack:
             for name, tower in self.towers.items():
-                stack.enter_context(_narrowed(tower, self._sites[name]))
+                stack.enter_context(_narrowed(tower, self._sites[name], self._folds[name]))
             yield
 
 
@@ -56,9 +57,27 @@ def _allows(grafted: Grafted, name: str, tower: Encoder) -> bool:
     last = len(tower.attention) - 1
     if f"blocks.{last}.mlp" not in sites:
         return False
+    touched = {hit for hits in _touched(grafted, name).values() for hit in hits}
+    return all(_harmless(sites.get(hit), last) for hit in touched)
+
+
+def _touched(grafted: Grafted, name: str) -> dict[str, set[str]]:
+    """Adapter -> its sites in one tower, by their names there."""
     prefix = f"{name}." if isinstance(grafted.encoder, DualEncoder) else ""
-    touched = {hit for patterns in grafted.coverage().values() for found in patterns.values() for hit in found}
-    return all(_harmless(sites.get(hit.removeprefix(prefix)), last) for hit in touched if hit.startswith(prefix))
+    return {
+        adapter: {hit.removeprefix(prefix) for hits in patterns.values() for hit in hits if hit.startswith(prefix)}
+        for adapter, patterns in grafted.coverage().items()
+    }
+
+
+def _folds(grafted: Grafted, name: str, tower: Encoder) -> bool:
+    """Whether the keys and values of the last block can be folded into its query, as far as adapters go."""
+    last, adapters = f"blocks.{len(tower.attention) - 1}.attn.", dict(grafted.named_adapters())
+    if tower.attention[-1].transform is not None:
+        return False
+    changes = {adapter: {hit for hit in hits if hit.startswith(last)} for adapter, hits in _touched(grafted, name).items()}
+    keys = any(f"{last}k" in hits for hits in changes.values())
+    return not keys and all(adapters[adapter].affine_projections for adapter, hits in changes.items() if hits)
 
 
 def _harmless(site: Site | None, last: int) -> bool:
@@ -68,16 +87,15 @@ def _harmless(site: Site | None, last: int) -> bool:
 
 
 @contextmanager
-def _narrowed(tower: Encoder, sites: Mapping[str, Site]) -> Iterator[None]:
-    """One row through what follows the attention of a tower's last block."""
+def _narrowed(tower: Encoder, sites: Mapping[str, Site], fold: Fold) -> Iterator[None]:
+    """One row through a tower's last block, wherever its other rows are not asked for."""
     last = len(tower.attention) - 1
     layout = tower.attention[last]
     handles = _one_row(tower, sites[f"blocks.{last}.mlp"])
     if layout.out_path and layout.style != "mha":
         handles += _one_row(tower, Site("", "branch", layout.out_path, entry=layout.out_path))
-        mode = _OneQuery()
-        handles.append(tower.get_submodule(layout.path).register_forward_pre_hook(mode.arm))
-        handles.append(tower.get_submodule(layout.out_path).register_forward_pre_hook(mode.disarm))
+        mode = OneQuery(tower, layout, fold)
+        handles += mode.hooks()
     else:
         mode = nullcontext()
     try:
@@ -101,34 +119,3 @@ def _one_row(tower: Encoder, branch: Site) -> list[Any]:
 
     first = tower.get_submodule(branch.entry).register_forward_pre_hook(enter)
     return [first, tower.get_submodule(branch.path).register_forward_hook(leave)]
-
-
-class _OneQuery(TorchFunctionMode):
-    """Attention for the first query alone between the projections of the last block and its output projection."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.armed = False
-
-    def arm(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.armed = True
-
-    def disarm(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.armed = False
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention or not self.armed or len(args) < 3 or kwargs.get("is_causal"):
-            return func(*args, **kwargs)
-        q, rest = args[0], list(args[1:])
-        if len(rest) > 2 and rest[2] is not None:
-            rest[2] = _first_query(rest[2])
-        if kwargs.get("attn_mask") is not None:
-            kwargs = kwargs | {"attn_mask": _first_query(kwargs["attn_mask"])}
-        return F.pad(func(q[..., :1, :], *rest, **kwargs), (0, 0, 0, q.shape[-2] - 1))
-
-
-def _first_query(mask: Tensor) -> Tensor:
-    return mask[..., :1, :] if mask.shape[-2] > 1 else mask

@@ -1,0 +1,161 @@
+"""The attention of the CLS token alone, without the keys and values of the other tokens.
+
+One query asks for no key by itself: ``q_h . (W_k,h x_n + b_k,h)`` is ``(W_k,h^T q_h) . x_n`` up to a term that is the
+same for every token, which the softmax takes out. And since its weights add up to one, the weighted mean of
+``W_v x_n + b_v`` is ``W_v`` of the weighted mean of the tokens, plus ``b_v``; so it is for every affine map, one with
+LoRA among them. What the projections then see are ``1 + heads`` rows for each sample in place of ``N``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from medgraft.attention import PROJECTIONS, AttentionLayout, Projection
+
+
+@dataclass
+class Fold:
+    """Whether the keys and values of a block are folded into its one query.
+
+    Attributes:
+        allowed: Its keys are those of the encoder, and all that adapters add to queries and values is affine.
+        seen: Whether the library hands its projections to the attention as they are, each head a part of the rows;
+            ``None`` before the first run, which looks. Rotary positions and norms of queries and keys come between.
+    """
+
+    allowed: bool
+    seen: bool | None = None
+
+    @property
+    def taken(self) -> bool:
+        """Whether this run folds."""
+        return self.allowed and bool(self.seen)
+
+
+@dataclass
+class OneQuery(TorchFunctionMode):
+    """Attention for the first query alone, between the projections of a block and its output projection.
+
+    Args:
+        tower: The encoder.
+        layout: The block's attention.
+        fold: What is known of the block; the first run notes what it sees there.
+    """
+
+    tower: nn.Module
+    layout: AttentionLayout
+    fold: Fold
+    _inputs: dict[str, Tensor] = field(default_factory=dict)
+    _outputs: dict[str, Tensor] = field(default_factory=dict)
+    _armed: bool = False
+    _inside: bool = False
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def hooks(self) -> list[Any]:
+        """Handles of hooks on the projections and the output projection, behind those of adapters."""
+        paths = dict.fromkeys(self.layout.location(name)[0] for name in PROJECTIONS)
+        modules = {path: self.tower.get_submodule(path) for path in paths}
+        out = self.tower.get_submodule(self.layout.out_path)
+        handles = [out.register_forward_pre_hook(self._disarm)]
+        for path, module in modules.items():
+            handles.append(module.register_forward_pre_hook(self._entering(path)))
+            handles.append(module.register_forward_hook(self._leaving(path)))
+        return handles
+
+    def _narrows(self, path: str) -> bool:
+        return self.fold.taken or (self.layout.style == "split" and path == self.layout.path)
+
+    def _entering(self, path: str) -> Callable[..., Any]:
+        def enter(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            if self._inside:
+                return None
+            self._armed, self._inputs[path] = True, args[0]
+            return (args[0][..., :1, :], *args[1:]) if self._narrows(path) else None
+
+        return enter
+
+    def _leaving(self, path: str) -> Callable[..., Any]:
+        def leave(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+            if self._inside:
+                return None
+            if self._narrows(path):
+                output = output.expand(*output.shape[:-2], self._inputs[path].shape[-2], -1)
+            self._outputs[path] = output
+            return output
+
+        return leave
+
+    def _disarm(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._armed = False
+        self._inputs.clear()
+        self._outputs.clear()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Intercepts the block's attention; all else passes through."""
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention or not self._armed:
+            return func(*args, **kwargs)
+        q, k, v, *rest = args if len(args) >= 3 else (None, None, None)
+        options = dict(zip(("attn_mask", "dropout_p", "is_causal"), rest, strict=False)) | kwargs
+        if q is None or options.get("is_causal"):
+            assert not self.fold.taken
+            return func(*args, **kwargs)
+        if options.get("attn_mask") is not None:
+            options["attn_mask"] = _first_query(options["attn_mask"])
+        if self.fold.seen is None:
+            plain = not options.get("dropout_p") and options.get("scale") in (None, q.shape[-1] ** -0.5)
+            plain = plain and not options.get("enable_gqa")
+            self.fold.seen = plain and all(self._is_part(x, n) for x, n in zip((q, k, v), PROJECTIONS, strict=True))
+        made = self._folded(q[..., :1, :], options.get("attn_mask")) if self.fold.taken else None
+        if made is None:
+            made = func(q[..., :1, :], k, v, **options)
+        return F.pad(made, (0, 0, 0, q.shape[-2] - 1))
+
+    def _is_part(self, found: Tensor, projection: Projection) -> bool:
+        """Whether a tensor is a projection as the layer returned it, seen as ``[B, heads, N, head_dim]``."""
+        path, rows = self.layout.location(projection)
+        output = self._outputs.get(path)
+        if output is None or output.dim() != 3 or self._inputs[path] is not next(iter(self._inputs.values())):
+            return False
+        if self._narrows(path):
+            output = output[:, :1].expand(output.shape)
+        wanted = (output if rows is None else output[..., rows]).unflatten(-1, (self.layout.heads, -1)).transpose(1, 2)
+        same = found.shape == wanted.shape and found.untyped_storage().data_ptr() == wanted.untyped_storage().data_ptr()
+        return same and found.stride() == wanted.stride() and found.storage_offset() == wanted.storage_offset()
+
+    def _folded(self, q: Tensor, mask: Tensor | None) -> Tensor:
+        """The CLS token's result ``[B, heads, 1, head_dim]`` from its query of that shape."""
+        heads, (path, rows) = self.layout.heads, self.layout.location("k")
+        x = self._inputs[path]
+        weight = self.tower.get_submodule(path).weight
+        assert isinstance(weight, Tensor)
+        weight = (weight if rows is None else weight[rows]).to(q.dtype).unflatten(0, (heads, -1))
+        asked = torch.bmm(q.squeeze(2).transpose(0, 1), weight).transpose(0, 1)
+        scores = torch.bmm(asked * q.shape[-1] ** -0.5, x.to(q.dtype).transpose(1, 2))
+        if mask is not None:
+            mask = mask.expand(len(x), mask.shape[1], 1, x.shape[1]).squeeze(2)
+            scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+        mean = torch.bmm(torch.softmax(scores, dim=-1).to(q.dtype), x.to(q.dtype))
+        path, rows = self.layout.location("v")
+        self._inside = True
+        try:
+            values = self.tower.get_submodule(path)(mean)
+        finally:
+            self._inside = False
+        values = (values if rows is None else values[..., rows]).unflatten(-1, (heads, -1))
+        return values.diagonal(dim1=1, dim2=2).transpose(1, 2).unsqueeze(2)
+
+
+def _first_query(mask: Tensor) -> Tensor:
+    return mask[..., :1, :] if mask.shape[-2] > 1 else mask
