@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgraft.attention import FastAttention
 from medgraft.benchmarks.augmentation import AUGMENTATIONS, augmented
 from medgraft.benchmarks.cache_entries import Entry, entry
 from medgraft.encoder import Encoder
 from medgraft.errors import DataError
 from medgraft.features import Condenser, Features
-from medgraft.linear import FastLinear, has_onednn
+from medgraft.forms import fast_forms
+from medgraft.linear import has_onednn
 from medgraft.task import RawInputs
 
 logger = logging.getLogger(__name__)
@@ -343,7 +343,7 @@ def _run(prepared: PreparedInputs, tower: Encoder, stage: int, view: int | None,
         if view is not None:
             x = augmented(x, tower.spec.modality, index, view)
         half = tower.dtype == torch.bfloat16
-        with torch.autocast(tower.device.type, torch.bfloat16, enabled=half), FastAttention() if half else FastLinear():
+        with torch.autocast(tower.device.type, torch.bfloat16, enabled=half), fast_forms(tower.device.type, half):
             if stage >= tower.n_stages:
                 # forward() and not a call, so that an adapter's hooks on the features stay out of the cache.
                 found = tower.forward(x, scores=bool(tower.attention) and tower.has_cls)

@@ -20,7 +20,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 Projection = Literal["q", "k", "v"]
@@ -169,28 +168,23 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
         return torch.bmm(torch.softmax(scores, dim=-1).view(B * heads, N, -1), v).view(B, heads, N, width)
 
 
-class FastAttention(TorchFunctionMode):
-    """Inside it, each ``F.scaled_dot_product_attention`` that a library calls takes the form that ``attend`` picks.
+def fast_attention(*args: Any, **kwargs: Any) -> Tensor:
+    """``F.scaled_dot_product_attention`` in the form that :func:`attend` picks.
+
+    Calls with dropout, causal masks, scales of their own or grouped heads are the library's own.
 
     Example:
         >>> q = k = v = torch.ones(1, 1, 2, 4, dtype=torch.bfloat16)
-        >>> with FastAttention():
-        ...     F.scaled_dot_product_attention(q, k, v).shape
+        >>> fast_attention(q, k, v).shape
         torch.Size([1, 1, 2, 4])
     """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Intercepts calls without dropout, causal masks, own scales or grouped heads; all others pass through."""
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention and len(args) >= 3 and args[0].dim() == args[1].dim() == 4:
-            bias = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
-            others = [*args[4:], *(value for key, value in kwargs.items() if key != "attn_mask")]
-            plain = not any(others) and args[0].shape[:2] == args[1].shape[:2]
-            if plain or (kwargs.get("scale") == args[0].shape[-1] ** -0.5 and sum(map(bool, others)) == 1):
-                return attend(args[0], args[1], args[2], bias)
-        return func(*args, **kwargs)
+    if len(args) >= 3 and args[0].dim() == args[1].dim() == 4:
+        bias = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
+        others = [*args[4:], *(value for key, value in kwargs.items() if key != "attn_mask")]
+        plain = not any(others) and args[0].shape[:2] == args[1].shape[:2]
+        if plain or (kwargs.get("scale") == args[0].shape[-1] ** -0.5 and sum(map(bool, others)) == 1):
+            return attend(args[0], args[1], args[2], bias)
+    return F.scaled_dot_product_attention(*args, **kwargs)
 
 
 def mha_forward(

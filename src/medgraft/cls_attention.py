@@ -9,13 +9,12 @@ LoRA among them. What the projections then see are ``1 + heads`` rows for each s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from medgraft.attention import PROJECTIONS, AttentionLayout, Projection
 
@@ -39,26 +38,21 @@ class Fold:
         return self.allowed and bool(self.seen)
 
 
-@dataclass
-class OneQuery(TorchFunctionMode):
+class OneQuery:
     """Attention for the first query alone, between the projections of a block and its output projection.
 
     Args:
         tower: The encoder.
         layout: The block's attention.
         fold: What is known of the block; the first run notes what it sees there.
+        attention: What computes an attention that is not folded.
     """
 
-    tower: nn.Module
-    layout: AttentionLayout
-    fold: Fold
-    _inputs: dict[str, Tensor] = field(default_factory=dict)
-    _outputs: dict[str, Tensor] = field(default_factory=dict)
-    _armed: bool = False
-    _inside: bool = False
-
-    def __post_init__(self) -> None:
-        super().__init__()
+    def __init__(self, tower: nn.Module, layout: AttentionLayout, fold: Fold, attention: Callable[..., Tensor]) -> None:
+        self.tower, self.layout, self.fold, self.attention = tower, layout, fold, attention
+        self._inputs: dict[str, Tensor] = {}
+        self._outputs: dict[str, Tensor] = {}
+        self._armed = self._inside = False
 
     def hooks(self) -> list[Any]:
         """Handles of hooks on the projections and the output projection, behind those of adapters."""
@@ -99,27 +93,24 @@ class OneQuery(TorchFunctionMode):
         self._inputs.clear()
         self._outputs.clear()
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Intercepts the block's attention; all else passes through."""
-        kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention or not self._armed:
-            return func(*args, **kwargs)
-        q, k, v, *rest = args if len(args) >= 3 else (None, None, None)
-        options = dict(zip(("attn_mask", "dropout_p", "is_causal"), rest, strict=False)) | kwargs
-        if q is None or options.get("is_causal"):
-            assert not self.fold.taken
-            return func(*args, **kwargs)
-        if options.get("attn_mask") is not None:
-            options["attn_mask"] = _first_query(options["attn_mask"])
+    def attend(self, *args: Any, **kwargs: Any) -> Tensor:
+        """``F.scaled_dot_product_attention``; inside the block, all rows of the result but the first are zero."""
+        options = dict(zip(("attn_mask", "dropout_p", "is_causal"), args[3:], strict=False)) | kwargs
+        if not self._armed or len(args) < 3 or options.get("is_causal"):
+            return self.attention(*args, **kwargs)
+        q, k, v = args[:3]
+        mask = options.get("attn_mask")
+        if mask is not None and mask.shape[-2] > 1:
+            options["attn_mask"] = mask = mask[..., :1, :]
         if self.fold.seen is None:
             plain = not options.get("dropout_p") and options.get("scale") in (None, q.shape[-1] ** -0.5)
             plain = plain and not options.get("enable_gqa")
             self.fold.seen = plain and all(self._is_part(x, n) for x, n in zip((q, k, v), PROJECTIONS, strict=True))
-        made = self._folded(q[..., :1, :], options.get("attn_mask")) if self.fold.taken else None
-        if made is None:
-            made = func(q[..., :1, :], k, v, **options)
+            made = self.attention(q[..., :1, :], k, v, **options)
+        elif self.fold.taken:
+            made = self._folded(q[..., :1, :], mask)
+        else:
+            made = self.attention(q[..., :1, :], k, v, **options)
         return F.pad(made, (0, 0, 0, q.shape[-2] - 1))
 
     def _is_part(self, found: Tensor, projection: Projection) -> bool:
@@ -131,8 +122,7 @@ class OneQuery(TorchFunctionMode):
         if self._narrows(path):
             output = output[:, :1].expand(output.shape)
         wanted = (output if rows is None else output[..., rows]).unflatten(-1, (self.layout.heads, -1)).transpose(1, 2)
-        same = found.shape == wanted.shape and found.untyped_storage().data_ptr() == wanted.untyped_storage().data_ptr()
-        return same and found.stride() == wanted.stride() and found.storage_offset() == wanted.storage_offset()
+        return _same_place(found, wanted)
 
     def _folded(self, q: Tensor, mask: Tensor | None) -> Tensor:
         """The CLS token's result ``[B, heads, 1, head_dim]`` from its query of that shape."""
@@ -157,5 +147,7 @@ class OneQuery(TorchFunctionMode):
         return values.diagonal(dim1=1, dim2=2).transpose(1, 2).unsqueeze(2)
 
 
-def _first_query(mask: Tensor) -> Tensor:
-    return mask[..., :1, :] if mask.shape[-2] > 1 else mask
+def _same_place(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same view of the same memory."""
+    layouts = [(x.shape, x.stride(), x.untyped_storage().data_ptr(), int(x.storage_offset())) for x in (a, b)]
+    return layouts[0] == layouts[1]

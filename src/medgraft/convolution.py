@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 
-class ExactConv3d(TorchFunctionMode):
-    """Inside it, a 3D convolution whose kernel is deeper than its input runs in fp32 under a CPU's bf16 autocast.
+def exact_conv3d(*args: Any, **kwargs: Any) -> Tensor:
+    """``torch.conv3d``, in fp32 where its kernel is deeper than its input and a CPU would run it in bf16.
 
     The weight gradient of oneDNN's bf16 kernel reads memory outside its buffers there (torch 2.14, at input depths
     from 2 to one less than the kernel's): the gradient is arbitrary, at times not finite, and the process may end.
@@ -18,25 +17,18 @@ class ExactConv3d(TorchFunctionMode):
 
     Example:
         >>> x, weight = torch.ones(1, 16, 2, 3, 3), torch.ones(16, 16, 3, 3, 3)
-        >>> with torch.autocast("cpu", torch.bfloat16), ExactConv3d():
-        ...     torch.conv3d(x, weight, padding=1).dtype
+        >>> with torch.autocast("cpu", torch.bfloat16):
+        ...     exact_conv3d(x, weight, padding=1).dtype
         torch.float32
     """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Intercepts such convolutions; all others pass through."""
-        kwargs = kwargs or {}
-        if func is torch.conv3d and len(args) >= 2:
-            x, weight = args[:2]
-            depth = x.shape[-3]
-            if x.device.type == "cpu" and weight.shape[2] > depth > 1:
-                with torch.autocast("cpu", enabled=False):
-                    return func(*(widened(value) for value in args), **{k: widened(v) for k, v in kwargs.items()})
-        return func(*args, **kwargs)
+    if len(args) >= 2:
+        x, weight = args[:2]
+        if x.device.type == "cpu" and weight.shape[2] > x.shape[-3] > 1:
+            with torch.autocast("cpu", enabled=False):
+                return torch.conv3d(*map(widened, args), **{key: widened(value) for key, value in kwargs.items()})
+    return torch.conv3d(*args, **kwargs)
 
 
 def widened(value: Any) -> Any:
     """A bf16 tensor in fp32; anything else as it is."""
-    return value.float() if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16 else value
+    return value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value

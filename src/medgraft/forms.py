@@ -1,36 +1,71 @@
-"""The forms in which a graft is trained where it runs, put together in the order in which they work."""
+"""The forms in which library functions run while a graft is trained or read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
-from medgraft.attention import FastAttention
-from medgraft.convolution import ExactConv3d
-from medgraft.linear import FastLinear
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from medgraft.attention import fast_attention
+from medgraft.convolution import exact_conv3d
+from medgraft.linear import linear
 from medgraft.readout import ClsReadOut
+
+Form = Callable[..., Any]
+
+
+class Forms(TorchFunctionMode):
+    """Inside it, each call of some of PyTorch's functions takes a form of ours.
+
+    One mode holds them all, since every call of any function passes through every mode.
+
+    Args:
+        forms: Function -> what is called in its place. Calls with subclasses of tensors stay with the library.
+    """
+
+    def __init__(self, forms: Mapping[Form, Form]) -> None:
+        super().__init__()
+        self.forms = forms
+
+    def __torch_function__(
+        self, func: Form, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Looks the function up."""
+        form = self.forms.get(func)
+        if form is None or not all(t in (Tensor, nn.Parameter) for t in types):
+            form = func
+        return form(*args, **(kwargs or {}))
 
 
 @contextmanager
 def fast_forms(device_type: str, bf16: bool, read_out: ClsReadOut | None = None) -> Iterator[None]:
     """The context in which an uncompiled graft is fast, and right in bf16 (3D convolutions of shallow inputs).
 
-    The short last block is the innermost: it turns the library's attention into one of a single query, which then
-    takes the device's form. The other way round, the whole attention would be on its way before it is asked.
-
     Args:
         device_type: ``cpu``, ``cuda`` and so on.
-        bf16: Whether the graft runs under bf16 autocast.
+        bf16: Whether the graft runs in bf16.
         read_out: Of the graft, where nothing but CLS is read; ``None`` runs every block whole.
 
     Example:
-        >>> with fast_forms("cpu", bf16=False):
-        ...     pass
+        >>> with fast_forms("cpu", bf16=True):
+        ...     q = torch.ones(1, 1, 2, 4, dtype=torch.bfloat16)
+        ...     F.scaled_dot_product_attention(q, q, q).shape
+        torch.Size([1, 1, 2, 4])
     """
+    attention = F.scaled_dot_product_attention
+    forms: dict[Form, Form] = {}
+    if device_type == "cpu":
+        forms[F.linear] = linear
+        if bf16:
+            forms |= {attention: fast_attention, torch.conv3d: exact_conv3d}
     with ExitStack() as stack:
-        if device_type == "cpu":
-            for form in (FastLinear(), FastAttention(), ExactConv3d()) if bf16 else (FastLinear(),):
-                stack.enter_context(form)
         if read_out is not None:
-            stack.enter_context(read_out.running())
+            forms[attention] = stack.enter_context(read_out.running(forms.get(attention, attention)))
+        if forms:
+            stack.enter_context(Forms(forms))
         yield

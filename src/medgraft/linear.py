@@ -3,14 +3,13 @@
 PyTorch sends fp32 products to MKL, which keeps its widest instructions for one maker's processors; oneDNN, which
 PyTorch ships too and uses for convolutions and bf16, writes its own code for what the processor has. On an AMD Zen 5
 its fp32 product takes half the time (2.1 to 2.3 times the speed of ``F.linear`` over transformer sizes) and is as
-exact: both accumulate in fp32, in another order. Products in bf16 go to oneDNN in any case, but only its own linear map
-adds a bias while it writes the result; PyTorch's copies the bias to every row first (a tenth of the time of a wide map).
+exact: both accumulate in fp32, in another order. Products in bf16 go to oneDNN in any case, but only its own linear
+map adds a bias while it writes the result; PyTorch's copies the bias to every row first, a tenth of a wide map's time.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -18,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.overrides import TorchFunctionMode
 
 SMALLEST = 1 << 23
 """Products of fewer multiplications than this are not worth another way."""
@@ -102,22 +100,3 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         assert isinstance(made, Tensor)
         return made
     return onednn_linear(x, weight, bias)
-
-
-class FastLinear(TorchFunctionMode):
-    """Inside it, each ``F.linear`` that a library calls takes the form that :func:`linear` picks.
-
-    Example:
-        >>> with FastLinear():
-        ...     torch.nn.Linear(4, 2)(torch.ones(3, 4)).shape
-        torch.Size([3, 2])
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Intercepts plain tensors; subclasses and everything else pass through."""
-        kwargs = kwargs or {}
-        if func is F.linear and all(t in (Tensor, torch.nn.Parameter) for t in types):
-            return linear(*args, **kwargs)
-        return func(*args, **kwargs)

@@ -7,8 +7,8 @@ that are read nor any gradient. In a ViT the last block shrinks to a quarter of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch.nn.functional as F
@@ -18,6 +18,8 @@ from medgraft.cls_attention import Fold, OneQuery
 from medgraft.encoder import DualEncoder, Encoder
 from medgraft.grafting import Grafted
 from medgraft.sites import Site
+
+Attention = Callable[..., Tensor]
 
 
 class ClsReadOut:
@@ -40,12 +42,19 @@ class ClsReadOut:
         self._folds = {name: Fold(_folds(grafted, name, tower)) for name, tower in self.towers.items()}
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """The context to run the graft in."""
+    def running(self, attention: Attention = F.scaled_dot_product_attention) -> Iterator[Attention]:
+        """The context to run the graft in, see :func:`medgraft.forms.fast_forms`.
+
+        Args:
+            attention: What computes attentions.
+
+        Yields:
+            What is to stand in the place of ``F.scaled_dot_product_attention`` meanwhile.
+        """
         with ExitStack() as stack:
             for name, tower in self.towers.items():
-                stack.enter_context(_narrowed(tower, self._sites[name], self._folds[name]))
-            yield
+                attention = stack.enter_context(_narrowed(tower, self._sites[name], self._folds[name], attention))
+            yield attention
 
 
 def _allows(grafted: Grafted, name: str, tower: Encoder) -> bool:
@@ -75,7 +84,9 @@ def _folds(grafted: Grafted, name: str, tower: Encoder) -> bool:
     last, adapters = f"blocks.{len(tower.attention) - 1}.attn.", dict(grafted.named_adapters())
     if tower.attention[-1].transform is not None:
         return False
-    changes = {adapter: {hit for hit in hits if hit.startswith(last)} for adapter, hits in _touched(grafted, name).items()}
+    changes = {
+        adapter: {hit for hit in hits if hit.startswith(last)} for adapter, hits in _touched(grafted, name).items()
+    }
     keys = any(f"{last}k" in hits for hits in changes.values())
     return not keys and all(adapters[adapter].affine_projections for adapter, hits in changes.items() if hits)
 
@@ -87,20 +98,18 @@ def _harmless(site: Site | None, last: int) -> bool:
 
 
 @contextmanager
-def _narrowed(tower: Encoder, sites: Mapping[str, Site], fold: Fold) -> Iterator[None]:
+def _narrowed(tower: Encoder, sites: Mapping[str, Site], fold: Fold, attention: Attention) -> Iterator[Attention]:
     """One row through a tower's last block, wherever its other rows are not asked for."""
     last = len(tower.attention) - 1
     layout = tower.attention[last]
     handles = _one_row(tower, sites[f"blocks.{last}.mlp"])
     if layout.out_path and layout.style != "mha":
         handles += _one_row(tower, Site("", "branch", layout.out_path, entry=layout.out_path))
-        mode = OneQuery(tower, layout, fold)
-        handles += mode.hooks()
-    else:
-        mode = nullcontext()
+        one = OneQuery(tower, layout, fold, attention)
+        handles += one.hooks()
+        attention = one.attend
     try:
-        with mode:
-            yield
+        yield attention
     finally:
         for handle in handles:
             handle.remove()

@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from medgraft.convolution import ExactConv3d
+from medgraft.forms import fast_forms
 
 
 def weight_gradient(conv: nn.Conv3d, x: torch.Tensor, *, bf16: bool) -> torch.Tensor:
     conv.zero_grad()
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16), ExactConv3d():
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16), fast_forms("cpu", bf16=True):
         y = conv(x)
     y.float().square().sum().backward()
     assert conv.weight.grad is not None
@@ -28,7 +28,7 @@ def test_the_weight_gradient_is_right_whatever_the_depth(kernel, depth):
 
 def test_only_where_the_kernel_is_deeper_than_the_input_is_bf16_given_up():
     conv = nn.Conv3d(4, 4, 3, padding=1)
-    with torch.autocast("cpu", torch.bfloat16), ExactConv3d():
+    with torch.autocast("cpu", torch.bfloat16), fast_forms("cpu", bf16=True):
         assert conv(torch.ones(1, 4, 2, 4, 4)).dtype == torch.float32
         assert conv(torch.ones(1, 4, 3, 4, 4)).dtype == torch.bfloat16
         assert conv(torch.ones(1, 4, 2, 4, 4, dtype=torch.bfloat16)).dtype == torch.float32

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medgraft import linear as module
-from medgraft.linear import FastLinear, has_onednn, linear
+from medgraft.forms import fast_forms
+from medgraft.linear import has_onednn, linear
 
 needs_onednn = pytest.mark.skipif(not has_onednn(), reason="this PyTorch has no oneDNN product for this processor")
 
@@ -69,7 +70,7 @@ def test_a_librarys_layer_takes_it_inside_the_mode_only(monkeypatch):
     asked, layer, x = products_asked_for(monkeypatch), torch.nn.Linear(5, 3), torch.randn(4, 5)
     layer(x)
     assert not asked
-    with FastLinear():
+    with fast_forms("cpu", bf16=False):
         layer(x).sum().backward()
     assert asked and layer.weight.grad is not None
 
@@ -79,7 +80,7 @@ def test_other_types_and_autocast_are_the_librarys_own(dtype, monkeypatch):
     asked = products_asked_for(monkeypatch)
     x, weight = torch.randn(4, 5, dtype=dtype), torch.randn(3, 5, dtype=dtype)
     assert torch.equal(linear(x, weight), F.linear(x, weight))
-    with torch.autocast("cpu", torch.bfloat16), FastLinear():
+    with torch.autocast("cpu", torch.bfloat16), fast_forms("cpu", bf16=False):
         assert torch.nn.Linear(5, 3)(torch.randn(4, 5)).dtype == torch.bfloat16
     assert not asked
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from medgraft.attention import FastAttention
+from medgraft.forms import fast_forms
 from medgraft.grafting import Grafted, graft
 from medgraft.plugins import discover, find, load
 from medgraft.readout import ClsReadOut
@@ -43,7 +43,7 @@ def test_what_is_read_and_all_gradients_are_the_same_for_less_work(model):
     assert set(read_out.towers) == set(grafted.towers()) - ({"text"} if model == "hf_clip" else set())
     with FlopCounterMode(display=False) as whole:
         pooled, gradients = pooled_and_gradients(grafted, inputs)
-    with read_out.running(), FlopCounterMode(display=False) as short:
+    with fast_forms("cpu", bf16=False, read_out=read_out), FlopCounterMode(display=False) as short:
         found, of_cls = pooled_and_gradients(grafted, inputs)
     for a, b in zip([*pooled, *gradients], [*found, *of_cls], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
@@ -59,10 +59,13 @@ def test_it_holds_in_bf16_and_with_fused_projections(backend):
     with using(backend):
         grafted = graft(tiny.fresh("hf_vit"), "lora", rank=2).train()
         inputs = tiny.batch(grafted.encoder)
-        with torch.autocast("cpu", torch.bfloat16), FastAttention():
-            (whole,), _ = pooled_and_gradients(grafted, inputs)
-            with ClsReadOut(grafted).running():
-                (short,), _ = pooled_and_gradients(grafted, inputs)
+        read_out = ClsReadOut(grafted)
+        with torch.autocast("cpu", torch.bfloat16):
+            with fast_forms("cpu", bf16=True):
+                (whole,), _ = pooled_and_gradients(grafted, inputs)
+            for _ in range(2):  # the first run looks, the second one folds keys and values
+                with fast_forms("cpu", bf16=True, read_out=read_out):
+                    (short,), _ = pooled_and_gradients(grafted, inputs)
     # bf16 holds 8 bits; the products of one row may be summed in another order than those of many.
     torch.testing.assert_close(short.float(), whole.float(), rtol=0.05, atol=0.05)
 
@@ -104,7 +107,7 @@ def test_every_adapter_that_claims_to_treat_tokens_one_by_one_does(adapter):
         for parameter in grafted.trainable_parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
         whole = grafted.encode(inputs)
-        with read_out.running():
+        with fast_forms("cpu", bf16=False, read_out=read_out):
             short = grafted.encode(inputs)
     for name in whole:
         torch.testing.assert_close(short[name].pooled, whole[name].pooled, rtol=1e-4, atol=1e-5)
