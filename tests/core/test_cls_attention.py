@@ -1,0 +1,153 @@
+"""Keys and values folded into the one query: the same numbers for less work, and only where that is true."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import tiny_encoders as tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from medgraft.attention import AttentionLayout
+from medgraft.cls_attention import Fold, OneQuery
+from medgraft.encoder import Encoder
+from medgraft.forms import fast_forms
+from medgraft.grafting import Grafted, graft
+from medgraft.readout import ClsReadOut
+
+
+def grafted_with(encoder: Encoder, **options: Any) -> Grafted:
+    torch.manual_seed(0)
+    grafted = graft(encoder.double(), "lora", **{"rank": 2, **options}).double().train()
+    with torch.no_grad():
+        for parameter in grafted.trainable_parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.1)
+    return grafted
+
+
+def run(grafted: Grafted, read_out: ClsReadOut | None) -> tuple[list[Tensor], int]:
+    """Pooled features and gradients, and the operations that they took."""
+    inputs = {name: x.double() if x.is_floating_point() else x for name, x in tiny.batch(grafted.encoder).items()}
+    with FlopCounterMode(display=False) as counter, fast_forms("cpu", bf16=False, read_out=read_out):
+        pooled = [features.pooled for features in grafted.encode(inputs).values()]
+        total = torch.stack([x.sin().sum() for x in pooled]).sum()
+        gradients = torch.autograd.grad(total, grafted.trainable_parameters())
+    return [*pooled, *gradients], counter.get_total_flops()
+
+
+def compared(grafted: Grafted) -> tuple[int, int, int]:
+    """Operations of the whole model, of the first and of the second short run, whose numbers are all the same."""
+    (expected, whole), read_out = run(grafted, None), ClsReadOut(grafted)
+    assert read_out.towers
+    work = []
+    for _ in range(2):
+        found, flops = run(grafted, read_out)
+        for a, b in zip(expected, found, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+        work.append(flops)
+    return whole, work[0], work[1]
+
+
+@pytest.mark.parametrize("model", ["chest", "brain", "timm", "hf_vit", "hf_clip"])
+def test_the_second_run_folds_them(model):
+    whole, first, second = compared(grafted_with(tiny.fresh(model)))
+    assert second < first < whole
+
+
+def timm(**options: Any) -> Encoder:
+    from medgraft.encoders.timm import TimmSource
+
+    sizes = {"depth": 2, "img_size": 64, "embed_dim": 48, "num_heads": 3}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = TimmSource.build("vit_tiny_patch16_224", "random", **sizes, **options)
+        encoder.freeze()
+    return encoder
+
+
+@pytest.mark.parametrize("options", [{"targets": ("k",)}, {"targets": ("q", "k", "v")}, {"dropout": 1e-9}])
+def test_changed_keys_and_chance_are_not_folded(options):
+    _, first, second = compared(grafted_with(tiny.fresh("hf_vit"), **options))
+    assert second == first
+
+
+@pytest.mark.parametrize("options", [{"targets": ("q",)}, {"targets": ("v",)}, {"depth": "half_bottom"}])
+def test_fewer_changes_are(options):
+    _, first, second = compared(grafted_with(tiny.fresh("timm"), **options))
+    assert second < first
+
+
+def test_norms_of_queries_and_keys_are_not_folded():
+    _, first, second = compared(grafted_with(timm(qk_norm=True)))
+    assert second == first
+
+
+class Rotated(nn.Module):
+    """Self-attention with separate projections and something between them and the attention."""
+
+    def __init__(self, between: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.between = between
+        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+        self.double()
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        q, k, v = (f(x).unflatten(-1, (2, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        if self.between == "rotation":
+            q, k = q.roll(1, -1), k * torch.arange(k.shape[-2])[:, None]
+        elif self.between == "order of heads":
+            q, k, v = q.flip(1), k.flip(1), v.flip(1)
+        elif self.between == "copies":
+            k, v = k.contiguous(), v.contiguous()
+        elif self.between == "other tokens":
+            k = self.k(x.flip(1)).unflatten(-1, (2, -1)).transpose(1, 2)
+        mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def one_query(block: Rotated, x: Tensor, fold: Fold, bias: Tensor | None = None) -> Tensor:
+    from medgraft.forms import Forms
+
+    layout = AttentionLayout("split", "q", heads=2, dim=8, key_path="k", value_path="v", out_path="out")
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    one = OneQuery(block, layout, fold, sdpa)
+    handles = one.hooks()
+    with Forms({sdpa: one.attend}):
+        found = block(x, bias)
+    for handle in handles:
+        handle.remove()
+    return found[:, 0]
+
+
+@pytest.mark.parametrize("between", ["nothing", "rotation", "order of heads", "copies", "other tokens"])
+def test_whatever_lies_between_projections_and_attention_is_seen(between):
+    block, fold = Rotated(between), Fold(allowed=True)
+    x = torch.randn(3, 5, 8, dtype=torch.float64)
+    for _ in range(2):
+        torch.testing.assert_close(one_query(block, x, fold), block(x)[:, 0], rtol=1e-12, atol=1e-12)
+    assert fold.taken == (between == "nothing")
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 99),
+    B=st.integers(1, 3),
+    N=st.integers(1, 6),
+    kind=st.sampled_from(["none", "boolean", "additive", "one row"]),
+)
+def test_masks_hide_the_same_tokens(seed, B, N, kind):
+    generator = torch.Generator().manual_seed(seed)
+    block, fold = Rotated("nothing"), Fold(allowed=True)
+    x = torch.randn(B, N, 8, generator=generator, dtype=torch.float64)
+    seen = torch.rand(B, 1, 1 if kind == "one row" else N, N, generator=generator) > 0.4
+    seen[..., 0] = True
+    hidden = torch.zeros(seen.shape, dtype=torch.float64).masked_fill(~seen, float("-inf"))
+    bias = {"none": None, "boolean": seen, "additive": hidden, "one row": seen}[kind]
+    for _ in range(2):
+        torch.testing.assert_close(one_query(block, x, fold, bias), block(x, bias)[:, 0], rtol=1e-12, atol=1e-12)
+    assert fold.taken
