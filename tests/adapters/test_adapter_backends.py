@@ -221,14 +221,14 @@ def test_auto_leaves_many_latents_over_narrow_tokens_in_eager_mode():
         grafted = Grafted(tiny.fresh("timm"), build_adapters("perceiver_resampler", options))
         grafted.encode(tiny.batch(grafted.encoder))
     (use,) = record.summary()["perceiver"]
-    assert use["form"] == "eager" and "16 tokens; eager mode is faster on a CPU below 128" in use["reason"]
+    assert use["form"] == "eager" and "16 tokens; eager mode is faster on a CPU below 512" in use["reason"]
 
 
 @pytest.mark.parametrize(
     ("sizes", "dtype", "told"),
     [
         ((2048, 768, 64, 64), torch.float32, None),
-        ((127, 768, 16, 64), torch.float32, "127 tokens"),
+        ((511, 768, 16, 64), torch.float32, "511 tokens"),
         ((500, 768, 64, 64), torch.bfloat16, "below 512"),
         ((2048, 768, 768, 64), torch.float32, "768 latents with heads of 64 over tokens of 768 take 4.2 times"),
     ],
