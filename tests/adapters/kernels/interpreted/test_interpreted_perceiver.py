@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from triton_interpreter import DTYPES, assert_close, counting, poisoned
 
-from medgraft.adapters.kernels.perceiver import absorbed_attention, launch_backward, launch_forward, traffic
+from medgraft.adapters.kernels.perceiver import absorbed_attention
+from medgraft.adapters.kernels.perceiver_triton import launch_backward, launch_forward, traffic
 from medgraft.adapters.kernels.triton_runtime import Tile
 
 TILE = Tile({"BM": 32, "BN": 32, "BC": 32, "BO": 32})
