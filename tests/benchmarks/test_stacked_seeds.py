@@ -35,8 +35,7 @@ def test_both_ways_train_the_same(name):
 def test_what_does_not_train_the_same_is_not_timed(monkeypatch):
     seeds = tiny("linear_probe")
     apart = seeds.one_by_one()
-    assert apart[0] != pytest.approx(apart[1], rel=stacked_seeds.TOLERANCE)
-    monkeypatch.setattr(seeds, "one_by_one", lambda: apart[::-1])
+    monkeypatch.setattr(seeds, "one_by_one", lambda: [loss * 1.05 for loss in apart])
     with pytest.raises(MedgraftError, match="they should be the same"):
         compare(seeds, rounds=1)
 
