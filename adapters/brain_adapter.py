@@ -172,6 +172,8 @@ class BrainAdapter(Adapter):
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
+        if self.config.recompute:
+            self.row_wise = False  # blocks that are computed again run whole both times
         self.bottleneck = nn.ModuleDict()
         self.projection = nn.ModuleDict()
 

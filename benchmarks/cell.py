@@ -184,7 +184,7 @@ class Cell:
         def step() -> None:
             loss = self.runner.loss(self.splits["train"][: self.spec.train.batch_size])
             if loss.requires_grad:
-                loss.backward()
+                self.runner.backward(loss)
 
         flops = forward_flops(lambda: self.grafted.encode(whole), size)  # a compiled graph hides its operations
         speed = samples_per_second(infer, size)

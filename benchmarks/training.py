@@ -19,7 +19,7 @@ from medgraft.benchmarks.objectives import AnyObjective, Batch, Outputs
 from medgraft.benchmarks.staging import Staging
 from medgraft.errors import ConfigError, DataError
 from medgraft.features import Features
-from medgraft.forms import fast_forms
+from medgraft.forms import backward, fast_forms
 from medgraft.grafting import Grafted
 from medgraft.readout import ClsReadOut
 from medgraft.registry import TrainDefaults
@@ -175,6 +175,11 @@ class Runner:
         extra = self.grafted.extra_loss(outputs)
         return loss if extra is None else loss + extra
 
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of a loss; an activation that is computed again for them takes the forms that it had."""
+        with self.forms():
+            backward(loss)
+
     def optimizer(self, train: TrainDefaults) -> torch.optim.Optimizer:
         """AdamW with the adapters' own factors on the learning rate, and the head's own rate."""
         groups: dict[float, list[torch.nn.Parameter]] = {}
@@ -256,7 +261,7 @@ class Runner:
         start = time.perf_counter()
         loss = self.loss(part) if draw is None else self.loss(part, draw)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        self.backward(loss)
         optimizer.step()
         for _, adapter in self.grafted.named_adapters():
             adapter.after_step()

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from medgraft.attention import AttentionLayout, attend
+from medgraft.attention import AttentionLayout
 from medgraft.checkpoint import file_digest, load_strict, read_weights
 from medgraft.encoder import DualEncoder, Encoder, EncoderSpec, TextEncoder
 from medgraft.errors import CheckpointError, UnknownNameError
@@ -61,7 +61,7 @@ class Block(nn.Module):
         """Applies attention and MLP; ``mask`` ``[B, N]`` is true for tokens that may be attended to."""
         B, N, C = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(B, N, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = attend(q, k, v, None if mask is None else mask[:, None, None, :])
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None, :])
         x = x + self.proj(mixed.transpose(1, 2).reshape(B, N, C))
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
 

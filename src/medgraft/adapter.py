@@ -309,7 +309,7 @@ class Adapter(nn.Module):
     identity_at_init: bool = True
     mergeable: ClassVar[bool] = False
     variant_field: ClassVar[str | None] = None
-    row_wise: ClassVar[bool] = False
+    row_wise: bool = False
 
     Config: ClassVar[type[AdapterConfig]] = AdapterConfig
 

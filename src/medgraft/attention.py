@@ -162,10 +162,23 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     with torch.autocast("cpu", enabled=False):  # its softmax would go through fp32
         q, k, v = (x.reshape(B * heads, -1, width) for x in (q * width**-0.5, k, v))
         scores = torch.bmm(q, k.transpose(1, 2)).view(B, heads, N, -1)
-        if bias is not None:
-            boolean = bias.dtype == torch.bool
-            scores = scores.masked_fill(~bias, float("-inf")) if boolean else scores + bias.to(scores.dtype)
-        return torch.bmm(torch.softmax(scores, dim=-1).view(B * heads, N, -1), v).view(B, heads, N, width)
+        shut = None if bias is None else closed_rows(bias)
+        if bias is not None and shut is not None:
+            scores = hide(scores, bias, shut)
+        mixed = torch.bmm(torch.softmax(scores, dim=-1).view(B * heads, N, -1), v).view(B, heads, N, width)
+        return mixed if shut is None else mixed.masked_fill(shut, 0)
+
+
+def closed_rows(bias: Tensor) -> Tensor:
+    """Rows of a mask that hide every token, ``[..., 1]``; their result is zero, as in PyTorch's own attention."""
+    return ~bias.any(-1, keepdim=True) if bias.dtype == torch.bool else (bias == float("-inf")).all(-1, keepdim=True)
+
+
+def hide(scores: Tensor, bias: Tensor, shut: Tensor) -> Tensor:
+    """Scores under a boolean (true = attend) or additive mask; rows that hide every token stay finite."""
+    if bias.dtype == torch.bool:
+        return scores.masked_fill(~(bias | shut), float("-inf"))
+    return scores + bias.masked_fill(shut, 0).to(scores.dtype)
 
 
 def fast_attention(*args: Any, **kwargs: Any) -> Tensor:
@@ -178,13 +191,18 @@ def fast_attention(*args: Any, **kwargs: Any) -> Tensor:
         >>> fast_attention(q, k, v).shape
         torch.Size([1, 1, 2, 4])
     """
-    if len(args) >= 3 and args[0].dim() == args[1].dim() == 4:
+    if len(args) >= 3 and _usual(*args[:3]):
         bias = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
         others = [*args[4:], *(value for key, value in kwargs.items() if key != "attn_mask")]
-        plain = not any(others) and args[0].shape[:2] == args[1].shape[:2]
-        if plain or (kwargs.get("scale") == args[0].shape[-1] ** -0.5 and sum(map(bool, others)) == 1):
+        if not any(others) or (kwargs.get("scale") == args[0].shape[-1] ** -0.5 and sum(map(bool, others)) == 1):
             return attend(args[0], args[1], args[2], bias)
     return F.scaled_dot_product_attention(*args, **kwargs)
+
+
+def _usual(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether these are ``[B, heads, N, head_dim]`` with the same ``B``, ``heads`` and ``head_dim``, not empty."""
+    alike = q.dim() == k.dim() == v.dim() == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2]
+    return alike and q.shape[-1] == k.shape[-1] == v.shape[-1] and min(q.numel(), k.numel()) > 0
 
 
 def mha_forward(

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medgraft.attention import PROJECTIONS, AttentionLayout, Projection
+from medgraft.attention import PROJECTIONS, AttentionLayout, Projection, closed_rows, hide
+from medgraft.errors import IncompatibleError
 
 
 @dataclass
@@ -50,29 +51,37 @@ class OneQuery:
 
     def __init__(self, tower: nn.Module, layout: AttentionLayout, fold: Fold, attention: Callable[..., Tensor]) -> None:
         self.tower, self.layout, self.fold, self.attention = tower, layout, fold, attention
+        paths = dict.fromkeys(layout.location(name)[0] for name in PROJECTIONS)
+        self._modules = {path: tower.get_submodule(path) for path in paths}
+        self._own: dict[str, int] = {}
         self._inputs: dict[str, Tensor] = {}
         self._outputs: dict[str, Tensor] = {}
-        self._armed = self._inside = False
+        self._armed = self._inside = self._folding = False
 
     def hooks(self) -> list[Any]:
         """Handles of hooks on the projections and the output projection, behind those of adapters."""
-        paths = dict.fromkeys(self.layout.location(name)[0] for name in PROJECTIONS)
-        modules = {path: self.tower.get_submodule(path) for path in paths}
         out = self.tower.get_submodule(self.layout.out_path)
         handles = [out.register_forward_pre_hook(self._disarm)]
-        for path, module in modules.items():
+        for path, module in self._modules.items():
             handles.append(module.register_forward_pre_hook(self._entering(path)))
             handles.append(module.register_forward_hook(self._leaving(path)))
+            self._own[path] = handles[-1].id
         return handles
 
+    def _is_read(self) -> bool:
+        """Whether hooks that came later read what the projections return, such as those that ask for scores."""
+        return any(next(reversed(module._forward_hooks)) != self._own[path] for path, module in self._modules.items())
+
     def _narrows(self, path: str) -> bool:
-        return self.fold.taken or (self.layout.style == "split" and path == self.layout.path)
+        return self._folding or (self.layout.style == "split" and path == self.layout.path)
 
     def _entering(self, path: str) -> Callable[..., Any]:
         def enter(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
             if self._inside:
                 return None
-            self._armed, self._inputs[path] = True, args[0]
+            if not self._armed:
+                self._armed, self._folding = True, self.fold.taken and not self._is_read()
+            self._inputs[path] = args[0]
             return (args[0][..., :1, :], *args[1:]) if self._narrows(path) else None
 
         return enter
@@ -89,9 +98,15 @@ class OneQuery:
         return leave
 
     def _disarm(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._armed = False
+        missed = self._armed and self._folding
+        self._armed = self._folding = False
         self._inputs.clear()
         self._outputs.clear()
+        if missed:
+            raise IncompatibleError(
+                f"{self.layout.path}: its attention went through F.scaled_dot_product_attention before and does not "
+                "now; make another ClsReadOut for each way in which the encoder runs"
+            )
 
     def attend(self, *args: Any, **kwargs: Any) -> Tensor:
         """``F.scaled_dot_product_attention``; inside the block, all rows of the result but the first are zero."""
@@ -106,9 +121,9 @@ class OneQuery:
             plain = not options.get("dropout_p") and options.get("scale") in (None, q.shape[-1] ** -0.5)
             plain = plain and not options.get("enable_gqa")
             self.fold.seen = plain and all(self._is_part(x, n) for x, n in zip((q, k, v), PROJECTIONS, strict=True))
-            made = self.attention(q[..., :1, :], k, v, **options)
-        elif self.fold.taken:
+        if self._folding:
             made = self._folded(q[..., :1, :], mask)
+            self._armed = self._folding = False
         else:
             made = self.attention(q[..., :1, :], k, v, **options)
         return F.pad(made, (0, 0, 0, q.shape[-2] - 1))
@@ -133,9 +148,11 @@ class OneQuery:
         weight = (weight if rows is None else weight[rows]).to(q.dtype).unflatten(0, (heads, -1))
         asked = torch.bmm(q.squeeze(2).transpose(0, 1), weight).transpose(0, 1)
         scores = torch.bmm(asked * q.shape[-1] ** -0.5, x.to(q.dtype).transpose(1, 2))
+        shut = None
         if mask is not None:
-            mask = mask.expand(len(x), mask.shape[1], 1, x.shape[1]).squeeze(2)
-            scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+            mask = mask.expand(len(x), -1, 1, x.shape[1]).squeeze(2)
+            shut = closed_rows(mask)
+            scores = hide(scores, mask, shut)
         mean = torch.bmm(torch.softmax(scores, dim=-1).to(q.dtype), x.to(q.dtype))
         path, rows = self.layout.location("v")
         self._inside = True
@@ -144,7 +161,8 @@ class OneQuery:
         finally:
             self._inside = False
         values = (values if rows is None else values[..., rows]).unflatten(-1, (heads, -1))
-        return values.diagonal(dim1=1, dim2=2).transpose(1, 2).unsqueeze(2)
+        values = values.diagonal(dim1=1, dim2=2).transpose(1, 2)
+        return (values if shut is None else values.masked_fill(shut, 0)).unsqueeze(2)
 
 
 def _same_place(a: Tensor, b: Tensor) -> bool:

@@ -42,6 +42,21 @@ class Forms(TorchFunctionMode):
         return form(*args, **(kwargs or {}))
 
 
+def backward(loss: Tensor) -> None:
+    """``loss.backward()`` with the forms around it at work.
+
+    Gradient checkpointing computes activations again in the backward pass, and they must take the forms that they had.
+    PyTorch's own ``backward`` is a function that modes see, so inside of it they are switched off.
+
+    Args:
+        loss: A scalar.
+    """
+    from torch.autograd.graph import _engine_run_backward
+
+    run: Any = _engine_run_backward
+    run((loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True)
+
+
 @contextmanager
 def fast_forms(device_type: str, bf16: bool, read_out: ClsReadOut | None = None) -> Iterator[None]:
     """The context in which an uncompiled graft is fast, and right in bf16 (3D convolutions of shallow inputs).

@@ -44,6 +44,7 @@ def takes_onednn(*tensors: Tensor) -> bool:
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear`` by oneDNN, without a gradient. The operator is PyTorch's own, made for its compiler; it may go."""
+    bias = None if bias is None else bias.contiguous()  # of others it reads the memory behind them
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 

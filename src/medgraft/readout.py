@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from medgraft.cls_attention import Fold, OneQuery
 from medgraft.encoder import DualEncoder, Encoder
+from medgraft.errors import ConfigError
 from medgraft.grafting import Grafted
 from medgraft.sites import Site
 
@@ -39,6 +40,7 @@ class ClsReadOut:
     def __init__(self, grafted: Grafted) -> None:
         self.towers = {name: tower for name, tower in grafted.towers().items() if _allows(grafted, name, tower)}
         self._sites = {name: tower.sites() for name, tower in self.towers.items()}
+        self._grafted, self._active = grafted, grafted.active
         self._folds = {name: Fold(_folds(grafted, name, tower)) for name, tower in self.towers.items()}
 
     @contextmanager
@@ -50,7 +52,15 @@ class ClsReadOut:
 
         Yields:
             What is to stand in the place of ``F.scaled_dot_product_attention`` meanwhile.
+
+        Raises:
+            ConfigError: Other adapters are active than at the start.
         """
+        if self._grafted.active != self._active:
+            raise ConfigError(
+                f"this ClsReadOut was made for the adapters {', '.join(self._active)}, and now "
+                f"{', '.join(self._grafted.active) or 'none'} act; make another one"
+            )
         with ExitStack() as stack:
             for name, tower in self.towers.items():
                 attention = stack.enter_context(_narrowed(tower, self._sites[name], self._folds[name], attention))

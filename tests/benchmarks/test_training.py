@@ -283,3 +283,42 @@ def test_the_parameters_of_the_last_epoch_are_kept(monkeypatch):
 def test_on_request_those_of_the_epoch_with_the_lowest_training_loss_are(monkeypatch):
     kept, after = kept_of("lowest_loss", [3.0, 1.0, 2.0, 1.0], monkeypatch)
     assert torch.equal(kept, after[1])  # the first of two equal ones
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("where", ["input", "blocks"])
+def test_what_is_computed_again_takes_the_forms_that_it_had(where, bf16, monkeypatch):
+    import tiny_encoders as tiny
+
+    from medgraft import linear
+
+    monkeypatch.setattr(linear, "SMALLEST", 0)  # small products take the faster form too
+    volumes = np.random.default_rng(0).random((6, 1, *tiny.shared("brain").towers()["volume"].spec.input_size))
+    data = TaskData(
+        inputs={"volume": RawInputs(lambda i: volumes[i], 6, "")},
+        targets=np.arange(6, dtype=np.int64) % 2,
+        subjects=np.arange(6).astype(str),
+        splits={},
+        classes=("a", "b"),
+    )
+    rows = {"volume": TowerInputs(0, {"x": volumes.astype(np.float32)})}
+    gradients = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        grafted = Grafted(
+            tiny.fresh("brain").towers()["volume"],
+            build_adapters("brain_adapter", {"where": where, "recompute": recompute}),
+        )
+        made = Runner(grafted, make_objective("multiclass", data, ("volume",)), data, rows, grafted.encode, bf16)
+        made.add_head(np.arange(6))
+        with torch.no_grad():
+            for parameter in grafted.trainable_parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.02)
+        for _ in range(2):
+            grafted.zero_grad()
+            made.backward(made.loss(np.arange(4)))
+        gradients.append([p.grad for p in grafted.trainable_parameters()])
+    # Without recomputing, the last block runs for CLS alone: sums in another order, and bf16 holds 8 bits.
+    size = max(g.abs().max() for g in gradients[0])
+    for a, b in zip(*gradients, strict=True):
+        assert (a - b).abs().max() <= (0.05 if bf16 else 1e-4) * size

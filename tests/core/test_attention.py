@@ -75,3 +75,30 @@ def test_grouped_heads_are_left_to_the_library() -> None:
     q, k, v = draw(2, 1, 4, 5, 8, torch.bfloat16)
     found = fast_attention(q, k[:, :2], v[:, :2], enable_gqa=True)
     assert torch.equal(found, F.scaled_dot_product_attention(q, k[:, :2], v[:, :2], enable_gqa=True))
+
+
+def test_a_mask_that_hides_everything_gives_nothing() -> None:
+    q, k, v = (x.requires_grad_() for x in draw(3, 2, 3, 5, 8, torch.bfloat16))
+    seen = torch.ones(2, 1, 5, 5, dtype=torch.bool)
+    seen[0, 0, 2] = False
+    for mask in (seen, torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))):
+        found = attend(q, k, v, mask)
+        assert not found[0, :, 2].any()
+        expected = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=seen)
+        torch.testing.assert_close(found.float(), expected, rtol=0.04, atol=0.04)
+        assert all(x.isfinite().all() for x in torch.autograd.grad(found.float().sum(), (q, k, v)))
+
+
+@pytest.mark.parametrize(
+    ("of_q", "of_k", "of_v"),
+    [
+        ((1, 3, 5, 8), (2, 3, 5, 8), (2, 3, 5, 8)),
+        ((2, 3, 5, 8), (2, 3, 5, 8), (2, 3, 5, 4)),
+        ((0, 3, 5, 8), (0, 3, 5, 8), (0, 3, 5, 8)),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"scale": 8**-0.5}])
+def test_unusual_shapes_are_left_to_the_library(of_q, of_k, of_v, options) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(shape, generator=generator).to(torch.bfloat16) for shape in (of_q, of_k, of_v))
+    assert torch.equal(fast_attention(q, k, v, **options), F.scaled_dot_product_attention(q, k, v, **options))

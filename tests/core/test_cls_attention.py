@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from medgraft.attention import AttentionLayout
 from medgraft.cls_attention import Fold, OneQuery
 from medgraft.encoder import Encoder
+from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.forms import fast_forms
 from medgraft.grafting import Grafted, graft
 from medgraft.readout import ClsReadOut
@@ -151,3 +152,61 @@ def test_masks_hide_the_same_tokens(seed, B, N, kind):
     for _ in range(2):
         torch.testing.assert_close(one_query(block, x, fold, bias), block(x, bias)[:, 0], rtol=1e-12, atol=1e-12)
     assert fold.taken
+
+
+def test_a_mask_that_hides_everything_gives_nothing():
+    block, fold = Rotated("nothing"), Fold(allowed=True)
+    x, seen = torch.randn(2, 4, 8, dtype=torch.float64), torch.ones(2, 1, 4, 4, dtype=torch.bool)
+    seen[1] = False
+    x.requires_grad_()
+    for _ in range(2):
+        found, expected = one_query(block, x, fold, seen), block(x, seen)[:, 0]
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+        a, b = (torch.autograd.grad(y.sin().sum(), x)[0] for y in (found, expected))
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("model", ["chest", "hf_vit", "timm"])
+def test_scores_that_are_asked_for_are_those_of_every_key(model):
+    grafted = grafted_with(tiny.fresh(model))
+    read_out, inputs = ClsReadOut(grafted), tiny.batch(grafted.encoder)["image"].double()
+    tower = grafted.towers()["image"]
+    expected = tower(inputs, scores=True).cls_scores
+    for scores in (False, False, True, False):  # looks, folds, must not fold, folds
+        with fast_forms("cpu", bf16=False, read_out=read_out):
+            found = tower(inputs, scores=scores)
+        if scores:
+            torch.testing.assert_close(found.cls_scores, expected, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(found.pooled, tower(inputs).pooled, rtol=1e-10, atol=1e-12)
+
+
+def test_an_attention_that_goes_another_way_later_is_an_error():
+    grafted = grafted_with(tiny.fresh("hf_vit"))
+    read_out, inputs = ClsReadOut(grafted), {"image": tiny.batch(grafted.encoder)["image"].double()}
+    with fast_forms("cpu", bf16=False, read_out=read_out):
+        grafted.encode(inputs)
+        grafted.encode(inputs)
+    with read_out.running(), pytest.raises(IncompatibleError, match="make another ClsReadOut"):
+        grafted.encode(inputs)  # hooks without what takes the attention's place
+    with fast_forms("cpu", bf16=False, read_out=read_out):
+        grafted.encode(inputs)
+
+
+def test_other_active_adapters_are_an_error():
+    grafted = grafted_with(tiny.fresh("hf_vit"))
+    read_out = ClsReadOut(grafted)
+    grafted.activate()
+    with pytest.raises(ConfigError, match="made for the adapters lora, and now none act"), read_out.running():
+        pass
+
+
+@pytest.mark.parametrize("model", ["chest", "brain", "timm", "hf_vit"])
+def test_it_folds_in_bf16_too(model):
+    grafted = graft(tiny.fresh(model), "lora", rank=2).train()
+    inputs, read_out, work = tiny.batch(grafted.encoder), ClsReadOut(grafted), []
+    for _ in range(2):
+        counter, half = FlopCounterMode(display=False), torch.autocast("cpu", torch.bfloat16)
+        with counter, half, fast_forms("cpu", bf16=True, read_out=read_out):
+            grafted.encode(inputs)
+        work.append(counter.get_total_flops())
+    assert work[1] < work[0]

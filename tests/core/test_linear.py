@@ -38,7 +38,8 @@ def test_values_and_gradients_are_those_of_the_library(seed, lead, sizes, traine
         return torch.randn(*shape, generator=generator)
 
     x = draw(*lead, 2 * sizes[0])[..., ::2] if strided else draw(*lead, sizes[0])
-    leaves = [x, draw(sizes[1], sizes[0]), draw(sizes[1]) if with_bias else None]
+    bias = draw(2 * sizes[1])[::2] if strided else draw(sizes[1])
+    leaves = [x, draw(sizes[1], sizes[0]), bias if with_bias else None]
     mine = [t if t is None else t.detach().requires_grad_(on) for t, on in zip(leaves, trained, strict=True)]
     theirs = [t if t is None else t.detach().double().requires_grad_(t.requires_grad) for t in mine]
     got, want = linear(*mine), F.linear(*theirs)  # pyright: ignore[reportArgumentType]
@@ -73,6 +74,21 @@ def test_a_librarys_layer_takes_it_inside_the_mode_only(monkeypatch):
     with fast_forms("cpu", bf16=False):
         layer(x).sum().backward()
     assert asked and layer.weight.grad is not None
+
+
+@pytest.mark.parametrize("bias", ["contiguous", "strided", "expanded"])
+def test_bf16_takes_it_for_the_sake_of_a_bias(bias, monkeypatch):
+    asked, generator = products_asked_for(monkeypatch), torch.Generator().manual_seed(0)
+    x, weight, given = (torch.randn(*shape, generator=generator).bfloat16() for shape in ((2, 4, 6), (5, 6), (10,)))
+    given = {"contiguous": given[:5], "strided": given[::2], "expanded": given[:1].expand(5)}[bias]
+    leaves = [t.clone().requires_grad_() if bias == "contiguous" else t.requires_grad_() for t in (x, weight, given)]
+    wide = [t.detach().double().requires_grad_() for t in leaves]
+    got, want = linear(*leaves), F.linear(*wide)
+    assert bool(asked) == module.has_onednn_bf16()
+    # bf16 holds 8 bits.
+    torch.testing.assert_close(got.double(), want, rtol=0.02, atol=0.02)
+    for a, b in zip(torch.autograd.grad(got.sum(), leaves), torch.autograd.grad(want.sum(), wide), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=0.03, atol=0.03)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -12,7 +12,9 @@ from pydantic import ConfigDict, Field, field_serializer
 from torch import nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapters.linear_probe import LinearProbe
 from medgraft.errors import IncompatibleError
+from medgraft.features import Condenser
 from medgraft.sites import Site, match_sites
 
 
@@ -293,6 +295,38 @@ class WrongWhenCompiled(Sound):
         return (x + delta) * (1.1 if torch.compiler.is_compiling() else 1.0)
 
 
+class ReadsOtherTokens(Sound):
+    """Takes the mean over all tokens away from each query, which it says it does not do."""
+
+    row_wise = True
+
+    def hits(self, sites):
+        found = match_sites(sites, self.config.targets, "targets")
+        return {pattern: [site for site in hit if site.name.endswith(".q")] for pattern, hit in found.items()}
+
+    def attach(self, encoder, sites):
+        attachment = Attachment(encoder)
+        hits = self.hits(sites)
+        attachment.record(hits)
+        self.delta.clear()
+        for site in [site for hit in hits.values() for site in hit]:
+            tower = encoder.towers()[site.tower] if site.tower else encoder
+            self.delta[site.name.replace(".", "/")] = delta = self.make(tower.spec.dim)
+            attachment.add_to_output(site, lambda x, d=delta: centred(d.up(F.gelu(d.down(x)))))
+        return attachment
+
+
+def centred(x):
+    return x - x.mean(dim=-2, keepdim=True)
+
+
+class KeepsTooLittle(LinearProbe):
+    """Its condenser forgets an option that changes what is pooled."""
+
+    def condenser(self, tower):
+        return Condenser("pooled", lambda features: features.replace(pooled=2 * features.pooled, condensed="pooled"))
+
+
 # -- the frozen encoder -----------------------------------------------------------------------------------------------
 
 
@@ -457,6 +491,8 @@ BROKEN: dict[str, type[Adapter]] = {
     "autocast_agrees": WrongUnderAutocast,
     "float64_works": SinglePrecision,
     "compilation_agrees": WrongWhenCompiled,
+    "the_short_last_block_agrees": ReadsOtherTokens,
+    "condensed_features_agree": KeepsTooLittle,
     "only_adapter_and_head_train": Thaws,
     "every_parameter_learns": Idle,
     "trainable_parameters_are_all": Hidden,

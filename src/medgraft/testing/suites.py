@@ -35,10 +35,11 @@ def check_adapter(
         UnknownNameError: No adapter has the name.
         PluginError: The plugin cannot be loaded.
     """
-    from medgraft.testing import adapter_attachment, adapter_declaration, adapter_numbers
+    from medgraft.testing import adapter_attachment, adapter_declaration, adapter_numbers, adapter_shortcuts
     from medgraft.testing.adapter_subject import AdapterSubject
 
-    rules = (*adapter_declaration.RULES, *adapter_numbers.RULES, *adapter_attachment.RULES)
+    parts = (adapter_declaration, adapter_numbers, adapter_shortcuts, adapter_attachment)
+    rules = tuple(rule for part in parts for rule in part.RULES)
     subject = AdapterSubject(adapter, encoders, config)
     if isinstance(adapter, str):
         subject.adapters()  # a variant or option that does not exist is one error now, and not one per check
