@@ -296,9 +296,9 @@ class WrongWhenCompiled(Sound):
 
 
 class ReadsOtherTokens(Sound):
-    """Takes the mean over all tokens away from each query, which it says it does not do."""
+    """Takes the mean over all tokens away from what it adds to each query, which it says it does not do."""
 
-    row_wise = True
+    row_wise = affine_projections = True
 
     def hits(self, sites):
         found = match_sites(sites, self.config.targets, "targets")
