@@ -1,12 +1,12 @@
 """Prepared inputs, and the part of a frozen encoder before the first trained site, computed once and memory-mapped.
 
-The store is :mod:`medgraft.benchmarks.cache_entries`; an entry here is a folder of ``.npy`` files, real numbers in half
-precision.
+The store is :mod:`medgraft.benchmarks.cache_entries`; an entry here is a folder of the ``.npy`` files that
+:mod:`medgraft.benchmarks.cache_arrays` writes.
 """
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import hashlib
 import json
 import logging
@@ -14,13 +14,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from medgraft.benchmarks.augmentation import AUGMENTATIONS, augmented
+from medgraft.benchmarks.cache_arrays import FEATURE_ARRAYS, META, RowWriter, stored
 from medgraft.benchmarks.cache_entries import Entry, entry
 from medgraft.encoder import Encoder
 from medgraft.errors import DataError
@@ -38,7 +39,6 @@ are not faster there, and the pass would need more memory than a training step."
 
 PROBES = 64
 REASONS = "unreadable.json"
-FEATURE_ARRAYS = ("tokens", "pooled", "cls_scores", "cls_probs", "mask")
 
 
 def frozen_batch(prepared: np.ndarray, device: torch.device) -> int:
@@ -66,6 +66,8 @@ class CacheUse:
         size: Bytes on disk.
         hit: It was there; otherwise this cell has built it.
         served: Rows read so far.
+        float32: Arrays with values beyond half precision, kept in single precision.
+        source: The features that this cell made a ``condensed`` entry of; ``None`` where it did not have to.
         entry: Held, so that nobody removes it.
     """
 
@@ -77,57 +79,26 @@ class CacheUse:
     size: int
     hit: bool
     served: int = 0
+    float32: tuple[str, ...] = ()
+    source: CacheUse | None = None
     entry: Entry | None = field(default=None, repr=False)
 
     def told(self) -> dict[str, Any]:
-        """For a result."""
+        """For a result; ``source`` is told in the same way, inside."""
         names = ("kind", "modality", "stage", "view", "samples", "size", "hit", "served")
-        return {name: getattr(self, name) for name in names}
+        facts: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return {**facts, "float32": list(self.float32), "source": self.source and self.source.told()}
 
 
 def hit_rate(uses: Iterable[CacheUse]) -> float | None:
-    """Share of the rows read that this cell did not have to compute; ``None`` where it read none."""
-    uses = list(uses)
+    """Share of the rows read that this cell did not have to compute; ``None`` where it read none.
+
+    Rows that were read to condense them count as well, and so do the runs of the encoder behind them.
+    """
+    uses = [each for use in uses for each in (use, use.source) if each is not None]
     served = sum(use.served for use in uses)
     computed = sum(use.samples for use in uses if not use.hit)
     return max(0.0, 1 - computed / served) if served else None
-
-
-class _Column:
-    """A ``.npy`` file of ``count`` rows, begun when its first row is known; rows left out are zero.
-
-    Written and not mapped: on a full disk a write is an error, and a touched page the end of the process.
-    """
-
-    def __init__(self, path: Path, count: int) -> None:
-        self.path, self.count = path, count
-        self.file: IO[bytes] | None = None
-        self.start = self.row = 0
-
-    def write(self, start: int, rows: np.ndarray) -> None:
-        if self.file is None:
-            self.file = self.path.open("wb")
-            shape = (self.count, *rows.shape[1:])
-            facts = {"descr": np.lib.format.dtype_to_descr(rows.dtype), "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(self.file, facts)
-            self.start, self.row = self.file.tell(), rows[:1].nbytes
-        self.file.seek(self.start + start * self.row)
-        self.file.write(np.ascontiguousarray(rows).data)
-
-    def close(self) -> None:
-        if self.file is not None:
-            self.file.truncate(self.start + self.count * self.row)
-            self.file.close()
-
-
-def _stored(values: Tensor) -> np.ndarray:
-    """The type an array is kept in: half precision for real numbers, 32 bit for token ids."""
-    if values.dtype == torch.bool:
-        return values.numpy()
-    if values.is_floating_point():
-        # A masked score of -inf survives half precision; finite values beyond its range would not.
-        return values.to(torch.float16).numpy()
-    return values.to(torch.int32).numpy()
 
 
 @dataclass(frozen=True)
@@ -168,7 +139,7 @@ def preprocessing_digest(raw: RawInputs, tower: Encoder) -> str:
     whole = hashlib.sha256()
     for sample in samples:
         try:
-            whole.update(_stored(tower.prepare(sample)[None]).tobytes())
+            whole.update(stored(tower.prepare(sample)[None]).tobytes())
         except DataError as error:
             whole.update(str(error).encode())
     return whole.hexdigest()
@@ -187,7 +158,7 @@ def prepare(raw: RawInputs, tower: Encoder, identity: str) -> PreparedInputs:
     facts["preprocessing"] = preprocessing_digest(raw, tower)
 
     def build(folder: Path) -> None:
-        column, usable = _Column(folder / "x.npy", raw.count), np.zeros(raw.count, bool)
+        writer, usable = RowWriter(folder, raw.count), np.zeros(raw.count, bool)
         reasons: Counter[str] = Counter()
         for i in range(raw.count):
             try:
@@ -195,22 +166,22 @@ def prepare(raw: RawInputs, tower: Encoder, identity: str) -> PreparedInputs:
             except DataError as error:
                 reasons[error.reason or "not readable"] += 1
                 continue
-            column.write(i, _stored(sample[None]))
+            writer.write(i, sample[None])
             usable[i] = True
         if not usable.any():
             _name_unreadable(raw, tower, usable)
             raise DataError(f"none of the {raw.count} {modality} samples could be read; see the log with --verbose")
-        column.close()
+        writer.close()
         np.save(folder / "usable.npy", usable)
         (folder / REASONS).write_text(json.dumps(reasons))
 
-    found = entry(facts, build, needs=("x.npy", "usable.npy"))
+    found = entry(facts, build, needs=("x.npy", "usable.npy", META, REASONS))
     usable = np.load(found.folder / "usable.npy")
     if logger.isEnabledFor(logging.INFO):
         _name_unreadable(raw, tower, usable)
     use = CacheUse("prepared", modality, 0, None, raw.count, found.size, found.hit, entry=found)
-    counted = found.folder / REASONS
-    reasons = json.loads(counted.read_text()) if counted.is_file() else {}  # entries of older versions have none
+    use.float32 = tuple(json.loads((found.folder / META).read_text())["float32"])
+    reasons = json.loads((found.folder / REASONS).read_text())
     return PreparedInputs(np.load(found.folder / "x.npy", mmap_mode="r"), usable, facts, use, reasons)
 
 
@@ -273,7 +244,10 @@ def drawn_batch(views: Sequence[TowerInputs], index: np.ndarray, draw: np.ndarra
         index: Samples ``[B]``.
         draw: View of each ``[B]``.
     """
-    rows = {name: np.empty((len(index), *a.shape[1:]), a.dtype) for name, a in views[0].arrays.items()}
+    rows: dict[str, np.ndarray] = {}
+    for name, array in views[0].arrays.items():
+        widest = np.result_type(*(view.arrays[name].dtype for view in views))
+        rows[name] = np.empty((len(index), *array.shape[1:]), widest)
     for view in np.unique(draw):
         here = draw == view
         views[view].count(int(here.sum()))
@@ -310,23 +284,32 @@ def tower_inputs(
         facts |= {"view": view, "augmentation": vars(AUGMENTATIONS[modality])}
     # Sums depend on their order, and numbers must not depend on the cache.
     facts |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "onednn": has_onednn()}
-    facts |= {"batch": frozen_batch(prepared.array, tower.device)}
+    facts |= {"batch": frozen_batch(prepared.array, tower.device), "device": tower.device.type}
     whole = stage >= tower.n_stages
-    needs = ("meta.json", "tokens.npy", "pooled.npy") if whole else ("meta.json", "x.npy")
+    needs = (META, "tokens.npy", "pooled.npy") if whole else (META, "x.npy")
     if tower.dtype != torch.float32:
         facts |= {"dtype": str(tower.dtype)}
     if stage:
         facts |= {"weights": weights, "stage": stage, "stages": tower.n_stages}
-    if condenser is None:
-        found = entry(facts, lambda folder: _run(prepared, tower, stage, view, folder), needs=needs)
-    else:
+    sources: list[TowerInputs] = []
+
+    def build(folder: Path) -> None:
+        if condenser is None:
+            _run(prepared, tower, stage, view, folder)
+            return
+        if not sources:  # a second try, on a full disk, goes on with the first one's
+            sources.append(tower_inputs(prepared, tower, stage, weights, view))
+        _condense(sources[0], condenser, len(prepared.array), folder)
+
+    if condenser is not None:
         facts |= {"kind": "condensed", "condensed": condenser.key}
-        whole_rows = functools.partial(tower_inputs, prepared, tower, stage, weights, view)
-        count = len(prepared.array)
-        found = entry(facts, lambda folder: _condense(whole_rows(), condenser, count, folder), needs=needs)
+    found = entry(facts, build, needs=needs)
     arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted(found.folder.glob("*.npy"))}
-    meta = json.loads((found.folder / "meta.json").read_text())
+    meta = json.loads((found.folder / META).read_text())
     use = CacheUse(facts["kind"], modality, stage, view, len(prepared.array), found.size, found.hit, entry=found)
+    use.float32 = tuple(meta["float32"])
+    if sources and sources[0].use is not None:
+        use.source = dataclasses.replace(sources[0].use, entry=None)  # nobody reads it any more, so it may go
     return TowerInputs(
         stage, arrays, meta.get("n_prefix", 0), tuple(meta.get("grid", ())), meta.get("condensed", ""), use
     )
@@ -335,7 +318,7 @@ def tower_inputs(
 @torch.no_grad()
 def _run(prepared: PreparedInputs, tower: Encoder, stage: int, view: int | None, folder: Path) -> None:
     """Fills an entry with the hidden states before ``stage``, or with the features."""
-    writer = _Writer(folder, len(prepared.array))
+    writer = RowWriter(folder, len(prepared.array))
     size = frozen_batch(prepared.array, tower.device)
     for start in range(0, len(prepared.array), size):
         index = np.arange(start, min(start + size, len(prepared.array)))
@@ -356,34 +339,9 @@ def _run(prepared: PreparedInputs, tower: Encoder, stage: int, view: int | None,
 @torch.no_grad()
 def _condense(rows: TowerInputs, condenser: Condenser, count: int, folder: Path) -> None:
     """Fills an entry with what a condenser makes of cached features."""
-    writer = _Writer(folder, count)
+    writer = RowWriter(folder, count)
     for start in range(0, count, LARGEST_BATCH):
         features = rows.batch(np.arange(start, min(start + LARGEST_BATCH, count)))
         assert isinstance(features, Features)
         writer.write(start, condenser.apply(features))
     writer.close()
-
-
-class _Writer:
-    """Writes features, or hidden states, batch by batch into the folder of an entry."""
-
-    def __init__(self, folder: Path, count: int) -> None:
-        self.folder, self.count = folder, count
-        self.columns: dict[str, _Column] = {}
-        self.meta: dict[str, Any] = {}
-
-    def write(self, start: int, rows: Tensor | Features) -> None:
-        if isinstance(rows, Features):
-            found = {name: getattr(rows, name) for name in FEATURE_ARRAYS}
-            self.meta = {"n_prefix": rows.n_prefix, "grid": list(rows.grid), "condensed": rows.condensed}
-        else:
-            found = {"x": rows}
-        for name, value in found.items():
-            if value is not None:
-                column = self.columns.setdefault(name, _Column(self.folder / f"{name}.npy", self.count))
-                column.write(start, _stored(value))
-
-    def close(self) -> None:
-        for column in self.columns.values():
-            column.close()
-        (self.folder / "meta.json").write_text(json.dumps(self.meta))

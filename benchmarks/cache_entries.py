@@ -1,9 +1,10 @@
 """A folder of cache entries that processes share: each is built once, is whole or absent, and makes room when asked to.
 
 An entry is a folder under a name that hashes everything that defines it. It is written under a temporary name and
-renamed when it is whole, with a lock beside it: one process builds, the others wait, and a killed builder leaves
-nothing that anyone reads. Whoever reads an entry holds a second lock, shared, for as long as it keeps the
-:class:`Entry`. When the entries together exceed the budget, those that nobody holds go, the longest unused first.
+renamed when it is whole, with a lock beside it: one process builds, the others wait, and what a killed builder leaves
+is read by nobody and removed by the next process that opens the cache. Whoever reads an entry holds a second lock,
+shared, for as long as it keeps the :class:`Entry`. When the entries together exceed the budget, those that nobody holds
+go, the longest unused first.
 
 ``MEDGRAFT_CACHE`` names the folder and ``MEDGRAFT_CACHE_SIZE`` the budget (``20GB`` by default, ``none`` for no limit).
 """
@@ -24,13 +25,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from medgraft.errors import ConfigError, MedgraftError
 
 logger = logging.getLogger(__name__)
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
+"""Entries of version 1 may hold an infinity where a value was beyond half precision."""
+
+UNFINISHED, REMOVED = ".building", ".gone"
+"""Endings of a folder while it is built, and while it is removed."""
+
 DEFAULT_SIZE = "20GB"
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -125,6 +129,7 @@ def entry(
     root = root or cache_root()
     key = digest({**facts, "cache_version": CACHE_VERSION})
     folder = root / "prefix" / key[:2] / key
+    _remove_leftovers(root)
     if (found := _open(folder, needs, hit=True)) is not None:
         return found
     try:
@@ -167,16 +172,12 @@ def _open(folder: Path, needs: tuple[str, ...], *, hit: bool) -> Entry | None:
 def _damage(folder: Path, needs: tuple[str, ...]) -> str:
     """What is wrong with an entry, which someone may have deleted in part; empty if nothing is."""
     try:
-        listed = folder / "files.json"
-        sizes = json.loads(listed.read_text()) if listed.is_file() else {}
+        sizes = json.loads((folder / "files.json").read_text())
         for name in (*needs, *sizes):
             size = (folder / name).stat().st_size
             if size != sizes.get(name, size):
                 return f"{name} has {size} bytes of {sizes[name]}"
-        if not sizes:  # written by a version that did not list its files
-            for path in folder.glob("*.npy"):
-                np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError) as error:
         return str(error)
     return ""
 
@@ -191,7 +192,7 @@ def _size(folder: Path) -> int:
 
 def _fill(folder: Path, facts: dict[str, Any], build: Callable[[Path], None], root: Path) -> None:
     """Builds, under the entry's lock; on a full disk once more, after all that nobody reads has gone."""
-    unfinished = folder.with_suffix(".building")
+    unfinished = folder.with_suffix(UNFINISHED)
     for last in (False, True):
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
@@ -211,7 +212,7 @@ def _fill(folder: Path, facts: dict[str, Any], build: Callable[[Path], None], ro
 
 
 def make_room(root: Path, budget: int | None) -> int:
-    """Removes entries that no process holds, the longest unused first, until the rest fits.
+    """Removes what killed processes left, then entries that nobody holds, the longest unused first, until all fits.
 
     Args:
         root: Cache folder.
@@ -220,10 +221,11 @@ def make_room(root: Path, budget: int | None) -> int:
     Returns:
         Bytes removed.
     """
+    removed = _remove_leftovers(root)
     if budget is None:
-        return 0
+        return removed
     known = {folder: _size(folder) for folder in _entries(root)}
-    total, removed = sum(known.values()), 0
+    total = sum(known.values())
     for folder in sorted(known, key=_last_use):
         if total <= budget:
             break
@@ -232,6 +234,21 @@ def make_room(root: Path, budget: int | None) -> int:
             removed += known[folder]
     if total > budget:
         logger.warning("the cache %s holds %d bytes, %d allowed; the rest is being read", root, total, budget)
+    return removed
+
+
+def _remove_leftovers(root: Path) -> int:
+    """Removes folders that a killed process was building or removing; returns their bytes.
+
+    Whoever does either holds the entry's lock, also where it is another entry of this process.
+    """
+    removed = 0
+    for folder in [path for ending in (UNFINISHED, REMOVED) for path in root.glob(f"prefix/*/*{ending}")]:
+        with suppress(OSError), _unless_held(folder.with_suffix(".lock")) as ours:  # a read-only cache keeps them
+            if ours:
+                size = _size(folder)
+                shutil.rmtree(folder)
+                removed += size
     return removed
 
 
@@ -252,7 +269,7 @@ def _remove(folder: Path) -> bool:
         with _unless_held(folder.with_suffix(".lock")) as ours, _unless_held(folder.with_suffix(".use")) as unread:
             if not (ours and unread):
                 return False
-            gone = folder.with_suffix(".gone")
+            gone = folder.with_suffix(REMOVED)
             shutil.rmtree(gone, ignore_errors=True)
             folder.rename(gone)
             shutil.rmtree(gone)

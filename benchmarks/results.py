@@ -162,7 +162,9 @@ class CellResult(_Model):
 
     ``training`` lists the stages of adapters that train in several; ``diagnostics`` holds what an adapter reports of
     itself on the samples that were predicted, by adapter; ``ops`` which form each shared operation ran in; ``cache``
-    the entries that were read, and ``hit_rate``, the share of rows read that this cell did not have to compute.
+    the entries that were read, each with the ``source`` that this cell made it of and the arrays that are ``float32``
+    because half precision cannot hold them, and ``hit_rate``, the share of rows read, sources included, that this cell
+    did not have to compute.
     """
 
     schema_version: int = SCHEMA_VERSION

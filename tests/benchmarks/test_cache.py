@@ -17,8 +17,8 @@ import torch
 from medgraft_toy import ToyEncoder
 from torch import Tensor
 
-from medgraft.benchmarks.cache import prepare, tower_inputs
-from medgraft.benchmarks.cache_entries import entry
+from medgraft.benchmarks.cache import TowerInputs, drawn_batch, hit_rate, prepare, tower_inputs
+from medgraft.benchmarks.cache_entries import cache_root, entry, make_room
 from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.errors import DataError
 from medgraft.features import Features
@@ -201,6 +201,44 @@ def test_changed_data_are_prepared_again():
     assert prepare(images(5, broken=(0,), fingerprint="b"), tower, "toy").usable.sum() < first.usable.sum()
 
 
+class Loud(ToyEncoder):
+    """Inputs, hidden states and features beyond half precision, for bright images alone."""
+
+    def prepare(self, raw: Any) -> Tensor:
+        return super().prepare(raw) * (1e6 if np.mean(raw) > 128 else 1)
+
+
+def bright_last() -> RawInputs:
+    return RawInputs(lambda i: np.full((8, 8), 250 if i == 39 else 10 + i, np.uint8), 40, "a")
+
+
+@torch.no_grad()
+def test_no_value_becomes_infinite_in_the_cache_and_the_result_says_what_is_float32(caplog):
+    tower, index = Loud(), np.array([39, 3])
+    direct = torch.stack([tower.prepare(bright_last().read(int(i))) for i in index])
+    for turn in range(2):
+        prepared = prepare(bright_last(), tower, "toy")
+        torch.testing.assert_close(prepared.batch(index), direct, rtol=HALF, atol=HALF)
+        assert prepared.use.told()["float32"] == ["x"] and prepared.use.hit == (turn == 1)
+        for stage, arrays in ((1, ["x"]), (2, ["pooled", "tokens"])):
+            source = tower_inputs(prepared, tower, stage, "w")
+            found, expected = tower(source.batch(index), start=stage), tower(prepared.batch(index))
+            torch.testing.assert_close(found.tokens, expected.tokens, rtol=0.01, atol=0.01)
+            assert source.use and source.use.told()["float32"] == arrays and expected.tokens.abs().max() > 1e5
+        # Three entries with four arrays, told once, when they are written.
+        assert caplog.text.count("beyond half precision; it is kept in float32") == 4
+
+
+def test_quiet_entries_say_that_nothing_is_float32():
+    prepared = prepare(images(), ToyEncoder(), "toy")
+    assert prepared.array.dtype == np.float16 and prepared.use.told()["float32"] == []
+
+
+def test_rows_of_a_loud_view_stay_finite_beside_those_of_a_quiet_one():
+    views = [TowerInputs(0, {"x": np.array([[1.0], [value]], kind)}) for value, kind in ((2, "f2"), (1e5, "f4"))]
+    assert drawn_batch(views, np.array([1, 1]), np.array([0, 1])).tolist() == [[2.0], [1e5]]  # pyright: ignore
+
+
 # --- frozen prefixes --------------------------------------------------------------------------------------------------
 
 
@@ -245,6 +283,45 @@ def test_what_is_condensed_is_kept_beside_the_features_it_is_made_of(monkeypatch
     torch.testing.assert_close(found.pooled, expected.pooled, rtol=HALF, atol=HALF)
     assert small.use.size < whole.use.size / 10 and not small.use.hit
     assert tower_inputs(prepared, tower, tower.n_stages, "w", condenser=condenser).use.hit
+
+
+@pytest.fixture
+def probe():
+    """Reads condensed features of 40 images, and the features themselves."""
+    grafted = graft(build_encoder("embedded:chest@random"), "linear_probe", pooling="cls+mean")
+    tower, condenser = grafted.towers()["image"], grafted.condensers()["image"]
+    raw = RawInputs(lambda i: np.random.default_rng(i).integers(0, 256, (64, 64), np.uint8), 40, "a")
+    prepared = prepare(raw, tower, "chest")
+    return lambda condensed: tower_inputs(
+        prepared, tower, tower.n_stages, "w", condenser=condenser if condensed else None
+    )
+
+
+@pytest.mark.parametrize("ran", [True, False])
+def test_what_is_condensed_tells_whether_the_encoder_ran(probe, ran):
+    if not ran:
+        probe(condensed=False)
+    use = probe(condensed=True).use
+    use.served = 160
+    told, source = use.told(), use.told()["source"]
+    assert (told["kind"], told["hit"]) == ("condensed", False)
+    assert (source["kind"], source["hit"], source["served"], source["samples"]) == ("prefix", not ran, 40, 40)
+    assert source["source"] is None and json.loads(json.dumps(told)) == told
+    # Read: 160 condensed rows and 40 to make them. Computed: 40 condensed rows, and 40 of the encoder where it ran.
+    assert hit_rate([use]) == pytest.approx(1 - (80 if ran else 40) / 200)
+
+
+def test_what_was_condensed_before_has_no_source(probe):
+    probe(condensed=True)
+    use = probe(condensed=True).use
+    use.served = 160
+    assert use.hit and use.told()["source"] is None and hit_rate([use]) == 1
+
+
+def test_features_may_go_once_they_are_condensed(probe):
+    small = probe(condensed=True)
+    assert make_room(cache_root(), 0) > small.use.size
+    assert small.use.entry.folder.is_dir() and not probe(condensed=False).use.hit
 
 
 def held(tower: Encoder) -> Encoder:
@@ -314,3 +391,19 @@ def test_another_number_of_threads_is_another_prefix():
     finally:
         torch.set_num_threads(threads)
     assert _folders() == 3
+
+
+class Elsewhere(ToyEncoder):
+    """Says that it is on a GPU."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda")
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+def test_another_kind_of_device_is_another_prefix():
+    prepared = prepare(images(), ToyEncoder(), "toy")
+    here, there = (tower_inputs(prepared, tower, 1, "w") for tower in (ToyEncoder(), Elsewhere()))
+    assert here.use and there.use and not there.use.hit
+    assert tower_inputs(prepared, ToyEncoder(), 1, "w").use.hit  # pyright: ignore[reportOptionalMemberAccess]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -128,6 +129,97 @@ def test_processes_that_make_room_for_each_other_never_meet_half_an_entry():
     assert [process.exitcode for process in processes] == [0, 0, 0] and failures.empty()
 
 
+# --- what killed processes leave --------------------------------------------------------------------------------------
+
+
+def _killed(number: int) -> None:
+    def build(folder: Path) -> None:
+        filled(5000)(folder)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    entry({"n": number}, build)
+
+
+def _killed_while_removing(root: Path) -> None:
+    def die(folder: Path, **_: object) -> None:
+        if folder.exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    cache_entries.shutil.rmtree = die  # pyright: ignore[reportAttributeAccessIssue]
+    make_room(root, 0)
+
+
+def killed(target: Callable[..., None], *arguments: object) -> None:
+    process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def leftovers(root: Path, ending: str) -> list[Path]:
+    return sorted(root.glob(f"prefix/*/*{ending}"))
+
+
+@pytest.mark.parametrize("budget", [None, 10**9])
+def test_what_a_killed_builder_left_goes_when_room_is_made(root, budget):
+    kept = made(0).folder
+    killed(_killed, 1)
+    assert len(leftovers(root, ".building")) == 1
+    assert make_room(root, budget) > 5000
+    assert not leftovers(root, ".building") and present(kept) == [True]
+    assert make_room(root, budget) == 0
+
+
+def test_what_a_killed_process_was_removing_goes_too(root):
+    made(0)
+    killed(_killed_while_removing, root)
+    assert len(leftovers(root, ".gone")) == 1
+    assert make_room(root, None) > 1000 and not leftovers(root, ".gone")
+
+
+@pytest.mark.parametrize("hit", [True, False])
+def test_opening_another_entry_removes_what_killed_processes_left(root, hit):
+    if hit:
+        made(0)
+    killed(_killed, 1)
+    assert made(0).hit == hit and not leftovers(root, ".building")
+
+
+def _build_until(ready, leave) -> None:
+    def build(folder: Path) -> None:
+        filled()(folder)
+        (folder.with_suffix(".gone")).mkdir()  # as if it were removing the damaged one before it
+        ready.set()
+        leave.wait(20)
+
+    entry({"n": 1}, build)
+
+
+def test_what_a_living_process_builds_or_removes_stays(root):
+    fork = multiprocessing.get_context("fork")
+    ready, leave = fork.Event(), fork.Event()
+    process = fork.Process(target=_build_until, args=(ready, leave))
+    process.start()
+    assert ready.wait(20)
+    made(0)
+    assert make_room(root, None) == 0
+    assert [len(leftovers(root, ending)) for ending in (".building", ".gone")] == [1, 1]
+    assert (leftovers(root, ".building")[0] / "x.npy").is_file()
+    leave.set()
+    process.join()
+    assert process.exitcode == 0 and made(1).hit and not leftovers(root, ".gone")
+
+
+def test_an_entry_that_is_built_for_another_leaves_that_ones_folder_alone(root):
+    def build(folder: Path) -> None:
+        filled()(folder)
+        made(0)
+        make_room(root, None)
+        assert (folder / "x.npy").is_file()
+
+    assert entry({"n": 1}, build).size > 1000
+
+
 # --- what is wrong with a cache ---------------------------------------------------------------------------------------
 
 
@@ -136,7 +228,7 @@ def test_processes_that_make_room_for_each_other_never_meet_half_an_entry():
 def test_a_half_deleted_entry_is_made_again(listed, damage, caplog):
     folder = made(0).folder
     if not listed:
-        (folder / "files.json").unlink()  # as older versions wrote it
+        (folder / "files.json").unlink()
     if damage == "gone":
         (folder / "x.npy").unlink()
     else:
@@ -154,7 +246,7 @@ def test_an_entry_without_its_last_file_is_not_there():
 
 def test_an_entry_of_another_version_is_left_alone_and_goes_when_room_is_needed(root, monkeypatch):
     old = made(0, used=1000.0).folder
-    monkeypatch.setattr(cache_entries, "CACHE_VERSION", 2)
+    monkeypatch.setattr(cache_entries, "CACHE_VERSION", cache_entries.CACHE_VERSION + 1)
     new = made(0)
     assert not new.hit and present(old, new.folder) == [True, True]
     make_room(root, new.size + 10)
