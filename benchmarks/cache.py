@@ -299,7 +299,7 @@ def tower_inputs(
             return
         if not sources:  # a second try, on a full disk, goes on with the first one's
             sources.append(tower_inputs(prepared, tower, stage, weights, view))
-        _condense(sources[0], condenser, len(prepared.array), folder)
+        _condense(sources[0], condenser, tower.device, len(prepared.array), folder)
 
     if condenser is not None:
         facts |= {"kind": "condensed", "condensed": condenser.key}
@@ -325,6 +325,7 @@ def _run(prepared: PreparedInputs, tower: Encoder, stage: int, view: int | None,
         x = prepared.batch(index)
         if view is not None:
             x = augmented(x, tower.spec.modality, index, view)
+        x = x.to(tower.device)
         half = tower.dtype == torch.bfloat16
         with torch.autocast(tower.device.type, torch.bfloat16, enabled=half), fast_forms(tower.device.type, half):
             if stage >= tower.n_stages:
@@ -337,11 +338,11 @@ def _run(prepared: PreparedInputs, tower: Encoder, stage: int, view: int | None,
 
 
 @torch.no_grad()
-def _condense(rows: TowerInputs, condenser: Condenser, count: int, folder: Path) -> None:
+def _condense(rows: TowerInputs, condenser: Condenser, device: torch.device, count: int, folder: Path) -> None:
     """Fills an entry with what a condenser makes of cached features."""
     writer = RowWriter(folder, count)
     for start in range(0, count, LARGEST_BATCH):
         features = rows.batch(np.arange(start, min(start + LARGEST_BATCH, count)))
         assert isinstance(features, Features)
-        writer.write(start, condenser.apply(features))
+        writer.write(start, condenser.apply(features.to(device)))
     writer.close()

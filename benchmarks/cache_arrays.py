@@ -131,7 +131,7 @@ class RowWriter:
         for name, value in found.items():
             if value is not None:
                 column = self.columns.setdefault(name, Column(self.folder / f"{name}.npy", self.count))
-                column.write(start, value)
+                column.write(start, value.cpu())
 
     def close(self) -> None:
         """Completes the files and notes beside them which hold ``float32``."""

@@ -74,7 +74,7 @@ class Cell:
     def load(self) -> None:
         """Reads the cohort and prepares its samples for the encoder; drops those that cannot be read."""
         self.data = self.task.load(self.root).check()
-        self.encoder = select_encoder(self.spec.encoder, self.task.modalities())
+        self.encoder = select_encoder(self.spec.encoder, self.task.modalities()).to(self.spec.device)
         self.prepared = {}
         for name, tower in self.towers().items():
             identity = tower.spec.model_dump_json(exclude={"weights", "cohorts", "licence"})
@@ -92,6 +92,7 @@ class Cell:
         """Attaches the adapters, computes what stays frozen, and adds the head."""
         torch.manual_seed(self.spec.seed)
         self.grafted = Grafted(self.encoder, build_adapters(self.spec.adapter, self.spec.adapter_options))
+        self.grafted.to(self.spec.device)
         if self.spec.precision == "bf16_frozen":
             self.grafted.encoder.hold_in_bf16()
         first = self.grafted.first_stage()
@@ -109,7 +110,9 @@ class Cell:
         if self.spec.backend == "compile":
             encode = compiled(encode, dynamic=True)
         bf16 = self.spec.precision != "fp32"
-        self.runner = Runner(self.grafted, objective, self.data, self.inputs, encode, bf16, self.views)
+        self.runner = Runner(
+            self.grafted, objective, self.data, self.inputs, encode, bf16, self.views, device=self.spec.device
+        )
         self.runner.add_head(self.splits["train"])
         if isinstance(objective, PromptedObjective):
             objective.introduce(self.grafted, self.runner.outputs, self.splits["train"])
@@ -167,7 +170,7 @@ class Cell:
         """Costs of the trained graft."""
         size = min(min(MEASURE_BATCH.get(name, 16) for name in self.task.inputs), len(self.splits["train"]))
         index = self.splits["train"][:size]
-        whole = {name: part.batch(index) for name, part in self.prepared.items()}
+        whole = {name: part.batch(index).to(self.spec.device) for name, part in self.prepared.items()}
         self.grafted.eval()
 
         objective = self.runner.objective
@@ -187,11 +190,11 @@ class Cell:
                 self.runner.backward(loss)
 
         flops = forward_flops(lambda: self.grafted.encode(whole), size)  # a compiled graph hides its operations
-        speed = samples_per_second(infer, size)
+        speed = samples_per_second(infer, size, self.spec.device)
         self.grafted.train()
         for parameter in self.grafted.trainable_parameters():
             parameter.grad = None
-        peak = peak_allocation(step) if log.steps else None
+        peak = peak_allocation(step, self.spec.device) if log.steps else None
         towers = self.towers()
         return Efficiency(
             trainable=self.grafted.trainable_count(),

@@ -73,6 +73,7 @@ def run(
     precision: Annotated[
         str | None, typer.Option(help="auto, fp32 or bf16, for what is trained; bf16_frozen for the encoder too.")
     ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, or auto for a GPU if there is one.")] = None,
     data: Annotated[list[str] | None, typer.Option(help="NAME=PATH of a real cohort; may be repeated.")] = None,
     results: Annotated[Path | None, typer.Option(help="Folder of the results. Default: results.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Worker processes; results do not depend on it.")] = None,
@@ -110,6 +111,7 @@ def run(
             "epochs": epochs,
             "backend": backend,
             "precision": precision,
+            "device": device,
             "data": parse_data(data),
             "results": results,
             "jobs": jobs,

@@ -224,7 +224,7 @@ def cells_of_row(row: BoardRow) -> list[str]:
         count(_rounded(_median(row, "train_samples_per_s"))),
         count(_rounded(_median(row, "inference_samples_per_s"))),
         "-" if peak is None else f"{peak / 2**20:.0f}",
-        f"{spec.backend} {spec.precision}{_forms(row.first)}",
+        f"{spec.backend} {spec.precision}{'' if spec.device == 'cpu' else f' {spec.device}'}{_forms(row.first)}",
         str(len(row.cells)),
         row.status,
     ]
@@ -366,6 +366,7 @@ def table(rows: Sequence[BoardRow]) -> pd.DataFrame:
             "note": row.note,
             "backend": cell.spec.backend,
             "precision": cell.spec.precision,
+            "device": cell.spec.device,
             "seeds": len(row.cells),
             "status": row.status,
             "epochs": cell.spec.train.epochs,

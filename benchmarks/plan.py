@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from medgraft import plugins
 from medgraft.benchmarks.cache_entries import parse_size
 from medgraft.benchmarks.cohorts import Cohort
-from medgraft.benchmarks.results import Backend, CellSpec, Precision
+from medgraft.benchmarks.results import Backend, CellSpec, Device, Precision
 from medgraft.benchmarks.tasks import build_task, task_class
 from medgraft.errors import ConfigError, IncompatibleError, MedgraftError, UnknownNameError
 from medgraft.registry import (
@@ -46,6 +46,7 @@ class Sweep(BaseModel):
         backend: How adapters run.
         precision: ``auto`` takes bf16 where the processor or GPU multiplies it natively, else fp32; ``bf16_frozen``
             is never taken unasked; the preset's by default.
+        device: ``auto`` takes a GPU where PyTorch sees one.
         data: Cohort name -> folder.
         results: Folder of the results.
         jobs: Worker processes.
@@ -69,6 +70,7 @@ class Sweep(BaseModel):
     epochs: int | None = Field(None, ge=0)
     backend: Backend = "eager"
     precision: Literal["auto", "fp32", "bf16", "bf16_frozen"] | None = None
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
     data: dict[str, Path] = {}
     results: Path = Path("results")
     jobs: int | None = Field(None, ge=1)
@@ -301,11 +303,11 @@ def weights_of(encoder: str) -> str:
     return build_encoder(encoder).spec.weights
 
 
-def native_precision() -> Precision:
-    """``bf16`` where it is multiplied in hardware; emulated, it would be slower than fp32."""
+def native_precision(device: Device) -> Precision:
+    """``bf16`` where the device multiplies it in hardware; emulated, it would be slower than fp32."""
     import torch
 
-    if torch.cuda.is_available():
+    if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if native else "fp32"
@@ -317,12 +319,28 @@ def _foreign(row: Row) -> dict[str, str]:
     return {plugin.distribution: plugin.version for plugin in found if not plugin.builtin}
 
 
+def device_of(sweep: Sweep) -> Device:
+    """What the sweep runs on.
+
+    Raises:
+        ConfigError: It asks for a GPU that PyTorch does not see.
+    """
+    if sweep.device == "cpu":
+        return "cpu"
+    import torch
+
+    seen = torch.cuda.is_available()
+    if sweep.device == "cuda" and not seen:
+        raise ConfigError("device: cuda was asked for and PyTorch sees no GPU; use --device cpu")
+    return "cuda" if seen else "cpu"
+
+
 def cells_of(row: Row, sweep: Sweep, cohort: Cohort) -> list[CellSpec]:
     """The cells of a row, one per seed."""
     cls = task_class(row.task)
     parts = row.adapter.split("+")
     options = adapter_options(sweep, row.adapter, row.label)
-    precision = sweep.precision or sweep.preset_entry().precision
+    precision, device = sweep.precision or sweep.preset_entry().precision, device_of(sweep)
     resolved = {
         part: adapter.config.model_dump(mode="json") for part, adapter in build_adapters(row.adapter, options).items()
     }
@@ -337,7 +355,8 @@ def cells_of(row: Row, sweep: Sweep, cohort: Cohort) -> list[CellSpec]:
         adapter_options=resolved[parts[0]] if len(parts) == 1 else resolved,
         seed=0,
         backend=sweep.backend,
-        precision=native_precision() if precision == "auto" else precision,
+        device=device,
+        precision=native_precision(device) if precision == "auto" else precision,
         train=training(sweep, row.adapter, row.label),
         threads=sweep.threads,
         limit=sweep.limit,

@@ -28,13 +28,15 @@ READABLE_SCHEMAS = (1, 2, 3)
 NUMBERS_VERSION = 3
 """Raised when a change of the harness changes numbers that no other part of a cell's key tells apart."""
 
-LATER_FIELDS = ("augment_views",)
+LATER_FIELDS = {"augment_views": 0, "device": "cpu"}
+"""Fields that came later -> the value that means what it was before them."""
 
 OPERATION_SUFFIX = ".ops.json"
 """Ending of the files of ``benchmarks.kernels``, which may lie in the same folder and are no cells."""
 
 Status = Literal["success", "error", "oom", "timeout"]
 Backend = Literal["eager", "compile", "fused", "auto"]
+Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "bf16", "bf16_frozen"]
 
 
@@ -77,6 +79,7 @@ class CellSpec(_Model):
         threads: Threads of the worker; sums depend on their order.
         limit: Largest number of samples per split, ``None`` for all.
         augment_views: Augmented views per sample, one of which each epoch trains on; 0 trains on the samples.
+        device: What the encoder runs on and the adapter trains on.
         plugins: Versions of the foreign distributions that take part.
         numbers_version: See :data:`NUMBERS_VERSION`.
     """
@@ -96,6 +99,7 @@ class CellSpec(_Model):
     threads: int = Field(1, ge=1)
     limit: int | None = None
     augment_views: int = Field(0, ge=0)
+    device: Device = "cpu"
     plugins: dict[str, str] = {}
     numbers_version: int = NUMBERS_VERSION
 
@@ -107,7 +111,7 @@ class CellSpec(_Model):
     def defining(self) -> dict[str, Any]:
         """What keys are made of: fields that came later count only where they are used, so older keys stay valid."""
         facts = self.model_dump(mode="json")
-        return {name: value for name, value in facts.items() if name not in LATER_FIELDS or value}
+        return {name: value for name, value in facts.items() if LATER_FIELDS.get(name, ...) != value}
 
     def row(self) -> str:
         """The same for everything but the seed: cells of one row differ in nothing else."""

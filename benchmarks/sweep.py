@@ -303,7 +303,9 @@ def show_left_out(results: Sequence[CellResult], console: Console) -> None:
 def _run(
     missing: Sequence[CellSpec], plan: Plan, sweep: Sweep, store: ResultStore, console: Console, verbose: bool
 ) -> list[CellResult]:
-    jobs = min(worker_count(sweep), len(missing))
+    # Workers on one GPU would share its memory and each other's timings.
+    alone = sweep.jobs is None and any(cell.device != "cpu" for cell in missing)
+    jobs = 1 if alone else min(worker_count(sweep), len(missing))
     display = Display(console, missing, jobs)
     level = logging.INFO if verbose else logging.WARNING
     launcher = Launcher(store, plan.cohorts, jobs, sweep.timeout, level)

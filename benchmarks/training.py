@@ -102,6 +102,7 @@ class Runner:
         bf16: Run it under autocast; losses and heads stay in fp32.
         views: Modality -> cached rows of each augmented view, to train on in their place.
         stage: The stage that trains now, where an adapter declares several; empty otherwise.
+        device: Where encoder, adapters and head are.
     """
 
     grafted: Grafted
@@ -112,6 +113,7 @@ class Runner:
     bf16: bool = False
     views: Mapping[str, Sequence[TowerInputs]] = field(default_factory=dict)
     stage: str = ""
+    device: str = "cpu"
 
     def outputs(self, index: np.ndarray, draw: np.ndarray | None = None) -> dict[str, Features]:
         """Features of the samples, adapters included; of the view that was drawn for each, if any."""
@@ -121,9 +123,10 @@ class Runner:
             rows = {name: drawn_batch(self.views[name], index, draw) for name in self.inputs}
         towers = self.grafted.towers()
         for name, row in rows.items():
+            rows[name] = row = row.to(self.device)
             if isinstance(row, Tensor) and self.inputs[name].stage:
                 rows[name] = row.to(towers[name].dtype)
-        asked = None if self.data.asked is None else torch.from_numpy(self.data.asked[index])
+        asked = None if self.data.asked is None else torch.from_numpy(self.data.asked[index]).to(self.device)
         for _, adapter in self.grafted.named_adapters():
             adapter.tell_tasks(asked)
         with self.autocast(), self.forms():
@@ -131,14 +134,14 @@ class Runner:
 
     def autocast(self) -> torch.autocast:
         """The context that what is trained runs in."""
-        return torch.autocast(self.grafted.encoder.device.type, torch.bfloat16, enabled=self.bf16)
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.bf16)
 
     def forms(self) -> AbstractContextManager[None]:
         """The context in which what is trained is fast; a compiled graph chooses its own forms."""
         if self.compiled:
             return nullcontext()
         read_out = None if self.objective.reads_tokens else self._cls_read_out
-        return fast_forms(self.grafted.encoder.device.type, self.bf16, read_out)
+        return fast_forms(self.device, self.bf16, read_out)
 
     @cached_property
     def _cls_read_out(self) -> ClsReadOut:
@@ -153,7 +156,7 @@ class Runner:
         """Targets of the samples."""
 
         def rows(values: np.ndarray | None) -> Tensor | None:
-            return None if values is None else torch.from_numpy(values[index])
+            return None if values is None else torch.from_numpy(values[index]).to(self.device)
 
         targets = rows(self.data.targets)
         assert targets is not None
@@ -166,7 +169,8 @@ class Runner:
         with torch.no_grad():
             parts = [self.outputs(part) for part in batches(chosen, EVAL_BATCH)]
         whole = {name: _join([part[name] for part in parts]) for name in parts[0]}
-        self.grafted.head = self.objective.make_head(whole)
+        head = self.objective.make_head(whole)
+        self.grafted.head = None if head is None else head.to(self.device)
 
     def loss(self, index: np.ndarray, draw: np.ndarray | None = None) -> Tensor:
         """The task's loss and what the adapters add to it."""
@@ -278,7 +282,7 @@ class Runner:
         with self.autocast():
             context = self.objective.context(self.grafted)
         rows = [
-            self.objective.scores(self.grafted, self.outputs(part), context).double().numpy()
+            self.objective.scores(self.grafted, self.outputs(part), context).double().cpu().numpy()
             for part in batches(index, EVAL_BATCH)
         ]
         return np.concatenate(rows)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -42,6 +43,11 @@ class Features:
     def replace(self, **changes: object) -> Features:
         """A copy with some fields changed; an adapter's usual way to return its result."""
         return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]
+
+    def to(self, device: torch.device | str) -> Features:
+        """The same with every tensor on a device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return self.replace(**moved)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import torch
 from medgraft_toy import ToyEncoder
 from torch import Tensor
 
+from medgraft.benchmarks import cache
 from medgraft.benchmarks.cache import TowerInputs, drawn_batch, hit_rate, prepare, tower_inputs
 from medgraft.benchmarks.cache_entries import cache_root, entry, make_room
 from medgraft.encoder import Encoder, EncoderSpec
@@ -394,16 +395,25 @@ def test_another_number_of_threads_is_another_prefix():
 
 
 class Elsewhere(ToyEncoder):
-    """Says that it is on a GPU."""
+    """Says that it is on a device that holds no numbers."""
 
     @property
     def device(self) -> torch.device:
-        return torch.device("cuda")
+        return torch.device("meta")
 
 
-@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
-def test_another_kind_of_device_is_another_prefix():
+@pytest.mark.filterwarnings("ignore:User provided device_type")
+def test_another_kind_of_device_is_another_prefix(monkeypatch):
     prepared = prepare(images(), ToyEncoder(), "toy")
-    here, there = (tower_inputs(prepared, tower, 1, "w") for tower in (ToyEncoder(), Elsewhere()))
-    assert here.use and there.use and not there.use.hit
+    here = tower_inputs(prepared, ToyEncoder(), 1, "w")
+    ran: list[str] = []
+
+    def run(prepared, tower, *rest):
+        ran.append(tower.device.type)
+        return original(prepared, ToyEncoder(), *rest)
+
+    original = cache._run
+    monkeypatch.setattr(cache, "_run", run)
+    there = tower_inputs(prepared, Elsewhere(), 1, "w")
+    assert here.use and there.use and not there.use.hit and ran == ["meta"]
     assert tower_inputs(prepared, ToyEncoder(), 1, "w").use.hit  # pyright: ignore[reportOptionalMemberAccess]

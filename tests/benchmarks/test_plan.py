@@ -13,7 +13,7 @@ from medgraft.benchmarks import plan as planning
 from medgraft.benchmarks import worker
 from medgraft.benchmarks.cohorts import Cohort
 from medgraft.benchmarks.plan import Row, Sweep, cells_of, check_names, fits, read_sweep, rows, tasks_of, training
-from medgraft.benchmarks.results import CohortId
+from medgraft.benchmarks.results import CellSpec, CohortId
 from medgraft.benchmarks.sweep import make_plan
 from medgraft.errors import CheckpointError, ConfigError, DataError, MedgraftError, UnknownNameError
 from medgraft.registry import build_encoder, catalogue
@@ -312,3 +312,29 @@ def test_training_values_come_from_the_catalogue_then_the_preset_then_the_reques
 
 def test_epochs_do_not_make_a_row_train_that_trains_nothing():
     assert training(sweep(epochs=5), "zero_shot").epochs == 0
+
+
+# --- the device -------------------------------------------------------------------------------------------------------
+
+
+def cell_on(device: str) -> CellSpec:
+    return cells_of(Row("chexpert", "embedded:chest", "lora"), sweep(device=device), COHORT)[0]
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match="PyTorch sees no GPU; use --device cpu"):
+        cell_on("cuda")
+    assert cell_on("auto").device == "cpu"
+
+
+@pytest.mark.parametrize("device", ["cuda", "auto"])
+@pytest.mark.parametrize("native", [False, True])
+def test_a_gpu_decides_on_the_precision_and_is_part_of_the_key(device, native, monkeypatch):
+    cpu = cell_on("cpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: native)
+    cell = cell_on(device)
+    assert (cell.device, cell.precision) == ("cuda", "bf16" if native else "fp32")
+    assert cell.key() != cpu.key() and cell_on("cpu").key() == cpu.key()
+    assert "device" not in cpu.defining()  # results from before there was a choice keep their keys

@@ -42,6 +42,7 @@ BASE: dict[str, Any] = {
     "threads": 1,
     "limit": None,
     "augment_views": 0,
+    "device": "cpu",
     "plugins": {"medgraft-toy": "1.5"},
     "numbers_version": 1,
 }
@@ -61,6 +62,7 @@ OTHER: dict[str, Any] = {
     "threads": 2,
     "limit": 8,
     "augment_views": 2,
+    "device": "cuda",
     "plugins": {"medgraft-toy": "1.6"},
     "numbers_version": 2,
 }
