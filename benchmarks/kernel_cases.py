@@ -95,7 +95,7 @@ def _info_nce(n: int):
 
 
 def _hypergraph(device: str, dtype: torch.dtype, form: str, small: bool) -> Step:
-    B, N, C = (2, 20, 24) if small else (16, 197, 512)
+    B, N, C = (2, 20, 32) if small else (16, 197, 512)
     tokens, scores = _leaves(_draw([(B, N, C), (B, N - 1)]), device, dtype)
     if (peer := kernel_peers.HYPERGRAPH.get(form)) is not None:
         return _step(*peer.make(tokens, scores))
@@ -104,7 +104,7 @@ def _hypergraph(device: str, dtype: torch.dtype, form: str, small: bool) -> Step
         return hypergraph.message_passing(t, s, 5, F.gelu, F.gelu)
 
     def fused(t: Tensor, s: Tensor) -> Tensor:
-        return hypergraph.fused_message_passing(t, s, 5, F.gelu, F.gelu)
+        return hypergraph.hypergraph_layer(t, s, 5, F.gelu, F.gelu, all_tokens=True, backend="fused")
 
     return _step(fused if form == "fused" else _plain(layer, form), [tokens, scores])
 
@@ -158,7 +158,7 @@ def _moe(device: str, dtype: torch.dtype, form: str, small: bool) -> Step:
 
 
 def _bottleneck(device: str, dtype: torch.dtype, form: str, small: bool) -> Step:
-    C, c, size = (8, 4, (3, 4, 5)) if small else (64, 16, (32, 64, 64))
+    C, c, size = (16, 4, (3, 4, 5)) if small else (64, 16, (32, 64, 64))
     raw = _draw([(1, C, *size), (c, C), (c,), (c, c, 3, 3, 3), (c,), (C, c), (C,)])
     raw[1], raw[3], raw[5] = raw[1] / C**0.5, raw[3] / (27 * c) ** 0.5, raw[5] / c**0.5
     trained = _leaves(raw, device, dtype)

@@ -1,10 +1,11 @@
 """Measures the fused operations against their eager, compiled and peer forms: ``python -m benchmarks.kernels``.
 
 Parity first: forward and backward of the fused form against float64 on a small shape, and against eager mode on the
-measured one. A fused number is printed only if both hold; a peer that fails the small shape, or whose library is not
-installed, is left out and named. Forms are timed in turns within one process (a machine that
-slows down slows all of them), forward and backward together; ratios are medians of the rounds' ratios. A GPU is timed
-by events with its L2 cache flushed before each run, a CPU by its own time, which other processes do not add to.
+measured one. A fused number is printed only if both hold and neither fell back to eager mode; a peer that fails the
+small shape, or whose library is not installed, is left out and named. Forms are timed in turns within one process (a
+machine that slows down slows all of them), forward and backward together; ratios are medians of the rounds' ratios. A
+GPU is timed by events with its L2 cache flushed before each run, a CPU by its own time, which other processes do not
+add to.
 ``products`` are the products of matrices alone, a bound for every form. ``--json`` keeps the results for ``medgraft
 leaderboard``.
 """
@@ -24,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medgraft.adapters.kernels import backends
 from medgraft.benchmarks.environment import describe
 from medgraft.benchmarks.kernel_cases import CASES, Case, Step
 from medgraft.benchmarks.kernel_results import Measured, OperationResult, store
@@ -40,11 +42,14 @@ def relative(got: Tensor, expected: Tensor) -> float:
 
 
 def parity(case: Case, device: str, dtype: torch.dtype) -> list[str]:
-    """What differs by more than the type allows; empty if the gate is green."""
+    """What fell back or differs by more than the type allows; empty if the gate is green."""
     exact = case.build(device, torch.float64, "eager", True)()
-    wrong = differing(case, case.build(device, dtype, "fused", True)(), exact, dtype)
+    with backends.recording() as record:
+        made = case.build(device, dtype, "fused", True)(), case.build(device, dtype, "fused", False)()
+    wrong = [f"{each.op} ran in {each.used} mode: {each.reason}" for each in record.choices if each.used != "fused"]
+    wrong += differing(case, made[0], exact, dtype)
     wide = case.build(device, torch.float32, "eager", False)()
-    for name, got, expected in zip(case.outputs, case.build(device, dtype, "fused", False)(), wide, strict=True):
+    for name, got, expected in zip(case.outputs, made[1], wide, strict=True):
         if not (error := relative(got, expected)) <= 2 * TOLERANCE[dtype]:
             wrong.append(f"{name} differs from eager float32 by {error:.1e} on the measured shape")
     return wrong
@@ -142,7 +147,9 @@ def measure(case: Case, forms: dict[str, Step], device: str, rounds: int, rate: 
             seconds[form].append(one_run(step, device))
     found = []
     for form, step in forms.items():
-        allocated = peak_allocation(lambda step=step: _drop(step))
+        if device == "cuda":  # or what the forms before it held would count as this one's
+            torch.cuda.empty_cache()
+        allocated = peak_allocation(lambda step=step: _drop(step), device)
         reserved = torch.cuda.max_memory_reserved() if device == "cuda" else None
         ratio = statistics.median(a / b for a, b in zip(seconds["eager"], seconds[form], strict=True))
         bandwidth = case.least_bytes / statistics.median(seconds[form]) / rate

@@ -155,10 +155,10 @@ def run_job(order: Order) -> dict[str, Any]:
                 with meter.running("training"):
                     losses.append(train(order, contender, head, targets, seed, steps=None))
             step = functools.partial(train, order, contender, head, targets, 0, steps=1)
-            peaks.append(peak_allocation(step) or 0)
+            peaks.append(peak_allocation(step, order.device) or 0)
             shares.append(product_share(step) * (meter.seconds["training"] - before))
             if contender.frozen_batch is not None:
-                frozen_peaks.append(peak_allocation(contender.frozen_batch) or 0)
+                frozen_peaks.append(peak_allocation(contender.frozen_batch, order.device) or 0)
     return {
         "seconds": sum(meter.seconds.values()),
         "parts": meter.seconds,
@@ -207,7 +207,7 @@ def run_ace_step(order: Order) -> dict[str, Any]:
     step()
     with meter.running("training"):
         losses = [step() for _ in range(order.seeds * order.epochs)]
-    seconds, peak = sum(meter.seconds.values()), peak_allocation(step) or 0
+    seconds, peak = sum(meter.seconds.values()), peak_allocation(step, order.device) or 0
     return {
         "seconds": seconds,
         "parts": meter.seconds,

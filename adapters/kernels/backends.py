@@ -20,13 +20,15 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 import torch
 from torch import Tensor
 
-from medgraft.adapters.kernels.triton_runtime import triton_obstacle
+from medgraft.adapters.kernels.triton_runtime import cdiv, triton_obstacle
 from medgraft.errors import ConfigError
 
 Backend = Literal["eager", "compile", "fused", "auto"]
 Form = Literal["eager", "compile", "fused"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Triton compiles for rows whose length is a multiple of this, or for any; the second may not fit in registers.
+EVEN_WIDTH = 16
 
 _log = logging.getLogger(__name__)
 
@@ -213,7 +215,24 @@ def obstacle_of(*tensors: Tensor) -> str | None:
             )
     if not first.dtype.is_floating_point:
         return f"its inputs are {_told(first)}, not floating point"
+    if (empty := next((x for x in tensors if x.numel() == 0), None)) is not None:
+        return f"an input of shape {tuple(empty.shape)} is empty, which only the plain form takes"
     return device_obstacle(first.device.type, first.device.index, first.dtype)
+
+
+def width_obstacle(x: Tensor, width: int) -> str | None:
+    """Why a GPU kernel that fits in registers for rows of even length alone cannot take rows of ``width``, or ``None``.
+
+    Args:
+        x: An input of the kernel, for its device.
+        width: Numbers in a row.
+    """
+    if x.device.type != "cuda" or width % EVEN_WIDTH == 0:
+        return None
+    return (
+        f"width {width} is not a multiple of {EVEN_WIDTH}, and the GPU kernel would spill registers; "
+        f"pad it to {EVEN_WIDTH * cdiv(width, EVEN_WIDTH)} to use the fused form"
+    )
 
 
 def _told(tensor: Tensor) -> str:

@@ -8,7 +8,6 @@ the epilogue ``x + gelu(h) W^T + b`` reads ``x`` and ``h`` and writes ``y``, not
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -17,21 +16,11 @@ from torch import Tensor
 
 from medgraft.adapters.kernels import backends
 from medgraft.adapters.kernels.backends import Backend
+from medgraft.adapters.kernels.bottleneck_triton import VARIANTS as VARIANTS
+from medgraft.adapters.kernels.bottleneck_triton import WIDEST, launch_backward, launch_forward
 from medgraft.adapters.kernels.products import linear
-from medgraft.adapters.kernels.triton_runtime import (
-    TARGETS,
-    Tile,
-    Tuned,
-    Variant,
-    cdiv,
-    jit,
-    next_power_of_2,
-    tl,
-    tuned_for,
-)
 from medgraft.errors import ConfigError
 
-WIDEST = 32
 VOXELS = 8192
 
 
@@ -40,8 +29,25 @@ def reference(
 ) -> Tensor:
     """The plain form, three convolutions; arguments and result as in :func:`bottleneck_3d`."""
     h = F.conv3d(x, down[:, :, None, None, None], down_bias)
-    h = F.conv3d(h, mix, mix_bias, padding=mix.shape[-1] // 2)
+    h = _mixed(h, mix, mix_bias)
     return x + F.conv3d(F.gelu(h), up[:, :, None, None, None], up_bias)
+
+
+def _mixed(h: Tensor, mix: Tensor, bias: Tensor) -> Tensor:
+    pad = mix.shape[-1] // 2
+    if not _too_thin(h, mix):
+        return F.conv3d(h, mix, bias, padding=pad)
+    with torch.autocast(h.device.type, enabled=False):
+        return F.conv3d(h.float(), mix.float(), bias.float(), padding=pad).to(h.dtype)
+
+
+def _too_thin(h: Tensor, mix: Tensor) -> bool:
+    """Whether bfloat16 must not be convolved on a CPU.
+
+    Where the kernel is longer than the volume is deep, oneDNN's gradient of the kernel takes in memory that nobody has
+    written (seen in PyTorch 2.14 with AVX-512, at a depth of 2).
+    """
+    return h.device.type == "cpu" and backends.multiplied_in(h) == torch.bfloat16 and h.shape[2] < mix.shape[-1]
 
 
 def bottleneck_3d(
@@ -89,7 +95,7 @@ def bottleneck_3d(
 def _obstacle(x: Tensor, c: int, *others: Tensor) -> str | None:
     if x.device.type == "cuda" and c > WIDEST:
         return f"{c} channels inside; the GPU kernel keeps a voxel's in registers and takes up to {WIDEST}"
-    return backends.obstacle_of(x, *others)
+    return backends.obstacle_of(x, *others) or backends.width_obstacle(x, x.shape[1])
 
 
 def _slower(x: Tensor) -> str | None:
@@ -191,7 +197,9 @@ def _convolved_backward(
     # Weights and inputs apart: together they would hold copies of both volumes in the library's own order.
     _, d_up, d_up_bias = _gradients(d_y, F.gelu(hidden), _pointwise(up), False)
     d_hidden = torch.ops.aten.gelu_backward(F.conv3d(d_y, _pointwise(up.T)), hidden)
-    d_inner, d_mix, d_mix_bias = _gradients(d_hidden, inner, mix)
+    kind = torch.float32 if _too_thin(inner, mix) else x.dtype
+    of_mix = _gradients(d_hidden.to(kind), inner.to(kind), mix.to(kind))
+    d_inner, d_mix, d_mix_bias = (part.to(x.dtype) for part in of_mix)
     _, d_down, d_down_bias = _gradients(d_inner, x, _pointwise(down), False)
     d_x = _last(F.conv3d(d_inner, _pointwise(down.T))).add_(d_y) if of_x else d_y.new_empty(0, 0)
     flat = (d_down.flatten(1).contiguous(), d_down_bias, d_mix.contiguous(), d_mix_bias)
@@ -276,128 +284,3 @@ def _backward(ctx: Any, d_y: Tensor | None, *_: Tensor | None) -> tuple[Tensor |
 bottleneck_forward.register_autograd(_backward, setup_context=_save)
 bottleneck_forward.register_vmap(backends.loop_over_batch(bottleneck_forward))
 bottleneck_backward.register_vmap(backends.loop_over_batch(bottleneck_backward))
-
-_SQRT_HALF = tl.constexpr(math.sqrt(0.5)) if tl is not None else math.sqrt(0.5)
-_DENSITY = tl.constexpr(1 / math.sqrt(2 * math.pi)) if tl is not None else 1 / math.sqrt(2 * math.pi)
-
-
-@jit
-def epilogue_kernel(
-    X, HIDDEN, UP, BIAS, Y, M, C, R,
-    PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr,
-):  # fmt: skip
-    """``BM`` voxels and ``BN`` of their channels of ``x + gelu(hidden) up^T + bias``."""
-    row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)
-    column = tl.program_id(1) * BN + tl.arange(0, BN)
-    r = tl.arange(0, BR)
-    row_ok, column_ok, r_ok = row < M, column < C, r < R
-    z = tl.load(HIDDEN + row[:, None] * R + r[None, :], mask=row_ok[:, None] & r_ok[None, :], other=0.0)
-    up = tl.load(UP + column[None, :] * R + r[:, None], mask=column_ok[None, :] & r_ok[:, None], other=0.0)
-    wide = z.to(tl.float32)
-    active = (0.5 * wide * (1.0 + tl.erf(wide * _SQRT_HALF))).to(z.dtype)
-    inside = row_ok[:, None] & column_ok[None, :]
-    place = row[:, None] * C + column[None, :]
-    y = tl.load(X + place, mask=inside, other=0.0).to(tl.float32)
-    y += tl.load(BIAS + column, mask=column_ok, other=0.0).to(tl.float32)[None, :]
-    y = tl.dot(active, up, y, input_precision=PRECISION)
-    tl.store(Y + place, y.to(Y.dtype.element_ty), mask=inside)
-
-
-@jit
-def epilogue_backward_kernel(
-    DY, HIDDEN, UP, DHIDDEN, DUP, DBIAS, M, C, R, BLOCKS,
-    PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr,
-):  # fmt: skip
-    """All three gradients from one read of ``dY`` and ``hidden``; weights as shares of a program in its own slab."""
-    program, n_programs = tl.program_id(0), tl.num_programs(0)
-    r, n = tl.arange(0, BR), tl.arange(0, BN)
-    r_ok = r < R
-    for block in range(program, BLOCKS, n_programs):
-        row = (block * BM + tl.arange(0, BM)).to(tl.int64)
-        row_ok = row < M
-        of_hidden, hidden_ok = row[:, None] * R + r[None, :], row_ok[:, None] & r_ok[None, :]
-        z = tl.load(HIDDEN + of_hidden, mask=hidden_ok, other=0.0)
-        wide = z.to(tl.float32)
-        below = 0.5 * (1.0 + tl.erf(wide * _SQRT_HALF))
-        active = (wide * below).to(z.dtype)
-        back = tl.zeros((BM, BR), tl.float32)
-        for at in range(0, C, BN):
-            ok = (at + n) < C
-            dy = tl.load(DY + row[:, None] * C + (at + n)[None, :], mask=row_ok[:, None] & ok[None, :], other=0.0)
-            up = tl.load(UP + (at + n)[:, None] * R + r[None, :], mask=ok[:, None] & r_ok[None, :], other=0.0)
-            back = tl.dot(dy, up, back, input_precision=PRECISION)
-            share = tl.dot(tl.trans(dy), active, input_precision=PRECISION)
-            place, inside = (program * C + at + n)[:, None] * R + r[None, :], ok[:, None] & r_ok[None, :]
-            # The first block writes the slab, later ones add; no other program touches it.
-            share += tl.load(DUP + place, mask=inside & (block != program), other=0.0)
-            tl.store(DUP + place, share, mask=inside)
-            total = tl.sum(dy.to(tl.float32), 0)
-            total += tl.load(DBIAS + program * C + at + n, mask=ok & (block != program), other=0.0)
-            tl.store(DBIAS + program * C + at + n, total, mask=ok)
-        slope = below + wide * _DENSITY * tl.exp(-0.5 * wide * wide)
-        tl.store(DHIDDEN + of_hidden, (back * slope).to(DHIDDEN.dtype.element_ty), mask=hidden_ok)
-
-
-TILES: Tuned = dict.fromkeys(TARGETS, Tile({"BM": 64, "BN": 64}, 8, 1))
-TILES_FP32: Tuned = dict.fromkeys(TILES, Tile({"BM": 32, "BN": 32}, 8, 1))
-MOST_PROGRAMS = 256
-
-
-def _tile(x: Tensor) -> Tile:
-    return tuned_for(TILES_FP32 if x.dtype == torch.float32 else TILES, x.device)
-
-
-def launch_forward(x: Tensor, hidden: Tensor, up: Tensor, bias: Tensor, tile: Tile | None = None) -> Tensor:
-    """The forward in Triton; ``tile`` overrides the tuned one."""
-    tile, (M, C) = tile or _tile(x), x.shape
-    x, hidden, up = x.contiguous(), hidden.contiguous(), up.contiguous()
-    y, R = torch.empty_like(x), up.shape[1]
-    epilogue_kernel[cdiv(M, tile.blocks["BM"]), cdiv(C, tile.blocks["BN"])](
-        x, hidden, up, bias.contiguous(), y, M, C, R, BR=_padded(R), **tile.launch()
-    )
-    return y
-
-
-def launch_backward(d_y: Tensor, hidden: Tensor, up: Tensor, tile: Tile | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """The backward in Triton; ``tile`` overrides the tuned one."""
-    tile, (M, C), R = tile or _tile(d_y), d_y.shape, up.shape[1]
-    d_y, hidden, up = d_y.contiguous(), hidden.contiguous(), up.contiguous()
-    blocks = cdiv(M, tile.blocks["BM"])
-    programs = min(blocks, MOST_PROGRAMS)
-    d_hidden = torch.empty_like(hidden)
-    d_up = d_y.new_empty(programs, C, R, dtype=torch.float32)
-    d_bias = d_y.new_empty(programs, C, dtype=torch.float32)
-    epilogue_backward_kernel[(programs,)](
-        d_y, hidden, up, d_hidden, d_up, d_bias, M, C, R, blocks, BR=_padded(R), **tile.launch()
-    )
-    return d_hidden, d_up.sum(0).to(up.dtype), d_bias.sum(0).to(d_y.dtype)
-
-
-def _padded(R: int) -> int:
-    return max(16, next_power_of_2(R))
-
-
-def forward_traffic(M: int, C: int, R: int, itemsize: int, tile: Tile) -> tuple[int, int]:
-    """Bytes that the forward kernel loads and stores."""
-    blocks, slices = cdiv(M, tile.blocks["BM"]), cdiv(C, tile.blocks["BN"])
-    return (M * C + slices * M * R + blocks * (C * R + C)) * itemsize, M * C * itemsize
-
-
-def backward_traffic(M: int, C: int, R: int, itemsize: int, tile: Tile) -> tuple[int, int]:
-    """Bytes that the backward kernel loads and stores."""
-    blocks = cdiv(M, tile.blocks["BM"])
-    again, slab = blocks - min(blocks, MOST_PROGRAMS), (C * R + C) * 4
-    return (M * C + M * R + blocks * C * R) * itemsize + again * slab, M * R * itemsize + blocks * slab
-
-
-def _variants() -> list[Variant]:
-    found = []
-    for kind, tiles in (("bf16", TILES), ("fp32", TILES_FP32)):
-        types = dict.fromkeys(("X", "HIDDEN", "UP", "BIAS", "Y", "DY", "DHIDDEN"), f"*{kind}")
-        types |= {"DUP": "*fp32", "DBIAS": "*fp32", **dict.fromkeys(("M", "C", "R", "BLOCKS"), "i32")}
-        for kernel in (epilogue_kernel, epilogue_backward_kernel):
-            found.append(Variant(kernel, types, {"BR": WIDEST}, tiles, ("C", "R"), True, f"3d {kind}"))
-    return found
-
-
-VARIANTS = _variants()

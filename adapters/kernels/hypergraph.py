@@ -147,7 +147,7 @@ def _obstacle(tokens: Tensor, scores: Tensor) -> str | None:
         return (
             f"{tokens.shape[1]} tokens; the GPU kernel keeps rows of similarities on chip and takes up to {MOST_TOKENS}"
         )
-    return backends.obstacle_of(tokens, scores)
+    return backends.obstacle_of(tokens, scores) or backends.width_obstacle(tokens, tokens.shape[2])
 
 
 def fused_message_passing(tokens: Tensor, scores: Tensor, top_k: int, edge: Map, node: Map) -> Tensor:
@@ -368,7 +368,7 @@ def launch_hyperedges_backward(
     """The backward: one kernel, the remaining products from the library; ``tile`` overrides the tuned one."""
     B, N, C = tokens.shape
     tile = tile or _tile(tokens)
-    d_edges, d_matrix, tokens = (x.contiguous() for x in (d_edges, d_matrix, tokens))
+    d_edges, d_matrix, tokens, matrix = (x.contiguous() for x in (d_edges, d_matrix, tokens, matrix))
     change = torch.empty_like(matrix)
     row, column = (tokens.new_empty(B, N, dtype=torch.float32) for _ in range(2))
     grid = (cdiv(N, tile.blocks["BM"]), B)

@@ -87,7 +87,7 @@ def _obstacle(image: Tensor, text: Tensor) -> str | None:
         return "the batch is empty"
     if image.device.type == "cuda" and image.shape[1] > WIDEST:
         return f"embeddings of width {image.shape[1]}; the GPU kernel keeps whole rows and takes up to {WIDEST}"
-    return backends.obstacle_of(image, text)
+    return backends.obstacle_of(image, text) or backends.width_obstacle(image, image.shape[1])
 
 
 # Opaque, because the number of distinct rows inside depends on the values and would break a compiled graph.

@@ -12,7 +12,6 @@ synchronisation with the host), wide ones a grouped product over sorted tokens (
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -21,11 +20,13 @@ from torch import Tensor
 
 from medgraft.adapters.kernels import backends
 from medgraft.adapters.kernels.backends import Backend
+from medgraft.adapters.kernels.moe_triton import VARIANTS as VARIANTS
+from medgraft.adapters.kernels.moe_triton import launch_gate, launch_gate_backward
 from medgraft.adapters.kernels.products import product
-from medgraft.adapters.kernels.triton_runtime import TARGETS, Tile, Tuned, Variant, cdiv, jit, tl, tuned_for
 from medgraft.errors import ConfigError
 
 NARROW = 128
+GROUPED_STEP = 8
 
 
 def text_routing(tokens: Tensor, text: Tensor, to_token: Tensor, to_text: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -115,9 +116,37 @@ def moe(
 
 def obstacle(tokens: Tensor, h: int, *others: Tensor) -> str | None:
     """Why the fused form cannot take these tensors with experts of width ``h``, or ``None``."""
-    if tokens.device.type == "cuda" and h > NARROW and tokens.dtype != torch.bfloat16:
-        return f"experts of width {h} are multiplied in groups on a GPU, which takes bfloat16 only; cast to bfloat16"
+    if tokens.device.type == "cuda" and h > NARROW and (reason := _grouped_obstacle(tokens, h)) is not None:
+        return reason
     return backends.obstacle_of(tokens, *others)
+
+
+def _grouped_obstacle(tokens: Tensor, h: int) -> str | None:
+    """Why PyTorch's grouped product does not take these tokens and experts of width ``h``, or ``None``."""
+    groups = f"experts of width {h} are multiplied in groups on a GPU"
+    if tokens.dtype != torch.bfloat16:
+        return f"{groups}, which takes bfloat16 only; cast to bfloat16"
+    if (D := tokens.shape[-1]) % GROUPED_STEP or h % GROUPED_STEP:
+        return (
+            f"{groups}, which takes rows of a multiple of 16 bytes, not {D} and {h} numbers of 2; "
+            f"pad tokens and experts to multiples of {GROUPED_STEP}, or use experts of up to {NARROW}"
+        )
+    if (missing := _grouped_device_obstacle(tokens.device.index)) is not None:
+        return f"{groups}, {missing}; use experts of up to {NARROW}"
+    return None
+
+
+@backends.constant_in_graphs
+def _grouped_device_obstacle(index: int | None) -> str | None:
+    """The rest of a sentence on why this GPU has no grouped product in every PyTorch that is supported, or ``None``."""
+    if not torch.cuda.is_available():
+        return None
+    if torch.version.hip is not None:
+        return "which not every PyTorch for AMD can"
+    major, minor = torch.cuda.get_device_capability(index)
+    if major in (9, 10):
+        return None
+    return f"which needs compute capability 9.0 or 10.0 (H100, B200), not {major}.{minor}"
 
 
 def slower(tokens: Tensor, experts: int, top_k: int) -> str | None:
@@ -236,96 +265,6 @@ moe_forward.register_autograd(_backward, setup_context=_save)
 moe_forward.register_vmap(backends.loop_over_batch(moe_forward))
 moe_backward.register_vmap(backends.loop_over_batch(moe_backward))
 
-_SQRT_HALF = tl.constexpr(math.sqrt(0.5)) if tl is not None else math.sqrt(0.5)
-_DENSITY = tl.constexpr(1 / math.sqrt(2 * math.pi)) if tl is not None else 1 / math.sqrt(2 * math.pi)
-
-
-@jit
-def gate_kernel(BEFORE, BIAS, EXPERT, GATE, HIDDEN, M, H, G, BM: tl.constexpr, BH: tl.constexpr):
-    """``gelu(before + bias) * gate``; a row holds ``G`` experts of ``H`` units, ``EXPERT`` their numbers."""
-    row = tl.program_id(0) * BM + tl.arange(0, BM)
-    g = tl.program_id(1)
-    h = tl.program_id(2) * BH + tl.arange(0, BH)
-    row_ok = row < M
-    inside = row_ok[:, None] & (h < H)[None, :]
-    expert = tl.load(EXPERT + row * G + g, mask=row_ok, other=0)
-    gate = tl.load(GATE + row * G + g, mask=row_ok, other=0.0).to(tl.float32)
-    place = row.to(tl.int64)[:, None] * (G * H) + g * H + h[None, :]
-    z = tl.load(BEFORE + place, mask=inside, other=0.0).to(tl.float32)
-    z += tl.load(BIAS + expert[:, None] * H + h[None, :], mask=inside, other=0.0).to(tl.float32)
-    active = 0.5 * z * (1.0 + tl.erf(z * _SQRT_HALF))
-    tl.store(HIDDEN + place, (active * gate[:, None]).to(HIDDEN.dtype.element_ty), mask=inside)
-
-
-@jit
-def gate_backward_kernel(
-    BEFORE, BIAS, EXPERT, GATE, DHIDDEN, HIDDEN, DBEFORE, DGATE, M, H, G, BM: tl.constexpr, BH: tl.constexpr
-):  # fmt: skip
-    """Makes the gated hidden units again, and the gradients of the units before and of the gate, in one pass."""
-    row = tl.program_id(0) * BM + tl.arange(0, BM)
-    g = tl.program_id(1)
-    row_ok = row < M
-    expert = tl.load(EXPERT + row * G + g, mask=row_ok, other=0)
-    gate = tl.load(GATE + row * G + g, mask=row_ok, other=0.0).to(tl.float32)
-    d_gate = tl.zeros((BM,), tl.float32)
-    for at in range(0, H, BH):
-        h = at + tl.arange(0, BH)
-        inside = row_ok[:, None] & (h < H)[None, :]
-        place = row.to(tl.int64)[:, None] * (G * H) + g * H + h[None, :]
-        z = tl.load(BEFORE + place, mask=inside, other=0.0).to(tl.float32)
-        z += tl.load(BIAS + expert[:, None] * H + h[None, :], mask=inside, other=0.0).to(tl.float32)
-        d = tl.load(DHIDDEN + place, mask=inside, other=0.0).to(tl.float32)
-        below = 0.5 * (1.0 + tl.erf(z * _SQRT_HALF))
-        active = z * below
-        slope = below + z * _DENSITY * tl.exp(-0.5 * z * z)
-        d_gate += tl.sum(d * active, 1)
-        tl.store(HIDDEN + place, (active * gate[:, None]).to(HIDDEN.dtype.element_ty), mask=inside)
-        tl.store(DBEFORE + place, (d * gate[:, None] * slope).to(DBEFORE.dtype.element_ty), mask=inside)
-    tl.store(DGATE + row * G + g, d_gate, mask=row_ok)
-
-
-TILES: Tuned = dict.fromkeys(TARGETS, Tile({"BM": 16, "BH": 64}, 4, 1))
-
-
-def launch_gate(before: Tensor, bias: Tensor, expert: Tensor, gate: Tensor, tile: Tile | None = None) -> Tensor:
-    """``gelu(before + bias[expert]) * gate`` in Triton.
-
-    Args:
-        before: ``[M, G h]``.
-        bias: ``[E, h]``.
-        expert: ``[M, G]``, int32.
-        gate: ``[M, G]``.
-        tile: Overrides the tuned one.
-    """
-    tile = tile or tuned_for(TILES, before.device)
-    (M, G), H = gate.shape, bias.shape[1]
-    hidden = torch.empty_like(before)
-    grid = (cdiv(M, tile.blocks["BM"]), G, cdiv(H, tile.blocks["BH"]))
-    gate_kernel[grid](before, bias, expert, gate, hidden, M, H, G, **tile.plain_launch())
-    return hidden
-
-
-def launch_gate_backward(
-    before: Tensor, bias: Tensor, expert: Tensor, gate: Tensor, d_hidden: Tensor, tile: Tile | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gated hidden units again, and the gradients of ``before`` and ``gate`` (float32)."""
-    tile = tile or tuned_for(TILES, before.device)
-    (M, G), H = gate.shape, bias.shape[1]
-    hidden, d_before = torch.empty_like(before), torch.empty_like(before)
-    d_gate = before.new_empty(M, G, dtype=torch.float32)
-    gate_backward_kernel[cdiv(M, tile.blocks["BM"]), G](
-        before, bias, expert, gate, d_hidden, hidden, d_before, d_gate, M, H, G, **tile.plain_launch()
-    )
-    return hidden, d_before, d_gate
-
-
-def gate_traffic(M: int, H: int, G: int, itemsize: int, tile: Tile, backward: bool) -> tuple[int, int]:
-    """Bytes that one launch loads and stores; each unit reads its bias."""
-    units = M * G * H * itemsize
-    if backward:
-        return 3 * units + M * G * (4 + itemsize), 2 * units + M * G * 4
-    return 2 * units + cdiv(H, tile.blocks["BH"]) * M * G * (4 + itemsize), units
-
 
 def _experts(T: int, E: int, device: torch.device) -> Tensor:
     return torch.arange(E, dtype=torch.int32, device=device).expand(T, E).contiguous()
@@ -368,9 +307,9 @@ def grouped_forward(
     order, ends = _sorted(index, len(w1))
     ends, rows = ends.to(torch.int32), order // index.shape[1]
     expert, gate = index.flatten()[order].to(torch.int32)[:, None], gates.flatten()[order][:, None]
-    before = _grouped(tokens[rows], w1.transpose(1, 2), ends)
+    before = _grouped(tokens[rows], w1.contiguous().transpose(1, 2), ends)
     hidden = launch_gate(before, b1.contiguous(), expert.contiguous(), gate.contiguous())
-    made = _grouped(hidden, w2.transpose(1, 2), ends)
+    made = _grouped(hidden, w2.contiguous().transpose(1, 2), ends)
     y = _dense_gates(gates, index, len(w1)) @ b2
     return y.index_add_(0, rows, made), before
 
@@ -405,17 +344,3 @@ def _(*inputs: Tensor) -> tuple[Tensor, Tensor]:
 @moe_backward.register_kernel("cuda")
 def _(*inputs: Tensor) -> tuple[Tensor, ...]:
     return (narrow_backward if inputs[4].shape[1] <= NARROW else grouped_backward)(*inputs)
-
-
-def _variants() -> list[Variant]:
-    found = []
-    for kind in ("bf16", "fp32"):
-        halves = ("BEFORE", "BIAS", "GATE", "HIDDEN", "DHIDDEN", "DBEFORE")
-        types = {**dict.fromkeys(halves, f"*{kind}"), "EXPERT": "*i32", "DGATE": "*fp32"}
-        types |= dict.fromkeys(("M", "H", "G"), "i32")
-        for kernel in (gate_kernel, gate_backward_kernel):
-            found.append(Variant(kernel, types, {}, TILES, ("H",), False, kind))
-    return found
-
-
-VARIANTS = _variants()

@@ -329,6 +329,13 @@ def _padded(R: int) -> int:
     return max(16, next_power_of_2(R))
 
 
+def forward_traffic(M: int, P: int, W: int, R: int, itemsize: int, tile: Tile) -> tuple[int, int]:
+    """Bytes that the epilogue kernel loads and stores; the library's products before it are not counted."""
+    blocks, slices = cdiv(M, tile.blocks["BM"]), cdiv(W, tile.blocks["BW"])
+    loaded = P * (slices * M * R + blocks * W * R + M * W) * itemsize + blocks * slices * P * 4
+    return loaded, P * M * W * itemsize
+
+
 def backward_traffic(M: int, D: int, P: int, W: int, R: int, itemsize: int, tile: Tile) -> tuple[int, int]:
     """Bytes that the gradient kernel loads and stores; ``x`` and ``dY`` count once per range."""
     blocks = cdiv(M, tile.blocks["BM"])

@@ -105,7 +105,7 @@ def obstacle(x_hat: Tensor, *others: Tensor) -> str | None:
     """Why :func:`absorbed` cannot take these tensors, or ``None``."""
     if x_hat.requires_grad:
         return "the media tokens need a gradient; the fused form is for frozen ones"
-    return backends.obstacle_of(x_hat, *others)
+    return backends.obstacle_of(x_hat, *others) or backends.width_obstacle(x_hat, x_hat.shape[-1])
 
 
 def slower(x: Tensor, latents: int, head_dim: int) -> str | None:
@@ -186,14 +186,17 @@ def absorbed_attention(x_hat: Tensor, queries: Tensor, mask: Tensor) -> tuple[Te
     room, shut = queries.new_empty(min(Q, QUERIES), N), None if mask.all() else ~mask
     for b, rows in _blocks(B, Q):
         logits, share = room[: rows.stop - rows.start], weights[b, rows]
+        if shut is not None and shut[b].all():
+            share.zero_()
+            context[b, rows].zero_()
+            lse[b, rows].fill_(FLOOR)
+            continue
         product(queries[b, rows], x_hat[b].T, logits)
         if shut is not None:
-            logits.masked_fill_(shut[b], FLOOR)
+            logits.masked_fill_(shut[b], float("-inf"))
         torch.softmax(logits, dim=-1, out=share)
         # The largest weight is exp(top - lse), which saves a second pass of exponentials.
         torch.sub(_largest(logits).to(lse.dtype), _largest(share).to(lse.dtype).log_(), out=lse[b, rows])
-        if shut is not None and shut[b].all():
-            share.zero_()
         product(share, x_hat[b], context[b, rows])
     return context, lse, weights
 

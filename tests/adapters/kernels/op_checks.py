@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+
+from medgraft.adapters.kernels import backends
 
 
 def check_registration(op: Any, *cases: Sequence[Any]) -> None:
@@ -48,3 +52,12 @@ def fake_cuda(op: Any, *arguments: Any) -> Any:
 def relative(got: Tensor, expected: Tensor) -> float:
     """Error relative to the 2-norm of ``expected``."""
     return ((got.double() - expected.double()).norm() / expected.double().norm().clamp(min=1e-30)).item()
+
+
+def reason_on_a_gpu(op: str, layer: Callable[..., Any], *arguments: Any) -> str:
+    """Why ``layer``, asked for its fused form with :func:`fake_cuda` tensors, took another; empty if it took it."""
+    with backends.recording() as record, warnings.catch_warnings():
+        warnings.simplefilter("ignore", backends.FusedFallbackWarning)
+        fake_cuda(partial(layer, backend="fused"), *arguments)
+    ((use,),) = (record.summary()[op],)
+    return use["reason"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,33 @@ def test_compiles_as_committed(op, committed):
             # Another Triton may colour registers differently; spills and tensor cores are held to in any case.
             if triton.__version__ == version and (row.registers > known.registers or row.shared > known.shared):
                 problems.append(f"{row} needs more than {known}")
+    assert not problems
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("op", OPS)
+def test_float16_compiles_without_spills(op):
+    """It takes bfloat16's tiles and is not in the table."""
+    found = [aot.compile_variant(in_float16(v), "sm_90") for v in load_op(op).VARIANTS if "bf16" in v.label]
+    assert found and not [problem for row in found for problem in aot.problems(row, row.matrix > 0)]
+    assert {row.matrix > 0 for row in found} == {v.matrix for v in load_op(op).VARIANTS}
+
+
+def in_float16(variant):
+    types = {name: kind.replace("bf16", "fp16") for name, kind in variant.types.items()}
+    return dataclasses.replace(variant, types=types, label=variant.label.replace("bf16", "fp16"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("op", ["info_nce", "perceiver", "bottleneck"])
+def test_an_even_width_is_all_that_the_tiles_need(op):
+    """Batches and numbers of tokens are odd as often as not; what falls back is an odd width alone."""
+    problems = []
+    for variant in load_op(op).VARIANTS:
+        narrow = dataclasses.replace(variant, divisible=tuple({"C", "sxn", "syn"} & set(variant.types)))
+        problems += aot.problems(aot.compile_variant(narrow, "sm_90"), variant.matrix)
     assert not problems
 
 

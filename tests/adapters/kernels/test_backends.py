@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from medgraft.adapters.kernels import backends, triton_runtime
 from medgraft.errors import ConfigError
@@ -118,3 +119,14 @@ def test_types_without_a_kernel_are_named():
     assert "device mps" in backends.device_obstacle("mps", None, torch.float32)
     assert "int64 on cpu" in backends.obstacle_of(torch.ones(1, dtype=torch.int64))
     assert "float32 on cpu and float16 on cpu" in backends.obstacle_of(torch.ones(1), torch.ones(1).half())
+
+
+def test_an_empty_input_and_an_odd_width_on_a_gpu_are_named():
+    told = backends.obstacle_of(torch.ones(2, 4), torch.ones(0, 4))
+    assert told is not None and "an input of shape (0, 4) is empty" in told
+    assert backends.width_obstacle(torch.ones(1), 20) is None
+    with FakeTensorMode():
+        x = torch.empty(1, device="cuda")
+        assert backends.width_obstacle(x, 32) is None
+        assert "width 20 is not a multiple of 16" in str(told := backends.width_obstacle(x, 20))
+    assert "pad it to 32" in str(told)

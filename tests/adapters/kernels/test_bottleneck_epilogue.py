@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_checks import check_compiles, check_registration, fake_cuda, relative
+from op_checks import check_compiles, check_registration, fake_cuda, reason_on_a_gpu, relative
 from torch.func import vmap
 
-from medgraft.adapters.kernels import bottleneck
+from medgraft.adapters.kernels import backends, bottleneck
 from medgraft.adapters.kernels.bottleneck import bottleneck_3d, bottleneck_backward, bottleneck_forward, reference
 from medgraft.errors import ConfigError
 
@@ -53,7 +53,7 @@ def test_registration():
     assert torch.autograd.gradcheck(lambda *t: bottleneck_forward(*t)[0], small)
 
 
-@pytest.mark.parametrize("size", [(3, 4, 5), (1, 2, 1)])
+@pytest.mark.parametrize("size", [(3, 4, 5), (1, 2, 1), (2, 2, 2), (2, 4, 3)])
 @pytest.mark.parametrize("of_x", [True, False])
 def test_bfloat16_convolves_and_agrees_with_float64(size, of_x):
     inputs = [x.detach().bfloat16() for x in layer(size=size)]
@@ -69,6 +69,22 @@ def test_bfloat16_convolves_and_agrees_with_float64(size, of_x):
     got = torch.autograd.grad(results[0], half[start:], pull)
     for mine, exact in zip(got, torch.autograd.grad(results[1], wide[start:], pull.double()), strict=True):
         assert mine.dtype == torch.bfloat16 and relative(mine, exact) < 4e-2
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(("c", "memory_format"), [(4, torch.channels_last_3d), (16, torch.contiguous_format)])
+def test_eager_bfloat16_is_right_where_the_kernel_is_longer_than_the_volume_is_deep(c, memory_format, autocast):
+    inputs = [x.detach().bfloat16() for x in layer(c=c, size=(2, 4, 4))]
+    inputs[0] = inputs[0].contiguous(memory_format=memory_format)
+    given = [(x.float() if autocast else x).clone().requires_grad_() for x in inputs]
+    wide = [x.double().requires_grad_() for x in inputs]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = bottleneck_3d(*given, backend="eager")
+    exact_y = reference(*wide)
+    pull = torch.randn(exact_y.shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    exact = torch.autograd.grad(exact_y, wide, pull.double())
+    for mine, expected in zip(torch.autograd.grad(y, given, pull.to(y.dtype)), exact, strict=True):
+        assert relative(mine, expected) < 4e-2
 
 
 def test_registration_in_bfloat16():
@@ -113,8 +129,20 @@ def test_vmap_over_adapters():
 
 
 def test_fake_cuda_tensors():
-    y = fake_cuda(bottleneck_3d, *[t.detach().bfloat16() for t in layer()])
-    assert y.device.type == "cuda" and y.shape == (2, 6, 3, 4, 5)
+    y = fake_cuda(bottleneck_3d, *[t.detach().bfloat16() for t in layer(C=16)])
+    assert y.device.type == "cuda" and y.shape == (2, 16, 3, 4, 5)
+
+
+@pytest.mark.parametrize(("C", "told"), [(16, ""), (8, "width 8 is not a multiple of 16")])
+def test_a_width_that_spills_falls_back_on_a_gpu(C, told):
+    reason = reason_on_a_gpu("bottleneck", bottleneck_3d, *[t.detach().bfloat16() for t in layer(C=C)])
+    assert reason.startswith(told) and bool(reason) is bool(told)
+
+
+def test_an_empty_batch_falls_back():
+    inputs = layer()
+    with pytest.warns(backends.FusedFallbackWarning, match="is empty"):
+        assert bottleneck_3d(inputs[0][:0], *inputs[1:], backend="fused").shape == (0, 6, 3, 4, 5)
 
 
 def test_shapes_that_disagree_are_named():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_checks import check_compiles, check_registration, fake_cuda
+from op_checks import check_compiles, check_registration, fake_cuda, reason_on_a_gpu
 from torch.func import vmap
 
 from medgraft.adapters.kernels import backends
@@ -95,3 +97,21 @@ def test_fake_cuda_tensors_and_the_widest_graph():
         )
     (told,) = record.summary()["hypergraph"]
     assert "600 tokens" in told["reason"] and told["form"] == "eager"
+
+
+@pytest.mark.parametrize(("C", "told"), [(32, ""), (24, "width 24 is not a multiple of 16")])
+def test_a_width_that_spills_falls_back_on_a_gpu(C, told):
+    layer = partial(hypergraph_layer, top_k=3, edge=torch.tanh, node=torch.tanh, all_tokens=True)
+    reason = reason_on_a_gpu("hypergraph", layer, torch.ones(2, 9, C), torch.ones(2, 8))
+    assert reason.startswith(told) and bool(reason) is bool(told)
+
+
+@pytest.mark.parametrize(("B", "N"), [(0, 5), (0, 1), (2, 1)])
+@pytest.mark.parametrize("all_tokens", [True, False])
+def test_empty_batches_and_graphs_without_patches_equal_eager(B, N, all_tokens):
+    tokens, scores = graph(B, N, 4)
+    results = [
+        hypergraph_layer(tokens, scores, 3, torch.tanh, torch.sin, all_tokens=all_tokens, backend=backend)
+        for backend in ("auto", "eager")
+    ]
+    torch.testing.assert_close(*results)

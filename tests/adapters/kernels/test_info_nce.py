@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_checks import check_compiles, check_registration, fake_cuda, relative
+from op_checks import check_compiles, check_registration, fake_cuda, reason_on_a_gpu, relative
 from torch.func import vmap
 
 from medgraft.adapters.kernels import backends
@@ -155,3 +155,12 @@ def test_the_choice_is_recorded_and_never_silent():
 def test_shapes_that_disagree_are_named(image, text, labels):
     with pytest.raises(ConfigError, match=r"\(3, 4\)"):
         label_info_nce(torch.ones(image), torch.ones(text), 1.0, None if labels is None else torch.ones(labels))
+
+
+@pytest.mark.parametrize(
+    ("width", "told"), [(64, ""), (72, "width 72 is not a multiple of 16; "), (1040, "embeddings")]
+)
+def test_a_width_that_spills_falls_back_on_a_gpu(width, told):
+    image, text, _ = batch(8, width, torch.bfloat16)
+    reason = reason_on_a_gpu("info_nce", label_info_nce, image.detach(), text.detach(), 3.0)
+    assert reason.startswith(told.removesuffix("; ")) and bool(reason) is bool(told)

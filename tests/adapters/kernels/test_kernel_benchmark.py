@@ -9,9 +9,11 @@ import types
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
+from medgraft.adapters.kernels import backends
 from medgraft.benchmarks import cli as harness
 from medgraft.benchmarks import kernel_floors, kernels
 from medgraft.benchmarks.kernel_cases import CASES
@@ -149,6 +151,46 @@ def test_a_wrong_result_turns_the_gate_red_and_hides_the_number():
     assert result.parity and any("y differs from float64" in line for line in lines)
     assert not any(line.startswith("| fused") for line in lines)
     assert lines[-2] == "- no fused number: the parity gate is red"
+
+
+def test_a_fused_form_that_fell_back_turns_the_gate_red():
+    case = small(CASES["moe"])
+
+    def build(device, dtype, form, _):
+        def step():
+            if form == "fused":
+                backends.choose("moe", "auto", "too wide")
+            return case.build(device, dtype, "eager", True)()
+
+        return step
+
+    wrong = kernels.parity(dataclasses.replace(case, build=build), "cpu", torch.float32)
+    assert wrong == ["moe ran in eager mode: too wide"]
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_small_shapes_reach_the_kernels_of_a_gpu(name, monkeypatch):
+    """Or the gate would hold eager mode against itself."""
+    monkeypatch.setattr(torch.autograd, "grad", lambda *_: ())  # fake tensors of a missing GPU have no backward
+    with FakeTensorMode(), backends.recording() as record:
+        CASES[name].build("cuda", torch.bfloat16, "fused", True)()
+    assert {each.used for each in record.choices} == {"fused"}
+
+
+def test_memory_of_a_form_on_a_gpu_leaves_out_what_the_forms_before_it_held(monkeypatch):
+    pool, steps = [0], {form: (lambda: None) for form in ("eager", "fused")}
+
+    def peak(step, device):
+        assert device == "cuda"
+        pool[0] += 10
+        return 1
+
+    monkeypatch.setattr(kernels, "peak_allocation", peak)
+    monkeypatch.setattr(kernels, "one_run", lambda step, device: 1.0)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: pool.__setitem__(0, 0))
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: pool[0])
+    found = kernels.measure(CASES["moe"], steps, "cuda", 1, 1.0)
+    assert [each.reserved for each in found] == [10, 10]
 
 
 def test_goals_are_judged_against_the_faster_rival():

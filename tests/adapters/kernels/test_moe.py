@@ -7,10 +7,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_checks import check_compiles, check_registration, fake_cuda
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import vmap
 
 from medgraft.adapters.kernels import backends
-from medgraft.adapters.kernels.moe import moe, moe_backward, moe_forward, reference, text_routing, wide_reference
+from medgraft.adapters.kernels.moe import (
+    _grouped,
+    moe,
+    moe_backward,
+    moe_forward,
+    obstacle,
+    reference,
+    text_routing,
+    wide_reference,
+)
 from medgraft.errors import ConfigError
 
 
@@ -98,6 +108,45 @@ def test_grouped_products_in_float32_fall_back_on_a_gpu_and_say_so():
         except Exception as error:  # the loop's shapes depend on values, which fake tensors do not have
             assert "dynamic" in str(error).lower() or "nonzero" in str(error).lower()
     assert "bfloat16 only" in record.summary()["moe"][0]["reason"]
+
+
+def grouped_obstacle(D, h, dtype=torch.bfloat16):
+    with FakeTensorMode():
+        return str(obstacle(torch.empty(7, D, dtype=dtype, device="cuda"), h))
+
+
+@pytest.mark.parametrize(("D", "h"), [(36, 160), (64, 132), (20, 140)])
+def test_grouped_rows_of_odd_bytes_fall_back_on_a_gpu_and_say_how_to_mend_it(D, h):
+    assert f"a multiple of 16 bytes, not {D} and {h} numbers" in grouped_obstacle(D, h)
+    assert "pad tokens and experts to multiples of 8, or use experts of up to 128" in grouped_obstacle(D, h)
+    assert grouped_obstacle(D, 128) == "None", "narrow experts are not multiplied in groups"
+    assert grouped_obstacle(64, 160) == "None"
+
+
+@pytest.mark.parametrize(("major", "hip", "told"), [(8, None, "9.0 or 10.0"), (9, None, "None"), (9, "6.4", "AMD")])
+def test_grouped_products_fall_back_where_a_gpu_has_none(monkeypatch, major, hip, told):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (major, 0))
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(backends, "triton_obstacle", lambda: None)
+    assert told in grouped_obstacle(64, 160)
+    assert grouped_obstacle(64, 128) == "None"
+
+
+def test_the_grouped_product_refuses_what_the_obstacle_names():
+    ends = torch.tensor([3, 7], dtype=torch.int32)
+    tokens, weights = torch.ones(7, 36, dtype=torch.bfloat16), torch.ones(2, 48, 36, dtype=torch.bfloat16)
+    with pytest.raises(RuntimeError, match="16 bytes"):
+        _grouped(tokens, weights.transpose(1, 2), ends)
+    assert _grouped(tokens[:, :32].contiguous(), weights[..., :32].contiguous().transpose(1, 2), ends).shape == (7, 48)
+
+
+def test_no_tokens_fall_back():
+    inputs = experts()
+    inputs[:3] = [x[:0] for x in inputs[:3]]
+    with backends.recording() as record, pytest.warns(backends.FusedFallbackWarning, match="is empty"):
+        y = moe(*inputs, backend="fused")
+    assert y.shape == (0, 5) and record.summary()["moe"][0]["form"] == "eager"
 
 
 def test_shapes_that_disagree_are_named():

@@ -114,3 +114,12 @@ def test_bad_ranges_are_named(starts, told):
     x, weight, bias, A, B = layer()
     with pytest.raises(ConfigError, match=told):
         packed_lora(x, weight, bias, A, B, starts, 1.0)
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 0)])
+def test_no_rows_fall_back_and_train_nothing(shape):
+    x, weight, bias, A, B = layer(shape)
+    with pytest.warns(backends.FusedFallbackWarning, match="is empty"):
+        y = packed_lora(x, weight, bias, A, B, (0, 8), 0.5, backend="fused")
+    assert y.shape == (*shape, 12)
+    assert all((part == 0).all() for part in torch.autograd.grad(y.sum(), (A, B)))

@@ -6,11 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_checks import check_compiles, check_registration, fake_cuda
+from op_checks import check_compiles, check_registration, fake_cuda, reason_on_a_gpu, relative
 from torch.func import vmap
 
 from medgraft.adapters.kernels import backends
 from medgraft.adapters.kernels.perceiver import (
+    FLOOR,
     absorbed_attention,
     absorbed_attention_backward,
     normalised,
@@ -96,6 +97,45 @@ def test_tokens_that_train_fall_back_and_say_so():
     torch.testing.assert_close(got, reference(x_hat, *trained, 2))
     assert torch.autograd.grad(got.sum(), x_hat)[0].abs().sum() > 0
     assert "the media tokens need a gradient" in record.summary()["perceiver"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 4e-2), (torch.float16, 5e-3)], ids=str
+)
+def test_a_mask_in_every_type_also_one_that_leaves_nothing(dtype, tolerance):
+    x_hat, trained = inputs(B=3, N=20, L=4, C=32)
+    trained = [t.detach().div(max(t.shape[-1], 8) ** 0.5) for t in trained]
+    mask = torch.rand(3, 20, generator=torch.Generator().manual_seed(1)) > 0.4
+    mask[1] = False
+    narrow = [t.to(dtype).requires_grad_() for t in trained]
+    wide = [t.detach().double().requires_grad_() for t in narrow]
+    got = resampler_attention(x_hat.to(dtype), *narrow, 2, mask, backend="fused")
+    exact = reference(x_hat.to(dtype).double(), *wide, 2, mask)
+    assert relative(got, exact) < tolerance
+    pull = torch.randn(exact.shape, generator=torch.Generator().manual_seed(2)).to(dtype)
+    pairs = (torch.autograd.grad(got, narrow, pull), torch.autograd.grad(exact, wide, pull.double()))
+    for mine, each in zip(*pairs, strict=True):
+        assert relative(mine, each) < tolerance
+    context, lse, weights = absorbed_attention(x_hat.to(dtype), torch.ones(3, 5, 32, dtype=dtype), mask)
+    assert (context[1] == 0).all() and (weights[1] == 0).all() and (lse[1] == FLOOR).all()
+    assert (weights[0].sum(-1) - 1).abs().max() < tolerance and (weights[0][:, ~mask[0]] == 0).all()
+
+
+@pytest.mark.parametrize(("B", "N", "L"), [(0, 9, 3), (2, 0, 3), (2, 9, 0)])
+def test_empty_batches_and_tokens_fall_back_and_say_so(B, N, L):
+    x_hat, trained = inputs(B, N, L)
+    with backends.recording() as record, pytest.warns(backends.FusedFallbackWarning, match="is empty"):
+        got = resampler_attention(x_hat, *trained, 2, torch.ones(B, N, dtype=torch.bool), backend="fused")
+    torch.testing.assert_close(got, reference(x_hat, *trained, 2))
+    assert record.summary()["perceiver"][0]["form"] == "eager"
+
+
+@pytest.mark.parametrize(("C", "told"), [(32, ""), (40, "width 40 is not a multiple of 16")])
+def test_a_width_that_spills_falls_back_on_a_gpu(C, told):
+    x_hat, trained = inputs(C=C)
+    arguments = [t.detach().bfloat16() for t in (x_hat, *trained)]
+    assert reason_on_a_gpu("perceiver", resampler_attention, *arguments, 2).startswith(told)
+    assert bool(reason_on_a_gpu("perceiver", resampler_attention, *arguments, 2)) is bool(told)
 
 
 def test_widths_that_disagree_are_named():

@@ -78,13 +78,21 @@ def assert_close(
 
 def strided(x: Tensor) -> Tensor:
     """The same values as ``x [..., n]`` in memory that is contiguous on no axis."""
-    wide = x.new_full((*x.shape[:-1], 2 * x.shape[-1] + 3), float("nan"))
+    # What lies between is never to be read: NaN, or no index of anything.
+    between = float("nan") if x.is_floating_point() else torch.iinfo(x.dtype).max if x.dtype != torch.bool else True
+    wide = x.new_full((*x.shape[:-1], 2 * x.shape[-1] + 3), between)
     view = wide[..., 1 : 2 * x.shape[-1] : 2]
     view.copy_(x)
     return view
 
 
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def turned(x: Tensor) -> Tensor:
+    """The same values as ``x [..., m, n]`` in memory with the last two axes exchanged."""
+    return x.transpose(-1, -2).contiguous().transpose(-1, -2)
+
+
+KINDS = (torch.float32, torch.float16, torch.bfloat16)
+DTYPES = pytest.mark.parametrize("dtype", KINDS, ids=str)
 
 _Builder, _Handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from triton_interpreter import DTYPES, assert_close, counting, poisoned, strided
+from triton_interpreter import DTYPES, KINDS, assert_close, counting, poisoned, strided
 
-from medgraft.adapters.kernels import bottleneck as K
+from medgraft.adapters.kernels import bottleneck_triton as K
 from medgraft.adapters.kernels.triton_runtime import Tile
 
 TILE = Tile({"BM": 32, "BN": 32})
@@ -21,8 +21,8 @@ def check(M: int, C: int, c: int, dtype: torch.dtype, view=lambda x: x):
     exact_y = x.double() + F.gelu(wide[0]) @ wide[1].T + wide[2]
     exact = torch.autograd.grad(exact_y, wide, d_y.double())
     with poisoned():
-        y = K.launch_forward(view(x), view(hidden), up, bias, TILE)
-        got = K.launch_backward(view(d_y), view(hidden), up, TILE)
+        y = K.launch_forward(view(x), view(hidden), view(up), view(bias), TILE)
+        got = K.launch_backward(view(d_y), view(hidden), view(up), TILE)
     assert_close(y, exact_y.detach(), "y")
     for name, mine, expected in zip(("hidden", "up", "bias"), got, exact, strict=True):
         assert_close(mine, expected, f"gradient of {name}")
@@ -42,10 +42,10 @@ def test_more_blocks_than_programs(monkeypatch):
     check(150, 33, 16, torch.float32)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
-@given(st.integers(1, 80), st.integers(1, 50), st.integers(1, 20))
-def test_any_shape(M, C, c):
-    check(M, C, c, torch.float32)
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(st.integers(1, 80), st.integers(1, 50), st.integers(1, 20), st.sampled_from(KINDS))
+def test_any_shape(M, C, c, dtype):
+    check(M, C, c, dtype)
 
 
 @DTYPES

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from triton_interpreter import DTYPES, assert_close, counting, poisoned, strided
+from triton_interpreter import DTYPES, KINDS, assert_close, counting, poisoned, strided, turned
 
-from medgraft.adapters.kernels.packed_lora import backward_traffic, launch_backward, launch_forward, reference
+from medgraft.adapters.kernels.packed_lora import (
+    backward_traffic,
+    forward_traffic,
+    launch_backward,
+    launch_forward,
+    reference,
+)
 from medgraft.adapters.kernels.triton_runtime import Tile
 
 FORWARD = Tile({"BM": 32, "BW": 32})
@@ -19,18 +26,19 @@ def layer(M: int, D: int, W: int, R: int, dtype: torch.dtype, P: int = 2, gap: i
     O = P * W + gap * (P - 1)  # noqa: E741
     shapes = {"x": (M, D), "weight": (O, D), "bias": (O,), "A": (P, R, D), "B": (P, W, R), "d_y": (M, O)}
     made = {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
-    return made, [p * (W + gap) for p in range(P)]
+    return made, [p * (W + gap) for p in reversed(range(P))]
 
 
-def check(M: int, D: int, W: int, R: int, dtype: torch.dtype, view=lambda x: x):
-    made, starts = layer(M, D, W, R, dtype)
+def check(M: int, D: int, W: int, R: int, dtype: torch.dtype, P: int = 2, view=lambda x: x):
+    made, starts = layer(M, D, W, R, dtype, P)
     x, weight, bias, A, B, d_y = made.values()
     wide = [t.double().requires_grad_() for t in (x, A, B)]
     y = reference(wide[0], weight.double(), bias.double(), wide[1], wide[2], starts, 0.5)
     exact = torch.autograd.grad(y, wide, d_y.double())
     with poisoned():
-        got_y, hidden = launch_forward(view(x), weight, bias, A, B, starts, 0.5, FORWARD)
-        got = launch_backward(view(d_y), view(x), weight, A, B, hidden, starts, 0.5, True, BACKWARD)
+        of_layer, of_update = (view(x), view(weight)), (view(A), view(B))
+        got_y, hidden = launch_forward(*of_layer, bias, *of_update, starts, 0.5, FORWARD)
+        got = launch_backward(view(d_y), *of_layer, *of_update, hidden, starts, 0.5, True, BACKWARD)
     assert_close(got_y, y.detach(), "y")
     for name, mine, expected in zip(("x", "A", "B"), got, exact, strict=True):
         assert_close(mine, expected, f"gradient of {name}")
@@ -41,8 +49,15 @@ def test_forward_and_backward(dtype):
     check(70, 40, 33, 4, dtype)
 
 
-def test_strided_inputs():
-    check(35, 20, 17, 3, torch.float32, view=strided)
+@pytest.mark.parametrize("P", [1, 3])
+@DTYPES
+def test_one_range_and_three(dtype, P):
+    check(40, 24, 17, 5, dtype, P)
+
+
+@pytest.mark.parametrize("view", [strided, turned])
+def test_non_contiguous_inputs(view):
+    check(35, 20, 17, 3, torch.float32, view=view)
 
 
 def test_more_blocks_than_programs(monkeypatch):
@@ -50,17 +65,26 @@ def test_more_blocks_than_programs(monkeypatch):
     check(150, 33, 16, 8, torch.float32)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
-@given(st.integers(1, 70), st.integers(1, 40), st.integers(1, 40), st.integers(1, 20))
-def test_any_shape(M, D, W, R):
-    check(M, D, W, R, torch.float32)
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    st.integers(1, 70),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(1, 20),
+    st.sampled_from(KINDS),
+    st.integers(1, 3),
+)
+def test_any_shape(M, D, W, R, dtype, P):
+    check(M, D, W, R, dtype, P)
 
 
 @DTYPES
 def test_traffic_is_what_the_formula_says(dtype):
     made, starts = layer(70, 40, 33, 4, dtype)
     x, weight, bias, A, B, d_y = made.values()
-    _, hidden = launch_forward(x, weight, bias, A, B, starts, 0.5, FORWARD)
-    with counting() as traffic:
+    with counting() as forward:
+        _, hidden = launch_forward(x, weight, bias, A, B, starts, 0.5, FORWARD)
+    assert (forward.loaded, forward.stored) == forward_traffic(70, 2, 33, 4, x.itemsize, FORWARD)
+    with counting() as backward:
         launch_backward(d_y, x, weight, A, B, hidden, starts, 0.5, False, BACKWARD)
-    assert (traffic.loaded, traffic.stored) == backward_traffic(70, 40, 2, 33, 4, x.itemsize, BACKWARD)
+    assert (backward.loaded, backward.stored) == backward_traffic(70, 40, 2, 33, 4, x.itemsize, BACKWARD)
