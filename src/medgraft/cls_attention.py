@@ -69,7 +69,9 @@ class OneQuery:
         return handles
 
     def _is_read(self) -> bool:
-        """Whether hooks that came later read what the projections return, such as those that ask for scores."""
+        """Whether hooks read what the projections return, such as those that ask for scores, or change the keys."""
+        if self.layout.style == "split" and len(self._modules[self.layout.key_path]._forward_hooks) > 1:
+            return True
         return any(next(reversed(module._forward_hooks)) != self._own[path] for path, module in self._modules.items())
 
     def _narrows(self, path: str) -> bool:

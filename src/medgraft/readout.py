@@ -92,7 +92,8 @@ def _touched(grafted: Grafted, name: str) -> dict[str, set[str]]:
 def _folds(grafted: Grafted, name: str, tower: Encoder) -> bool:
     """Whether the keys and values of the last block can be folded into its query, as far as adapters go."""
     last, adapters = f"blocks.{len(tower.attention) - 1}.attn.", dict(grafted.named_adapters())
-    if tower.attention[-1].transform is not None:
+    layout = tower.attention[-1]
+    if layout.transform is not None or type(tower.get_submodule(layout.location("k")[0])) is not nn.Linear:
         return False
     changes = {
         adapter: {hit for hit in hits if hit.startswith(last)} for adapter, hits in _touched(grafted, name).items()

@@ -180,6 +180,29 @@ def test_scores_that_are_asked_for_are_those_of_every_key(model):
         torch.testing.assert_close(found.pooled, tower(inputs).pooled, rtol=1e-10, atol=1e-12)
 
 
+def test_a_hook_of_somebody_else_on_the_keys_keeps_them():
+    grafted = grafted_with(tiny.fresh("hf_vit"))
+    tower = grafted.towers()["image"]
+    handle = tower.get_submodule(tower.attention[-1].key_path).register_forward_hook(
+        lambda module, args, k: k.roll(1, 1)
+    )
+    _, first, second = compared(grafted)
+    handle.remove()
+    assert second == first
+
+
+def test_keys_of_an_unknown_kind_of_layer_are_kept():
+    class Halved(torch.nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) / 2
+
+    grafted = grafted_with(tiny.fresh("hf_vit"))
+    tower = grafted.towers()["image"]
+    tower.get_submodule(tower.attention[-1].key_path).__class__ = Halved
+    _, first, second = compared(grafted)
+    assert second == first
+
+
 def test_an_attention_that_goes_another_way_later_is_an_error():
     grafted = grafted_with(tiny.fresh("hf_vit"))
     read_out, inputs = ClsReadOut(grafted), {"image": tiny.batch(grafted.encoder)["image"].double()}
