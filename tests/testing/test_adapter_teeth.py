@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from broken_adapters import BROKEN, Sound, SoundMerge
+from broken_adapters import BROKEN
 from running import failures
+from sound_adapters import Sound, SoundMerge
 
 from medgraft.testing import check_adapter
 from medgraft.testing.tiny import ENCODERS
