@@ -11,22 +11,21 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-VARIABLE = "GLIBC_TUNABLES"
-SETTINGS = {"hugetlb": 1, "mmap_threshold": 32 << 20, "trim_threshold": 1 << 30, "top_pad": 64 << 20}
-"""Large pages where the system offers them; 32 MiB is the largest block that glibc lets come from what was kept."""
+SETTINGS = {
+    "GLIBC_TUNABLES": f"glibc.malloc.mmap_threshold={32 << 20}:glibc.malloc.trim_threshold={1 << 30}",
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
+"""glibc's: 32 MiB is the largest block that may come from what was kept. PyTorch's: large pages for large tensors."""
 
 
 def keeping_memory(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment with the settings; one that has settings of its own stays as it is.
+    """The environment with the settings; what is set there already stays as it is.
 
     Example:
-        >>> keeping_memory({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"})
-        {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0'}
-        >>> keeping_memory({})["GLIBC_TUNABLES"].split(":")[0]
-        'glibc.malloc.hugetlb=1'
+        >>> keeping_memory({"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"})
+        {'GLIBC_TUNABLES': 'glibc.malloc.arena_max=1', 'THP_MEM_ALLOC_ENABLE': '1'}
     """
-    settings = ":".join(f"glibc.malloc.{name}={value}" for name, value in SETTINGS.items())
-    return {VARIABLE: settings, **environment}
+    return {**SETTINGS, **environment}
 
 
 @contextmanager
@@ -37,5 +36,5 @@ def children_keep_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        if VARIABLE not in before:
-            del os.environ[VARIABLE]
+        for name in SETTINGS.keys() - before.keys():
+            del os.environ[name]

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from medgraft.benchmarks.allocator import SETTINGS, VARIABLE, children_keep_memory, keeping_memory
+from medgraft.benchmarks.allocator import SETTINGS, children_keep_memory, keeping_memory
+
+VARIABLE = "GLIBC_TUNABLES"
 
 PAGES = """
 import resource
@@ -24,10 +26,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def test_the_environment_is_as_before_afterwards(monkeypatch):
-    monkeypatch.delenv(VARIABLE, raising=False)
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
     before = dict(os.environ)
     with children_keep_memory():
-        assert all(f"glibc.malloc.{name}={value}" in os.environ[VARIABLE] for name, value in SETTINGS.items())
+        assert {name: os.environ[name] for name in SETTINGS} == SETTINGS
     assert dict(os.environ) == before
 
 
@@ -40,13 +43,13 @@ def test_settings_of_ones_own_stay(monkeypatch):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
 def test_a_second_step_asks_the_system_for_nothing():
-    plain = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    plain = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     faults = [
         int(subprocess.run([sys.executable, "-c", PAGES], env=env, capture_output=True, text=True, check=True).stdout)
         for env in (plain, keeping_memory(plain))
     ]
     # Without them the 96 MiB are mapped anew, page by page: 24576 pages of 4 KiB, fewer where pages are larger.
-    assert faults[1] < 10 < faults[0]
+    assert faults[1] < faults[0] / 10
 
 
 SERVER = """
@@ -63,4 +66,5 @@ end_fork_server()
 def test_the_fork_server_gets_them(monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     done = subprocess.run([sys.executable, "-c", SERVER], capture_output=True, text=True, timeout=120, check=True)
-    assert f"{VARIABLE}=glibc.malloc.hugetlb=1" in done.stdout
+    # glibc cuts its variable into pieces where it stands, so only the first is still to be seen.
+    assert all(f"{name}={value.split(':')[0]}" in done.stdout for name, value in SETTINGS.items())
