@@ -53,11 +53,15 @@ def test_a_second_step_asks_the_system_for_nothing():
 
 
 SERVER = """
+import time
 from multiprocessing import forkserver
 from pathlib import Path
 from medgraft.benchmarks.fork_server import end_fork_server, start_fork_server
 start_fork_server()
-print(Path(f"/proc/{forkserver._forkserver._forkserver_pid}/environ").read_bytes())
+place, end = Path(f"/proc/{forkserver._forkserver._forkserver_pid}/environ"), time.time() + 10
+while b"THP_MEM" not in (told := place.read_bytes()) and time.time() < end:  # empty while the process starts
+    time.sleep(0.01)
+print(told)
 end_fork_server()
 """
 
