@@ -19,6 +19,7 @@ from medgraft.adapters.kernels.backends import Backend
 from medgraft.adapters.kernels.bottleneck_triton import VARIANTS as VARIANTS
 from medgraft.adapters.kernels.bottleneck_triton import WIDEST, launch_backward, launch_forward
 from medgraft.adapters.kernels.products import linear
+from medgraft.convolution import exact_conv3d
 from medgraft.errors import ConfigError
 
 VOXELS = 8192
@@ -34,11 +35,7 @@ def reference(
 
 
 def _mixed(h: Tensor, mix: Tensor, bias: Tensor) -> Tensor:
-    pad = mix.shape[-1] // 2
-    if not _too_thin(h, mix):
-        return F.conv3d(h, mix, bias, padding=pad)
-    with torch.autocast(h.device.type, enabled=False):
-        return F.conv3d(h.float(), mix.float(), bias.float(), padding=pad).to(h.dtype)
+    return exact_conv3d(h, mix, bias, padding=mix.shape[-1] // 2).to(h.dtype)
 
 
 def _too_thin(h: Tensor, mix: Tensor) -> bool:
