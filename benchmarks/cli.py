@@ -96,12 +96,16 @@ def run(
 ) -> None:
     """Sweep adapters x encoders x tasks x seeds; finished cells are kept and not run again."""
     from medgraft.benchmarks.fork_server import ended_on_error, start_fork_server
+    from medgraft.benchmarks.importing import uncollected
 
     with guarded(debug=debug, verbose=verbose), ended_on_error():
         if not dry_run and config is None and cache_size is None:  # workers read the size of the cache from it
             start_fork_server()
-        from medgraft.benchmarks.plan import read_sweep
-        from medgraft.benchmarks.sweep import show_plan, sweep_and_show
+        with uncollected():
+            import torch  # noqa: F401  # planning needs it, and it is most of what is imported
+
+            from medgraft.benchmarks.plan import read_sweep
+            from medgraft.benchmarks.sweep import show_plan, sweep_and_show
 
         overrides: dict[str, Any] = {
             "adapters": listed(adapters),

@@ -12,8 +12,7 @@ from multiprocessing import forkserver
 
 from medgraft.benchmarks.allocator import children_keep_memory
 
-PRELOAD = ["medgraft.benchmarks.cell", "medgraft.benchmarks.environment", "torch._inductor"]
-"""What every cell imports. To ask torch for deterministic algorithms imports its compiler, a second and more."""
+PRELOAD = ["medgraft.benchmarks.preload"]
 
 
 def start_fork_server() -> None:

@@ -15,9 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy import stats
-from sklearn.exceptions import UndefinedMetricWarning
-from sklearn.metrics import accuracy_score, precision_recall_fscore_support, roc_auc_score
 
 Array = NDArray[Any]
 WeightedStatistic = Callable[[Array], Array]
@@ -99,6 +96,8 @@ def subject_bootstrap(
     Returns:
         Name -> ``[resamples]`` values, ``nan`` where undefined.
     """
+    from scipy import stats
+
     S = int(groups.max()) + 1
     names = list(statistics)
     if S < 2:
@@ -206,6 +205,9 @@ def _precision(predicted: Array, actual: Array) -> WeightedStatistic:
 
 def safe_auc(actual: Array, scores: Array) -> float:
     """AUROC ``[n]``, ``nan`` where it is undefined."""
+    from sklearn.exceptions import UndefinedMetricWarning
+    from sklearn.metrics import roc_auc_score
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         return float(roc_auc_score(actual, scores)) if len(np.unique(actual)) == 2 else float("nan")
@@ -226,6 +228,8 @@ def multiclass_points(p: Predictions) -> tuple[dict[str, float], dict[str, Weigh
 
     The macro mean of recall is ``balanced_accuracy``, its mean weighted by support is ``accuracy``.
     """
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+
     K = len(p.classes)
     guess = p.scores.argmax(axis=1)
     one_hot, guessed = p.targets[None] == np.arange(K)[:, None], guess[None] == np.arange(K)[:, None]

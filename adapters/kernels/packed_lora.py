@@ -19,21 +19,11 @@ from torch import Tensor
 
 from medgraft.adapters.kernels import backends
 from medgraft.adapters.kernels.backends import Backend
+from medgraft.adapters.kernels.packed_lora_triton import VARIANTS as VARIANTS
+from medgraft.adapters.kernels.packed_lora_triton import WIDEST_RANK, launch_epilogue, launch_gradients
 from medgraft.adapters.kernels.products import linear, product
-from medgraft.adapters.kernels.triton_runtime import (
-    TARGETS,
-    Tile,
-    Tuned,
-    Variant,
-    cdiv,
-    jit,
-    next_power_of_2,
-    tl,
-    tuned_for,
-)
+from medgraft.adapters.kernels.triton_runtime import Tile
 from medgraft.errors import ConfigError
-
-WIDEST_RANK = 32
 
 
 def reference(
@@ -213,156 +203,25 @@ def _(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, An
     return (y, hidden.transpose(1, 2).flatten(2)), (0, 0)
 
 
-@jit
-def epilogue_kernel(
-    HIDDEN, B, Y, STARTS, M, W, R, scaling, OUT,
-    PRECISION: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr,
-):  # fmt: skip
-    """``Y[:, rows_p] += scaling * hidden_p B_p^T``, all ranges in one launch."""
-    p = tl.program_id(2)
-    row = tl.program_id(0) * BM + tl.arange(0, BM)
-    column = tl.program_id(1) * BW + tl.arange(0, BW)
-    r = tl.arange(0, BR)
-    row_ok, column_ok, r_ok = row < M, column < W, r < R
-    hidden = tl.load(
-        HIDDEN + row.to(tl.int64)[:, None] * (tl.num_programs(2) * R) + p * R + r[None, :],
-        mask=row_ok[:, None] & r_ok[None, :], other=0.0,
-    )  # fmt: skip
-    b = tl.load(B + (p * W + column)[None, :] * R + r[:, None], mask=column_ok[None, :] & r_ok[:, None], other=0.0)
-    start = tl.load(STARTS + p)
-    place = Y + row.to(tl.int64)[:, None] * OUT + start + column[None, :]
-    inside = row_ok[:, None] & column_ok[None, :]
-    y = tl.load(place, mask=inside, other=0.0).to(tl.float32)
-    y += scaling * tl.dot(hidden, b, input_precision=PRECISION)
-    tl.store(place, y.to(Y.dtype.element_ty), mask=inside)
-
-
-@jit
-def gradient_kernel(
-    X, DY, HIDDEN, B, DHIDDEN, DA, DB, STARTS, M, D, W, R, scaling, OUT, BLOCKS,
-    PRECISION: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, BR: tl.constexpr,
-):  # fmt: skip
-    """A program's share of ``dA_p`` and ``dB_p`` over its blocks of rows, and their ``d_hidden``."""
-    program, p = tl.program_id(0), tl.program_id(1)
-    n_programs, P = tl.num_programs(0), tl.num_programs(1)
-    r, k = tl.arange(0, BR), tl.arange(0, BK)
-    r_ok = r < R
-    start = tl.load(STARTS + p)
-    da = DA + (program * P + p).to(tl.int64) * R * D
-    db = DB + (program * P + p).to(tl.int64) * W * R
-    for block in range(program, BLOCKS, n_programs):
-        row = (block * BM + tl.arange(0, BM)).to(tl.int64)
-        row_ok = row < M
-        of_hidden = row[:, None] * (P * R) + p * R + r[None, :]
-        hidden_ok = row_ok[:, None] & r_ok[None, :]
-        hidden = tl.load(HIDDEN + of_hidden, mask=hidden_ok, other=0.0)
-        d_hidden = tl.zeros((BM, BR), tl.float32)
-        for at in range(0, W, BK):
-            ok = (at + k) < W
-            dy = tl.load(
-                DY + row[:, None] * OUT + start + (at + k)[None, :], mask=row_ok[:, None] & ok[None, :], other=0.0
-            )
-            b = tl.load(B + (p * W + at + k)[:, None] * R + r[None, :], mask=ok[:, None] & r_ok[None, :], other=0.0)
-            d_hidden = tl.dot(dy, b, d_hidden, input_precision=PRECISION)
-            share = scaling * tl.dot(tl.trans(dy), hidden, input_precision=PRECISION)
-            place, inside = db + (at + k)[:, None] * R + r[None, :], ok[:, None] & r_ok[None, :]
-            # The program's own slab: the first block writes it, later ones add, and no other program touches it.
-            share += tl.load(place, mask=inside & (block != program), other=0.0)
-            tl.store(place, share, mask=inside)
-        narrow = (d_hidden * scaling).to(DHIDDEN.dtype.element_ty)
-        tl.store(DHIDDEN + of_hidden, narrow, mask=hidden_ok)
-        for at in range(0, D, BK):
-            ok = (at + k) < D
-            x = tl.load(X + row[:, None] * D + (at + k)[None, :], mask=row_ok[:, None] & ok[None, :], other=0.0)
-            share = tl.dot(tl.trans(narrow), x, input_precision=PRECISION)
-            place, inside = da + r[:, None] * D + (at + k)[None, :], r_ok[:, None] & ok[None, :]
-            share += tl.load(place, mask=inside & (block != program), other=0.0)
-            tl.store(place, share, mask=inside)
-
-
-EPILOGUE_TILES: Tuned = dict.fromkeys(TARGETS, Tile({"BM": 64, "BW": 64}, 4, 1))
-GRADIENT_TILES: Tuned = dict.fromkeys(EPILOGUE_TILES, Tile({"BM": 64, "BK": 32}, 4, 1))
-GRADIENT_TILES_FP32: Tuned = dict.fromkeys(GRADIENT_TILES, Tile({"BM": 32, "BK": 32}, 4, 1))
-EPILOGUE_TILES_FP32: Tuned = dict.fromkeys(GRADIENT_TILES, Tile({"BM": 32, "BW": 64}, 4, 1))
-MOST_PROGRAMS = 64
-
-
-def launch_forward(
+def triton_forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, starts: list[int], scaling: float,
     tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The forward: library products and a Triton epilogue; ``tile`` overrides the tuned one."""
-    tile = tile or tuned_for(EPILOGUE_TILES_FP32 if x.dtype == torch.float32 else EPILOGUE_TILES, x.device)
+    """:func:`lora_forward` by library products and a Triton epilogue; ``tile`` overrides the tuned one."""
     y, hidden = _base(x, weight, bias, A)
-    P, W, R = B.shape
-    M, rows = len(hidden), torch.tensor(starts, dtype=torch.int32, device=x.device)
-    grid = (cdiv(M, tile.blocks["BM"]), cdiv(W, tile.blocks["BW"]), P)
-    epilogue_kernel[grid](
-        hidden, B.contiguous(), y, rows, M, W, R, scaling, len(weight), BR=_padded(R), **tile.launch()
-    )
+    launch_epilogue(hidden, B, y, starts, scaling, tile)
     return y, hidden
 
 
-def launch_backward(
+def triton_backward(
     d_y: Tensor, x: Tensor, weight: Tensor, A: Tensor, B: Tensor, hidden: Tensor, starts: list[int], scaling: float,
     need_x: bool, tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The backward: one Triton kernel for everything small, a library product for ``dX``."""
-    tile = tile or tuned_for(GRADIENT_TILES_FP32 if x.dtype == torch.float32 else GRADIENT_TILES, x.device)
-    flat_y, flat_x = d_y.reshape(-1, len(weight)).contiguous(), x.reshape(-1, x.shape[-1]).contiguous()
-    (P, W, R), (M, D) = B.shape, flat_x.shape
-    blocks = cdiv(M, tile.blocks["BM"])
-    programs = min(blocks, MOST_PROGRAMS)
-    d_hidden = torch.empty_like(hidden)
-    d_a = x.new_empty(programs, *A.shape, dtype=torch.float32)
-    d_b = x.new_empty(programs, *B.shape, dtype=torch.float32)
-    rows = torch.tensor(starts, dtype=torch.int32, device=x.device)
-    gradient_kernel[(programs, P)](
-        flat_x, flat_y, hidden, B.contiguous(), d_hidden, d_a, d_b, rows, M, D, W, R, scaling, len(weight), blocks,
-        BR=_padded(R), **tile.launch(),
-    )  # fmt: skip
-    d_x = _d_x(flat_y, x, weight, A, d_hidden, need_x)
-    return d_x, d_a.sum(0).to(A.dtype), d_b.sum(0).to(B.dtype)
+    """:func:`lora_backward` by one Triton kernel for everything small and a library product for ``dX``."""
+    flat_y, flat_x = d_y.reshape(-1, len(weight)), x.reshape(-1, x.shape[-1])
+    d_hidden, d_a, d_b = launch_gradients(flat_y, flat_x, B, hidden, starts, scaling, tile)
+    return _d_x(flat_y, x, weight, A, d_hidden, need_x), d_a.to(A.dtype), d_b.to(B.dtype)
 
 
-def _padded(R: int) -> int:
-    return max(16, next_power_of_2(R))
-
-
-def forward_traffic(M: int, P: int, W: int, R: int, itemsize: int, tile: Tile) -> tuple[int, int]:
-    """Bytes that the epilogue kernel loads and stores; the library's products before it are not counted."""
-    blocks, slices = cdiv(M, tile.blocks["BM"]), cdiv(W, tile.blocks["BW"])
-    loaded = P * (slices * M * R + blocks * W * R + M * W) * itemsize + blocks * slices * P * 4
-    return loaded, P * M * W * itemsize
-
-
-def backward_traffic(M: int, D: int, P: int, W: int, R: int, itemsize: int, tile: Tile) -> tuple[int, int]:
-    """Bytes that the gradient kernel loads and stores; ``x`` and ``dY`` count once per range."""
-    blocks = cdiv(M, tile.blocks["BM"])
-    programs = min(blocks, MOST_PROGRAMS)
-    slabs = P * R * (D + W) * 4
-    loaded = P * (M * (D + W + R) + blocks * W * R) * itemsize + (blocks - programs) * slabs + programs * P * 4
-    return loaded, blocks * slabs + M * P * R * itemsize
-
-
-lora_forward.register_kernel("cuda")(launch_forward)
-lora_backward.register_kernel("cuda")(launch_backward)
-
-
-def _variants() -> list[Variant]:
-    found = []
-    for kind, epilogue, gradient in (
-        ("bf16", EPILOGUE_TILES, GRADIENT_TILES),
-        ("fp32", EPILOGUE_TILES_FP32, GRADIENT_TILES_FP32),
-    ):
-        sizes = {**dict.fromkeys(("M", "D", "W", "R", "OUT", "BLOCKS"), "i32"), "scaling": "fp32", "STARTS": "*i32"}
-        types = dict.fromkeys(("X", "DY", "HIDDEN", "B", "Y", "DHIDDEN"), f"*{kind}")
-        every = {**types, **sizes, "DA": "*fp32", "DB": "*fp32"}
-        aligned = ("D", "W", "R", "OUT")
-        # The widest rank that is taken; smaller ones need less.
-        found.append(Variant(epilogue_kernel, every, {"BR": WIDEST_RANK}, epilogue, aligned, True, kind))
-        found.append(Variant(gradient_kernel, every, {"BR": WIDEST_RANK}, gradient, aligned, True, kind))
-    return found
-
-
-VARIANTS = _variants()
+lora_forward.register_kernel("cuda")(triton_forward)
+lora_backward.register_kernel("cuda")(triton_backward)

@@ -102,10 +102,9 @@ def _entry_points(kind: Kind) -> tuple[list[Plugin], list[Refusal]]:
         entries, refused = list(metadata.entry_points(group=GROUPS[kind])), []
     except Exception:  # one damaged entry_points.txt anywhere stops the whole scan
         entries, refused = _entry_points_one_by_one(kind)
-    found = []
-    for entry in entries:
-        distribution, version = _name_and_version(entry.dist)
-        found.append(Plugin(kind, entry.name, entry.value, distribution, version))
+    # Once per distribution: each look parses its metadata, and one distribution declares a hundred entries.
+    owners = {distribution: _name_and_version(distribution) for distribution in {entry.dist for entry in entries}}
+    found = [Plugin(kind, entry.name, entry.value, *owners[entry.dist]) for entry in entries]
     return list(dict.fromkeys(found)), refused
 
 

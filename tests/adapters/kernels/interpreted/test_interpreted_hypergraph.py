@@ -9,13 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from triton_interpreter import DTYPES, KINDS, assert_close, counting, poisoned, strided, turned
 
-from medgraft.adapters.kernels.hypergraph import (
-    hyperedge_backward_traffic,
-    hyperedge_traffic,
-    hyperedges,
-    launch_hyperedges,
-    launch_hyperedges_backward,
-)
+from medgraft.adapters.kernels.hypergraph import hyperedges, triton_backward
+from medgraft.adapters.kernels.hypergraph_triton import backward_traffic, forward_traffic, launch_forward
 from medgraft.adapters.kernels.triton_runtime import Tile
 
 TILE = Tile({"BM": 16, "BC": 32})
@@ -37,9 +32,9 @@ def check(B: int, N: int, C: int, top_k: int, dtype: torch.dtype, seed: int = 0,
     d_edges, d_matrix = (torch.randn(x.shape, generator=generator).to(dtype) for x in (edges, matrix))
     exact = torch.autograd.grad((edges, matrix), wide, (d_edges.double(), d_matrix.double()))
     with poisoned():
-        got_edges, got_matrix = launch_hyperedges(view(tokens), view(unit), view(scores), top_k, TILE)
+        got_edges, got_matrix = launch_forward(view(tokens), view(unit), view(scores), top_k, TILE)
         pulls = view(d_edges), view(d_matrix)
-        got = launch_hyperedges_backward(*pulls, view(tokens), view(unit), view(got_matrix), TILE)
+        got = triton_backward(*pulls, view(tokens), view(unit), view(got_matrix), TILE)
     assert_close(got_matrix, matrix.detach(), "matrix")
     assert_close(got_edges, edges.detach(), "edges")
     for name, mine, expected in zip(("tokens", "unit", "scores"), got, exact, strict=True):
@@ -73,8 +68,8 @@ def test_any_shape(B, N, C, top_k, seed, dtype):
 def test_traffic_is_what_the_formula_says(dtype):
     tokens, unit, scores, _ = graph(2, 35, 40, dtype)
     with counting() as forward:
-        edges, matrix = launch_hyperedges(tokens, unit, scores, 5, TILE)
-    assert (forward.loaded, forward.stored) == hyperedge_traffic(2, 35, 40, tokens.itemsize, TILE)
+        edges, matrix = launch_forward(tokens, unit, scores, 5, TILE)
+    assert (forward.loaded, forward.stored) == forward_traffic(2, 35, 40, tokens.itemsize, TILE)
     with counting() as backward:
-        launch_hyperedges_backward(edges, matrix, tokens, unit, matrix, TILE)
-    assert (backward.loaded, backward.stored) == hyperedge_backward_traffic(2, 35, 40, tokens.itemsize, TILE)
+        triton_backward(edges, matrix, tokens, unit, matrix, TILE)
+    assert (backward.loaded, backward.stored) == backward_traffic(2, 35, 40, tokens.itemsize, TILE)

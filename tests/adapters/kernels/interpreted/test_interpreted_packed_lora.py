@@ -8,13 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from triton_interpreter import DTYPES, KINDS, assert_close, counting, poisoned, strided, turned
 
-from medgraft.adapters.kernels.packed_lora import (
-    backward_traffic,
-    forward_traffic,
-    launch_backward,
-    launch_forward,
-    reference,
-)
+from medgraft.adapters.kernels.packed_lora import reference, triton_backward, triton_forward
+from medgraft.adapters.kernels.packed_lora_triton import backward_traffic, forward_traffic
 from medgraft.adapters.kernels.triton_runtime import Tile
 
 FORWARD = Tile({"BM": 32, "BW": 32})
@@ -37,8 +32,8 @@ def check(M: int, D: int, W: int, R: int, dtype: torch.dtype, P: int = 2, view=l
     exact = torch.autograd.grad(y, wide, d_y.double())
     with poisoned():
         of_layer, of_update = (view(x), view(weight)), (view(A), view(B))
-        got_y, hidden = launch_forward(*of_layer, bias, *of_update, starts, 0.5, FORWARD)
-        got = launch_backward(view(d_y), *of_layer, *of_update, hidden, starts, 0.5, True, BACKWARD)
+        got_y, hidden = triton_forward(*of_layer, bias, *of_update, starts, 0.5, FORWARD)
+        got = triton_backward(view(d_y), *of_layer, *of_update, hidden, starts, 0.5, True, BACKWARD)
     assert_close(got_y, y.detach(), "y")
     for name, mine, expected in zip(("x", "A", "B"), got, exact, strict=True):
         assert_close(mine, expected, f"gradient of {name}")
@@ -61,7 +56,7 @@ def test_non_contiguous_inputs(view):
 
 
 def test_more_blocks_than_programs(monkeypatch):
-    monkeypatch.setattr("medgraft.adapters.kernels.packed_lora.MOST_PROGRAMS", 2)
+    monkeypatch.setattr("medgraft.adapters.kernels.packed_lora_triton.MOST_PROGRAMS", 2)
     check(150, 33, 16, 8, torch.float32)
 
 
@@ -83,8 +78,8 @@ def test_traffic_is_what_the_formula_says(dtype):
     made, starts = layer(70, 40, 33, 4, dtype)
     x, weight, bias, A, B, d_y = made.values()
     with counting() as forward:
-        _, hidden = launch_forward(x, weight, bias, A, B, starts, 0.5, FORWARD)
+        _, hidden = triton_forward(x, weight, bias, A, B, starts, 0.5, FORWARD)
     assert (forward.loaded, forward.stored) == forward_traffic(70, 2, 33, 4, x.itemsize, FORWARD)
     with counting() as backward:
-        launch_backward(d_y, x, weight, A, B, hidden, starts, 0.5, False, BACKWARD)
+        triton_backward(d_y, x, weight, A, B, hidden, starts, 0.5, False, BACKWARD)
     assert (backward.loaded, backward.stored) == backward_traffic(70, 40, 2, 33, 4, x.itemsize, BACKWARD)
