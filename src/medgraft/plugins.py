@@ -103,8 +103,12 @@ def _entry_points(kind: Kind) -> tuple[list[Plugin], list[Refusal]]:
     except Exception:  # one damaged entry_points.txt anywhere stops the whole scan
         entries, refused = _entry_points_one_by_one(kind)
     # Once per distribution: each look parses its metadata, and one distribution declares a hundred entries.
-    owners = {distribution: _name_and_version(distribution) for distribution in {entry.dist for entry in entries}}
-    found = [Plugin(kind, entry.name, entry.value, *owners[entry.dist]) for entry in entries]
+    owners: dict[int, tuple[str, str]] = {}
+    found = []
+    for entry in entries:
+        if id(entry.dist) not in owners:
+            owners[id(entry.dist)] = _name_and_version(entry.dist)
+        found.append(Plugin(kind, entry.name, entry.value, *owners[id(entry.dist)]))
     return list(dict.fromkeys(found)), refused
 
 
