@@ -25,7 +25,7 @@ SCHEMA_VERSION = 3
 READABLE_SCHEMAS = (1, 2, 3)
 """Version 2 added the adapters' diagnostics, version 3 the operations' forms and the cache; older results have none."""
 
-NUMBERS_VERSION = 4
+NUMBERS_VERSION = 5
 """Raised when a change of the harness changes numbers that no other part of a cell's key tells apart."""
 
 LATER_FIELDS = {"augment_views": 0, "device": "cpu"}

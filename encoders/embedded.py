@@ -244,7 +244,7 @@ def assemble(
     """
     shared = SHARED_DIM if name == "chest" else 0
     visual = "image" if name == "chest" else "volume"
-    common: dict[str, Any] = {"licence": "Apache-2.0", "cohorts": _COHORTS[name], "weights": weights}
+    common: dict[str, Any] = {"licence": "Apache-2.0", "cohorts": _COHORTS[name], "weights": weights, "pooling": "cls"}
     facts = EncoderSpec(
         name=f"embedded:{name}",
         modality=visual,

@@ -260,6 +260,8 @@ def wrap(
 
 
 def _pooling(model: Any) -> str:
+    if hasattr(model, "dist_token"):  # two heads, whose inputs are averaged where there is no head
+        return "mean of CLS and distillation token"
     kind = getattr(model, "global_pool", None)
     if not isinstance(kind, str):  # CNN heads keep it deeper
         kind = getattr(getattr(getattr(model, "head", None), "global_pool", kind), "pool_type", "avg")

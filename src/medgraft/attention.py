@@ -162,11 +162,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     with torch.autocast("cpu", enabled=False):  # its softmax would go through fp32
         q, k, v = (x.reshape(B * heads, -1, width) for x in (q * width**-0.5, k, v))
         scores = torch.bmm(q, k.transpose(1, 2)).view(B, heads, N, -1)
-        shut = None if bias is None else closed_rows(bias)
-        if bias is not None and shut is not None:
+        shut = None
+        if bias is not None:
+            bias = in_type(bias, scores.dtype)
+            shut = closed_rows(bias)
             scores = hide(scores, bias, shut)
         mixed = torch.bmm(torch.softmax(scores, dim=-1).view(B * heads, N, -1), v).view(B, heads, N, width)
         return mixed if shut is None else mixed.masked_fill(shut, 0)
+
+
+def in_type(bias: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask for scores of a type: what was finite stays finite, such as the lowest number of a wider type."""
+    if bias.dtype in (torch.bool, dtype):
+        return bias
+    narrow = bias.to(dtype)
+    return torch.where(bias == float("-inf"), narrow, narrow.clamp(min=torch.finfo(dtype).min))
 
 
 def closed_rows(bias: Tensor) -> Tensor:
@@ -178,7 +188,7 @@ def hide(scores: Tensor, bias: Tensor, shut: Tensor) -> Tensor:
     """Scores under a boolean (true = attend) or additive mask; rows that hide every token stay finite."""
     if bias.dtype == torch.bool:
         return scores.masked_fill(~(bias | shut), float("-inf"))
-    return scores + bias.masked_fill(shut, 0).to(scores.dtype)
+    return scores + bias.masked_fill(shut, 0)
 
 
 def fast_attention(*args: Any, **kwargs: Any) -> Tensor:

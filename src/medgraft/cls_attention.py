@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medgraft.attention import PROJECTIONS, AttentionLayout, Projection, closed_rows, hide
+from medgraft.attention import PROJECTIONS, AttentionLayout, Projection, closed_rows, hide, in_type
 from medgraft.errors import IncompatibleError
 
 
@@ -152,6 +152,7 @@ class OneQuery:
         scores = torch.bmm(asked * q.shape[-1] ** -0.5, x.to(q.dtype).transpose(1, 2))
         shut = None
         if mask is not None:
+            mask = in_type(mask, scores.dtype).reshape(*(1,) * (4 - mask.dim()), *mask.shape)
             mask = mask.expand(len(x), -1, 1, x.shape[1]).squeeze(2)
             shut = closed_rows(mask)
             scores = hide(scores, mask, shut)

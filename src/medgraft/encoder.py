@@ -30,7 +30,8 @@ class EncoderSpec(BaseModel):
         intensity: What a prepared input's values mean, in words.
         dim: Width ``C`` of the tokens.
         heads: Attention heads, 0 for a CNN.
-        pooling: Rule that makes ``pooled`` from the tokens.
+        pooling: Rule that makes ``pooled`` from the tokens. An encoder that says ``cls`` itself, and does not leave
+            it to the default, may be run for its CLS token alone (:mod:`medgraft.readout`).
         licence: Licence of the weights.
         cohorts: Cohorts seen in pre-training, for leakage checks (``"ADNI"``, ``"CheXpert"``).
         weights: ``"random"``, ``"none"`` (nothing to train) or ``"pretrained:<sha256 of the parameters>"``.

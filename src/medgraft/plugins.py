@@ -131,8 +131,11 @@ def _entry_points_one_by_one(kind: Kind) -> tuple[list[metadata.EntryPoint], lis
 
 
 def _name_and_version(distribution: metadata.Distribution | None) -> tuple[str, str]:
-    """Both as strings; a damaged installation may lack its metadata or parts of it."""
-    facts = dict(distribution.metadata.items()) if distribution is not None else {}  # pyright: ignore
+    """Both as strings; a damaged installation may lack its metadata or parts of it, or hold what is no UTF-8."""
+    try:
+        facts = dict(distribution.metadata.items()) if distribution is not None else {}  # pyright: ignore
+    except (UnicodeDecodeError, OSError):
+        facts = {}
     return facts.get("Name") or "unknown", facts.get("Version") or "unknown"
 
 

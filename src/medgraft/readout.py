@@ -7,7 +7,7 @@ that are read nor any gradient. In a ViT the last block shrinks to a quarter of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from medgraft.cls_attention import Fold, OneQuery
 from medgraft.encoder import DualEncoder, Encoder
 from medgraft.errors import ConfigError
 from medgraft.grafting import Grafted
-from medgraft.sites import Site
+from medgraft.sites import Site, block_roots, mlp_linears
 
 Attention = Callable[..., Tensor]
 
@@ -39,7 +39,7 @@ class ClsReadOut:
 
     def __init__(self, grafted: Grafted) -> None:
         self.towers = {name: tower for name, tower in grafted.towers().items() if _allows(grafted, name, tower)}
-        self._sites = {name: tower.sites() for name, tower in self.towers.items()}
+        self._mlps = {name: _last_mlp(tower) for name, tower in self.towers.items()}
         self._grafted, self._active = grafted, grafted.active
         self._folds = {name: Fold(_folds(grafted, name, tower)) for name, tower in self.towers.items()}
 
@@ -63,12 +63,15 @@ class ClsReadOut:
             )
         with ExitStack() as stack:
             for name, tower in self.towers.items():
-                attention = stack.enter_context(_narrowed(tower, self._sites[name], self._folds[name], attention))
+                attention = stack.enter_context(_narrowed(tower, self._mlps[name], self._folds[name], attention))
             yield attention
 
 
 def _allows(grafted: Grafted, name: str, tower: Encoder) -> bool:
-    if tower.spec.pooling != "cls" or not (tower.has_cls and tower.attention and tower.sliced == 1):
+    # Only where the encoder says so: a plugin that leaves the default may pool in any way.
+    if tower.spec.pooling != "cls" or "pooling" not in tower.spec.model_fields_set:
+        return False
+    if not (tower.has_cls and tower.attention and tower.sliced == 1):
         return False
     if not all(adapter.row_wise for _, adapter in grafted.named_adapters()):
         return False
@@ -109,13 +112,12 @@ def _harmless(site: Site | None, last: int) -> bool:
 
 
 @contextmanager
-def _narrowed(tower: Encoder, sites: Mapping[str, Site], fold: Fold, attention: Attention) -> Iterator[Attention]:
+def _narrowed(tower: Encoder, mlp: Sequence[str], fold: Fold, attention: Attention) -> Iterator[Attention]:
     """One row through a tower's last block, wherever its other rows are not asked for."""
-    last = len(tower.attention) - 1
-    layout = tower.attention[last]
-    handles = _one_row(tower, sites[f"blocks.{last}.mlp"])
+    layout = tower.attention[-1]
+    handles = _one_row(tower, mlp[:-1], mlp[-1])
     if layout.out_path and layout.style != "mha":
-        handles += _one_row(tower, Site("", "branch", layout.out_path, entry=layout.out_path))
+        handles += _one_row(tower, [layout.out_path], layout.out_path)
         one = OneQuery(tower, layout, fold, attention)
         handles += one.hooks()
         attention = one.attend
@@ -126,16 +128,28 @@ def _narrowed(tower: Encoder, sites: Mapping[str, Site], fold: Fold, attention: 
             handle.remove()
 
 
-def _one_row(tower: Encoder, branch: Site) -> list[Any]:
-    """Hooks that hand the first row to a branch and give its result back among rows of zeros."""
+def _last_mlp(tower: Encoder) -> list[str]:
+    """Paths of the linears of the last block's MLP; of a gated one, several read the tokens."""
+    return mlp_linears(tower, (tower.block_paths() or block_roots(tower.attention))[-1], tower.attention[-1])
+
+
+def _one_row(tower: Encoder, readers: Sequence[str], writer: str) -> list[Any]:
+    """Hooks that hand the first row to a branch and give its result back among rows of zeros.
+
+    Args:
+        tower: The encoder.
+        readers: Modules of the branch that read, the one that runs first in front.
+        writer: The module whose result is the branch's.
+    """
     lengths: list[int] = []
 
     def enter(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        lengths[:] = [args[0].shape[-2]]
+        if not lengths:
+            lengths.append(args[0].shape[-2])
         return args[0][..., :1, :], *args[1:]
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         return F.pad(output, (0, 0, 0, lengths.pop() - 1))
 
-    first = tower.get_submodule(branch.entry).register_forward_pre_hook(enter)
-    return [first, tower.get_submodule(branch.path).register_forward_hook(leave)]
+    handles = [tower.get_submodule(path).register_forward_pre_hook(enter) for path in readers]
+    return [*handles, tower.get_submodule(writer).register_forward_hook(leave)]

@@ -85,15 +85,21 @@ def branch_sites(
         if output := layout.path if mha else layout.out_path:
             name = f"blocks.{index}.attn"
             sites[name] = Site(name, "branch", output, "", index, stage, in_mha=mha, entry=layout.path)
-        linears = _mlp(root, block, layout)
+        linears = mlp_linears(root, block, layout)
         if linears:
             name = f"blocks.{index}.mlp"
             sites[name] = Site(name, "branch", linears[-1], "", index, stage, entry=linears[0])
     return sites
 
 
-def _mlp(root: nn.Module, block: str, layout: AttentionLayout) -> list[str]:
-    """Paths of the linears of a block outside of its attention; none unless they map the tokens' width to itself."""
+def mlp_linears(root: nn.Module, block: str, layout: AttentionLayout) -> list[str]:
+    """Paths of the linears of a block outside of its attention; none unless they map the tokens' width to itself.
+
+    Args:
+        root: The encoder.
+        block: Path of the block inside of it.
+        layout: The block's attention.
+    """
     projections = {layout.path, layout.key_path, layout.value_path, layout.out_path} - {""}
     parents = {path if layout.style == "mha" else path.rpartition(".")[0] for path in projections} - {block}
     found = []

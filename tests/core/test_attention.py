@@ -89,6 +89,19 @@ def test_a_mask_that_hides_everything_gives_nothing() -> None:
         assert all(x.isfinite().all() for x in torch.autograd.grad(found.float().sum(), (q, k, v)))
 
 
+@pytest.mark.parametrize("lowest", [torch.finfo(torch.float32).min, -1e38])
+def test_a_wide_mask_whose_lowest_number_bf16_cannot_hold_gives_no_nan(lowest: float) -> None:
+    q, k, v = (x.requires_grad_() for x in draw(3, 2, 3, 5, 8, torch.bfloat16))
+    seen = torch.rand(2, 1, 5, 5, generator=torch.Generator().manual_seed(0)) > 0.4
+    seen[..., 0] = True
+    seen[0, 0, 2] = False  # nothing is left there, so all tokens count the same
+    bias = torch.zeros(seen.shape).masked_fill(~seen, lowest)
+    found = attend(q, k, v, bias)
+    expected = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=bias)
+    torch.testing.assert_close(found.float(), expected, rtol=0.04, atol=0.04)
+    assert all(x.isfinite().all() for x in torch.autograd.grad(found.float().sum(), (q, k, v)))
+
+
 @pytest.mark.parametrize(
     ("of_q", "of_k", "of_v"),
     [

@@ -140,13 +140,15 @@ def test_whatever_lies_between_projections_and_attention_is_seen(between):
     B=st.integers(1, 3),
     N=st.integers(1, 6),
     kind=st.sampled_from(["none", "boolean", "additive", "one row"]),
+    axes=st.integers(2, 4),
 )
-def test_masks_hide_the_same_tokens(seed, B, N, kind):
+def test_masks_hide_the_same_tokens(seed, B, N, kind, axes):
     generator = torch.Generator().manual_seed(seed)
     block, fold = Rotated("nothing"), Fold(allowed=True)
     x = torch.randn(B, N, 8, generator=generator, dtype=torch.float64)
     seen = torch.rand(B, 1, 1 if kind == "one row" else N, N, generator=generator) > 0.4
     seen[..., 0] = True
+    seen = {2: seen[0, 0], 3: seen[0], 4: seen}[axes]  # of all samples and heads, of all samples, of each
     hidden = torch.zeros(seen.shape, dtype=torch.float64).masked_fill(~seen, float("-inf"))
     bias = {"none": None, "boolean": seen, "additive": hidden, "one row": seen}[kind]
     for _ in range(2):

@@ -240,6 +240,14 @@ def test_a_distribution_without_metadata_is_listed_as_unknown(site):
     assert (plugin.distribution, plugin.version) == ("unknown", "unknown")
 
 
+def test_metadata_that_is_no_utf8_takes_nothing_else_down(site):
+    install(site, "acme", {"acme_x": "acme_x:Plugin"}, {"acme_x": GOOD.format(name="Plugin")})
+    path = site / "acme-0.1.dist-info" / "METADATA"
+    path.write_bytes(path.read_bytes() + b"Author: J\xf6rg\n")
+    assert plugins.find("adapter", "acme_x").distribution == "unknown"
+    assert plugins.find("adapter", "lora").builtin
+
+
 # -- names ------------------------------------------------------------------------------------------------------------
 
 

@@ -52,6 +52,37 @@ def test_what_is_read_and_all_gradients_are_the_same_for_less_work(model):
     assert all(torch.equal(a, b) for a, b in zip(pooled, again, strict=True))  # no trace is left
 
 
+def timm_gated():
+    from medgraft.encoders.timm import TimmSource
+
+    sizes = {"depth": 2, "img_size": 32, "embed_dim": 24, "num_heads": 2}
+    return TimmSource.build("eva02_base_patch16_clip_224", "random", **sizes)
+
+
+def hf_gated():
+    from medgraft.encoders.transformers import TransformersSource
+
+    facts = {name: value for name, value in tiny.HF_VISION.items() if name != "intermediate_size"}
+    return TransformersSource.build("dinov2", "random", config={**facts, "use_swiglu_ffn": True})
+
+
+@pytest.mark.parametrize("build", [timm_gated, hf_gated])
+def test_of_a_gated_mlp_every_linear_that_reads_the_tokens_gets_one_row(build):
+    torch.manual_seed(0)
+    grafted = graft(build().double(), "lora", rank=2).double().train()
+    with torch.no_grad():
+        for parameter in grafted.trainable_parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.1)
+    inputs, read_out = batch(grafted), ClsReadOut(grafted)
+    assert read_out.towers
+    pooled, gradients = pooled_and_gradients(grafted, inputs)
+    for _ in range(2):
+        with fast_forms("cpu", bf16=False, read_out=read_out):
+            found, of_cls = pooled_and_gradients(grafted, inputs)
+        for a, b in zip([*pooled, *gradients], [*found, *of_cls], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("backend", ["eager", "fused"])
 def test_it_holds_in_bf16_and_with_fused_projections(backend):
     from medgraft.adapters.kernels.backends import using
@@ -79,6 +110,23 @@ def test_another_pooling_runs_whole():
     grafted = lora("timm")
     grafted.encoder.spec = grafted.encoder.spec.model_copy(update={"pooling": "mean"})
     assert not ClsReadOut(grafted).towers
+
+
+def test_an_encoder_that_does_not_say_how_it_pools_runs_whole():
+    grafted = lora("timm")
+    facts = grafted.encoder.spec.model_dump(exclude={"pooling"})
+    grafted.encoder.spec = type(grafted.encoder.spec)(**facts)
+    assert grafted.encoder.spec.pooling == "cls"
+    assert not ClsReadOut(grafted).towers
+
+
+def test_a_tower_that_averages_its_class_and_distillation_tokens_runs_whole():
+    from medgraft.encoders.timm import TimmSource
+
+    sizes = {"depth": 2, "img_size": 32, "embed_dim": 24, "num_heads": 2}
+    tower = TimmSource.build("deit_tiny_distilled_patch16_224", "random", **sizes)
+    assert tower.spec.pooling == "mean of CLS and distillation token"
+    assert not ClsReadOut(graft(tower, "lora")).towers
 
 
 @pytest.mark.parametrize("target", ["blocks.1.attn.out", "*.1.*fc1", "out"])
