@@ -102,8 +102,6 @@ def run(
         if not dry_run and config is None and cache_size is None:  # workers read the size of the cache from it
             start_fork_server()
         with uncollected():
-            import torch  # noqa: F401  # planning needs it, and it is most of what is imported
-
             from medgraft.benchmarks.plan import read_sweep
             from medgraft.benchmarks.sweep import show_plan, sweep_and_show
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from medgraft.benchmarks import cohorts
 from medgraft.benchmarks.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
 from medgraft.benchmarks.fork_server import end_fork_server
+from medgraft.benchmarks.importing import uncollected
 from medgraft.benchmarks.kernel_results import read_operations
 from medgraft.benchmarks.launcher import Events, Launcher, Running
 from medgraft.benchmarks.leaderboard import COLUMNS, BoardRow, board_rows, cells_of_row, write_board
@@ -74,9 +75,9 @@ def make_plan(sweep: Sweep, console: Console, *, make: bool = True) -> Plan:
     Raises:
         ConfigError: Nothing that was asked for can run.
     """
-    check_names(sweep)
-    wanted = rows(sweep)
-    good, skipped = fits(sweep, wanted, set(sweep.encoders or ()))
+    with uncollected():  # this imports torch and what was asked for
+        check_names(sweep)
+        good, skipped = fits(sweep, rows(sweep), set(sweep.encoders or ()))
     asked = set(asked_adapters(sweep))
     if not any(row.adapter in asked for row in good):
         reasons = "; ".join(f"{row.task} / {row.encoder} / {row.adapter}: {why}" for row, why in skipped.items())

@@ -102,7 +102,7 @@ def _entry_points(kind: Kind) -> tuple[list[Plugin], list[Refusal]]:
         entries, refused = list(metadata.entry_points(group=GROUPS[kind])), []
     except Exception:  # one damaged entry_points.txt anywhere stops the whole scan
         entries, refused = _entry_points_one_by_one(kind)
-    # Once per distribution: each look parses its metadata, and one distribution declares a hundred entries.
+    # Once per distribution: each look parses its metadata, and one distribution declares dozens of entries.
     owners: dict[int, tuple[str, str]] = {}
     found = []
     for entry in entries:

@@ -26,9 +26,9 @@ Attention = Callable[..., Tensor]
 class ClsReadOut:
     """Inside :meth:`running`, the last block of each tower that allows it computes the CLS row only.
 
-    The tokens after it are undefined, except CLS. A tower allows it that pools by its CLS token and runs its blocks on
-    whole samples, and whose adapters treat tokens one by one (:attr:`medgraft.adapter.Adapter.row_wise`) and change
-    nothing in the last block but its projections.
+    The tokens after it are undefined, except CLS. A tower allows it whose spec says that it pools by its CLS token,
+    which runs its blocks on whole samples, and whose adapters treat tokens one by one
+    (:attr:`medgraft.adapter.Adapter.row_wise`) and change nothing in the last block but its projections.
 
     Args:
         grafted: Its active adapters and their sites are looked at once, here.
