@@ -25,8 +25,11 @@ SCHEMA_VERSION = 3
 READABLE_SCHEMAS = (1, 2, 3)
 """Version 2 added the adapters' diagnostics, version 3 the operations' forms and the cache; older results have none."""
 
-NUMBERS_VERSION = 5
-"""Raised when a change of the harness changes numbers that no other part of a cell's key tells apart."""
+NUMBERS_VERSION = 6
+"""Raised when a change of the harness changes numbers that no other part of a cell's key tells apart.
+
+Version 6: what use on foreign models and files showed to be wrong.
+"""
 
 LATER_FIELDS = {"augment_views": 0, "device": "cpu"}
 """Fields that came later -> the value that means what it was before them."""
