@@ -23,6 +23,7 @@ from torch import Tensor
 
 from medgraft.adapters.ace_lora import AceLora
 from medgraft.checkpoint import UNRECORDED, WEIGHTS_NAME, file_digest, read_config, read_weights
+from medgraft.documents import read_json
 from medgraft.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -269,7 +270,7 @@ def _source(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return unknown
     try:
-        source = json.loads(path.read_text())
+        source = read_json(path, CheckpointError)
         unchanged = source["weights_sha256"] == file_digest(folder / WEIGHTS_NAME)
         return {name: source[name] for name in unknown} if unchanged else unknown
     except (ValueError, KeyError, TypeError) as error:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from medgraft.adapters.lora import Lora, LoraDelta
 from medgraft.checkpoint import CONFIG_NAME, WEIGHTS_NAME, load_strict, read_weights
+from medgraft.documents import read_json
 from medgraft.encoder import Encoder
 from medgraft.errors import CheckpointError, ConfigError
 from medgraft.grafting import Grafted
@@ -155,9 +156,9 @@ def load_peft(folder: str | Path, encoder: Encoder, head: nn.Module | None = Non
 
 def _plain_config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / CONFIG_NAME).read_text())
+        config = read_json(folder / CONFIG_NAME, CheckpointError)
         kind = config.get("peft_type")
-    except (OSError, ValueError, AttributeError) as error:
+    except AttributeError as error:
         raise CheckpointError(f"{folder / CONFIG_NAME} cannot be read: {error}") from error
     if kind != "LORA":
         raise CheckpointError(f"{folder} holds peft_type {kind!r}; only LORA becomes a lora graft")

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medgraft import plugins
@@ -16,6 +15,7 @@ from medgraft.benchmarks.cache_entries import parse_size
 from medgraft.benchmarks.cohorts import Cohort
 from medgraft.benchmarks.results import Backend, CellSpec, Device, Precision
 from medgraft.benchmarks.tasks import build_task, task_class
+from medgraft.documents import read_yaml
 from medgraft.errors import ConfigError, IncompatibleError, MedgraftError, UnknownNameError
 from medgraft.registry import (
     PresetEntry,
@@ -126,10 +126,7 @@ def read_sweep(path: Path | None, overrides: Mapping[str, Any]) -> Sweep:
     """
     values: dict[str, Any] = {}
     if path is not None:
-        try:
-            values = yaml.safe_load(path.read_text()) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from error
+        values = read_yaml(path, name=f"--config {path}") or {}
         if not isinstance(values, dict):
             raise ConfigError(f"--config {path} must hold a mapping of options, not {type(values).__name__}")
     values |= {name: value for name, value in overrides.items() if value is not None}

@@ -8,7 +8,6 @@ open_clip's own ViT or a timm trunk, the text tower open_clip's own transformer 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from medgraft.documents import read_json
 from medgraft.encoder import DualEncoder, Encoder, EncoderSpec
 from medgraft.encoders.hf_towers import pair
 from medgraft.encoders.loading import LazyTokenizer, fetching, finish, intensity, load_file, options_of, origin, seeded
@@ -69,10 +69,9 @@ def find_config(model: str, folder: Path | None, name: str, *, fetch: bool = Tru
     import open_clip
 
     if folder is not None and (folder / CONFIG_NAME).is_file():
-        try:
-            found = json.loads((folder / CONFIG_NAME).read_text())
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder / CONFIG_NAME} cannot be read: {error}") from error
+        found = read_json(folder / CONFIG_NAME, CheckpointError)
+        if not isinstance(found, dict):
+            raise CheckpointError(f"{folder / CONFIG_NAME} cannot be read: it holds no table of settings")
         return found if "model_cfg" in found else {"model_cfg": found}
     if model == BIOMEDCLIP and not fetch:
         return {"model_cfg": copy.deepcopy(BIOMEDCLIP_CONFIG)}

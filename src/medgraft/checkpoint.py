@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from medgraft.documents import read_json
 from medgraft.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -210,12 +211,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent} holds no {path.name}; it is not an adapter folder") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not path.exists():
+        raise CheckpointError(f"{path.parent} holds no {path.name}; it is not an adapter folder")
+    config = read_json(path, CheckpointError)
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} holds no table of settings; it is not medgraft's")
     return config

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from medgraft import plugins
+from medgraft.documents import read_yaml
 from medgraft.errors import ConfigError, PluginError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -196,10 +196,8 @@ def catalogue() -> Catalogue:
     """Reads and validates the catalogue, once."""
     path = catalogue_path()
     try:
-        # The parser in C, where PyYAML was built with it, takes a tenth of the time.
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        return Catalogue.model_validate(yaml.load(path.read_text(), Loader=loader))
-    except (yaml.YAMLError, ValidationError) as error:
+        return Catalogue.model_validate(read_yaml(path))
+    except (ConfigError, ValidationError) as error:
         raise ConfigError(f"{path} is not a valid catalogue: {error}") from error
 
 
