@@ -14,11 +14,14 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from medgraft.benchmarks import cohorts
 from medgraft.benchmarks.cache_entries import cache_root
+from medgraft.benchmarks.result_files import UnreadableError, read_json
 from medgraft.benchmarks.results import CellResult, CellSpec
 from medgraft.errors import ConfigError, DataError, MedgraftError
+from medgraft.plain_text import one_line
 
 Array = NDArray[Any]
 Method = Literal["tsne", "pca"]
@@ -61,9 +64,9 @@ def read_result(path: Path) -> CellResult:
         MedgraftError: The file is no result, or one of a cell that failed or that has no classes.
     """
     try:
-        result = CellResult.model_validate_json(path.read_text())
-    except (OSError, ValueError) as error:
-        raise MedgraftError(f"{path} is not a readable result: {str(error).splitlines()[0]}") from error
+        result = CellResult.model_validate(read_json(path))
+    except (UnreadableError, ValidationError) as error:
+        raise MedgraftError(f"{path} is not a readable result: {one_line(str(error), 200)}") from error
     if result.status != "success":
         raise MedgraftError(f"{path} is the result of a cell that failed ({result.status}); run it again first")
     if result.data.get("objective") != "multiclass":

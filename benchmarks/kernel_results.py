@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import statistics
 from collections.abc import Iterable, Sequence
@@ -11,10 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from medgraft.benchmarks.result_files import UnreadableError, files_below, read_json
 from medgraft.benchmarks.results import OPERATION_SUFFIX, write_atomically
 from medgraft.errors import MedgraftError
+from medgraft.plain_text import markdown_text, one_line
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +70,15 @@ class OperationResult(BaseModel):
     verdicts: list[str]
     environment: dict[str, Any]
 
+    @model_validator(mode="after")
+    def _complete(self) -> OperationResult:
+        forms = {each.form for each in self.forms}
+        if "eager" not in forms or not all(each.seconds for each in self.forms):
+            raise ValueError("it has no times of eager mode")
+        if not isinstance(self.environment.get("packages", {}), dict):
+            raise ValueError("environment.packages is no table of versions")
+        return self
+
     @property
     def machine(self) -> str:
         """Processor or GPU, threads and PyTorch: what the rows of one table share."""
@@ -97,11 +107,12 @@ def read_operations(folders: Iterable[Path]) -> list[OperationResult]:
     """All readable results of operations below the folders, by machine, case and type."""
     found = []
     for folder in folders:
-        for path in sorted(Path(folder).rglob(f"*{OPERATION_SUFFIX}")):
+        for path in files_below(Path(folder), OPERATION_SUFFIX):
             try:
-                found.append(OperationResult.model_validate(json.loads(path.read_text())))
-            except (OSError, ValueError, ValidationError) as error:
-                _log.warning("%s is not a readable result and is left out: %s", path, str(error).splitlines()[0])
+                found.append(OperationResult.model_validate(read_json(path)))
+            except (UnreadableError, ValidationError) as error:
+                text = one_line(str(error), 200)
+                _log.warning("%s is not a readable result and is left out: %s", path, text)
     return sorted(found, key=lambda each: (each.machine, each.case, each.dtype))
 
 
@@ -118,8 +129,9 @@ def section(results: Sequence[OperationResult]) -> list[str]:
     for machine in dict.fromkeys(each.machine for each in results):
         rows = [_row(each) for each in results if each.machine == machine]
         heads = ["operation", "type", "fused", "compile", "eager float32", "peer", "memory", "eager ms", "outcome"]
-        body = pd.DataFrame(rows, columns=heads).to_markdown(index=False, disable_numparse=True)
-        lines += [f"{machine}:", "", body, ""]
+        safe = [[markdown_text(text) for text in row] for row in rows]
+        body = pd.DataFrame(safe, columns=heads).to_markdown(index=False, disable_numparse=True)
+        lines += [f"{markdown_text(machine)}:", "", body, ""]
     return lines
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import zipfile
-import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,12 +13,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medgraft.benchmarks.board_text import as_csv, without_paths
 from medgraft.benchmarks.data.tabular import baseline_lines
 from medgraft.benchmarks.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
 from medgraft.benchmarks.kernel_results import OperationResult, section
 from medgraft.benchmarks.metrics import Predictions, interval, points, subject_bootstrap
-from medgraft.benchmarks.results import CellResult, read_results
+from medgraft.benchmarks.result_files import UnreadableError
+from medgraft.benchmarks.results import CellResult
+from medgraft.benchmarks.verification import Verified, stored_predictions, verified_results
 from medgraft.errors import ConfigError, MedgraftError
+from medgraft.plain_text import markdown_code, markdown_text
 
 PHANTOM_NOTE = (
     "**PHANTOM**: rows marked so were measured on generated cohorts. They show that the machinery works and how "
@@ -36,11 +38,13 @@ class BoardRow:
         cells: The results, by seed.
         metrics: Name -> (mean over the seeds, lower and upper end of the 95% interval).
         note: What tells it from rows of the same encoder and adapter in its table.
+        unverified: Seeds whose metrics could not be checked, for want of readable predictions beside them.
     """
 
     cells: list[CellResult]
     metrics: dict[str, tuple[float | None, float | None, float | None]]
     note: str = ""
+    unverified: int = 0
 
     @property
     def section(self) -> tuple[bool, str, str, str]:
@@ -68,28 +72,16 @@ class BoardRow:
 
     @property
     def status(self) -> str:
-        """``success``, or how many seeds ended otherwise."""
+        """``success``, or how many seeds ended otherwise; and how many could not be checked."""
         bad = [cell.status for cell in self.cells if cell.status != "success"]
-        return "success" if not bad else f"{len(bad)} of {len(self.cells)}: {', '.join(sorted(set(bad)))}"
+        told = "success" if not bad else f"{len(bad)} of {len(self.cells)}: {', '.join(sorted(set(bad)))}"
+        return f"{told} ({self.unverified} unverified)" if self.unverified else told
 
 
 def _predictions(path: Path, cell: CellResult) -> Predictions | None:
     try:
-        with np.load(path.with_suffix(".npz")) as stored:
-            return Predictions(
-                stored["scores"],
-                stored["targets"],
-                stored["groups"],
-                tuple(cell.data["classes"]),
-                stored["mask"] if "mask" in stored.files else None,
-                stored["thresholds"] if "thresholds" in stored.files else None,
-                cell.data.get("objective", ""),
-                tuple(cell.data.get("variants", ())),
-                stored["asked"] if "asked" in stored.files else None,
-                tuple(cell.data.get("questions", ())),
-                tuple(tuple(classes) for classes in cell.data.get("answers", ())),
-            )
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        return stored_predictions(path, cell)
+    except UnreadableError:
         return None
 
 
@@ -136,11 +128,17 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def board_rows(folders: Iterable[Path]) -> list[BoardRow]:
-    """Rows of all results below the folders, by task, real cohorts first, best first within a task and cohort."""
-    groups: dict[str, list[tuple[Path, CellResult]]] = defaultdict(list)
-    for path, cell in read_results(folders):
-        groups[cell.spec.row()].append((path, cell))
-    rows = [make_row(found) for found in groups.values()]
+    """Rows of all results below the folders, by task, real cohorts first, best first within a task and cohort.
+
+    Results that contradict themselves are left out, see :mod:`medgraft.benchmarks.verification`.
+    """
+    groups: dict[str, list[Verified]] = defaultdict(list)
+    for each in verified_results(folders):
+        groups[each.cell.spec.row()].append(each)
+    rows = []
+    for found in groups.values():
+        rows.append(make_row([(each.path, each.cell) for each in found]))
+        rows[-1].unverified = sum(bool(each.unverified) for each in found)
     _note_differences(rows)
 
     def order(row: BoardRow) -> tuple[Any, ...]:
@@ -249,7 +247,8 @@ def _fallbacks(members: Sequence[BoardRow]) -> list[str]:
             for use in uses:
                 if use.reason:
                     share = f"{use.calls} of {total} calls"
-                    told[f"- {row.adapter}, {op}: {use.form} in {share} (asked for {use.asked}): {use.reason}"] = None
+                    text = f"{row.adapter}, {op}: {use.form} in {share} (asked for {use.asked}): {use.reason}"
+                    told[f"- {markdown_text(text)}"] = None
     return ["Operations that did not run fused:", "", *told, ""] if told else []
 
 
@@ -274,7 +273,7 @@ def markdown(
     known = {name for row in rows for name in row.metrics}
     if unknown := [name for name in also if name not in known]:
         raise ConfigError(f"no result has the metric {unknown[0]!r}; they have {', '.join(sorted(known))}")
-    lines = ["# Leaderboard", "", f"Made by `{command}`.", ""]
+    lines = ["# Leaderboard", "", f"Made by {markdown_code(without_paths(command))}.", ""]
     lines += [
         "F1 and AUC are means over seeds; brackets hold 95% intervals that resample subjects. `train/s` and `infer/s` "
         "are samples per second (training from the cached frozen prefix, inference from prepared inputs), `step MB` is "
@@ -294,26 +293,36 @@ def markdown(
 
 
 def _as_markdown(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> list[str]:
-    """A table and an empty line; a bar inside of a cell (``pair:a|b``) is escaped."""
-    escaped = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    return [pd.DataFrame(escaped, columns=list(heads)).to_markdown(index=False, disable_numparse=True), ""]
+    """A table and an empty line; markup in a cell, as the bar in ``pair:a|b``, is shown and not followed."""
+    escaped = [[markdown_text(str(cell)) for cell in row] for row in rows]
+    return [
+        pd.DataFrame(escaped, columns=[markdown_text(head) for head in heads]).to_markdown(
+            index=False, disable_numparse=True
+        ),
+        "",
+    ]
 
 
 def _task_section(members: Sequence[BoardRow], also: Sequence[str]) -> list[str]:
     spec = members[0].first.spec
     mark = " (PHANTOM)" if members[0].first.phantom else ""
     data = members[0].first.data
-    facts = [f"Cohort revision `{spec.cohort.revision}`"]
+    facts = [f"Cohort revision {markdown_code(spec.cohort.revision)}"]
     if spec.task_options:
-        facts.append("options " + ", ".join(f"{name} {value}" for name, value in spec.task_options.items()))
+        told = ", ".join(f"{name} {value}" for name, value in spec.task_options.items())
+        facts.append(f"options {markdown_text(told)}")
     if data.get("splits"):
-        facts += [f"{name} {n['samples']} samples of {n['subjects']} subjects" for name, n in data["splits"].items()]
-        facts.append(f"split `{data['split_hash'][:12]}`")
+        facts += [
+            f"{markdown_text(name)} {n['samples']} samples of {n['subjects']} subjects"
+            for name, n in data["splits"].items()
+        ]
+        facts.append(f"split {markdown_code(data.get('split_hash', '')[:12])}")
     if data.get("generator"):
-        facts.append(f"generator {data['generator']}")
+        facts.append(f"generator {markdown_text(data['generator'])}")
     if data.get("bayes_f1_macro") is not None:
         facts.append(f"Bayes-optimal F1 macro {data['bayes_f1_macro']:.3f}")
-    lines = [f"## {members[0].title}", "", f"{'; '.join(facts)}. Ranked by `{members[0].first.primary}`.", ""]
+    ranked = f"Ranked by {markdown_code(members[0].first.primary)}."
+    lines = [f"## {markdown_text(members[0].title)}", "", f"{'; '.join(facts)}. {ranked}", ""]
     lines += _as_markdown([cells_of_row(row)[1:] for row in members], COLUMNS[1:])
     if named := _further(members[0]) + [name for name in also if name in members[0].metrics]:
         further = [
@@ -393,8 +402,8 @@ def write_board(
     text, data = folder / "leaderboard.md", folder / "leaderboard.csv"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        text.write_text(markdown(rows, command, operations, also))
-        table(rows).to_csv(data, index=False)
+        text.write_text(markdown(rows, command, operations, also), encoding="utf-8")
+        data.write_text(as_csv(table(rows)), encoding="utf-8")
     except OSError as error:
         raise MedgraftError(f"the leaderboard cannot be written to {folder}: {error}; choose another folder") from error
     return text, data

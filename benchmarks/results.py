@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
 import os
+import platform
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,14 +18,17 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medgraft.benchmarks.metrics import Metric
+from medgraft.benchmarks.result_files import UnreadableError, files_below, read_json
 from medgraft.errors import MedgraftError
-from medgraft.registry import TrainDefaults
+from medgraft.plain_text import one_line
+from medgraft.registry import TrainDefaults, readable
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 3
-READABLE_SCHEMAS = (1, 2, 3)
-"""Version 2 added the adapters' diagnostics, version 3 the operations' forms and the cache; older results have none."""
+SCHEMA_VERSION = 4
+READABLE_SCHEMAS = (1, 2, 3, 4)
+"""Version 2 added the adapters' diagnostics, version 3 the operations' forms and the cache, version 4 the log, the
+stage of a failure and the status ``killed``; older results have none."""
 
 NUMBERS_VERSION = 6
 """Raised when a change of the harness changes numbers that no other part of a cell's key tells apart.
@@ -37,7 +42,8 @@ LATER_FIELDS = {"augment_views": 0, "device": "cpu"}
 OPERATION_SUFFIX = ".ops.json"
 """Ending of the files of ``benchmarks.kernels``, which may lie in the same folder and are no cells."""
 
-Status = Literal["success", "error", "oom", "timeout"]
+Status = Literal["success", "error", "oom", "timeout", "killed"]
+"""``oom`` is lack of memory that the kernel or the library reports; ``killed`` a worker that somebody ended."""
 Backend = Literal["eager", "compile", "fused", "auto"]
 Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "bf16", "bf16_frozen"]
@@ -167,17 +173,21 @@ class Efficiency(_Model):
 class CellResult(_Model):
     """The stored result of a cell.
 
-    ``training`` lists the stages of adapters that train in several; ``diagnostics`` holds what an adapter reports of
-    itself on the samples that were predicted, by adapter; ``ops`` which form each shared operation ran in; ``cache``
-    the entries that were read, each with the ``source`` that this cell made it of and the arrays that are ``float32``
-    because half precision cannot hold them, and ``hit_rate``, the share of rows read, sources included, that this cell
-    did not have to compute.
+    ``stage`` is where a cell that failed did: ``load``, ``build``, ``prefix``, ``train``, ``evaluate``, ``measure``
+    or ``write``. ``log`` is the file of what the cell wrote to its terminal, relative to the results folder, empty
+    where it wrote nothing. ``training`` lists the stages of adapters that train in several; ``diagnostics`` holds
+    what an adapter reports of itself on the samples that were predicted, by adapter; ``ops`` which form each shared
+    operation ran in; ``cache`` the entries that were read, each with the ``source`` that this cell made it of and
+    the arrays that are ``float32`` because half precision cannot hold them, and ``hit_rate``, the share of rows
+    read, sources included, that this cell did not have to compute.
     """
 
     schema_version: int = SCHEMA_VERSION
     key: str
     status: Status
     message: str = ""
+    stage: str = ""
+    log: str = ""
     spec: CellSpec
     phantom: bool
     primary: str = "f1_macro"
@@ -226,8 +236,8 @@ class ResultStore:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.root, prefix=".probe-"):
-                pass
+            with tempfile.TemporaryFile(dir=self.root) as handle:
+                handle.write(b"x")
         except OSError as error:
             raise MedgraftError(
                 f"results folder {self.root} cannot be written: {error}; choose another --results"
@@ -245,21 +255,53 @@ class ResultStore:
         return _read(path) if path.is_file() else None
 
     def put(self, result: CellResult, predictions: dict[str, np.ndarray] | None = None) -> Path:
-        """Stores a result; predictions first, so that a result that can be seen is complete."""
+        """Stores a result; predictions first, so that a result that can be seen is complete.
+
+        Raises:
+            StorageError: It cannot be written; an earlier result of the cell is still there.
+        """
         path = self.path(result.spec)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file() and _read(path) is None:
-            os.replace(path, path.with_suffix(".json.old"))  # of another schema, or damaged: kept, not overwritten
-        if predictions is not None:
-            write_arrays(path.with_suffix(".npz"), predictions)
-        text = result.model_dump_json(indent=1) + "\n"
-        write_atomically(path, lambda handle: handle.write(text.encode()))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_file() and _read(path) is None:
+                os.replace(path, path.with_suffix(".json.old"))  # of another schema, or damaged: kept, not overwritten
+            if predictions is not None:
+                write_arrays(path.with_suffix(".npz"), predictions)
+            text = result.model_dump_json(indent=1) + "\n"
+            write_atomically(path, lambda handle: handle.write(text.encode()))
+        except OSError as error:
+            raise StorageError(self.root, error) from error
         return path
 
 
+class StorageError(MedgraftError):
+    """A result cannot be stored: the disk is full, read-only or over its quota."""
+
+    def __init__(self, folder: Path, error: OSError) -> None:
+        """Builds the sentence from the folder and what the system said."""
+        where = f" ({error.filename})" if error.filename else ""
+        reason = f"{error.strerror or error}{where}"
+        super().__init__(
+            f"results folder {folder} cannot be written: {reason}; make room, or give another --results; "
+            "what was finished is stored, and the same command goes on from there"
+        )
+
+
+@functools.cache
+def machine_mark() -> str:
+    """Eight hex digits that tell machines (and their starts) apart that share a folder, without naming one."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    started = boot.read_text() if boot.is_file() else ""
+    return hashlib.sha256(f"medgraft {platform.node()} {started}".encode()).hexdigest()[:8]
+
+
 def write_atomically(path: Path, write: Any) -> None:
-    """Calls ``write(handle)`` on a temporary file beside ``path``, then renames it."""
-    handle = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False)  # noqa: SIM115
+    """Calls ``write(handle)`` on a temporary file beside ``path``, then renames it.
+
+    The temporary file's name tells the process, so that what a killed one leaves can be cleared.
+    """
+    prefix = f".{path.name}-{machine_mark()}-{os.getpid()}-"
+    handle = tempfile.NamedTemporaryFile(dir=path.parent, prefix=prefix, delete=False)  # noqa: SIM115
     try:
         with handle:
             write(handle)
@@ -279,39 +321,52 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 
 def _read(path: Path) -> CellResult | None:
     try:
-        data = json.loads(path.read_text())
-        if not isinstance(data, dict):
-            raise ValueError(f"it holds a {type(data).__name__}, not an object")
+        data = read_json(path)
         if data.get("schema_version") not in READABLE_SCHEMAS:
-            logger.warning(
-                "%s has schema version %s, not %s; left out", path, data.get("schema_version"), SCHEMA_VERSION
-            )
+            told = one_line(str(data.get("schema_version")), 40)
+            logger.warning("%s has schema version %s, not %s; left out", path, told, SCHEMA_VERSION)
             return None
-        return CellResult.model_validate(data)
-    except (OSError, ValueError, ValidationError) as error:
-        logger.warning("%s is not a readable result and is left out: %s", path, str(error).splitlines()[0])
+        result = CellResult.model_validate(data)
+        if result.key not in (result.spec.key(), _key_as_written(data["spec"])):
+            raise UnreadableError("its key is not that of its specification")
+    except (UnreadableError, ValidationError) as error:
+        text = readable(error) if isinstance(error, ValidationError) else str(error)
+        logger.warning("%s is not a readable result and is left out: %s", path, one_line(text, 300))
         return None
+    return result
+
+
+def _key_as_written(spec: Mapping[str, Any]) -> str:
+    """The key of a specification as its writer knew it, which may have been a version with fewer fields."""
+    facts = {name: value for name, value in spec.items() if LATER_FIELDS.get(name, ...) != value}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_candidates(folders: Iterable[Path]) -> Iterator[tuple[Path, CellResult]]:
+    """All readable results below the folders, several of one key where there are.
+
+    Raises:
+        MedgraftError: A folder does not exist.
+    """
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise MedgraftError(f"results folder {folder} does not exist")
+        for path in files_below(Path(folder), ".json"):
+            if not path.name.endswith(OPERATION_SUFFIX) and (result := _read(path)) is not None:
+                yield path, result
 
 
 def read_results(folders: Iterable[Path]) -> Iterator[tuple[Path, CellResult]]:
-    """All readable results below the folders, one per key, so that folders of several machines merge.
+    """The same, one per key, so that folders of several machines merge.
 
-    Of equal keys the first that succeeded wins, or the first where none did.
+    Of equal keys the first that succeeded wins, or the first where none did. Only their form and key are checked; see
+    :func:`medgraft.benchmarks.verification.verified_results` for the rest.
 
     Raises:
         MedgraftError: A folder does not exist.
     """
     found: dict[str, tuple[Path, CellResult]] = {}
-    for folder in folders:
-        if not Path(folder).is_dir():
-            raise MedgraftError(f"results folder {folder} does not exist")
-        for path in sorted(Path(folder).rglob("*.json")):
-            hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-            if hidden or path.name.endswith(OPERATION_SUFFIX):
-                continue
-            result = _read(path)
-            if result is None:
-                continue
-            if result.key not in found or (found[result.key][1].status != "success" and result.status == "success"):
-                found[result.key] = (path, result)
+    for path, result in read_candidates(folders):
+        if result.key not in found or (found[result.key][1].status != "success" and result.status == "success"):
+            found[result.key] = (path, result)
     yield from found.values()

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from medgraft.benchmarks import cohorts
 from medgraft.benchmarks.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
@@ -23,7 +24,9 @@ from medgraft.benchmarks.leaderboard import COLUMNS, BoardRow, board_rows, cells
 from medgraft.benchmarks.plan import Plan, Row, Sweep, asked_adapters, cells_of, check_names, fits, rows, task_options
 from medgraft.benchmarks.results import CellResult, CellSpec, CohortId, ResultStore
 from medgraft.benchmarks.tasks import build_task, task_class
+from medgraft.benchmarks.verification import verified
 from medgraft.errors import ConfigError, DataError, UnknownNameError
+from medgraft.plain_text import one_line
 
 DEFAULT_RESULTS = Path("results")
 
@@ -105,7 +108,8 @@ def show_plan(sweep: Sweep) -> None:
         seeds = ",".join(str(cell.seed) for cell in cells)
         mark = "PHANTOM" if first.cohort.phantom else "real"
         adapter = f"{first.adapter}: {label}" if label else first.adapter
-        table.add_row(first.task, first.encoder, adapter, seeds, str(first.train.epochs), mark)
+        texts = (first.task, first.encoder, adapter, seeds, str(first.train.epochs), mark)
+        table.add_row(*(Text(one_line(text)) for text in texts))
     console.print(table)
     console.print(f"{len(plan.cells)} cells")
     show_skipped(plan, console)
@@ -115,7 +119,7 @@ def show_skipped(plan: Plan, console: Console) -> None:
     """One line per pair that is left out."""
     for row, reason in plan.skipped.items():
         name = f"{row.adapter} ({row.label})" if row.label else row.adapter
-        console.print(f"skipped {row.task} / {row.encoder} / {name}: {reason}", markup=False, highlight=False)
+        say(console, f"skipped {row.task} / {row.encoder} / {name}: {reason}")
 
 
 NARROW = ("encoder", "adapter", "F1 macro", "AUC", "trainable")
@@ -155,14 +159,16 @@ def show_board(found: Sequence[BoardRow], console: Console | None = None) -> Non
         if primary not in BRIEF.values():  # a dense task has neither F1 nor AUC
             shown = tuple(primary if name == "F1 macro" else name for name in columns if name not in ABSENT)
         names = (*shown, "status") if failing else shown
-        table = Table(title=members[0].title, title_justify="left", padding=(0, 1, 0, 0), box=None)
+        table = Table(title=Text(one_line(members[0].title)), title_justify="left", padding=(0, 1, 0, 0), box=None)
         for name in names:
-            table.add_column(name, overflow="fold", no_wrap=name in ("F1 macro", "F1 weighted", "AUC", "trainable"))
+            table.add_column(
+                Text(one_line(name)), overflow="fold", no_wrap=name in ("F1 macro", "F1 weighted", "AUC", "trainable")
+            )
         for row in members:
             texts = dict(zip(COLUMNS, cells_of_row(row), strict=True))
             texts |= {name: brief(row.metrics.get(metric)) for name, metric in BRIEF.items()}
             texts[primary] = brief(row.metrics.get(primary))
-            table.add_row(*(texts[name] for name in names))
+            table.add_row(*(Text(one_line(texts[name])) for name in names))
         console.print(table)
         _show_diagnostics(members, console)
         console.print()
@@ -173,7 +179,12 @@ def _show_diagnostics(members: Sequence[BoardRow], console: Console) -> None:
     for row in members:
         for name, text in zip(DIAGNOSTIC_COLUMNS, diagnostic_cells(row.cells), strict=False):
             if text != "-":
-                console.print(f"{row.adapter}: {name}: {text}", markup=False, highlight=False)
+                say(console, f"{row.adapter}: {name}: {text}")
+
+
+def say(console: Console, text: str) -> None:
+    """One line as it is: foreign names and messages are neither markup nor control sequences."""
+    console.print(one_line(text), markup=False, highlight=False)
 
 
 class Display:
@@ -191,7 +202,8 @@ class Display:
         self.spent: dict[tuple[str, str], list[float]] = {}
         self.started = time.monotonic()
         self.progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console, disable=not console.is_terminal,
         )  # fmt: skip
         self.total: TaskID = self.progress.add_task("cells", total=len(cells), note="")
@@ -214,7 +226,7 @@ class Display:
         )
         left = self.remaining(running)
         note = f"{doing}  {'about ' + clock(left) + ' left' if left is not None else ''}"
-        self.progress.update(self.total, note=note)
+        self.progress.update(self.total, note=one_line(note))
 
     def finished(self, result: CellResult) -> None:
         """Counts a stored result; says so at once if it failed."""
@@ -225,11 +237,10 @@ class Display:
         if result.status != "success" or not self.console.is_terminal:
             metric = result.metrics.get(result.primary)
             value = f"{result.primary} {metric.value:.3f}" if metric and metric.value is not None else result.message
-            self.console.print(
+            say(
+                self.console,
                 f"{result.status} {spec.task} / {spec.encoder} / {spec.adapter} seed {spec.seed}: {value} "
                 f"({sum(result.timing.values()):.0f} s, {len(self.left)} left)",
-                markup=False,
-                highlight=False,
             )
 
 
@@ -263,7 +274,7 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
     store.check_writable()
     plan = make_plan(sweep, console)
     show_skipped(plan, console)
-    stored = {} if fresh else {cell.key(): store.get(cell) for cell in plan.cells}
+    stored = {} if fresh else {cell.key(): verified(store.path(cell), store.get(cell)) for cell in plan.cells}
     kept = {key for key, result in stored.items() if result is not None and result.status == "success"}
     missing = [cell for cell in plan.cells if cell.key() not in kept]
     if kept:
@@ -298,7 +309,7 @@ def show_left_out(results: Sequence[CellResult], console: Console) -> None:
         if text:
             told[f"left out of {result.spec.task}: {text}"] = None
     for line in told:
-        console.print(line, markup=False, highlight=False)
+        say(console, line)
 
 
 def _run(

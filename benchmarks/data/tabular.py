@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from medgraft.benchmarks.metrics import Predictions, evaluate
+from medgraft.plain_text import markdown_text
 
 PREDICTORS: dict[str, tuple[str, ...]] = {
     "age, sex": ("age", "female"),
@@ -93,7 +94,7 @@ def baseline_lines(found: Mapping[str, Any]) -> list[str]:
             texts = [f"not in this cohort: {', '.join(facts['unavailable'])}", *("-" for _ in REPORTED)]
         else:
             texts = [", ".join(facts["fields"]), *(_with_interval(facts[each]) for each in REPORTED)]
-        body.append(f"| {name} | {' | '.join(texts)} |")
+        body.append(f"| {' | '.join(markdown_text(text) for text in (name, *texts))} |")
     return ["Logistic regressions on the tables, same training subjects and test samples:", "", *head, *body, ""]
 
 

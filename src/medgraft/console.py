@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from medgraft.errors import MedgraftError
+from medgraft.plain_text import PlainFormatter, plain
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -21,7 +22,9 @@ def guarded(*, debug: bool = False, verbose: bool = False) -> Iterator[None]:
         verbose: Log at INFO, which may name files of the cohort.
     """
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     try:
         yield
     except MedgraftError as error:
@@ -40,4 +43,4 @@ def guarded(*, debug: bool = False, verbose: bool = False) -> Iterator[None]:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{plain(text, keep=chr(10))}\n")

@@ -1,0 +1,47 @@
+"""What a board's files may hold: no formula in a spreadsheet, no path of the machine in its command."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pandas as pd
+
+from medgraft.plain_text import spreadsheet_text
+
+
+def as_csv(frame: pd.DataFrame) -> str:
+    """A table as CSV in which no cell is a formula to a spreadsheet; such a one begins with an apostrophe."""
+    safe = frame.map(lambda value: spreadsheet_text(value) if isinstance(value, str) else value)
+    return safe.rename(columns=spreadsheet_text).to_csv(index=False)
+
+
+PATH = re.compile(r"(?P<before>^|[=@:,|])(?:file://)?(?:~[^/\s]*)?/[^,|@]*?(?P<name>[^/,|@]*)(?=$|[,|@])")
+"""An absolute path in a word of a command: at its start, or behind what separates names from places."""
+
+
+def without_paths(command: str) -> str:
+    """A command without absolute paths, which may name people, projects and machines.
+
+    The folder of a cohort becomes ``PATH``, of any other path the last part stays.
+
+    Example:
+        >>> without_paths("medgraft run --data adni=/data/x/ADNI --encoders timm:vit@/home/me/w.pt --results /srv/r1")
+        'medgraft run --data adni=PATH --encoders timm:vit@w.pt --results r1'
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:  # no command line of a shell
+        return re.sub(r"(?<![\w.])/\S+", "PATH", command)
+    shown, data = [], False
+    for word in words:
+        name = word.partition("=")[0]
+        if data or name == "--data":
+            cohort = word.removeprefix("--data=") if name == "--data" else word
+            left = f"{word.removesuffix(cohort)}{cohort.partition('=')[0]}"
+            word = f"{left}=PATH" if "=" in cohort else word
+        else:
+            word = PATH.sub(lambda found: f"{found['before']}{found['name'] or 'PATH'}", word)
+        data = word == "--data"
+        shown.append(word)
+    return shlex.join(shown)
