@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from medgraft.compiling import compiled
 from medgraft.encoder import Encoder, TextEncoder
 from medgraft.grafting import Grafted
 from medgraft.registry import build_adapters, resolve_adapter, resolve_encoder
-from medgraft.task import SPLITS, TaskData
+from medgraft.task import SPLITS, RawInputs, TaskData
 
 MEASURE_BATCH = {"volume": 4}
 """Samples in a measurement, where 16 would take too long."""
@@ -78,11 +79,18 @@ class Cell:
         self.prepared = {}
         for name, tower in self.towers().items():
             identity = tower.spec.model_dump_json(exclude={"weights", "cohorts", "licence"})
-            self.prepared[name] = prepare(self.data.inputs[name], tower, identity)
+            self.prepared[name] = prepare(self._raw(name), tower, identity)
         usable = np.logical_and.reduce([part.usable for part in self.prepared.values()])
         self.unreadable = int((~usable).sum())
         self.reasons = sum((Counter(part.reasons) for part in self.prepared.values()), Counter[str]())
         self.splits = limited({name: index[usable[index]] for name, index in self.data.splits.items()}, self.spec.limit)
+
+    def _raw(self, name: str) -> RawInputs:
+        """The samples; a foreign task's fingerprint may say too little, so the cohort's revision stands beside it."""
+        raw = self.data.inputs[name]
+        if plugins.find("task", self.spec.task).builtin:
+            return raw
+        return replace(raw, fingerprint=f"{raw.fingerprint}|{self.spec.cohort.revision}")
 
     def towers(self) -> dict[str, Encoder]:
         """The towers that the task feeds, by modality."""

@@ -91,6 +91,9 @@ def run(
     timeout: Annotated[float | None, typer.Option(help="Seconds after which a cell is killed.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads per worker; numbers may depend on it.")] = None,
     baselines: Annotated[bool | None, typer.Option(help="Add the reference rows.", show_default=False)] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every file of the cohorts again; do not go by sizes and times.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log more; may name files of the cohort.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -124,6 +127,7 @@ def run(
             "timeout": timeout,
             "threads": threads,
             "baselines": baselines,
+            "verify": verify or None,
         }
         sweep = read_sweep(config, overrides)
         if sweep.cache_size is not None:

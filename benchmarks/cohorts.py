@@ -9,15 +9,22 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from medgraft import plugins
 from medgraft.benchmarks.cache_entries import cache_root, digest, locked
+from medgraft.benchmarks.content import file_facts
+from medgraft.benchmarks.data.made_up import made_up_paths
 from medgraft.benchmarks.data.reading import PHANTOM_MARKER, is_phantom
+from medgraft.benchmarks.data.walking import bids_ignored, walk
 from medgraft.benchmarks.results import CohortId
 from medgraft.errors import ConfigError, DataError
 from medgraft.registry import CohortEntry
+from medgraft.task import TaskData
 
 logger = logging.getLogger(__name__)
 
@@ -38,26 +45,73 @@ CHEST_WRITERS = {
 """Writer -> module and function in :mod:`medgraft.benchmarks.data`, imported when it is asked for."""
 
 
+PHANTOM_CONTENT = "PHANTOM.content"
+"""Digest of the files of a phantom as they were written. While it is right, the marker alone is the revision, since
+libraries of another version may write the same pixels as other bytes."""
+
+DATA = (
+    *(".nii", ".nii.gz", ".img", ".hdr", ".mgz", ".mgh", ".mnc", ".nrrd", ".nhdr", ".mha", ".mhd", ".raw", ".dcm"),
+    *(".dicom", ".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".npy", ".npz", ".h5", ".hdf5"),
+    *(".pt", ".txt", ".json"),
+)  # fmt: skip
+"""Endings of files that hold samples, reports or sidecars, in lower case."""
+
+OWN = re.compile(r"[0-9a-f]{16}\..*|.*\.operations\.json|leaderboard\..*|prepared_report\.csv|PHANTOM.*")
+"""What this project writes, maybe into a cohort's folder: results, boards, reports."""
+
+_CACHE_ENTRY = re.compile(r"[0-9a-f]{64}(\..*)?")
+
+
 @dataclass(frozen=True)
 class Cohort:
-    """A cohort on this machine."""
+    """A cohort on this machine.
+
+    Attributes:
+        id: What identifies the folder as a whole.
+        root: The folder.
+        by_task: Task -> what identifies the part that it reads.
+    """
 
     id: CohortId
     root: Path
+    by_task: Mapping[str, CohortId] = field(default_factory=dict)
+
+    def of(self, task: str) -> CohortId:
+        """What a task's results say of their data."""
+        return self.by_task.get(task, self.id)
 
 
 def revision(root: Path) -> str:
-    """Digest that identifies a cohort's content by its tables, or a phantom by its marker.
+    """Digest that identifies what is in a folder: names, sizes and content of tables, images, reports and sidecars.
 
-    Tables are looked for where the readers look: in the folder, one level below (two in a CheXpert download), and,
-    for those that may lie beside an image tree, in the folder above. A copy elsewhere has the same digest, and no image
-    is read.
+    A copy elsewhere has the same one. Hidden files, what BIDS calls no raw data, and what this project writes do not
+    enter. Files are read once and their digests kept, see :mod:`medgraft.benchmarks.content`. A phantom whose files
+    are as its generator wrote them is identified by its marker.
+
+    Raises:
+        DataError: There is no table.
     """
     marker = root / PHANTOM_MARKER
-    if marker.is_file():
-        return hashlib.sha256(marker.read_bytes()).hexdigest()[:16]
+    if not marker.is_file():
+        return _joined(tables_revision(root), _content(root))
+    made, content = marker.read_bytes(), _content(root)
+    record = root / PHANTOM_CONTENT
+    if record.is_file() and record.read_text(encoding="utf-8", errors="replace").strip() == content:
+        return hashlib.sha256(made).hexdigest()[:16]
+    return _joined(hashlib.sha256(made).hexdigest(), content)
+
+
+def tables_revision(root: Path) -> str:
+    """Digest of the tables of a cohort, and of nothing else.
+
+    They are looked for where the readers look: in the folder, one level below (two in a CheXpert download), and, for
+    those that may lie beside an image tree, in the folder above.
+
+    Raises:
+        DataError: There is none.
+    """
     whole = hashlib.sha256()
-    below = [path for path in _entries(root) if path.is_dir()]
+    below = [path for path in _entries(root) if path.is_dir() and not path.name.startswith(".")]
     deeper = [path for folder in below if _is_chexpert(folder) for path in _entries(folder) if _is_chexpert(path)]
     tables = [path for folder in (root, *below, *deeper) for path in _entries(folder) if _is_table(path)]
     tables += [path for path in _entries(root.parent) if _is_table(path) and _belongs(path.name, root.name)]
@@ -66,7 +120,32 @@ def revision(root: Path) -> str:
     for path in tables:
         whole.update(f"{os.path.relpath(path, root)}\n".encode())
         whole.update(hashlib.sha256(path.read_bytes()).digest())
-    return whole.hexdigest()[:16]
+    return whole.hexdigest()
+
+
+def _joined(*parts: str) -> str:
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+
+
+def _content(root: Path) -> str:
+    """Digest of all files of :func:`data_files`."""
+    files = data_files(root)
+    return file_facts([os.path.join(root, name) for name in files], root)
+
+
+def data_files(root: Path) -> list[str]:
+    """Files of a cohort that may hold something to read, relative to its folder, in the order of a walk."""
+    own = os.path.realpath(cache_root())
+    ignored = bids_ignored(root) if (root / "participants.tsv").is_file() else lambda inside: False
+    found = []
+    for here in walk(root, ignored):
+        here.folders[:] = [name for name in here.folders if not _CACHE_ENTRY.fullmatch(name)]
+        if os.path.realpath(here.path) == own:
+            here.folders.clear()
+            continue
+        named = (name for name in here.files if name.lower().endswith((*DATA, *TABLES)) and not OWN.fullmatch(name))
+        found += [here.inner(name) for name in named]
+    return found
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -78,7 +157,8 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _is_table(path: Path) -> bool:
-    return (path.name.lower().endswith(TABLES) or path.name in LISTS) and path.is_file()
+    named = path.name.lower().endswith(TABLES) or path.name in LISTS
+    return named and not OWN.fullmatch(path.name) and not path.name.startswith(".") and path.is_file()
 
 
 def _is_chexpert(path: Path) -> bool:
@@ -90,16 +170,60 @@ def _belongs(table: str, folder: str) -> bool:
     return folder.upper() == "ADNI" or table.lower().startswith(("adnimerge", "df_chexpert_plus"))
 
 
-def given(name: str, root: Path) -> Cohort:
-    """A cohort in a folder of the user's.
+def folder_of(name: str, root: Path) -> Path:
+    """The folder that the user gives for a cohort, absolute.
 
     Raises:
-        DataError: The folder does not exist or holds no table.
+        DataError: It does not exist, or holds no table.
     """
     root = Path(root).expanduser().resolve()
     if not root.is_dir():
         raise DataError(f"--data {name}={root}: there is no such folder")
-    return Cohort(CohortId(name=name, revision=revision(root), phantom=is_phantom(root)), root)
+    tables_revision(root)
+    return root
+
+
+def given(name: str, root: Path, loaded: Mapping[str, TaskData] | None = None) -> Cohort:
+    """A cohort in a folder of the user's.
+
+    Args:
+        name: Name of the cohort.
+        root: Folder.
+        loaded: Task -> what it read there. Given these, the results of a built-in task are identified by what that task
+            reads: the tables, its samples' content and their targets. What else the folder holds may change. A task
+            from elsewhere is identified by the whole folder besides, since its fingerprints are its author's.
+
+    Raises:
+        DataError: The folder does not exist or holds no table.
+    """
+    root, loaded = folder_of(name, root), loaded or {}
+    marked = (root / PHANTOM_MARKER).is_file()
+    foreign = any(not plugins.find("task", task).builtin for task in loaded)
+    whole = revision(root) if marked or foreign or not loaded else tables_revision(root)[:16]
+    phantom = is_phantom(root) or any(data.phantom for data in loaded.values())
+    if not loaded and not phantom:
+        phantom = made_up_paths(_writer(name), data_files(root))
+    by_task = {}
+    if not marked:
+        for task, data in loaded.items():
+            by_task[task] = CohortId(name=name, revision=_joined(whole, *_read_by(data)), phantom=phantom)
+    return Cohort(CohortId(name=name, revision=whole, phantom=phantom), root, by_task)
+
+
+def _read_by(data: TaskData) -> list[str]:
+    """Digests of what a task read: its samples, their targets and whose they are."""
+    arrays = [data.targets, data.mask, data.labels]
+    subjects = hashlib.sha256("\n".join(map(str, data.subjects)).encode()).hexdigest()
+    return [
+        *(f"{name} {raw.fingerprint}" for name, raw in sorted(data.inputs.items())),
+        *(hashlib.sha256(np.ascontiguousarray(each).tobytes()).hexdigest() for each in arrays if each is not None),
+        *("classes", *data.classes, subjects),
+    ]
+
+
+def _writer(name: str) -> str:
+    """Kind of a cohort: ``adni_visits`` and ``adni_nogap`` are laid out as ``adni``."""
+    return next((kind for kind in ("adni", *CHEST_WRITERS) if name == kind or name.startswith(f"{kind}_")), "")
 
 
 def saw(seen: Iterable[str], cohort: str) -> bool:
@@ -132,6 +256,8 @@ def write_phantom(writer: str, out: Path, options: Mapping[str, Any], jobs: int)
         write(out, jobs=jobs, **options)
     else:
         raise ConfigError(f"there is no phantom of cohort {writer!r}; give its folder with --data {writer}=PATH")
+    if (Path(out) / PHANTOM_MARKER).is_file():
+        (Path(out) / PHANTOM_CONTENT).write_text(_content(Path(out)) + "\n", encoding="utf-8")
 
 
 def generator_version(writer: str) -> str:

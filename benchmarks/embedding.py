@@ -20,6 +20,7 @@ from medgraft.benchmarks import cohorts
 from medgraft.benchmarks.cache_entries import cache_root
 from medgraft.benchmarks.result_files import UnreadableError, read_json
 from medgraft.benchmarks.results import CellResult, CellSpec
+from medgraft.benchmarks.tasks import build_task
 from medgraft.errors import ConfigError, DataError, MedgraftError
 from medgraft.plain_text import one_line
 
@@ -83,10 +84,12 @@ def cohort_root(spec: CellSpec, data: Mapping[str, str]) -> Path:
     """
     wanted = spec.cohort
     if wanted.name in data:
-        found = cohorts.given(wanted.name, Path(data[wanted.name]))
-        if found.id.revision != wanted.revision:
+        root = cohorts.folder_of(wanted.name, Path(data[wanted.name]))
+        loaded = {spec.task: build_task(spec.task, spec.task_options).load(root)}
+        found = cohorts.given(wanted.name, root, loaded)
+        if (own := found.of(spec.task).revision) != wanted.revision:
             raise DataError(
-                f"--data {wanted.name}={data[wanted.name]} has revision {found.id.revision}, and the result was made "
+                f"--data {wanted.name}={data[wanted.name]} has revision {own}, and the result was made "
                 f"on {wanted.revision}; run the sweep on this copy first"
             )
         return found.root

@@ -206,7 +206,7 @@ def leak_check(sweep: Sweep, announce: Callable[[str], None], *, jobs: int = 1) 
                 seeds=tuple(cell.seed for cell in cells),
                 metric=task.primary,
                 phantom=data.phantom,
-                cohort_revision=place.id.revision,
+                cohort_revision=place.of(first.task).revision,
                 **compare(by_arm, task.primary),
                 n_train=len(data.splits["train"]),
                 n_test=len(by_arm["subject"][0].targets),

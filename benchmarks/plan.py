@@ -57,6 +57,7 @@ class Sweep(BaseModel):
         timeout: Seconds after which a cell is killed.
         threads: Threads per worker; part of what defines a number.
         baselines: Add the reference rows.
+        verify: Read every file of the cohorts again to tell whether they are what they were.
         options: Adapter or task name -> its options.
         train: Adapter name -> training hyper-parameters.
     """
@@ -81,6 +82,7 @@ class Sweep(BaseModel):
     timeout: float = Field(3600.0, gt=0)
     threads: int = Field(1, ge=1)
     baselines: bool = True
+    verify: bool = False
     options: dict[str, dict[str, Any]] = {}
     train: dict[str, dict[str, Any]] = {}
 
@@ -345,7 +347,7 @@ def cells_of(row: Row, sweep: Sweep, cohort: Cohort) -> list[CellSpec]:
         task=row.task,
         task_options=build_task(row.task, task_options(sweep, row.task)).config.model_dump(mode="json"),
         task_version=cls.version,
-        cohort=cohort.id,
+        cohort=cohort.of(row.task),
         encoder=row.encoder,
         encoder_weights=weights_of(row.encoder),
         adapter=row.adapter,

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medgraft.benchmarks import cohorts
+from medgraft.benchmarks.content import announcing, verifying
 from medgraft.benchmarks.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
 from medgraft.benchmarks.fork_server import end_fork_server
 from medgraft.benchmarks.importing import uncollected
@@ -56,18 +57,24 @@ def locate(sweep: Sweep, wanted: Sequence[Row], console: Console, *, make: bool)
     found = {}
     for name in names:
         source = name if name in sweep.data else cohorts.SAME_DATA.get(name, name)
+        tasks = list(dict.fromkeys(row.task for row in wanted if task_class(row.task).cohort == name))
         if source in sweep.data:
-            found[name] = cohorts.given(name, sweep.data[source])
-        elif name not in entries:
+            root = cohorts.folder_of(name, sweep.data[source])
+            with verifying(sweep.verify), announcing(console.print):
+                loaded = {task: build_task(task, task_options(sweep, task)).load(root).check() for task in tasks}
+                found[name] = cohorts.given(name, root, loaded)
+            continue
+        if name not in entries:
             raise DataError(
                 f"preset {sweep.preset!r} has no phantom of cohort {name!r}; give a folder: --data {name}=PATH"
             )
-        elif make:
-            found[name] = cohorts.phantom(name, entries[name], worker_count(sweep), console.print)
+        if make:
+            with verifying(sweep.verify):
+                found[name] = cohorts.phantom(name, entries[name], worker_count(sweep), console.print)
         else:
             found[name] = cohorts.Cohort(CohortId(name=name, revision="not made yet", phantom=True), Path())
             continue
-        for task in {row.task: None for row in wanted if task_class(row.task).cohort == name}:
+        for task in tasks:
             build_task(task, task_options(sweep, task)).load(found[name].root).check()
     return found
 

@@ -23,6 +23,7 @@ from medgraft.benchmarks.data.adni_bids import looks_like_bids, read_bids
 from medgraft.benchmarks.data.adni_columns import roster_key
 from medgraft.benchmarks.data.adni_loni import SEARCH_REQUIRED, find_search_tables, index_images, read_loni
 from medgraft.benchmarks.data.adni_merge import DIAGNOSES, FRAME_COLUMNS, find_merge, read_merge
+from medgraft.benchmarks.data.made_up import made_up
 from medgraft.benchmarks.data.reading import PHANTOM_MARKER, ReadReport, is_phantom
 from medgraft.errors import DataError
 
@@ -107,7 +108,8 @@ def read_adni(
     report.used = len(frame)
     marker = _read_marker(root)
     followed = _follow_up(frame, told, visits)
-    return AdniTable(frame, followed, report, layout, is_phantom(root), marker.get("generator"), marker.get("bayes"))
+    phantom = is_phantom(root) or made_up("adni", frame["subject"])
+    return AdniTable(frame, followed, report, layout, phantom, marker.get("generator"), marker.get("bayes"))
 
 
 def _follow_up(frame: pd.DataFrame, told: pd.DataFrame, merge: pd.DataFrame | None) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from medgraft.benchmarks.data.chexpert_labels import (
     apply_uncertainty,
     exclusive_class,
 )
+from medgraft.benchmarks.data.made_up import made_up
 from medgraft.benchmarks.data.reading import ReadReport, generator_of, is_phantom, read_table
 from medgraft.errors import DataError, UnknownNameError
 
@@ -133,7 +134,8 @@ def read_chexpert(
     frame = _frame(table.iloc[rows], [places[row] for row in rows], _plus_reports(folders) if reports else {}, report)
     frame.insert(3, "image", [images[i] for i in found])
     report.used = len(frame)
-    return ChexpertTable(frame, report, is_phantom(path.parent), generator_of(path.parent))
+    phantom = is_phantom(path.parent) or made_up("chexpert", frame["subject"])
+    return ChexpertTable(frame, report, phantom, generator_of(path.parent))
 
 
 def _frame(table: pd.DataFrame, places: Sequence[_Place], plus: Mapping[str, str], report: ReadReport) -> pd.DataFrame:

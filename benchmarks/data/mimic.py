@@ -19,6 +19,7 @@ import pandas as pd
 
 from medgraft.benchmarks.data.chexpert_labels import CHEXPERT_14
 from medgraft.benchmarks.data.images import SUFFIXES, find_home
+from medgraft.benchmarks.data.made_up import made_up
 from medgraft.benchmarks.data.mimic_reports import WANTED, Wanted, caption, one_line, report_sections
 from medgraft.benchmarks.data.reading import ReadReport, generator_of, is_phantom, read_table
 from medgraft.errors import DataError, UnknownNameError
@@ -116,7 +117,9 @@ def read_mimic(root: Path, *, views: Sequence[str] = FRONTAL, section: Wanted = 
         raise DataError(f"{home} has no usable pair; left out: {dict(report.skipped)}")
     names = ["subject", "study", "view", "split", "image", "report", *CHEXPERT_14]
     report.used = len(rows)
-    return MimicTable(home, pd.DataFrame(rows, columns=names), report, is_phantom(home), generator_of(home))
+    frame = pd.DataFrame(rows, columns=names)
+    phantom = is_phantom(home) or made_up("mimic", frame["subject"])
+    return MimicTable(home, frame, report, phantom, generator_of(home))
 
 
 def write_pairs(table: MimicTable, out: Path) -> Path:

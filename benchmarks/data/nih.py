@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from medgraft.benchmarks.data.images import find_home, index_images, located
+from medgraft.benchmarks.data.made_up import made_up
 from medgraft.benchmarks.data.reading import ReadReport, generator_of, is_phantom, read_table
 from medgraft.errors import DataError
 
@@ -115,7 +116,8 @@ def read_nih(root: Path) -> NihTable:
     frame = frame.iloc[there].reset_index(drop=True)
     _disjoint(frame, path)
     report.used = len(frame)
-    return NihTable(frame, report, is_phantom(home), generator_of(home))
+    phantom = is_phantom(home) or made_up("nih", frame["subject"])
+    return NihTable(frame, report, phantom, generator_of(home))
 
 
 def _frame(table: pd.DataFrame, images: list[str], splits: list[str | None]) -> pd.DataFrame:

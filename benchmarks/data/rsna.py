@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from medgraft.benchmarks.data.images import find_home, image_shape, index_images, located
+from medgraft.benchmarks.data.made_up import made_up
 from medgraft.benchmarks.data.reading import ReadReport, generator_of, is_phantom, read_table
 from medgraft.errors import DataError
 
@@ -101,7 +102,8 @@ def read_rsna(root: Path) -> RsnaTable:
     frame["image"] = [images[name] for name in frame["image_id"]]
     frame["finding"] = _findings(home, frame["image_id"].tolist())
     report.used = len(frame)
-    return RsnaTable(frame, tuple(boxes[row] for row in there), report, is_phantom(home), generator_of(home))
+    phantom = is_phantom(home) or made_up("rsna", frame["image_id"])
+    return RsnaTable(frame, tuple(boxes[row] for row in there), report, phantom, generator_of(home))
 
 
 def boxes_inside(table: RsnaTable) -> tuple[RsnaTable, np.ndarray]:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from medgraft.benchmarks.data.images import find_home, image_shape, index_images, located
+from medgraft.benchmarks.data.made_up import made_up
 from medgraft.benchmarks.data.reading import ReadReport, generator_of, is_phantom, read_table
 from medgraft.errors import DataError
 
@@ -165,7 +166,8 @@ def read_siim(root: Path) -> SiimTable:
     frame["target"] = [int(bool(runs[row])) for row in there]
     frame.insert(0, "subject", [_study(home, Path(image)) for image in frame["image"]])
     report.used = len(frame)
-    return SiimTable(frame, tuple(runs[row] for row in there), report, is_phantom(home), generator_of(home))
+    phantom = is_phantom(home) or made_up("siim", frame["image_id"])
+    return SiimTable(frame, tuple(runs[row] for row in there), report, phantom, generator_of(home))
 
 
 def masks_inside(table: SiimTable) -> tuple[SiimTable, list[tuple[int, int]]]:

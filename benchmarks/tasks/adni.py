@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
+from medgraft.benchmarks.content import file_facts
 from medgraft.benchmarks.data.adni import AdniTable, load_spaced, read_adni
 from medgraft.benchmarks.data.adni_conversion import CONVERSION, conversion_labels
 from medgraft.benchmarks.data.clinical_text import TEXT_FIELDS, TextPolicy, compose_text, fields_in
@@ -27,19 +28,6 @@ from medgraft.task import RawInputs, Task, TaskConfig, TaskData, subject_split
 DIAGNOSES = ("CN", "MCI", "AD")
 Contrast = Literal["CN-MCI-AD", "CN-AD", "CN-MCI", "MCI-AD"]
 WITHOUT_TEXT = "no field for the note"
-
-
-def file_facts(paths: list[str], root: Path) -> str:
-    """Digest of the files' names below ``root``, sizes and times: changes when a file does."""
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            found = Path(path).stat()
-            facts = f"{found.st_size}|{found.st_mtime_ns}"
-        except OSError:
-            facts = "missing"
-        digest.update(f"{Path(path).relative_to(root) if Path(path).is_relative_to(root) else path}|{facts}\n".encode())
-    return digest.hexdigest()
 
 
 class AdniConfig(TaskConfig):

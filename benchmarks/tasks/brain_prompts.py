@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
+from medgraft.benchmarks.content import file_facts
 from medgraft.benchmarks.data.adni import load_spaced, read_adni
-from medgraft.benchmarks.tasks.adni import DIAGNOSES, file_facts
+from medgraft.benchmarks.tasks.adni import DIAGNOSES
 from medgraft.benchmarks.tasks.adni_splits import first_visits_only, strata_of
 from medgraft.benchmarks.tasks.questions import UNKNOWN, Question, Wording, ask
 from medgraft.errors import DataError

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, field_validator, model_validator
 
+from medgraft.benchmarks.content import file_facts
 from medgraft.benchmarks.data.images import load_radiograph, squared
 from medgraft.benchmarks.data.reading import ReadReport
-from medgraft.benchmarks.tasks.adni import file_facts
 from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
 from medgraft.task import RawInputs, TaskConfig, TaskData, subject_split
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
+from medgraft.benchmarks.content import file_facts
 from medgraft.benchmarks.data.chexpert import (
     CHEXPERT_14,
     COMPETITION_5,
@@ -26,7 +27,6 @@ from medgraft.benchmarks.data.chexpert import (
     read_chexpert,
     select_5x200,
 )
-from medgraft.benchmarks.tasks.adni import file_facts
 from medgraft.benchmarks.tasks.chest import PromptConfig
 from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
 from medgraft.errors import DataError

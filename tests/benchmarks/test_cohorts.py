@@ -10,6 +10,8 @@ import pytest
 
 from medgraft.benchmarks import cohorts, fork_server
 from medgraft.benchmarks.cohorts import given, phantom, revision
+from medgraft.benchmarks.data.chexpert import read_chexpert
+from medgraft.benchmarks.data.made_up import made_up
 from medgraft.errors import ConfigError, DataError
 from medgraft.registry import CohortEntry
 
@@ -42,10 +44,69 @@ def test_a_copy_elsewhere_has_the_same_revision(real, tmp_path):
     assert revision(Path(shutil.copytree(real, tmp_path / "other" / "cohort"))) == revision(real)
 
 
-def test_images_do_not_enter_the_revision(real):
+@pytest.mark.parametrize("name", ["image.nii", "a/b/c/film.png", "files/p10/s5.txt", "sub-01/ses-M00/x_scans.tsv"])
+def test_what_a_folder_holds_enters_the_revision_by_name_and_content(real, name):
+    found = [revision(real)]
+    (real / name).parent.mkdir(parents=True, exist_ok=True)
+    for content in (b"x", b"y", b"yy"):
+        (real / name).write_bytes(content)
+        os.utime(real / name, ns=(5, 5))
+        found.append(revision(real))
+    (real / name).rename((real / name).with_stem("other"))
+    assert len({*found, revision(real)}) == 5
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "results/pixels/lora/adni_image/0123456789abcdef.json", "results/x/0123456789abcdef.npz",
+        "results/leaderboard.csv", "leaderboard.md", "leaderboard.csv", "cache/prefix/ab/" + "ab" * 32 + "/x.npy",
+        "cache/" + "ab" * 32 + "/facts.json", "prepared_report.csv", ".hidden.nii", ".git/x.png", "figure.svg",
+        "results/gpu.operations.json",
+    ],
+)  # fmt: skip
+def test_what_a_sweep_writes_into_the_folder_does_not(real, name):
     before = revision(real)
-    (real / "image.nii").write_bytes(b"x")
+    (real / name).parent.mkdir(parents=True, exist_ok=True)
+    (real / name).write_bytes(b"x")
     assert revision(real) == before
+
+
+def test_nor_does_the_cache_inside_it(real, monkeypatch):
+    before = revision(real)
+    monkeypatch.setenv("MEDGRAFT_CACHE", str(real / "mine"))
+    (real / "mine" / "cohorts").mkdir(parents=True)
+    (real / "mine" / "cohorts" / "a.png").write_bytes(b"x")
+    assert revision(real) == before
+
+
+def test_a_link_to_the_folder_itself_ends(real):
+    before = revision(real)
+    (real / "tables" / "again").symlink_to(real)
+    assert revision(real) == before
+
+
+def test_a_results_file_of_a_task_changes_only_with_what_that_task_reads(chest_cohort, tmp_path):
+    from medgraft.benchmarks.tasks import build_task
+
+    copy = Path(shutil.copytree(chest_cohort, tmp_path / "copy"))
+    for marker in copy.rglob("PHANTOM*"):
+        marker.unlink()
+    read = build_task("chexpert").load
+
+    def ids() -> dict[str, str]:
+        data = {"chexpert": read(copy)}
+        return {"by task": given("chexpert", copy, data).of("chexpert").revision, "whole": revision(copy)}
+
+    first = ids()
+    (copy / "CheXpert-v1.0-small" / "unread.png").write_bytes(b"x")
+    second = ids()
+    assert second["by task"] == first["by task"] and second["whole"] != first["whole"]
+    image = Path(read_chexpert(copy, "train").frame["image"][0])
+    stamp = image.stat()
+    image.write_bytes(bytes([*image.read_bytes()[:-1], 0]))
+    os.utime(image, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert ids()["by task"] != second["by task"]
 
 
 def test_tables_of_others_beside_the_folder_do_not_enter(real):
@@ -100,6 +161,37 @@ def test_home_may_be_abbreviated(real, monkeypatch):
     assert given("adni", Path("~/cohort")).root == real
 
 
+MARKERLESS = {"adni": "adni_cohort", "chexpert": "chest_cohort", "rsna": "rsna_cohort", "siim": "siim_cohort",
+              "nih": "nih_cohort", "mimic": "mimic_cohort"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MARKERLESS)
+def test_a_phantom_without_its_marker_is_known_by_its_identifiers(name, request, tmp_path):
+    from medgraft.benchmarks.tasks import build_task
+
+    copy = Path(shutil.copytree(request.getfixturevalue(MARKERLESS[name]), tmp_path / "x" / "y" / "copy"))
+    for marker in copy.rglob("PHANTOM*"):
+        marker.unlink()
+    task = {"adni": "adni_image", "mimic": "mimic_zero_shot"}.get(name, name)
+    data = build_task(task).load(copy)
+    assert data.phantom and given(name, copy).id.phantom and given(name, copy, {task: data}).of(task).phantom
+
+
+@pytest.mark.parametrize(
+    ("kind", "real", "made"),
+    [
+        ("adni", "941_S_1311", "999_S_9999"), ("adni", "999_S_0123", "998_S_8000"), ("adni", "sub-01", "999_S_9000"),
+        ("chexpert", "patient64740", "patient900001"), ("chexpert", "patient90001", "patient970001"),
+        ("rsna", "0004cfab-14fd-4e49-80ba-63a80b6bddd6", "ffffffff-0000-4000-8000-000000000001"),
+        ("siim", "1.2.276.0.7230010.3.1.4", "2.25.999.0.3.1"), ("nih", "00030805", "00090001"),
+        ("mimic", "p19999987", "p99000001"), ("padchest", "x", "y"),
+    ],
+)  # fmt: skip
+def test_real_identifiers_are_never_taken_for_made_up_ones(kind, real, made):
+    assert made_up(kind, [made]) == (kind != "padchest")
+    assert not made_up(kind, [real]) and not made_up(kind, [made, real]) and not made_up(kind, [])
+
+
 # --- phantoms ---------------------------------------------------------------------------------------------------------
 
 
@@ -114,6 +206,17 @@ def test_a_phantom_is_made_once_and_announced(cache):
     first, second = (phantom("chexpert", TINY, 1, said.append) for _ in range(2))
     assert first == second and first.id.phantom and len(said) == 1
     assert "making the phantom cohort chexpert" in said[0]
+
+
+def test_replaced_films_of_a_phantom_are_another_revision(cache):
+    whole = phantom("chexpert", TINY, 1, lambda text: None)
+    image = next(whole.root.rglob("*.jpg"))
+    content, stamp = image.read_bytes(), image.stat()
+    image.write_bytes(content[:-1] + b"x")
+    os.utime(image, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert phantom("chexpert", TINY, 1, lambda text: None).id.revision != whole.id.revision
+    image.write_bytes(content)
+    assert phantom("chexpert", TINY, 1, lambda text: None) == whole
 
 
 def test_other_options_or_another_generator_are_another_phantom(cache, monkeypatch):

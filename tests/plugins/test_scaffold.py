@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import keyword
 import os
+import shutil
 import string
 import subprocess
 import sys
@@ -127,6 +128,18 @@ def test_the_task_of_the_template_names_what_is_missing_and_skips_what_is_damage
     (example / "labels.csv").write_text("file,label\n")
     with pytest.raises(DataError, match="subject"):
         PluginTask().load(example)
+
+
+def test_the_task_of_the_template_knows_pixels_by_their_content(tmp_path):
+    example = write_package("task", "films", tmp_path) / "example"
+    other = Path(shutil.copytree(example, tmp_path / "other"))
+    first = PluginTask().load(example).inputs["image"].fingerprint
+    assert PluginTask().load(other).inputs["image"].fingerprint == first
+    film, donor = (other / "images" / name for name in ("00-0.png", "02-0.png"))
+    stamp = film.stat()
+    film.write_bytes(donor.read_bytes())
+    os.utime(film, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert PluginTask().load(other).inputs["image"].fingerprint != first
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------

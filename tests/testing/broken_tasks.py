@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,21 @@ class Unseeded(Sound):
         return subject_split(subjects, targets, FRACTIONS, np.random.randint(1000))
 
 
+class KnowsFilesByTheirDates(Sound):
+    """A copy with preserved dates is the same to it, whatever the pixels."""
+
+    def load(self, root):
+        data, film = super().load(root), root / "film.bin"
+        if not film.exists():
+            film.write_bytes(bytes(range(64)))
+
+        def read(i):
+            return np.frombuffer(film.read_bytes(), dtype=np.uint8).reshape(8, 8)
+
+        stamp = f"{film.stat().st_size} {film.stat().st_mtime_ns}"
+        return dataclasses.replace(data, inputs={"image": RawInputs(read, len(data.targets), stamp)})
+
+
 class IgnoresItsSeed(Sound):
     def splits(self, subjects, targets):
         return subject_split(subjects, targets, FRACTIONS, 0)
@@ -140,6 +156,7 @@ BROKEN: dict[str, type[Task]] = {
     "it_loads": Unreadable,
     "no_subject_is_in_two_splits": Leaks,
     "loading_repeats_itself": Unseeded,
+    "other_content_is_another_fingerprint": KnowsFilesByTheirDates,
     "the_split_seed_defines_the_split": IgnoresItsSeed,
     "targets_are_within_classes": BeyondItsClasses,
     "raw_inputs_load": FloatImages,

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from medgraft.benchmarks.content import file_facts
 from medgraft.benchmarks.data.reading import is_phantom, read_table
 from medgraft.errors import DataError
 from medgraft.task import RawInputs, Task, TaskConfig, TaskData, subject_split
@@ -24,8 +25,8 @@ class PluginTask(Task):
         files, subjects = [root / str(name) for name in table["file"]], table["subject"].to_numpy(str)
         classes, targets = np.unique(table["label"].to_numpy(str), return_inverse=True)
         parts = subject_split(subjects, targets, {"train": 0.6, "val": 0.2, "test": 0.2}, self.config.split_seed)
-        stamps = [file.stat().st_mtime_ns for file in files if file.exists()]  # so that caches notice a changed file
-        raw = RawInputs(lambda index: _pixels(files[index]), len(files), str(stamps))
+        digest = file_facts(list(map(str, files)), root)  # of the pixels, so that caches notice other ones
+        raw = RawInputs(lambda index: _pixels(files[index]), len(files), digest)
         data = TaskData({"image": raw}, targets, subjects, parts, tuple(classes), phantom=is_phantom(root))
         data.provenance["reader"] = {"used": len(table), "skipped": {"a blank cell": len(rows) - len(table)}}
         return data

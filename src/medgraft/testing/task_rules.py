@@ -20,6 +20,7 @@ from medgraft.plugins import refused_version
 from medgraft.task import SPLITS, Objective, Task, TaskConfig, TaskData
 from medgraft.testing.adapter_declaration import require_documented
 from medgraft.testing.check import Rule, require, rule
+from medgraft.testing.file_copies import altered_copy, files_read
 
 READ_PER_SPLIT = 3
 WIDTH = 6
@@ -158,6 +159,26 @@ def loading_repeats_itself(subject: TaskSubject) -> None:
     for name, raw in first.inputs.items():
         require(raw.fingerprint, f"the fingerprint of {name} is empty")
         require(raw.fingerprint == second.inputs[name].fingerprint, f"two loads give {name} other fingerprints")
+
+
+@rule(
+    "Put the content of the files into the fingerprint, not their dates alone: "
+    "fingerprint=medgraft.benchmarks.content.file_facts(paths, root).",
+    each=True,
+)
+def other_content_is_another_fingerprint(subject: TaskSubject, case: str) -> None:
+    """A copy of the folder with other bytes in files of the same names, sizes and dates has other fingerprints."""
+    raw, train = subject.data.inputs[case], subject.data.splits["train"]
+    files = files_read(subject.root, lambda: raw.read(int(train[0])))
+    if not files:
+        raise unittest.SkipTest("it reads no file of its folder, or not by Python's own means, when it reads a sample")
+    with altered_copy(subject.root, files) as copy:
+        try:
+            other = subject.build().load(copy)
+        except DataError:
+            raise unittest.SkipTest("it reads the files while it loads, and refuses damaged ones") from None
+        same = other.inputs[case].fingerprint == raw.fingerprint
+    require(not same, "a copy of the folder with other bytes in a sample's file has the same fingerprint")
 
 
 @rule("Make split_seed define the split, and nothing else of it.")
@@ -330,6 +351,7 @@ RULES: tuple[Rule, ...] = (
     it_loads,
     no_subject_is_in_two_splits,
     loading_repeats_itself,
+    other_content_is_another_fingerprint,
     the_split_seed_defines_the_split,
     targets_are_within_classes,
     raw_inputs_load,
