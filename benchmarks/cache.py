@@ -12,6 +12,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch import Tensor
 from medgraft.benchmarks.augmentation import AUGMENTATIONS, augmented
 from medgraft.benchmarks.cache_arrays import FEATURE_ARRAYS, META, RowWriter, stored
 from medgraft.benchmarks.cache_entries import Entry, entry
+from medgraft.benchmarks.data.one_file import one_file
 from medgraft.encoder import Encoder
 from medgraft.errors import DataError
 from medgraft.features import Condenser, Features
@@ -131,7 +133,7 @@ def preprocessing_digest(raw: RawInputs, tower: Encoder) -> str:
     Images and volumes are probed with fixed noise, texts with some of the cohort's own, which hold its vocabulary.
     """
     if tower.spec.modality == "text":
-        samples = [raw.read(int(i)) for i in np.unique(np.linspace(0, raw.count - 1, PROBES).astype(int))]
+        samples = _readable(raw, np.unique(np.linspace(0, raw.count - 1, PROBES).astype(int)).tolist())
     elif tower.spec.modality == "volume":
         samples = [np.random.default_rng(0).random((24, 28, 20), np.float32)]
     else:
@@ -162,7 +164,7 @@ def prepare(raw: RawInputs, tower: Encoder, identity: str) -> PreparedInputs:
         reasons: Counter[str] = Counter()
         for i in range(raw.count):
             try:
-                sample = tower.prepare(raw.read(i))
+                sample = tower.prepare(_read(raw, i))
             except DataError as error:
                 reasons[error.reason or "not readable"] += 1
                 continue
@@ -170,7 +172,10 @@ def prepare(raw: RawInputs, tower: Encoder, identity: str) -> PreparedInputs:
             usable[i] = True
         if not usable.any():
             _name_unreadable(raw, tower, usable)
-            raise DataError(f"none of the {raw.count} {modality} samples could be read; see the log with --verbose")
+            told = "; ".join(f"{reason}: {count}" for reason, count in reasons.most_common(3))
+            raise DataError(
+                f"none of the {raw.count} {modality} samples could be read ({told}); see the log with --verbose"
+            )
         writer.close()
         np.save(folder / "usable.npy", usable)
         (folder / REASONS).write_text(json.dumps(reasons))
@@ -185,11 +190,26 @@ def prepare(raw: RawInputs, tower: Encoder, identity: str) -> PreparedInputs:
     return PreparedInputs(np.load(found.folder / "x.npy", mmap_mode="r"), usable, facts, use, reasons)
 
 
+def _read(raw: RawInputs, index: int) -> Any:
+    """One raw sample; whatever its reader raises is that sample's fault."""
+    with one_file(f"sample {index}", "an input of the task"):
+        return raw.read(index)
+
+
+def _readable(raw: RawInputs, indices: Iterable[int]) -> list[Any]:
+    """Those of the samples that can be read."""
+    found = []
+    for index in indices:
+        with suppress(DataError):  # counted where the samples are prepared
+            found.append(_read(raw, index))
+    return found
+
+
 def _name_unreadable(raw: RawInputs, tower: Encoder, usable: np.ndarray) -> None:
     """Logs why samples were skipped, also where the cache was built by an earlier run that did not log it."""
     for i in np.flatnonzero(~usable):
         try:
-            tower.prepare(raw.read(int(i)))
+            tower.prepare(_read(raw, int(i)))
         except DataError as error:
             logger.info("skipped: %s", error)
 

@@ -33,7 +33,8 @@ stage of a failure and the status ``killed``; older results have none."""
 NUMBERS_VERSION = 6
 """Raised when a change of the harness changes numbers that no other part of a cell's key tells apart.
 
-Version 6: what use on foreign models and files showed to be wrong.
+Version 6: what use on foreign models and files showed to be wrong; pixels that DICOM, PNG and NIfTI files
+mean otherwise than they were read.
 """
 
 LATER_FIELDS = {"augment_views": 0, "device": "cpu"}

@@ -10,14 +10,12 @@ reason. Only a table or tree that cannot be what it should be is an error.
 from __future__ import annotations
 
 import json
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from medgraft.benchmarks.data.adni_bids import looks_like_bids, read_bids
 from medgraft.benchmarks.data.adni_columns import roster_key
@@ -25,6 +23,7 @@ from medgraft.benchmarks.data.adni_loni import SEARCH_REQUIRED, find_search_tabl
 from medgraft.benchmarks.data.adni_merge import DIAGNOSES, FRAME_COLUMNS, find_merge, read_merge
 from medgraft.benchmarks.data.made_up import made_up
 from medgraft.benchmarks.data.reading import PHANTOM_MARKER, ReadReport, is_phantom
+from medgraft.benchmarks.data.volumes import load_volume
 from medgraft.errors import DataError
 
 if TYPE_CHECKING:
@@ -136,48 +135,6 @@ def baseline_only(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[first.index.sort_values()].reset_index(drop=True)
 
 
-def load_volume(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Loads a NIfTI volume in RAS orientation.
-
-    Args:
-        path: ``.nii`` or ``.nii.gz``.
-
-    Returns:
-        The volume, float32 ``[x, y, z]`` with axes towards right, front and top, in the file's own intensity units; and
-        the affine from voxels to mm, ``[4, 4]``.
-
-    Raises:
-        DataError: The file is missing, truncated or no image; has more than one volume; is zero all over or not finite
-            somewhere; or says nothing usable about its orientation and spacing.
-    """
-    import nibabel as nib
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path} does not exist", "no such file")
-    try:
-        image: Any = nib.load(path)
-        _check_geometry(path, image)
-        image = nib.as_closest_canonical(image)
-        volume = np.asarray(image.dataobj, dtype=np.float32)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, TypeError, zlib.error) as error:
-        if isinstance(error, DataError):
-            raise
-        sentence = f"{path} cannot be read as an image ({error}); download it again"
-        raise DataError(sentence, "no image, or cut") from error
-    while volume.ndim > 3 and volume.shape[-1] == 1:
-        volume = volume[..., 0]
-    if volume.ndim != 3:
-        raise DataError(f"{path} has shape {volume.shape}; one 3D volume is expected", "not one 3D volume")
-    if not np.isfinite(volume).all():
-        raise DataError(f"{path} has voxels that are NaN or infinite", "voxels that are NaN or infinite")
-    if not volume.any():
-        raise DataError(f"{path} is zero in every voxel", "zero in every voxel")
-    return np.ascontiguousarray(volume), np.asarray(image.affine, dtype=np.float64)
-
-
 def load_spaced(path: str | Path) -> SpacedVolume:
     """The volume of :func:`load_volume` with the size of its voxels, for encoders that cut slices in millimetres.
 
@@ -191,27 +148,6 @@ def load_spaced(path: str | Path) -> SpacedVolume:
 
     volume, affine = load_volume(path)
     return spaced(volume, np.linalg.norm(affine[:3, :3], axis=0).tolist())
-
-
-def _check_geometry(path: Path, image: Any) -> None:
-    """Refuses images without a usable affine: their orientation would be a guess."""
-    from nibabel.orientations import aff2axcodes
-
-    header, affine = image.header, image.affine
-    if affine is None or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        flaw = "has no usable affine (zero or undefined voxel spacing)"
-        raise DataError(f"{path} {flaw}; convert it again from DICOM", "no usable affine")
-    if "sform_code" not in header:
-        return
-    codes = int(header["sform_code"]), int(header["qform_code"])
-    if not any(code > 0 for code in codes):
-        flaw = "does not say how it is oriented (sform and qform unset)"
-        raise DataError(f"{path} {flaw}; convert it again from DICOM", "no orientation")
-    if all(code > 0 for code in codes):
-        ways = ["".join(map(str, aff2axcodes(form))) for form in (image.get_sform(), image.get_qform())]
-        if ways[0] != ways[1]:
-            flaw = f"is {ways[0]} by its sform, {ways[1]} by its qform"
-            raise DataError(f"{path} {flaw}; convert it again from DICOM", "two contradicting orientations")
 
 
 def _read_marker(root: Path) -> dict[str, Any]:

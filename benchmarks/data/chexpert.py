@@ -16,7 +16,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from medgraft.benchmarks.data.chexpert_labels import (
     BEST_POLICY,
@@ -27,6 +26,7 @@ from medgraft.benchmarks.data.chexpert_labels import (
     exclusive_class,
 )
 from medgraft.benchmarks.data.made_up import made_up
+from medgraft.benchmarks.data.pictures import load_image
 from medgraft.benchmarks.data.reading import ReadReport, generator_of, is_phantom, read_table
 from medgraft.errors import DataError, UnknownNameError
 
@@ -365,19 +365,3 @@ def select_5x200(table: ChexpertTable, per_class: int = 200, seed: int = 0) -> C
     rows = [np.sort(rng.permutation(np.flatnonzero(targets == i))[:per_class]) for i in range(len(COMPETITION_5))]
     frame = table.frame.iloc[np.concatenate(rows)].reset_index(drop=True)
     return replace(table, frame=frame, report=ReadReport(used=len(frame)))
-
-
-def load_image(path: str | Path) -> np.ndarray:
-    """Loads a radiograph as uint8 ``[H, W]``; colour is reduced to grey and 16-bit greys to their upper 8 bits.
-
-    Raises:
-        DataError: The file is missing, empty, truncated or not an image.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith("I"):
-                values = np.asarray(image)
-                return (values >> 8 if values.max(initial=0) > 255 else values).astype(np.uint8)
-            return np.asarray(image.convert("L"))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is not a readable image ({error}); copy it again or take its row out") from error

@@ -1,20 +1,16 @@
-"""Radiographs as files: DICOM or ordinary images, found by name and loaded as grey values.
-
-DICOM is read after its standard, part 3: the modality transform first, then the display window, and MONOCHROME1 (bright
-is sparse) turned round, so that every radiograph shows dense parts bright.
-"""
+"""Radiographs as files: DICOM or ordinary images, found by name and loaded as grey values, dense parts bright."""
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from medgraft.benchmarks.data.chexpert import load_image
+from medgraft.benchmarks.data.dicom import dicom_shape, load_dicom
+from medgraft.benchmarks.data.grey import check_contrast
+from medgraft.benchmarks.data.pictures import load_image, picture_shape
 from medgraft.benchmarks.data.reading import ReadReport
 from medgraft.errors import DataError
 
@@ -23,69 +19,36 @@ _DICOM = (".dcm", ".dicom")
 _OTHER_COHORT = "mimic-cxr-2.0.0"
 
 
-def load_radiograph(path: str | Path) -> np.ndarray:
-    """Loads a DICOM file or an ordinary image as a writable uint8 ``[H, W]``, bright is dense.
+def load_radiograph(path: str | Path, *, places: bool = False) -> np.ndarray:
+    """Loads a DICOM file or an ordinary image as a writable uint8 ``[H, W]``, bright is dense, upright as it hangs.
+
+    Args:
+        path: The file.
+        places: Something is to be found in the picture as stored; one that hangs otherwise than stored is refused.
 
     Raises:
-        DataError: The file is missing, damaged, holds more than one frame, or is compressed in a way that cannot be
-            decoded here.
+        DataError: The file is missing, damaged, larger than allowed, holds more than one frame or one value all over,
+            contradicts itself, or is compressed in a way that cannot be decoded here.
     """
-    if str(path).lower().endswith(_DICOM):
-        return load_dicom(path)
-    return np.array(load_image(path))
+    if is_dicom(path):
+        return load_dicom(path, places=places)
+    image = load_image(path, places=places)
+    check_contrast(path, image)
+    return image
 
 
-def load_dicom(path: str | Path) -> np.ndarray:
-    """Loads one DICOM radiograph as uint8 ``[H, W]``.
-
-    Eight-bit values without a window stay as they are; all others are stretched from their smallest to their largest
-    value, after the file's modality transform and its first display window.
-
-    Raises:
-        DataError: See :func:`load_radiograph`.
-    """
-    import pydicom
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom warns of every oddity of a header that it can read all the same
-            dataset = pydicom.dcmread(path)
-            values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
-            values = np.asarray(values, np.float64)
-            depth, kind = int(dataset.BitsStored), str(dataset.PhotometricInterpretation)
-    except Exception as error:  # a damaged file makes pydicom stumble in its own code, over whatever is damaged
-        raise DataError(
-            f"{path} is not a DICOM image that can be decoded ({type(error).__name__}: {error}); copy it again, "
-            "or store it uncompressed"
-        ) from error
-    if values.ndim == 3 and values.shape[-1] == 3:
-        values = values.mean(axis=-1)
-    if values.ndim != 2 or not values.size or not np.isfinite(values).all():
-        raise DataError(f"{path} holds an array of shape {values.shape}, not one grey image; take its row out")
-    low, high = float(values.min()), float(values.max())
-    if depth > 8 or low < 0 or high > 255:
-        values = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
-    grey = (values + 0.5).astype(np.uint8)
-    return 255 - grey if kind == "MONOCHROME1" else grey
+def is_dicom(path: str | Path) -> bool:
+    """True where the name says DICOM."""
+    return str(path).lower().endswith(_DICOM)
 
 
 def image_shape(path: str | Path) -> tuple[int, int]:
-    """Height and width in pixels, from the header alone.
+    """Height and width in pixels as stored, from the header alone.
 
     Raises:
         DataError: There is no readable header.
     """
-    try:
-        if str(path).lower().endswith(_DICOM):
-            import pydicom
-
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
-            return int(header.Rows), int(header.Columns)
-        with Image.open(path) as image:
-            return image.height, image.width
-    except Exception as error:  # as in load_dicom
-        raise DataError(f"{path} has no readable image header ({error}); copy it again") from error
+    return dicom_shape(path) if is_dicom(path) else picture_shape(path)
 
 
 def squared(image: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessP
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medgraft.benchmarks.data.one_file import one_file
 from medgraft.benchmarks.data.reading import PHANTOM_MARKER, is_phantom
 from medgraft.benchmarks.prepare.volume import PREPARE_VERSION, PrepareConfig, prepare_volume, simple_itk
 from medgraft.errors import ConfigError, DataError
@@ -135,6 +136,8 @@ def prepare_cohort(
                 report.made += 1
                 report.similarity[name] = result
             progress(report.kept + n, len(sources))
+    except MemoryError as error:
+        raise DataError("no memory is left to prepare a volume; run the same command with fewer --jobs") from error
     finally:  # also of a run that is interrupted
         _write_report(out, sources, report)
     return report
@@ -170,10 +173,14 @@ def _results(todo: list[Source], out: Path, config: PrepareConfig, jobs: int) ->
 def _prepare_one(source: Source, out: Path, config: PrepareConfig) -> float | str:
     """Prepares and writes one volume; its similarity, or the reason why there is none."""
     try:
-        prepared = prepare_volume(source.path, config)
+        with one_file(source.path, "a volume to prepare", "not readable", "look at the file"):
+            prepared = prepare_volume(source.path, config)
+    except DataError as error:
+        return str(error)
+    try:
         _write_volume(out / source.target, prepared.volume, prepared.affine)
-    except (DataError, OSError, MemoryError, RuntimeError) as error:
-        return str(error) or type(error).__name__
+    except OSError as error:  # no fault of the volume: the next one could not be written either
+        raise DataError(f"{out / source.target} cannot be written: {error}; make room or name another --out") from error
     return round(prepared.similarity, 4)
 
 

@@ -28,7 +28,7 @@ from medgraft.errors import ConfigError, DataError
 
 Array = NDArray[Any]
 
-PREPARE_VERSION = 1
+PREPARE_VERSION = 2
 """Raised whenever the same raw volume would come out differently."""
 
 REGISTRATION_SPACING = 2.0

@@ -20,7 +20,9 @@ from medgraft.benchmarks.content import file_facts
 from medgraft.benchmarks.data.adni import AdniTable, load_spaced, read_adni
 from medgraft.benchmarks.data.adni_conversion import CONVERSION, conversion_labels
 from medgraft.benchmarks.data.clinical_text import TEXT_FIELDS, TextPolicy, compose_text, fields_in
+from medgraft.benchmarks.data.one_file import reading_facts
 from medgraft.benchmarks.data.tabular import table_baselines
+from medgraft.benchmarks.data.volumes import VOLUMES_VERSION
 from medgraft.benchmarks.tasks.adni_splits import describe_sites, first_visits_only, site_split, strata_of
 from medgraft.errors import DataError
 from medgraft.task import RawInputs, Task, TaskConfig, TaskData, subject_split
@@ -135,7 +137,8 @@ class AdniTask(Task):
             digest = hashlib.sha256("\n".join(notes).encode()).hexdigest()
             return RawInputs(notes.__getitem__, len(notes), digest)
         paths = [str(path) for path in frame["image"]]
-        return RawInputs(lambda i: load_spaced(paths[i]), len(paths), file_facts(paths, root))
+        facts = f"{file_facts(paths, root)}|{reading_facts(VOLUMES_VERSION)}"
+        return RawInputs(lambda i: load_spaced(paths[i]), len(paths), facts)
 
     def provenance(
         self, table: AdniTable, frame: pd.DataFrame, targets: np.ndarray, splits: dict[str, np.ndarray]

@@ -17,6 +17,8 @@ from pydantic import Field, model_validator
 
 from medgraft.benchmarks.content import file_facts
 from medgraft.benchmarks.data.adni import load_spaced, read_adni
+from medgraft.benchmarks.data.one_file import reading_facts
+from medgraft.benchmarks.data.volumes import VOLUMES_VERSION
 from medgraft.benchmarks.tasks.adni import DIAGNOSES
 from medgraft.benchmarks.tasks.adni_splits import first_visits_only, strata_of
 from medgraft.benchmarks.tasks.questions import UNKNOWN, Question, Wording, ask
@@ -156,7 +158,8 @@ class BrainPrompts(Task):
         paths = [str(frame["image"].iloc[unit]) for unit in found.unit]
         # The samples of a visit follow each other, so one volume in memory serves all of its questions.
         read = functools.lru_cache(maxsize=1)(load_spaced)
-        volumes = RawInputs(lambda i: read(paths[i]), len(paths), file_facts(paths, root))
+        facts = f"{file_facts(paths, root)}|{reading_facts(VOLUMES_VERSION)}"
+        volumes = RawInputs(lambda i: read(paths[i]), len(paths), facts)
         inputs = {"volume": volumes, "text": found.prompt_inputs()}
         return TaskData(
             inputs={name: inputs[name] for name in self.inputs},

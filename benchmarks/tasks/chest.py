@@ -11,7 +11,9 @@ import pandas as pd
 from pydantic import Field, field_validator, model_validator
 
 from medgraft.benchmarks.content import file_facts
+from medgraft.benchmarks.data.grey import IMAGES_VERSION
 from medgraft.benchmarks.data.images import load_radiograph, squared
+from medgraft.benchmarks.data.one_file import reading_facts
 from medgraft.benchmarks.data.reading import ReadReport
 from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
 from medgraft.task import RawInputs, TaskConfig, TaskData, subject_split
@@ -98,10 +100,10 @@ def radiographs(paths: Sequence[str], root: Path, *, square: bool = False) -> Ra
     paths = [str(path) for path in paths]
 
     def read(i: int) -> np.ndarray:
-        image = load_radiograph(paths[i])
+        image = load_radiograph(paths[i], places=square)
         return squared(image) if square else image
 
-    facts = file_facts(paths, root)
+    facts = f"{file_facts(paths, root)}|{reading_facts(IMAGES_VERSION)}"
     return RawInputs(read, len(paths), f"{facts}|square" if square else facts)
 
 

@@ -23,10 +23,12 @@ from medgraft.benchmarks.data.chexpert import (
     _folders,
     apply_uncertainty,
     exclude_subjects,
-    load_image,
     read_chexpert,
     select_5x200,
 )
+from medgraft.benchmarks.data.grey import IMAGES_VERSION
+from medgraft.benchmarks.data.images import load_radiograph
+from medgraft.benchmarks.data.one_file import reading_facts
 from medgraft.benchmarks.tasks.chest import PromptConfig
 from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
 from medgraft.errors import DataError
@@ -36,8 +38,8 @@ from medgraft.task import RawInputs, Task, TaskData, subject_split
 def image_inputs(frame: pd.DataFrame, root: Path) -> RawInputs:
     """The radiographs of a table, read when needed."""
     paths = [str(path) for path in frame["image"]]
-    # A copy, because what Pillow lends cannot be written to, and torch warns of that.
-    return RawInputs(lambda i: np.array(load_image(paths[i])), len(paths), file_facts(paths, root))
+    facts = f"{file_facts(paths, root)}|{reading_facts(IMAGES_VERSION)}"
+    return RawInputs(lambda i: load_radiograph(paths[i]), len(paths), facts)
 
 
 def text_inputs(frame: pd.DataFrame) -> RawInputs:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from medgraft.errors import ConfigError, MedgraftError, UnknownNameError
@@ -83,31 +84,31 @@ def changed_limits() -> dict[str, int]:
     return {name: value for name, value in found.items() if value != LIMITS[name].default}
 
 
-def within(name: str, value: int, what: str, error: type[MedgraftError]) -> None:
+def within(name: str, value: int, what: str, error: Callable[[str], MedgraftError]) -> None:
     """Refuses what is beyond a limit.
 
     Args:
         name: The limit.
         value: What the file asks for.
         what: The file and its claim, as the start of a sentence: ``"a.nii holds 10^9 voxels"``.
-        error: Kind of the error.
+        error: Makes the error of the sentence; its class, as a rule.
 
     Raises:
-        MedgraftError: ``value`` is beyond; of the kind ``error``, names the limit.
+        MedgraftError: ``value`` is beyond; what ``error`` makes, naming the limit.
     """
     highest = limit(name)
     if value > highest:
         raise error(f"{what}, more than {name} allows ({highest:,}); raise that variable if the file is sound")
 
 
-def within_unpacked(packed: int, unpacked: int, what: str, error: type[MedgraftError]) -> None:
+def within_unpacked(packed: int, unpacked: int, what: str, error: Callable[[str], MedgraftError]) -> None:
     """Refuses what unpacks to too much, by its size or in proportion to the packed size.
 
     Args:
         packed: Bytes read so far.
         unpacked: Bytes that they unpack to.
         what: The file, as the start of a sentence.
-        error: Kind of the error.
+        error: Makes the error of the sentence; its class, as a rule.
 
     Raises:
         MedgraftError: As :func:`within`.
