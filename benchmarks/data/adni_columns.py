@@ -14,8 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from medgraft.benchmarks.data.reading import ReadReport, read_table
-from medgraft.errors import DataError
+from medgraft.benchmarks.data.reading import ReadReport, check_columns, read_table, renamed
 
 SEARCH_ALIASES = {
     "Image Data ID": ("Image ID", "Image UID", "LONI UID"),
@@ -49,33 +48,6 @@ _NUMERIC = re.compile(r"^(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d{2})(?!\d)")
 _NAMED_MONTH = re.compile(r"[A-Za-z]{3}")
 
 
-def folded(name: object) -> str:
-    """The letters and digits of a name, in lower case.
-
-    Example:
-        >>> folded(" DX.bl "), folded("Image Data ID")
-        ('dxbl', 'imagedataid')
-    """
-    return re.sub(r"[^a-z0-9]", "", str(name).lower())
-
-
-def renamed(table: pd.DataFrame, names: Mapping[str, tuple[str, ...]]) -> pd.DataFrame:
-    """The table with its columns under the given names, whichever of their spellings it uses.
-
-    The name itself comes before another spelling of it, and that before its aliases in their order; a column that is
-    there under its own name is never replaced.
-    """
-    there = {folded(column): column for column in reversed(list(table.columns))}
-    chosen: dict[str, str] = {}
-    for name, aliases in names.items():
-        if name in table.columns:
-            continue
-        found = next((there[folded(each)] for each in (name, *aliases) if folded(each) in there), None)
-        if found is not None and found not in chosen:
-            chosen[found] = name
-    return table.rename(columns=chosen)
-
-
 def read_spelled(
     path: Path, required: tuple[str, ...], names: Mapping[str, tuple[str, ...]], sep: str = ","
 ) -> pd.DataFrame:
@@ -91,9 +63,7 @@ def read_spelled(
         DataError: The file cannot be read, or lacks a required column; the message lists those that it has.
     """
     table = renamed(read_table(path, (), sep=sep), {**dict.fromkeys(required, ()), **names})
-    missing = [name for name in required if name not in table.columns]
-    if missing:
-        raise DataError(f"{path} has no column {', '.join(missing)}; it has: {', '.join(table.columns[:30])}")
+    check_columns(path, table, required)
     return table
 
 

@@ -19,7 +19,6 @@ import pandas as pd
 from medgraft.benchmarks.data.adni_columns import (
     SEARCH_ALIASES,
     read_spelled,
-    renamed,
     roster_key,
     roster_name,
     site_of,
@@ -46,7 +45,7 @@ from medgraft.benchmarks.data.adni_merge import (
     to_numbers,
     viscode_month,
 )
-from medgraft.benchmarks.data.reading import ReadReport, read_table
+from medgraft.benchmarks.data.reading import ReadReport, read_table, renamed
 from medgraft.errors import DataError
 
 SEARCH_REQUIRED = ("Image Data ID", "Subject", "Group", "Visit", "Description", "Acq Date")
