@@ -125,6 +125,8 @@ def as_colours(dataset: Any, kind: str) -> np.ndarray:
         ValueError: The palette is damaged, or the array is no image of colours.
     """
     if kind != "PALETTE COLOR":
+        if not kind.startswith(("RGB", "YBR_")):
+            raise ValueError(f"{kind} is no photometric interpretation of a radiograph")
         colours = np.asarray(dataset.pixel_array)  # pydicom turns YBR into RGB
         if colours.ndim != 3 or colours.shape[-1] != 3:
             raise ValueError(f"an array of shape {colours.shape} is no image of kind {kind}")

@@ -45,11 +45,18 @@ def load_image(path: str | Path, formats: Sequence[str] = FORMATS, *, places: bo
     with one_file(path, "a readable image", _CUT, "copy it again or take its row out"):
         _check_name(path)
         with _opened(path, formats) as image:
-            code = image.getexif().get(_ORIENTATION, 1)
-            grey = _grey(path, image)
-    if places and code in range(2, 9):
+            raw_modes = str([tile[3] for tile in image.tile])  # before anything is decoded
+            stated = image.getexif().get(_ORIENTATION, 1)
+            if (frames := _frames(image)) > 1:
+                raise DataError(f"{path} holds {frames} frames, not one image; take its row out", "more than one frame")
+            if image.format == "TIFF" and stated in range(5, 9):  # Pillow confuses height and width of some of them
+                raise DataError(f"{path} is a TIFF on its side; store it upright", "TIFF on its side")
+            image.load()
+            code = image.getexif().get(_ORIENTATION, 1)  # 1 where Pillow has turned it itself, as it does with TIFF
+            grey = _grey(path, image, raw_modes)
+    if places and stated in range(2, 9):
         raise DataError(
-            f"{path} is stored turned (orientation {code}), and the task has places in it; store it upright",
+            f"{path} is stored turned (orientation {stated}), and the task has places in it; store it upright",
             "stored turned, in a task with places",
         )
     return turned(grey, code)
@@ -89,19 +96,21 @@ def _opened(path: str | Path, formats: Sequence[str], *, whole: bool = True) -> 
         Image.MAX_IMAGE_PIXELS = own
 
 
+def _frames(image: Any) -> int:
+    """Frames of a picture; of a camera's file the first is the picture, and the others are previews."""
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+
+
 def _check_name(path: str | Path) -> None:
     if starts_with(Path(path), b"DICM", at=128):
         raise DataError(f"{path} is a DICOM file; rename it to .dcm", "named otherwise than its content")
 
 
-def _grey(path: str | Path, image: Any) -> np.ndarray:
-    """Grey values as stored, ``uint8 [H, W]``."""
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # of a camera's file the first frame is the picture, the others previews
-        raise DataError(f"{path} holds {frames} frames and not one image; take its row out", "more than one frame")
+def _grey(path: str | Path, image: Any, raw_modes: str) -> np.ndarray:
+    """Grey values as decoded, ``uint8 [H, W]``; ``raw_modes`` is how the file stores them, in Pillow's words."""
     if image.mode.startswith(_DEEP):
         return _deep(path, image)
-    if ";16" in str([tile[3] for tile in image.tile]) and np.asarray(image).max(initial=0) < 128:
+    if ";16" in raw_modes and np.asarray(image).max(initial=0) < 128:
         raise DataError(
             f"{path} has 16 bits a colour and uses the lower ones only; store it as grey",
             "16-bit colour",
