@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from medgraft.benchmarks.data.adni_columns import exam_dates, read_spelled, roster_key, site_of, subject_id, to_dates
+from medgraft.benchmarks.data.adni_columns import exam_dates, read_spelled, roster_key, site_of, subject_id
 from medgraft.benchmarks.data.adni_merge import (
     CONTRADICTORY,
     FRAME_COLUMNS,
@@ -29,13 +29,16 @@ from medgraft.benchmarks.data.adni_merge import (
     in_range,
     is_missing,
     is_withdrawn,
-    map_sex,
     merge_repeated,
+    only_agreed,
     records,
+    sexes,
+    to_ages,
     to_floats,
     to_numbers,
 )
-from medgraft.benchmarks.data.reading import ReadReport, UnreadableTableError
+from medgraft.benchmarks.data.reading import SOURCE, ReadReport, check_columns, read_many
+from medgraft.benchmarks.data.walking import bids_ignored, walk
 from medgraft.errors import DataError
 
 _IMAGE_NAME = re.compile(r"^(sub-[A-Za-z0-9]+)_(?:ses-([A-Za-z0-9]+)_)?(.*_)?T1w\.nii(\.gz)?$")
@@ -53,15 +56,26 @@ _SESSION_COLUMNS = {
 _PARTICIPANT_COLUMNS = {"education": ("education_level", "education"), "apoe4": ("apoe4",), "age_bl": ("age_bl",)}
 _SCAN_COLUMNS = {"field_strength": ("mri_field", "MagneticFieldStrength"), "image_id": ("scan_id",)}
 _SIDECAR = {"manufacturer": "Manufacturer", "scanner_model": "ManufacturersModelName"}
+_OWN_FOLDER = re.compile(r"(?:subjects/)?sub-[A-Za-z0-9]+(?:/|$)")
 UNNAMED_SESSION = "image of a session that is not named ses-M<month>"
 
 
-@dataclass(frozen=True)
-class _Image:
-    """One candidate image of a session; the smallest ``rank`` is used."""
+@dataclass
+class _Tree:
+    """What one walk through a BIDS or CAPS tree finds.
 
-    rank: tuple[int, str]
-    path: Path
+    Attributes:
+        images: (Participant, month) -> candidates, the smallest of which is used: whether it lies outside the subject's
+            own folder, kind, name, path relative to the root.
+        sessions: ``sub-*_sessions.tsv``.
+        scans: ``*_scans.tsv``.
+        sidecars: JSON files of images.
+    """
+
+    images: dict[tuple[str, int], list[tuple[bool, int, str, str]]] = field(default_factory=dict)
+    sessions: list[Path] = field(default_factory=list)
+    scans: list[Path] = field(default_factory=list)
+    sidecars: set[str] = field(default_factory=set)
 
 
 def looks_like_bids(root: Path) -> bool:
@@ -84,16 +98,15 @@ def read_bids(root: Path, merge: pd.DataFrame | None, report: ReadReport) -> tup
     Raises:
         DataError: There are neither BIDS tables nor ADNIMERGE, or no session has an image.
     """
-    images = _index_images(root, report)
+    tree = _walk(root, report)
+    images = {key: Path(os.path.abspath(root), min(found)[-1]) for key, found in tree.images.items()}
     if not images:
-        raise DataError(
-            f"{root} holds no T1 image; looked for sub-*_ses-M*_T1w.nii.gz in its sub-* or subjects folders"
-        )
+        raise _no_image(root)
     participants = _read_participants(root, report)
     if participants is None and merge is None:
         raise DataError(f"{root} has no participants.tsv, and no ADNIMERGE table was given or found beside it")
-    sessions = _read_sessions(root, report)
-    scans = _read_scans(root)
+    sessions = _read_sessions(tree.sessions, report, needed=merge is None)
+    scans = _read_scans(tree.scans, report)
     visits = (
         {} if merge is None else {(v["subject"], int(v["month"])): v for v in records(merge.dropna(subset=["month"]))}
     )
@@ -106,7 +119,8 @@ def read_bids(root: Path, merge: pd.DataFrame | None, report: ReadReport) -> tup
         report.skip("image file missing", count=missing)
     rows = []
     for key, image in sorted(images.items()):
-        row = _describe(key, image, people.get(key[0]), sessions.get(key), visits, scans.get(image.name, {}))
+        sidecar = _sidecar(image, tree.sidecars)
+        row = _describe(key, image, people.get(key[0]), sessions.get(key), visits, scans.get(image.name, {}), sidecar)
         if is_withdrawn(row["subject"]):
             report.skip("withdrawn subject")
         elif row["dx_source"] == CONTRADICTORY:
@@ -121,26 +135,59 @@ def read_bids(root: Path, merge: pd.DataFrame | None, report: ReadReport) -> tup
     return pd.DataFrame(rows, columns=pd.Index(FRAME_COLUMNS)), history
 
 
-def _index_images(root: Path, report: ReadReport) -> dict[tuple[str, int], Path]:
-    """(participant, month) -> the image to use: registered by CAPS, else the plain one, else the first run."""
-    found: dict[tuple[str, int], list[_Image]] = {}
-    for folder, folders, files in os.walk(root):
-        folders.sort()
-        for name in files:
-            match = _IMAGE_NAME.match(name)
-            if match is None:
-                continue
-            month = _months(match.group(2) or "")
-            if month is None:
-                report.skip(UNNAMED_SESSION)
-                continue
-            entities = match.group(3) or ""
-            rank = 0 if _REGISTERED in entities else 1 if not entities else 2
-            found.setdefault((match.group(1), month), []).append(_Image((rank, name), Path(folder, name)))
-    extra = sum(len(candidates) - 1 for candidates in found.values())
+def _walk(root: Path, report: ReadReport) -> _Tree:
+    """One walk. Below ``derivatives/`` only the images that CAPS registered are candidates, by their name."""
+    tree, passed_over = _Tree(), bids_ignored(root)
+
+    def ignored(inside: str) -> bool:
+        parts = inside.split("/")
+        if parts[0].lower() != "derivatives":
+            return passed_over(inside)
+        return "subjects" not in parts[1:3] and len(parts) > 2  # derivatives/<pipeline>/subjects, as CAPS may lie there
+
+    for here in walk(root, ignored):
+        derived = here.inside.lower().startswith("derivatives")
+        own = _OWN_FOLDER.match(here.inside) is not None
+        for name in here.files:
+            if name.endswith("_T1w.json"):
+                tree.sidecars.add(f"{here.path}/{name}")
+            elif name.endswith("_scans.tsv") and own:
+                tree.scans.append(Path(here.path, name))
+            elif name.endswith("_sessions.tsv") and own:
+                tree.sessions.append(Path(here.path, name))
+            elif match := _IMAGE_NAME.match(name):
+                entities = match.group(3) or ""
+                if derived and _REGISTERED not in entities:
+                    continue
+                month = _months(match.group(2) or "")
+                if month is None:
+                    report.skip(UNNAMED_SESSION)
+                    continue
+                found = (not own and not derived, _kind(entities), name, here.inner(name))
+                tree.images.setdefault((match.group(1), month), []).append(found)
+    extra = sum(len(candidates) - 1 for candidates in tree.images.values())
     if extra:
         report.skip("another image of the same session", count=extra)
-    return {key: min(candidates, key=lambda image: image.rank).path for key, candidates in found.items()}
+    return tree
+
+
+def _kind(entities: str) -> int:
+    """What is preferred: registered by CAPS, the plain image, another run of it, what was computed from it."""
+    if _REGISTERED in entities:
+        return 0
+    return 1 if not entities else 3 if re.search(r"(?:^|_)(?:desc|space|res)-", f"_{entities}") else 2
+
+
+def _no_image(root: Path) -> DataError:
+    """The error for a tree without a raw T1 image; names the folder of derived ones where there are only these."""
+    homes = sorted({here.inside.split("/")[0] for here in walk(root) if any(map(_IMAGE_NAME.match, here.files))})
+    if homes:
+        where = " and ".join(f"{home}/" for home in homes)
+        return DataError(
+            f"{root} holds no raw T1 image, only others below {where}, no raw data in BIDS; to use these, name "
+            "the folder in it that holds sub-*"
+        )
+    return DataError(f"{root} holds no T1 image; looked for sub-*_ses-M*_T1w.nii.gz in its sub-* or subjects folders")
 
 
 def _read_participants(root: Path, report: ReadReport) -> dict[str, dict[str, Any]] | None:
@@ -151,46 +198,64 @@ def _read_participants(root: Path, report: ReadReport) -> dict[str, dict[str, An
     names = {**_PARTICIPANT_COLUMNS, "sex": (), "site": (), "alternative_id_1": ("source_id",)}
     raw = read_spelled(path, ("participant_id",), names, sep="\t")
     raw["participant_id"] = ["sub-" + str(name).strip().removeprefix("sub-") for name in raw["participant_id"]]
-    raw = drop_rows(raw, raw.duplicated("participant_id"), "duplicate row of participants.tsv", report)
-    out = {name: in_range(name, to_numbers(column_of(raw, name), report), report) for name in _PARTICIPANT_COLUMNS}
-    out |= {name: column_of(raw, name).astype("string") for name in ("sex", "alternative_id_1")}
+    raw = only_agreed(raw, "participant_id", "participant listed twice with different facts; they are not used", report,
+                      "duplicate row of participants.tsv")  # fmt: skip
+    numbers = {name: to_numbers(column_of(raw, name), report) for name in ("education", "apoe4")}
+    numbers["age_bl"] = to_ages(column_of(raw, "age_bl"), report)
+    out = {name: in_range(name, values, report) for name, values in numbers.items()}
+    out |= {name: column_of(raw, name).astype("string") for name in ("alternative_id_1",)}
+    out["sex"] = sexes(column_of(raw, "sex"), report)
     out["site"] = column_of(raw, "site").astype("string").str.replace(r"\.0$", "", regex=True)
     return dict(zip(raw["participant_id"], records(pd.DataFrame(out)), strict=True))
 
 
-def _read_sessions(root: Path, report: ReadReport) -> dict[tuple[str, int], dict[str, Any]]:
-    """(participant, month) -> the session's facts, from every ``sub-*_sessions.tsv``."""
-    out: dict[tuple[str, int], dict[str, Any]] = {}
-    names = {**_SESSION_COLUMNS, "diagnosis": ("dx",), "examination_date": ()}
-    for path in sorted([*root.glob("sub-*/sub-*_sessions.tsv"), *root.glob("subjects/sub-*/sub-*_sessions.tsv")]):
-        try:
-            raw = read_spelled(path, ("session_id", "diagnosis"), names, sep="\t")
-        except UnreadableTableError as error:
-            report.skip("sessions.tsv that cannot be read", error)
-            continue
-        measured = {name: to_numbers(column_of(raw, name), report) for name in _SESSION_COLUMNS}
-        facts = pd.DataFrame({name: in_range(name, values, report) for name, values in measured.items()})
-        facts["dx"] = diagnoses(pd.Series(raw["diagnosis"]), report)
-        facts["date"] = exam_dates(column_of(raw, "examination_date"), report)
-        facts["month"] = to_floats(pd.Series([_months(str(name).strip()) for name in raw["session_id"]], dtype=object))
-        facts = drop_rows(facts, facts["month"].isna(), "session that is not named ses-M<month>", report)
-        facts = merge_repeated(facts, ["month"], "duplicate row of sessions.tsv", report)
-        out |= {(path.parent.name, int(row["month"])): row for row in records(facts)}
-    return out
+def _read_sessions(paths: list[Path], report: ReadReport, *, needed: bool) -> dict[tuple[str, int], dict[str, Any]]:
+    """(Participant, month) -> the session's facts, from every ``sub-*_sessions.tsv``; all are converted at once.
+
+    Raises:
+        DataError: Not one of them has sessions, or diagnoses although they are ``needed``.
+    """
+    names = {"session_id": (), **_SESSION_COLUMNS, "diagnosis": ("dx",), "examination_date": ()}
+
+    def failed(path: Path, error: DataError) -> None:
+        report.skip("sessions.tsv that cannot be read", error)
+
+    raw = read_many(paths, names, failed, "\t")
+    required = ("session_id", "diagnosis") if needed else ("session_id",)
+    if len(raw):
+        check_columns(paths[int(raw[SOURCE].iloc[0])], raw.drop(columns=SOURCE), required)
+    measured = {name: to_numbers(column_of(raw, name), report) for name in _SESSION_COLUMNS if name != "age"}
+    measured["age"] = to_ages(column_of(raw, "age"), report)
+    facts = pd.DataFrame({name: in_range(name, values, report) for name, values in measured.items()}, index=raw.index)
+    facts["participant"] = [paths[k].parent.name for k in raw[SOURCE]]
+    facts["dx"] = diagnoses(column_of(raw, "diagnosis"), report)
+    facts["date"] = exam_dates(column_of(raw, "examination_date"), report)
+    sessions = column_of(raw, "session_id").astype("string").fillna("").str.strip()
+    facts["month"] = to_floats(pd.Series([_months(name) for name in sessions], dtype=object, index=raw.index))
+    facts = drop_rows(facts, facts["month"].isna(), "session that is not named ses-M<month>", report)
+    facts = merge_repeated(facts, ["participant", "month"], "duplicate row of sessions.tsv", report)
+    return {(row["participant"], int(row["month"])): row for row in records(facts)}
 
 
-def _read_scans(root: Path) -> dict[str, dict[str, Any]]:
-    """File name -> what a ``*_scans.tsv`` says of the image; empty where there is none."""
-    out: dict[str, dict[str, Any]] = {}
-    for pattern in ("sub-*/ses-*/*_scans.tsv", "subjects/sub-*/ses-*/*_scans.tsv", "sub-*/*_scans.tsv"):
-        for path in sorted(root.glob(pattern)):
-            raw = read_spelled(path, ("filename",), {**_SCAN_COLUMNS, "acq_time": ()}, sep="\t")
-            field = column_of(raw, "field_strength").astype("string").str.extract(r"(\d(?:\.\d+)?)", expand=False)
-            facts = {"field_strength": to_floats(field), "date": to_dates(column_of(raw, "acq_time"), ReadReport())}
-            identity = column_of(raw, "image_id").astype("string").str.replace(r"\.0$", "", regex=True)
-            names = [Path(str(name)).name for name in raw["filename"]]
-            out |= dict(zip(names, records(pd.DataFrame({**facts, "image_id": identity})), strict=True))
-    return out
+def _read_scans(paths: list[Path], report: ReadReport) -> dict[str, dict[str, Any]]:
+    """File name -> what a ``*_scans.tsv`` says of the image; empty where there is none that says anything."""
+
+    def failed(path: Path, error: DataError) -> None:
+        report.note("scans.tsv that cannot be read")
+
+    raw = read_many(paths, {"filename": (), **_SCAN_COLUMNS, "acq_time": ()}, failed, "\t")
+    unnamed = column_of(raw, "filename").isna()
+    if unnamed.any():
+        report.note("row of scans.tsv without the name of a file", int(unnamed.sum()))
+    raw = raw[~unnamed].reset_index(drop=True)
+    tesla = column_of(raw, "field_strength").astype("string").str.extract(r"(\d(?:\.\d+)?)", expand=False)
+    facts = pd.DataFrame({"field_strength": to_floats(tesla), "date": exam_dates(column_of(raw, "acq_time"), report)})
+    facts["image_id"] = column_of(raw, "image_id").astype("string").str.replace(r"\.0$", "", regex=True)
+    facts["name"] = [str(name).rpartition("/")[2] for name in column_of(raw, "filename")]
+    facts = only_agreed(
+        facts, "name", "image listed twice in scans.tsv with different facts; they are not used", report
+    )
+    return {row["name"]: row for row in records(facts)}
 
 
 def _months(session: str) -> int | None:
@@ -206,6 +271,7 @@ def _describe(
     session: dict[str, Any] | None,
     visits: dict[tuple[str, int], dict[str, Any]],
     scan: dict[str, Any],
+    sidecar: dict[str, Any],
 ) -> dict[str, Any]:
     """The finished row of one image; ``dx`` is None where no table has a diagnosis."""
     name, month = key
@@ -217,9 +283,8 @@ def _describe(
     if visit is not None:
         facts |= {column: visit[column] for column in VISIT_FACTS}
         dx, source, date = visit["dx"], CONTRADICTORY if visit["contradictory"] else SOURCE_MERGE, visit["exam_date"]
-    sidecar = _sidecar(image)
     own = {"education": person.get("education"), "apoe4": person.get("apoe4"), "site": person.get("site")}
-    own |= {"sex": map_sex(person.get("sex")), "field_strength": _field_strength(sidecar, scan)}
+    own |= {"sex": person.get("sex"), "field_strength": _field_strength(sidecar, scan)}
     if session is not None:
         own |= {column: session[column] for column in _SESSION_COLUMNS}
         date = date if is_missing(session["date"]) else session["date"]
@@ -237,7 +302,7 @@ def _describe(
         "month": float(month),
         "scan": f"{subject} {session_name}",
         "variant": 0,
-        "image": str(image.absolute()),
+        "image": str(image),
         "image_id": number if isinstance(number, str) else f"{name}_ses-{session_name}",
         "acq_date": scan["date"] if scan and not is_missing(scan["date"]) else date,
         "description": image.name.split("_", 2)[2],
@@ -254,11 +319,13 @@ def _ptid(participant: str, facts: dict[str, Any] | None) -> str:
     return subject_id(alternative if isinstance(alternative, str) and alternative else participant)
 
 
-def _sidecar(image: Path) -> dict[str, Any]:
+def _sidecar(image: Path, there: set[str]) -> dict[str, Any]:
     """The image's JSON sidecar; empty where there is none that can be read."""
-    path = image.with_name(re.sub(r"\.nii(\.gz)?$", ".json", image.name))
+    path = re.sub(r"\.nii(\.gz)?$", ".json", str(image))
+    if path not in there:
+        return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -43,7 +43,7 @@ MISSING_WORDS = frozenset(("", "-4", "-1", "-", ".", "?", "n/a", "na", "nan", "n
 _ROSTER = re.compile(r"^(?:RID\s*)?0*(\d{1,5})(?:\.0)?$", re.IGNORECASE)
 _PTID = re.compile(r"^(?:sub-)?(?:ADNI)?[_-]?(\d{1,3})[_-]?S[_-]?(\d{1,5})$", re.IGNORECASE)
 _ISO = re.compile(r"^(\d{4})[-/](\d{1,2})[-/](\d{1,2})(?!\d)")
-_COMPACT = re.compile(r"^(\d{4})(\d{2})(\d{2})$")
+_COMPACT = re.compile(r"^(\d{4})(\d{2})(\d{2})(?:\.0)?$")
 _NUMERIC = re.compile(r"^(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d{2})(?!\d)")
 _NAMED_MONTH = re.compile(r"[A-Za-z]{3}")
 

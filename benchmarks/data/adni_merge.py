@@ -22,7 +22,7 @@ from medgraft.benchmarks.data.adni_columns import (
     roster_name,
     subject_id,
 )
-from medgraft.benchmarks.data.reading import ReadReport
+from medgraft.benchmarks.data.reading import ReadReport, years_of
 from medgraft.errors import DataError
 
 DIAGNOSES = ("CN", "MCI", "AD")
@@ -80,7 +80,19 @@ def map_diagnosis(value: Any) -> str | None:
 
 def map_sex(value: Any) -> str | None:
     """F, M or None."""
-    return _SEXES.get(str(value).strip().lower())
+    word = str(value).strip().lower().removesuffix(".0")
+    return _SEXES.get(word) or {"1": "M", "2": "F"}.get(word)
+
+
+def sexes(column: pd.Series, report: ReadReport) -> pd.Series:
+    """F, M or None of a column; numbers, of which ADNI's own are 1 for male and 2 for female (PTDEMOG), are noted."""
+    mapped = column.map(map_sex).astype(object)
+    text = column.astype("string").str.strip().str.lower().fillna("")
+    if numbered := int((mapped.notna() & ~text.isin(list(_SEXES))).sum()):
+        report.note("sex given as a number; 1 is male and 2 female, as in ADNI's own tables", numbered)
+    if odd := int((mapped.isna() & ~text.isin(MISSING_WORDS)).sum()):
+        report.note("sex not understood; treated as missing", odd)
+    return mapped.where(mapped.notna(), None)
 
 
 def in_range(name: str, values: pd.Series, report: ReadReport) -> pd.Series:
@@ -109,6 +121,17 @@ def to_numbers(column: pd.Series, report: ReadReport) -> pd.Series:
         report.note(f"{column.name} is no number; treated as missing", odd)
     measured: Any = numbers.mask(numbers.isin(_MISSING_CODES))
     return measured
+
+
+def to_ages(column: pd.Series, report: ReadReport) -> pd.Series:
+    """:func:`to_numbers` in years; ages with a unit, ``84Y``, ``084Y`` or ``84 years``, are noted."""
+    text = column.astype("string").str.strip()
+    years = text.map(years_of, na_action="ignore")
+    stated = (years.notna() & to_floats(text).isna()).fillna(False).astype(bool)
+    if stated.any():
+        report.note("age given with its unit", int(stated.sum()))
+    plain = text.where(~stated, years.astype("string")).rename(column.name)
+    return to_numbers(plain, report)
 
 
 def to_floats(column: pd.Series) -> pd.Series:
@@ -211,7 +234,7 @@ def read_merge(path: Path, report: ReadReport) -> pd.DataFrame:
     years = numbers("Years_bl").fillna(month / 12).fillna(0.0)
     field = column_of(raw, "FLDSTRENG").astype("string").str.extract(r"(\d(?:\.\d)?)", expand=False)
     measured = {
-        "age": numbers("AGE") + years,
+        "age": to_ages(column_of(raw, "AGE"), report) + years,
         "education": numbers("PTEDUCAT"),
         "apoe4": numbers("APOE4"),
         **{name: numbers(name) for name in (*SCORE_COLUMNS, *VOLUME_COLUMNS)},
@@ -224,7 +247,7 @@ def read_merge(path: Path, report: ReadReport) -> pd.DataFrame:
             "exam_date": exam_dates(pd.Series(raw["EXAMDATE"]), report),
             "image_uid": _image_numbers(column_of(raw, "IMAGEUID")),
             "dx": diagnoses(pd.Series(raw["DX"]), report),
-            "sex": pd.Series(raw["PTGENDER"]).map(map_sex),
+            "sex": sexes(pd.Series(raw["PTGENDER"]), report),
             "site": _site(column_of(raw, "SITE"), subject),
             "field_strength": to_floats(field),
             **{name: in_range(name, values, report) for name, values in measured.items()},
@@ -273,6 +296,32 @@ def _one_row_per_visit(visits: pd.DataFrame, report: ReadReport) -> pd.DataFrame
     visits = drop_rows(visits, visits["subject"].map(is_withdrawn), "withdrawn subject in ADNIMERGE", report)
     visits = merge_repeated(visits, key, "duplicate row of ADNIMERGE", report)
     return visits.sort_index().reset_index(drop=True)
+
+
+def only_agreed(
+    rows: pd.DataFrame, key: str, reason: str, report: ReadReport, repeated: str | None = None
+) -> pd.DataFrame:
+    """One row per key; a fact on which its rows disagree becomes missing, and their number is noted under ``reason``.
+
+    Args:
+        rows: The rows, with a column ``key``.
+        key: What two rows of one thing share.
+        reason: For keys with different facts.
+        report: Gets the counts.
+        repeated: Reason under which the further rows are counted as left out; ``None`` to count them nowhere.
+    """
+    again = rows.duplicated(key, keep=False)
+    if not again.any():
+        return rows
+    some = rows[again]
+    different = some.groupby(key, sort=False).transform("nunique") > 1
+    if odd := int(some.loc[different.any(axis=1), key].nunique()):
+        report.note(reason, odd)
+    rows = rows.copy()
+    for name in different.columns:
+        rows[name] = rows[name].mask(different[name].reindex(rows.index, fill_value=False))
+    further = rows.duplicated(key)
+    return drop_rows(rows, further, repeated, report) if repeated else rows[~further]
 
 
 def merge_repeated(rows: pd.DataFrame, key: list[str], reason: str, report: ReadReport) -> pd.DataFrame:

@@ -33,6 +33,7 @@ __all__ = [
     "read_many",
     "read_table",
     "renamed",
+    "years_of",
 ]
 
 logger = logging.getLogger(__name__)
@@ -170,6 +171,24 @@ def renamed(table: pd.DataFrame, names: Mapping[str, tuple[str, ...]]) -> pd.Dat
         if found is not None and found not in chosen:
             chosen[found] = name
     return table.rename(columns=chosen)
+
+
+_AGE = re.compile(
+    r"0*(\d+(?:\.\d+)?)\s*-?\s*(y|yr|yrs|years?|a|m|mo|mos|months?|w|wks?|weeks?|d|days?)\.?", re.IGNORECASE
+)
+
+
+def years_of(text: str) -> float | None:
+    """Years of an age with a unit, as DICOM (part 5, 6.2, AS) and people write it; ``None`` without one.
+
+    Example:
+        >>> years_of("084Y"), years_of("84 years"), years_of("6M"), years_of("84")
+        (84.0, 84.0, 0.5, None)
+    """
+    match = _AGE.fullmatch(str(text).strip())
+    if match is None:
+        return None
+    return float(match[1]) / {"y": 1, "a": 1, "m": 12, "w": 52.1775, "d": 365.2425}[match[2][0].lower()]
 
 
 def read_many(
