@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from medgraft.adapters.ace_lora import AceLora
+from medgraft.archives import check_weights, names_bytearray
 from medgraft.checkpoint import UNRECORDED, WEIGHTS_NAME, file_digest, read_config, read_weights
 from medgraft.documents import read_json
 from medgraft.errors import CheckpointError
@@ -86,6 +87,9 @@ def read_published(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist")
+    check_weights(path)
+    if names_bytearray(path):
+        raise CheckpointError(f"checkpoint {path} is refused: it holds more than data (bytearray)")
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # UnpicklingError, and whatever a damaged archive raises

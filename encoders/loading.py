@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medgraft.archives import check_weights_folder
 from medgraft.checkpoint import load_strict, read_weights, state_digest
 from medgraft.encoder import Encoder, EncoderSpec, TextEncoder
 from medgraft.errors import CheckpointError, ConfigError, DataError, MedgraftError
@@ -43,7 +44,8 @@ def origin(weights: str, sha256: str | None = None) -> str | Path:
     """What ``weights`` asks for: ``"default"``, ``"random"`` or the path of a file or folder.
 
     Raises:
-        CheckpointError: It is neither a keyword nor something on this disk.
+        CheckpointError: It is neither a keyword nor something on this disk, or a folder with damaged weights or more
+            than a limit of :mod:`medgraft.limits` allows.
         ConfigError: ``sha256`` was given for what is not one file.
     """
     if weights in ("default", "pretrained", "random"):
@@ -56,6 +58,8 @@ def origin(weights: str, sha256: str | None = None) -> str | Path:
             )
     if sha256 is not None and not (isinstance(found, Path) and found.is_file()):
         raise ConfigError(f"sha256 can be checked for one local file only, and the weights are {weights!r}")
+    if isinstance(found, Path) and found.is_dir():
+        check_weights_folder(found)  # a library will load from it; single files are looked through when they are read
     return found
 
 

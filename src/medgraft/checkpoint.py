@@ -13,6 +13,7 @@ import os
 import pickle
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from medgraft.archives import check_weights, names_bytearray
 from medgraft.documents import read_json
 from medgraft.errors import CheckpointError
+from medgraft.limits import RATIO_FROM
 
 if TYPE_CHECKING:
     from medgraft.encoder import Encoder
@@ -76,9 +79,12 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
             f"checkpoint {path} has sha256 {found[:16]}..., expected {sha256[:16]}...; fetch it again"
         )
     try:
+        check_weights(path)
         if path.suffix == ".safetensors":
             return load_file(path)
         state = _load_pickled(path)
+    except CheckpointError:
+        raise
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
     except Exception as error:  # pickle.UnpicklingError and what a damaged archive may raise
@@ -91,17 +97,30 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
             state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise CheckpointError(f"checkpoint {path} is not a table of tensors; save the model's state_dict()")
+    for name, tensor in state.items():
+        if _repeats(tensor):
+            raise CheckpointError(
+                f"checkpoint {path} is refused: {name} repeats a few stored numbers {tensor.numel():,} times"
+            )
     return state
+
+
+def _repeats(tensor: Tensor) -> bool:
+    """True where a tensor is far larger than what is stored of it, so that a copy of it would not fit."""
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        return False
+    size = tensor.numel() * tensor.element_size()
+    return size > RATIO_FROM and size > 4 * tensor.untyped_storage().nbytes()
 
 
 def _load_pickled(path: Path) -> Any:
     """Content of a PyTorch file; objects that are no tensors are blank."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        from medgraft.unpickling import load_tensors
+    if not names_bytearray(path):
+        with suppress(pickle.UnpicklingError):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    from medgraft.unpickling import load_tensors
 
-        return load_tensors(path)
+    return load_tensors(path)
 
 
 def load_strict(module: nn.Module, state: dict[str, Tensor], where: str) -> None:

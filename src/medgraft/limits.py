@@ -37,7 +37,9 @@ LIMITS = {
         1 << 30, "bytes that one compressed table, DICOM file or member of an archive of weights unpacks to"
     ),
     "MEDGRAFT_MAX_RATIO": Limit(200, "unpacked over packed size of those, from 64 MiB unpacked on"),
-    "MEDGRAFT_MAX_HEADER_BYTES": Limit(32 << 20, "bytes of the header of a safetensors file"),
+    "MEDGRAFT_MAX_HEADER_BYTES": Limit(
+        32 << 20, "bytes of the header of a safetensors file, or of the pickle of a PyTorch file"
+    ),
     "MEDGRAFT_MAX_PICKLE_OPERATIONS": Limit(4 << 20, "operations of the pickle in a PyTorch file"),
     "MEDGRAFT_MAX_DOCUMENT_BYTES": Limit(16 << 20, "bytes of a YAML or JSON file"),
     "MEDGRAFT_MAX_DOCUMENT_DEPTH": Limit(64, "levels of nesting in a YAML or JSON file"),
