@@ -14,36 +14,10 @@ from typing import Annotated, Any
 
 import typer
 
-from medgraft.console import guarded
+from medgraft.benchmarks.texts import listed, listed_encoders, parse_seeds
+from medgraft.console import entered, guarded, tell_if_deaf
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-
-
-def listed(text: str | None) -> list[str] | None:
-    """Parts of a comma-separated option; ``None`` where it was not given."""
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
-
-
-def parse_seeds(text: str | None) -> list[int] | None:
-    """``0,1,2`` or ``0-4``, or both mixed.
-
-    Example:
-        >>> parse_seeds("0,3-5")
-        [0, 3, 4, 5]
-    """
-    from medgraft.errors import ConfigError
-
-    if text is None:
-        return None
-    seeds: list[int] = []
-    for part in listed(text) or []:
-        low, dash, high = part.partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()):
-            raise ConfigError(f"--seeds {text!r}: {part!r} is neither a number nor a range; write 0,1,2 or 0-4")
-        seeds += range(int(low), int(high) + 1) if dash else [int(low)]
-    if not seeds:
-        raise ConfigError(f"--seeds {text!r} names no seed")
-    return list(dict.fromkeys(seeds))
 
 
 def parse_data(items: list[str] | None) -> dict[str, str] | None:
@@ -94,6 +68,13 @@ def run(
     verify: Annotated[
         bool, typer.Option("--verify", help="Read every file of the cohorts again; do not go by sizes and times.")
     ] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="NAME.OPTION=VALUE: lora.rank=4, chexpert.labels=all, train.lr=1e-3, train.lora.epochs=3."
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Run more than 10,000 cells without being asked twice.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log more; may name files of the cohort.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -102,6 +83,8 @@ def run(
     from medgraft.benchmarks.importing import uncollected
 
     with guarded(debug=debug, verbose=verbose), ended_on_error():
+        if not dry_run:
+            tell_if_deaf()
         if not dry_run and config is None and cache_size is None:  # workers read the size of the cache from it
             start_fork_server()
         with uncollected():
@@ -109,9 +92,9 @@ def run(
             from medgraft.benchmarks.sweep import show_plan, sweep_and_show
 
         overrides: dict[str, Any] = {
-            "adapters": listed(adapters),
-            "encoders": listed(encoders),
-            "tasks": listed(tasks),
+            "adapters": listed(adapters, "--adapters"),
+            "encoders": listed_encoders(encoders, "--encoders"),
+            "tasks": listed(tasks, "--tasks"),
             "seeds": parse_seeds(seeds),
             "epochs": epochs,
             "backend": backend,
@@ -128,8 +111,9 @@ def run(
             "threads": threads,
             "baselines": baselines,
             "verify": verify or None,
+            "yes": yes or None,
         }
-        sweep = read_sweep(config, overrides)
+        sweep = read_sweep(config, overrides, set_ or ())
         if sweep.cache_size is not None:
             os.environ["MEDGRAFT_CACHE_SIZE"] = sweep.cache_size  # workers read it too
         if dry_run:
@@ -171,12 +155,12 @@ def cohort(
     ] = 0,
     size: Annotated[int, typer.Option(help="Chest cohorts: side in pixels.", min=64)] = 256,
     setting: Annotated[str, typer.Option(help="Named setting of the generator.")] = "default",
-    seed: Annotated[int, typer.Option(help="Defines every file.", min=0)] = 0,
-    jobs: Annotated[int, typer.Option(help="Worker processes.", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="Defines every file.", min=0, max=2**32 - 1)] = 0,
+    jobs: Annotated[int, typer.Option(help="Worker processes.", min=1, max=1024)] = 1,
     debug: Debug = False,
 ) -> None:
     """Write a phantom cohort in the real layout; every file says that it is no person's."""
-    with guarded(debug=debug):
+    with guarded(debug=debug, resumes=False):
         from medgraft.benchmarks.cohorts import write_phantom
 
         options: dict[str, Any] = {"seed": seed, "setting": setting}
@@ -225,7 +209,7 @@ def leaderboard(
     debug: Debug = False,
 ) -> None:
     """Build the leaderboard from any folders of results."""
-    with guarded(debug=debug):
+    with guarded(debug=debug, resumes=False):
         from medgraft.benchmarks.kernel_results import read_operations
         from medgraft.benchmarks.leaderboard import board_rows, write_board
         from medgraft.benchmarks.sweep import show_board
@@ -234,7 +218,7 @@ def leaderboard(
         rows, operations = board_rows(results), read_operations(results)
         if not rows and not operations:
             raise MedgraftError(f"no readable result below {', '.join(map(str, results))}")
-        also = [] if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
+        also = listed(metrics, "--metrics") or []
         asked = ["--metrics", metrics] if metrics else []
         command = shlex.join(["medgraft", "leaderboard", *map(str, results), *asked])
         text, data = write_board(rows, out, command, operations, also)
@@ -248,7 +232,7 @@ def expert_load(
     debug: Debug = False,
 ) -> None:
     """Draw which experts of tgh_moe the tokens of each task chose, from any folders of results."""
-    with guarded(debug=debug):
+    with guarded(debug=debug, resumes=False):
         from medgraft.benchmarks.leaderboard import board_rows
         from medgraft.benchmarks.load_figure import draw_loads, loads
 
@@ -273,7 +257,7 @@ def register(app: typer.Typer) -> None:
 
 def main() -> None:
     """Entry point of ``python -m benchmarks.run``."""
-    typer.run(run)
+    entered("benchmarks.run", lambda: typer.run(run))
 
 
 if __name__ == "__main__":

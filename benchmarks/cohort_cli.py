@@ -31,7 +31,7 @@ def prepare(
     spacing: Annotated[float, typer.Option(help="Voxel size in mm.", min=0.5, max=8)] = 1.0,
     n4: Annotated[bool, typer.Option("--n4/--no-n4", help="Correct the bias field.")] = True,
     mask: Annotated[bool, typer.Option("--mask", help="Zero outside the template's brain, widened by 4 mm.")] = False,
-    jobs: Annotated[int, typer.Option(help="Worker processes.", min=1)] = 1,
+    jobs: Annotated[int, typer.Option(help="Worker processes.", min=1, max=1024)] = 1,
     verbose: Annotated[bool, typer.Option("--verbose", help="Name the volumes that failed.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -83,12 +83,14 @@ def leak_check(
     debug: Debug = False,
 ) -> None:
     """Train one cell with a scan-level and with a subject-level split, and report what the leak would claim."""
-    with guarded(debug=debug):
-        from medgraft.benchmarks.cli import listed, parse_data, parse_seeds
+    with guarded(debug=debug, resumes=False):
+        from medgraft.benchmarks.cli import parse_data
         from medgraft.benchmarks.leak_check import leak_check as run
-        from medgraft.benchmarks.plan import encoders_of, read_sweep
+        from medgraft.benchmarks.plan import encoders_of
+        from medgraft.benchmarks.request import read_sweep
+        from medgraft.benchmarks.texts import listed_encoders, parse_seeds
 
-        chosen = listed(encoders)
+        chosen = listed_encoders(encoders, "--encoders")
         if chosen is None and "phantom_brain" in encoders_of(task):
             chosen = list(dict.fromkeys([*encoders_of(task), "pixels:3d"]))
         overrides: dict[str, Any] = {

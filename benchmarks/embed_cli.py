@@ -26,7 +26,7 @@ def embed(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Draw the test samples of results by class, before and after training; each cell is trained again."""
-    with guarded(debug=debug):
+    with guarded(debug=debug, resumes=False):
         from medgraft.benchmarks import embedding
         from medgraft.benchmarks.cli import parse_data
 

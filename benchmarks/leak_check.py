@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from medgraft.benchmarks import cohorts
 from medgraft.benchmarks.cell import Cell
 from medgraft.benchmarks.metrics import Predictions, interval, points, subject_bootstrap
-from medgraft.benchmarks.plan import Sweep
+from medgraft.benchmarks.request import Sweep
 from medgraft.benchmarks.results import CellSpec
 from medgraft.benchmarks.tasks import task_class
 from medgraft.errors import ConfigError, DataError

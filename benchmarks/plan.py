@@ -3,140 +3,33 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from typing import Any
 
 from medgraft import plugins
-from medgraft.benchmarks.cache_entries import parse_size
 from medgraft.benchmarks.cohorts import Cohort
-from medgraft.benchmarks.results import Backend, CellSpec, Device, Precision
+from medgraft.benchmarks.request import Sweep, known_encoder, merged, read_sweep
+from medgraft.benchmarks.results import CellSpec, Device, Precision
 from medgraft.benchmarks.tasks import build_task, task_class
-from medgraft.documents import read_yaml
 from medgraft.errors import ConfigError, IncompatibleError, MedgraftError, UnknownNameError
+from medgraft.options import checked
 from medgraft.registry import (
-    PresetEntry,
     TaskEntry,
     TrainDefaults,
     adapter_class,
     build_adapters,
     build_encoder,
     catalogue,
-    readable,
     resolve_adapter,
     resolve_encoder,
 )
 
+__all__ = ["Plan", "Row", "Sweep", "read_sweep"]
+MOST_CELLS = 10_000
+"""Cells of a sweep that need no ``--yes``."""
 PROMPTED = ("contrastive", "prompted")
 """Objectives that know classes by their prompts."""
-
-
-class Sweep(BaseModel):
-    """A request; every field is an option of ``run`` or a line of ``--config``.
-
-    Attributes:
-        adapters: Adapter names; may be empty where the preset brings variants.
-        encoders: Encoder names; by default those that the tasks name.
-        tasks: Task names; by default the preset's, else those that the catalogue names for each adapter.
-        seeds: Seeds of each row; the preset's by default.
-        epochs: Takes the place of every adapter's own number.
-        backend: How adapters run.
-        precision: ``auto`` takes bf16 where the processor or GPU multiplies it natively, else fp32; ``bf16_frozen``
-            is never taken unasked; the preset's by default.
-        device: ``auto`` takes a GPU where PyTorch sees one.
-        data: Cohort name -> folder.
-        results: Folder of the results.
-        jobs: Worker processes.
-        preset: Named size of the sweep.
-        limit: Largest number of samples per split.
-        augment_views: Augmented views of each image or volume, one of which is drawn in each epoch; 0 for none.
-        cache_size: What the cache may hold, such as ``20GB``; ``None`` leaves it to ``MEDGRAFT_CACHE_SIZE``.
-        timeout: Seconds after which a cell is killed.
-        threads: Threads per worker; part of what defines a number.
-        baselines: Add the reference rows.
-        verify: Read every file of the cohorts again to tell whether they are what they were.
-        options: Adapter or task name -> its options.
-        train: Adapter name -> training hyper-parameters.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    adapters: tuple[str, ...] = ()
-    encoders: tuple[str, ...] | None = Field(None, min_length=1)
-    tasks: tuple[str, ...] | None = Field(None, min_length=1)
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
-    epochs: int | None = Field(None, ge=0)
-    backend: Backend = "eager"
-    precision: Literal["auto", "fp32", "bf16", "bf16_frozen"] | None = None
-    device: Literal["auto", "cpu", "cuda"] = "cpu"
-    data: dict[str, Path] = {}
-    results: Path = Path("results")
-    jobs: int | None = Field(None, ge=1)
-    preset: str = "quick"
-    limit: int | None = Field(None, ge=4)
-    augment_views: int = Field(0, ge=0)
-    cache_size: str | None = None
-    timeout: float = Field(3600.0, gt=0)
-    threads: int = Field(1, ge=1)
-    baselines: bool = True
-    verify: bool = False
-    options: dict[str, dict[str, Any]] = {}
-    train: dict[str, dict[str, Any]] = {}
-
-    @field_validator("adapters")
-    @classmethod
-    def _one_spelling(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple("+".join(part.strip() for part in name.split("+")) for name in names)
-
-    @field_validator("cache_size")
-    @classmethod
-    def _is_size(cls, text: str | None) -> str | None:
-        if text is not None:
-            try:
-                parse_size(text)
-            except ConfigError as error:
-                raise ValueError(str(error)) from error
-        return text
-
-    @model_validator(mode="after")
-    def _something_to_run(self) -> Sweep:
-        entry = catalogue().presets.get(self.preset)
-        if not self.adapters and (entry is None or not entry.variants):
-            raise ValueError("no adapter was named; choose some with --adapters (`medgraft ls adapters` lists them)")
-        return self
-
-    def preset_entry(self) -> PresetEntry:
-        """The preset.
-
-        Raises:
-            UnknownNameError: There is none of that name.
-        """
-        presets = catalogue().presets
-        if self.preset not in presets:
-            raise UnknownNameError("preset", self.preset, presets)
-        return presets[self.preset]
-
-
-def read_sweep(path: Path | None, overrides: Mapping[str, Any]) -> Sweep:
-    """A request from a YAML file and the command line, which wins.
-
-    Raises:
-        ConfigError: The file cannot be read, or a field does not exist or has a value out of range.
-    """
-    values: dict[str, Any] = {}
-    if path is not None:
-        values = read_yaml(path, name=f"--config {path}") or {}
-        if not isinstance(values, dict):
-            raise ConfigError(f"--config {path} must hold a mapping of options, not {type(values).__name__}")
-    values |= {name: value for name, value in overrides.items() if value is not None}
-    try:
-        return Sweep.model_validate(values)
-    except ValidationError as error:
-        known = ", ".join(Sweep.model_fields)
-        raise ConfigError(f"the sweep's options: {readable(error)}; they are: {known}") from error
 
 
 @dataclass(frozen=True)
@@ -179,9 +72,14 @@ def asked_adapters(sweep: Sweep) -> tuple[str, ...]:
 
 
 def adapter_options(sweep: Sweep, adapter: str, label: str = "") -> dict[str, Any]:
-    """Options of a row: the preset's, then the request's, then those that make it the variant of that label."""
-    preset = sweep.preset_entry()
-    return {**preset.options.get(adapter, {}), **sweep.options.get(adapter, {}), **preset.variant(label).options}
+    """Options of a row: the preset's, then the request's, then those that make it the variant of that label.
+
+    A composed adapter takes what the request says of its parts, then what it says of the whole.
+    """
+    preset, parts = sweep.preset_entry(), adapter.split("+")
+    of_parts = {part: sweep.options[part] for part in parts if part in sweep.options} if len(parts) > 1 else {}
+    own = merged(of_parts, sweep.options.get(adapter, {}))
+    return {**preset.options.get(adapter, {}), **own, **preset.variant(label).options}
 
 
 def task_options(sweep: Sweep, task: str) -> dict[str, Any]:
@@ -228,7 +126,8 @@ def check_names(sweep: Sweep) -> None:
     for task in sweep.tasks or ():
         task_class(task)
     known = {*sweep.adapters, *plugins.discover("task"), *plugins.discover("adapter")}
-    for name in [*sweep.options, *sweep.train]:
+    tables = [name for name, own in sweep.train.items() if isinstance(own, dict)]
+    for name in [*sweep.options, *tables]:
         if name not in known:
             raise UnknownNameError("adapter or task in the sweep's options", name, known)
     for adapter in sweep.adapters:
@@ -246,10 +145,16 @@ def _check_options(sweep: Sweep) -> None:
             build_task(name, options)
         else:
             build_adapters(name, options)
-    for name in sweep.train:
-        if name in tasks:
+    for name, own in sweep.train.items():
+        if not isinstance(own, dict) and name not in TrainDefaults.model_fields:
+            known = [*TrainDefaults.model_fields, *plugins.discover("adapter")]
+            raise UnknownNameError("training option or adapter in the sweep's train table", name, known)
+        if isinstance(own, dict) and name in tasks:
             raise ConfigError(f"training options go by adapter, and {name!r} is a task")
-        training(sweep, name)
+        if isinstance(own, dict):
+            training(sweep, name)
+    for adapter in asked_adapters(sweep):
+        training(sweep, adapter)
 
 
 def rows(sweep: Sweep) -> list[Row]:
@@ -261,13 +166,33 @@ def rows(sweep: Sweep) -> list[Row]:
     for adapter, label in chosen:
         for task in sweep.tasks or preset.variant(label).tasks or preset.tasks or tasks_of(adapter):
             entry = task_entry(task)
-            encoders = preset.variant(label).encoders or sweep.encoders or encoders_of(task)
+            named = preset.variant(label).encoders or sweep.encoders or encoders_of(task)
+            encoders = tuple(dict.fromkeys(known_encoder(name) for name in named))
             if not encoders:
                 raise ConfigError(f"no default encoder reads what task {task!r} does; choose some with --encoders")
             if sweep.baselines:
                 wanted.update(dict.fromkeys(_references(task, entry, encoders)))
             wanted.update(dict.fromkeys(Row(task, encoder, adapter, label) for encoder in encoders))
     return list(wanted)
+
+
+def check_size(sweep: Sweep, wanted: Sequence[Row]) -> None:
+    """Asks back before an enormous sweep, and where an option on the command line would change nothing.
+
+    Raises:
+        ConfigError: There are more than :data:`MOST_CELLS` cells without ``--yes``, or ``--set`` names an adapter or
+            task that no row is of.
+    """
+    seeds = sweep.seeds if sweep.seeds is not None else sweep.preset_entry().seeds
+    if len(wanted) * len(seeds) > MOST_CELLS and not sweep.yes:
+        raise ConfigError(
+            f"{len(wanted):,} rows of {len(seeds):,} seeds are {len(wanted) * len(seeds):,} cells; give --yes if that "
+            "is what you want, or ask for fewer seeds, encoders or tasks"
+        )
+    there = {row.task for row in wanted} | {row.adapter for row in wanted}
+    there |= {part for row in wanted for part in row.adapter.split("+")}
+    if idle := [name for name in sweep.assigned if name not in there]:
+        raise ConfigError(f"--set {idle[0]}: no row of the sweep has it; the rows have {', '.join(sorted(there))}")
 
 
 def _references(task: str, entry: TaskEntry, encoders: Iterable[str]) -> Iterable[Row]:
@@ -287,13 +212,20 @@ def training(sweep: Sweep, adapter: str, label: str = "") -> TrainDefaults:
         values |= entry.train.model_dump() if entry else {}
     for part in [*parts, adapter]:
         values |= sweep.preset_entry().train.get(part, {})
-    values |= {**sweep.preset_entry().variant(label).train, **sweep.train.get(adapter, {})}
-    if sweep.epochs is not None and values.get("epochs") != 0:
-        values["epochs"] = sweep.epochs
-    try:
-        return TrainDefaults.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(f"training options of {adapter!r}: {readable(error)}") from error
+    values |= sweep.preset_entry().variant(label).train
+    trains = values.get("epochs") != 0
+    every = {name: value for name, value in sweep.train.items() if not isinstance(value, dict)}
+    last = {"epochs": sweep.epochs} if sweep.epochs is not None and trains else {}
+    if not trains:
+        every.pop("epochs", None)
+    asked = every | sweep.train.get(adapter, {}) | last
+    found = checked(TrainDefaults, values | asked, f"training options of {adapter!r}")
+    if trains and found.epochs == 0:
+        raise ConfigError(
+            f"training options of {adapter!r}: epochs 0 would leave the adapter and its head as they start; give 1 or "
+            "more, or run zero_shot, which has nothing to train"
+        )
+    return found
 
 
 @functools.lru_cache(maxsize=64)

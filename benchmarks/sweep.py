@@ -22,7 +22,18 @@ from medgraft.benchmarks.importing import uncollected
 from medgraft.benchmarks.kernel_results import read_operations
 from medgraft.benchmarks.launcher import Events, Launcher, Running
 from medgraft.benchmarks.leaderboard import COLUMNS, BoardRow, board_rows, cells_of_row, write_board
-from medgraft.benchmarks.plan import Plan, Row, Sweep, asked_adapters, cells_of, check_names, fits, rows, task_options
+from medgraft.benchmarks.plan import (
+    Plan,
+    Row,
+    asked_adapters,
+    cells_of,
+    check_names,
+    check_size,
+    fits,
+    rows,
+    task_options,
+)
+from medgraft.benchmarks.request import Sweep
 from medgraft.benchmarks.results import CellResult, CellSpec, CohortId, ResultStore
 from medgraft.benchmarks.tasks import build_task, task_class
 from medgraft.benchmarks.verification import verified
@@ -87,7 +98,9 @@ def make_plan(sweep: Sweep, console: Console, *, make: bool = True) -> Plan:
     """
     with uncollected():  # this imports torch and what was asked for
         check_names(sweep)
-        good, skipped = fits(sweep, rows(sweep), set(sweep.encoders or ()))
+        wanted = rows(sweep)
+        check_size(sweep, wanted)
+        good, skipped = fits(sweep, wanted, set(sweep.encoders or ()))
     asked = set(asked_adapters(sweep))
     if not any(row.adapter in asked for row in good):
         reasons = "; ".join(f"{row.task} / {row.encoder} / {row.adapter}: {why}" for row, why in skipped.items())

@@ -16,13 +16,12 @@ A single slice thus gives the 2D model's output.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from medgraft.attention import capture_cls_rows
@@ -33,6 +32,7 @@ from medgraft.encoders.slice_attention import Inflation, SliceAttention, Turned
 from medgraft.encoders.slices import pad_slices, take_slices
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.features import Features
+from medgraft.options import checked, from_text, told
 
 
 class InflatedEncoder(Encoder):
@@ -239,13 +239,7 @@ def inflate(encoder: Encoder, **options: Any) -> Encoder:
         >>> volume.spec.modality, volume.towers()["volume"].spec.input_size
         ('volume+text', (4, 128, 128))
     """
-    try:
-        own = Inflation(**options)
-    except ValidationError as error:
-        from medgraft.registry import readable
-
-        known = ", ".join(Inflation.model_fields)
-        raise ConfigError(f"options of inflate3d: {readable(error)}; its options are: {known}") from error
+    own = checked(Inflation, options, "options of inflate3d")
     towers = encoder.towers()
     plane = towers.get("image")
     if plane is None:
@@ -315,10 +309,31 @@ def parse(model: str) -> tuple[dict[str, str], str]:
     return options, rest
 
 
+def _value(name: str, text: str) -> Any:
+    """A text of a name as the value of that option."""
+    field = Inflation.model_fields.get(name)
+    return text if field is None else from_text(field.annotation, text)
+
+
 class Inflate3dSource:
     """Entry point ``inflate3d``: ``inflate3d:timm:vit_small_patch16_224@random``, options in front of the 2D name."""
 
     api_version = 1
+    Config = Inflation
+
+    @staticmethod
+    def with_options(model: str, options: Mapping[str, Any]) -> str:
+        """The name of a model with options in it, in place of those that it holds.
+
+        Example:
+            >>> Inflate3dSource.with_options("slices=8,window=3:phantom_chest", {"slices": 4})
+            'slices=4,window=3:phantom_chest'
+        """
+        texts, inner = parse(model)
+        given = {name: _value(name, text) for name, text in texts.items()} | dict(options)
+        checked(Inflation, given, "options of inflate3d")
+        front = ",".join(f"{name}={told(value)}" for name, value in given.items())
+        return f"{front}:{inner}" if front else inner
 
     @staticmethod
     def models() -> dict[str, str]:
@@ -347,7 +362,8 @@ class Inflate3dSource:
         """
         from medgraft.registry import build_encoder
 
-        given, inner = parse(model)
+        texts, inner = parse(model)
+        given = {name: _value(name, text) for name, text in texts.items()}
         if not inner:
             raise ConfigError(f"'inflate3d:{model}' names no 2D encoder; write inflate3d:timm:vit_small_patch16_224")
         source = origin(weights, sha256)

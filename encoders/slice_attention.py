@@ -10,17 +10,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from medgraft.attention import AttentionLayout, attend, mha_projection
 from medgraft.errors import ConfigError
+from medgraft.options import Options
 
 BASE = 10000.0
 Turned = tuple[Tensor, Tensor]
 
 
-class Inflation(BaseModel):
+class Inflation(Options):
     """How a 2D encoder is inflated.
 
     Attributes:

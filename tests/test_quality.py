@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medgraft.benchmarks.plan import Sweep
+from medgraft.benchmarks.request import Sweep
 from medgraft.benchmarks.results import CellResult, read_results
 from medgraft.benchmarks.sweep import sweep_and_show
 

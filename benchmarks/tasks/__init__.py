@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
 from medgraft import plugins
-from medgraft.errors import ConfigError
-from medgraft.registry import readable
+from medgraft.options import checked
 from medgraft.task import Task
 
 
@@ -26,8 +23,4 @@ def build_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
         ConfigError: An option does not exist or has a value out of range.
     """
     cls = task_class(name)
-    try:
-        return cls(cls.Config.model_validate(dict(options or {})))
-    except ValidationError as error:
-        known = ", ".join(cls.Config.model_fields) or "none"
-        raise ConfigError(f"options of task {name!r}: {readable(error)}; its options are: {known}") from error
+    return cls(checked(cls.Config, options or {}, f"options of task {name!r}"))

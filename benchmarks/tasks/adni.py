@@ -25,6 +25,7 @@ from medgraft.benchmarks.data.tabular import table_baselines
 from medgraft.benchmarks.data.volumes import VOLUMES_VERSION
 from medgraft.benchmarks.tasks.adni_splits import describe_sites, first_visits_only, site_split, strata_of
 from medgraft.errors import DataError
+from medgraft.options import Seed
 from medgraft.task import RawInputs, Task, TaskConfig, TaskData, subject_split
 
 DIAGNOSES = ("CN", "MCI", "AD")
@@ -57,7 +58,7 @@ class AdniConfig(TaskConfig):
     stratify: tuple[Literal["dx", "sex", "site", "field_strength"], ...] = ("dx",)
     test_fraction: float = Field(0.3, gt=0, lt=1)
     val_fraction: float = Field(0.1, gt=0, lt=1)
-    split_seed: int = Field(0, ge=0)
+    split_seed: Seed = 0
 
     @model_validator(mode="after")
     def _some_train(self) -> AdniConfig:

@@ -23,6 +23,7 @@ from medgraft.benchmarks.tasks.adni import DIAGNOSES
 from medgraft.benchmarks.tasks.adni_splits import first_visits_only, strata_of
 from medgraft.benchmarks.tasks.questions import UNKNOWN, Question, Wording, ask
 from medgraft.errors import DataError
+from medgraft.options import Seed
 from medgraft.task import RawInputs, Task, TaskConfig, TaskData, subject_split
 
 AGE_LIMITS = (70.0, 80.0)
@@ -124,7 +125,7 @@ class BrainPrompts(Task):
         train_visits: Literal["all", "baseline"] = "all"
         test_fraction: float = Field(0.3, gt=0, lt=1)
         val_fraction: float = Field(0.1, gt=0, lt=1)
-        split_seed: int = Field(0, ge=0)
+        split_seed: Seed = 0
 
         @model_validator(mode="after")
         def _consistent(self) -> BrainPrompts.Config:

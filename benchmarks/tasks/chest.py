@@ -16,6 +16,7 @@ from medgraft.benchmarks.data.images import load_radiograph, squared
 from medgraft.benchmarks.data.one_file import reading_facts
 from medgraft.benchmarks.data.reading import ReadReport
 from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
+from medgraft.options import Seed
 from medgraft.task import RawInputs, TaskConfig, TaskData, subject_split
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class SplitConfig(TaskConfig):
 
     test_fraction: float = Field(0.15, gt=0, lt=1)
     val_fraction: float = Field(0.15, gt=0, lt=1)
-    split_seed: int = Field(0, ge=0)
+    split_seed: Seed = 0
 
     @model_validator(mode="after")
     def _some_train(self) -> SplitConfig:

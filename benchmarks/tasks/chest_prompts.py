@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from medgraft.benchmarks.tasks.chexpert import Chexpert
 from medgraft.benchmarks.tasks.questions import UNKNOWN, Question, Wording, ask
 from medgraft.errors import DataError
+from medgraft.options import Seed
 from medgraft.task import RawInputs, Task, TaskConfig, TaskData
 
 WORDINGS = ("Is there {}?", "Is {} present?", "Does the image show {}?", "Findings of {}: absent or present?")
@@ -58,7 +59,7 @@ class ChestPrompts(Task):
         wording: Wording = "held_out"
         uncertainty: Literal["ones", "zeros", "ignore", "best"] = "best"
         val_fraction: float = Field(0.1, gt=0, lt=1)
-        split_seed: int = Field(0, ge=0)
+        split_seed: Seed = 0
 
         @model_validator(mode="after")
         def _each_once(self) -> ChestPrompts.Config:

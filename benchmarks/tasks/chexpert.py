@@ -32,6 +32,7 @@ from medgraft.benchmarks.data.one_file import reading_facts
 from medgraft.benchmarks.tasks.chest import PromptConfig
 from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
 from medgraft.errors import DataError
+from medgraft.options import Seed
 from medgraft.task import RawInputs, Task, TaskData, subject_split
 
 
@@ -104,7 +105,7 @@ class Chexpert(Task):
         labels: Literal["competition", "all"] = "competition"
         uncertainty: Literal["ones", "zeros", "ignore", "multiclass", "best"] = "best"
         val_fraction: float = Field(0.1, gt=0, lt=1)
-        split_seed: int = Field(0, ge=0)
+        split_seed: Seed = 0
 
         @model_validator(mode="after")
         def _best_is_for_five(self) -> Chexpert.Config:
@@ -180,7 +181,7 @@ class Chexpert5x200(Task):
         classes_from: Literal["published", "regenerated"] = "published"
         per_class: int = Field(200, ge=1)
         val_fraction: float = Field(0.1, gt=0, lt=1)
-        split_seed: int = Field(0, ge=0)
+        split_seed: Seed = 0
 
     config: Config
 

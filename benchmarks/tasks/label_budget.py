@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, model_validator
 
+from medgraft.options import Seed
 from medgraft.task import TaskConfig
 
 
@@ -26,7 +27,7 @@ class LabelBudget(TaskConfig):
 
     label_fraction: float = Field(1.0, gt=0, le=1)
     shots: int | None = Field(None, ge=1)
-    label_seed: int = Field(0, ge=0)
+    label_seed: Seed = 0
 
     @model_validator(mode="after")
     def _one_limit(self) -> LabelBudget:

@@ -16,6 +16,7 @@ from medgraft.benchmarks.tasks.chest import PromptConfig, radiographs, reading
 from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
 from medgraft.benchmarks.tasks.zero_shot import ChestZeroShot, Scored
 from medgraft.errors import DataError
+from medgraft.options import Seed
 from medgraft.task import Task, TaskConfig, TaskData, subject_split
 
 
@@ -28,7 +29,7 @@ class OfficialSplit(TaskConfig):
     """
 
     val_fraction: float = Field(0.1, gt=0, lt=1)
-    split_seed: int = Field(0, ge=0)
+    split_seed: Seed = 0
 
     def parts(self, table: NihTable, root: Path) -> dict[str, np.ndarray]:
         """Split -> rows.

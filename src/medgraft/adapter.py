@@ -7,20 +7,21 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from medgraft.attention import mha_forward
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError
 from medgraft.features import Condenser, Features
+from medgraft.options import Options
 from medgraft.schedule import ONE_STAGE, Stage
 from medgraft.sites import Site
 
 API_VERSION = 1
 
 
-class AdapterConfig(BaseModel):
+class AdapterConfig(Options):
     """Base of every adapter's configuration: unknown fields are errors, values are immutable, numbers finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medgraft import __version__
-from medgraft.console import guarded
+from medgraft.console import entered, guarded
 
 if TYPE_CHECKING:
     from medgraft.plugins import Kind, Plugin
@@ -88,7 +88,7 @@ def list_plugins(
 ) -> None:
     """List plugins without importing any."""
     kinds: list[Kind] = list(LISTED.values()) if what is None else [LISTED[what]]
-    with guarded(debug=debug):
+    with guarded(debug=debug, resumes=False):
         if broken:
             _show_broken(kinds, limit)
         else:
@@ -150,7 +150,7 @@ def new(
     debug: Debug = False,
 ) -> None:
     """Write a package with a plugin that works, for you to change."""
-    with guarded(debug=debug):
+    with guarded(debug=debug, resumes=False):
         from medgraft.scaffold import run_command, write_package
 
         folder = write_package(what.value, name, out)
@@ -172,7 +172,7 @@ def describe(
     from medgraft.errors import UnknownNameError
     from medgraft.registry import catalogue
 
-    with guarded(debug=debug):
+    with guarded(debug=debug, resumes=False):
         alias = catalogue().encoders.aliases.get(name.partition("@")[0])
         base = (alias.name if alias else name.partition("@")[0]).partition(":")[0]
         for kind in plugins.GROUPS:
@@ -252,7 +252,7 @@ def import_file(
     debug: Debug = False,
 ) -> None:
     """Make an adapter folder of a published checkpoint: every key accounted for, numbers unchanged."""
-    with guarded(debug=debug):
+    with guarded(debug=debug, resumes=False):
         typer.echo(_layout(adapter, "import_file")(file, out, encoder))
 
 
@@ -264,7 +264,7 @@ def export_folder(
     debug: Debug = False,
 ) -> None:
     """Write an adapter folder in the layout of the method's authors."""
-    with guarded(debug=debug):
+    with guarded(debug=debug, resumes=False):
         typer.echo(_layout(layout, "export_file")(folder, out))
 
 
@@ -290,7 +290,7 @@ def check(
 
     from medgraft.testing import command
 
-    with guarded(debug=debug):
+    with guarded(debug=debug, resumes=False):
         outcomes = command.run(command.checks_of(name, kind.value if kind else None, data))
         command.show(Console(), name, outcomes)
         sys.exit(int(any(each.result == "failed" for each in outcomes)))
@@ -298,6 +298,11 @@ def check(
 
 def main() -> None:
     """Entry point of the ``medgraft`` command."""
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    entered(f"medgraft {command}".rstrip(), _run)
+
+
+def _run() -> None:
     from medgraft.benchmarks import cli as harness  # the command line is where core and harness are put together
 
     harness.register(app)

@@ -1,25 +1,31 @@
-"""What a person sees on the terminal: errors as one sentence, exit codes, logging."""
+"""What a person sees on the terminal: a first line at once, errors as one sentence, exit codes, logging."""
 
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from medgraft.errors import MedgraftError
 from medgraft.plain_text import PlainFormatter, plain
 
 BAD_INPUT, INTERRUPTED = 2, 130
+QUICK = ("ls", "new")
+"""Commands that answer before a first line would help."""
 
 
 @contextmanager
-def guarded(*, debug: bool = False, verbose: bool = False) -> Iterator[None]:
+def guarded(*, debug: bool = False, verbose: bool = False, resumes: bool = True) -> Iterator[None]:
     """Runs a command: known errors become one sentence and exit code 2, Ctrl-C one line and exit code 130.
 
     Args:
         debug: Let tracebacks through.
         verbose: Log at INFO, which may name files of the cohort.
+        resumes: The command goes on where it was interrupted.
     """
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
     handler = logging.StreamHandler(sys.stderr)
@@ -30,17 +36,105 @@ def guarded(*, debug: bool = False, verbose: bool = False) -> Iterator[None]:
     except MedgraftError as error:
         if debug:
             raise
-        _say(f"error: {error}")
+        say(f"error: {error}")
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
-        _say("interrupted; what was finished is stored, and the same command goes on from there")
+        stored = "; what was finished is stored, and the same command goes on from there" if resumes else ""
+        say(f"interrupted{stored}")
         sys.exit(INTERRUPTED)
     except Exception as error:
         if debug:
             raise
-        _say(f"internal error: {type(error).__name__}: {error}; run again with --debug for the traceback")
+        say(f"internal error: {type(error).__name__}: {error}; run again with --debug for the traceback")
         sys.exit(1)
 
 
-def _say(text: str) -> None:
-    sys.stderr.write(f"{plain(text, keep=chr(10))}\n")
+def say(text: str) -> None:
+    """One line on standard error."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"{plain(text, keep=chr(10))}\n")
+        sys.stderr.flush()
+
+
+def tell_if_deaf() -> None:
+    """Says how to end this process where it was started deaf to Ctrl-C, as a script's ``nohup ... &`` does."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        say(f"Ctrl-C (SIGINT) is ignored, as whoever started this asked for; `kill {os.getpid()}` ends it")
+
+
+class Tolerant:
+    """A text stream that goes on in silence once what it writes to is closed or full.
+
+    Attributes:
+        failure: The first error of writing; ``None`` while all is well.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.failure: OSError | ValueError | None = None
+
+    def write(self, text: str) -> int:
+        """Writes, or drops the text."""
+        self._attempt(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes, or does nothing."""
+        self._attempt(self._stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _attempt(self, action: Callable[[], Any]) -> None:
+        if self.failure is not None:
+            return
+        try:
+            action()
+        except (OSError, ValueError) as error:  # ValueError: the stream was closed in this process
+            self.failure = error
+            with suppress(OSError, ValueError):  # what is still in the buffer must not fail again when Python ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+def entered(name: str, command: Callable[[], object]) -> None:
+    """Runs the whole of a command line from its first line to its exit code.
+
+    A standard stream that is closed, or closes or fills up on the way, costs what would have been shown and nothing
+    else: results and the leaderboard are written all the same. Where the reader of a pipe has gone the exit code is
+    that of the work; where the output could not be written for another reason it is 1 at least, and standard error
+    says so.
+
+    Args:
+        name: Of the command, as typed: ``medgraft run``.
+        command: What to run; may raise ``SystemExit``.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # or a file that is opened later would be written to by every print
+    sys.stdout = out = Tolerant(sys.stdout if sys.stdout is not None else open(os.devnull, "w"))  # noqa: SIM115
+    sys.stderr = Tolerant(sys.stderr if sys.stderr is not None else open(os.devnull, "w"))  # noqa: SIM115
+    code: Any = 0
+    try:
+        _announce(name)
+        command()
+    except SystemExit as end:
+        code = end.code
+    except KeyboardInterrupt:
+        say("interrupted")
+        code = INTERRUPTED
+    out.flush()
+    if out.failure is not None and not isinstance(out.failure, BrokenPipeError):
+        say(f"standard output could not be written ({out.failure}); what was to be shown is lost, files are not")
+        code = code or 1
+    sys.exit(code)
+
+
+def _announce(name: str) -> None:
+    """A first line before anything heavy is imported."""
+    words = sys.argv[1:]
+    short = not words or any(word in ("--help", "--version") for word in words)
+    if short or name.rpartition(" ")[2] in QUICK:
+        return
+    say(f"{name}: loading")

@@ -7,7 +7,8 @@ thousand brackets end Python's stack. Both are found before anything is built.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,51 @@ import yaml
 from medgraft.errors import ConfigError, MedgraftError
 from medgraft.limits import limit, within
 
+NUMBERS = {
+    "tag:yaml.org,2002:int": (r"[-+]?[0-9]+", "-+0123456789"),
+    "tag:yaml.org,2002:float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+0123456789.",
+    ),
+}
+"""Tag -> what a plain number looks like, and its first characters."""
+
 # The parser in C, where PyYAML was built with it, takes a tenth of the time.
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_SAFE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_SAFE):
+    """YAML as people write it: keys differ, and numbers are those of YAML 1.2 (section 10.3.2).
+
+    PyYAML speaks YAML 1.1, where the last of two equal keys wins, ``1e-3`` is text, ``1:30`` ninety and ``010`` eight.
+    ``yes`` and ``no`` stay truth values, so that they are refused where a number belongs.
+    """
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        seen: dict[Hashable, int] = {}
+        for key, _ in node.value:
+            name = None if key.tag == "tag:yaml.org,2002:merge" else self.construct_object(key, deep=True)
+            if name is None or not isinstance(name, Hashable):
+                continue
+            line = key.start_mark.line + 1
+            if name in seen:
+                where = f"line {line}" if seen[name] == line else f"lines {seen[name]} and {line}"
+                raise yaml.YAMLError(f"{name!r} is given twice, in {where}; keep one of them")
+            seen[name] = line
+        return super().construct_mapping(node, deep)
+
+    def construct_whole_number(self, node: Any) -> int:
+        """Decimal, whatever it begins with."""
+        return int(self.construct_scalar(node))
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in kinds if tag not in NUMBERS]
+    for first, kinds in _SAFE.yaml_implicit_resolvers.items()
+}
+for _tag, (_pattern, _first) in NUMBERS.items():
+    _Loader.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), list(_first))
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole_number)
 
 
 def read_text(path: Path, error: type[MedgraftError] = ConfigError, *, name: str = "") -> str:
@@ -65,12 +109,12 @@ def parse_yaml(text: str, where: str, error: type[MedgraftError] = ConfigError) 
         error: Kind of the error.
 
     Raises:
-        MedgraftError: It is no YAML, or goes beyond ``MEDGRAFT_MAX_DOCUMENT_DEPTH`` or
+        MedgraftError: It is no YAML, has a key twice in a mapping, or goes beyond ``MEDGRAFT_MAX_DOCUMENT_DEPTH`` or
             ``MEDGRAFT_MAX_DOCUMENT_NODES``; of the kind ``error``.
     """
     try:
-        _check_events(yaml.parse(text, Loader=_LOADER), where, error)
-        return yaml.load(text, Loader=_LOADER)
+        _check_events(yaml.parse(text, Loader=_Loader), where, error)
+        return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as problem:
         if isinstance(problem, MedgraftError):
             raise

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from medgraft import plugins
 from medgraft.documents import read_yaml
 from medgraft.errors import ConfigError, PluginError, UnknownNameError
+from medgraft.options import Options, checked
 
 if TYPE_CHECKING:
     from medgraft.adapter import Adapter
@@ -30,7 +31,7 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TrainDefaults(_Entry):
+class TrainDefaults(Options):
     """How an adapter is trained unless the user says otherwise.
 
     Attributes:
@@ -45,11 +46,13 @@ class TrainDefaults(_Entry):
             samples, which some published scripts keep and which favours over-fitting.
     """
 
-    epochs: int = Field(8, ge=0)
-    lr: float = Field(1e-3, gt=0)
-    head_lr: float = Field(3e-3, gt=0)
-    batch_size: int = Field(32, ge=1)
-    weight_decay: float = Field(0.01, ge=0)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    epochs: int = Field(8, ge=0, le=100_000)
+    lr: float = Field(1e-3, gt=0, le=100)
+    head_lr: float = Field(3e-3, gt=0, le=100)
+    batch_size: int = Field(32, ge=1, le=65_536)
+    weight_decay: float = Field(0.01, ge=0, le=100)
     warmup: float = Field(0.1, ge=0, le=1)
     keep: Literal["last", "lowest_loss"] = "last"
 
@@ -224,17 +227,6 @@ def adapter_class(name: AdapterName) -> type[Adapter]:
     return plugins.load(name.plugin)
 
 
-def readable(error: ValidationError) -> str:
-    """A pydantic error as one line: field, problem, given value."""
-    parts = []
-    for item in error.errors():
-        field = ".".join(str(part) for part in item["loc"]) or "value"
-        given = "" if item["type"] == "extra_forbidden" else f" (got {item['input']!r})"
-        problem = "no such option" if item["type"] == "extra_forbidden" else item["msg"]
-        parts.append(f"{field}: {problem}{given}")
-    return "; ".join(parts)
-
-
 def build_adapter(name: str, options: Mapping[str, Any] | None = None) -> Adapter:
     """Builds one adapter.
 
@@ -255,12 +247,7 @@ def build_adapter(name: str, options: Mapping[str, Any] | None = None) -> Adapte
         if (options or {}).get(cls.variant_field, parsed.variant) != parsed.variant:
             raise ConfigError(f"adapter {name!r}: option {cls.variant_field!r} contradicts the name")
         values[cls.variant_field] = parsed.variant
-    try:
-        config = cls.Config.model_validate(values)
-    except ValidationError as error:
-        known = ", ".join(cls.Config.model_fields) or "none"
-        raise ConfigError(f"options of adapter {name!r}: {readable(error)}; its options are: {known}") from error
-    return cls(config)
+    return cls(checked(cls.Config, values, f"options of adapter {name!r}"))
 
 
 def build_adapters(names: str, options: Mapping[str, Any] | None = None) -> dict[str, Adapter]:

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from medgraft.errors import DataError
+from medgraft.options import Options
 
 Objective = Literal["multiclass", "multilabel", "contrastive", "prompted", "segmentation", "detection"]
 SPLITS = ("train", "val", "test")
 
 
-class TaskConfig(BaseModel):
+class TaskConfig(Options):
     """Base of every task's configuration: unknown fields are errors, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)

@@ -12,7 +12,8 @@ from rich.console import Console
 from medgraft.benchmarks import plan as planning
 from medgraft.benchmarks import worker
 from medgraft.benchmarks.cohorts import Cohort
-from medgraft.benchmarks.plan import Row, Sweep, cells_of, check_names, fits, read_sweep, rows, tasks_of, training
+from medgraft.benchmarks.plan import Row, cells_of, check_names, fits, rows, tasks_of, training
+from medgraft.benchmarks.request import Sweep, read_sweep
 from medgraft.benchmarks.results import CellSpec, CohortId
 from medgraft.benchmarks.sweep import make_plan
 from medgraft.errors import CheckpointError, ConfigError, DataError, MedgraftError, UnknownNameError
@@ -261,9 +262,15 @@ def test_seeds_default_to_the_presets(toy):
     assert tuple(cell.seed for cell in plan.cells) == catalogue().presets["quick"].seeds
 
 
-def test_a_row_that_trains_nothing_has_one_seed(toy):
-    plan = make_plan(toy_request(toy, epochs=0, seeds=[4, 5]), Console(quiet=True))
-    assert [cell.seed for cell in plan.cells] == [4]
+def test_a_row_that_trains_nothing_has_one_seed():
+    row = Row("chexpert_5x200", CHEST, "zero_shot")
+    assert [cell.seed for cell in cells_of(row, sweep(seeds=[4, 5]), COHORT)] == [4]
+
+
+@pytest.mark.parametrize("asked", [{"epochs": 0}, {"train": {"lora": {"epochs": 0}}}, {"train": {"epochs": 0}}])
+def test_no_epochs_are_refused_where_there_is_something_to_train(asked):
+    with pytest.raises(ConfigError, match="training options of 'lora': epochs 0 would leave"):
+        check_names(sweep(**asked))
 
 
 def test_a_cell_records_the_foreign_distribution_and_version(toy):

@@ -46,7 +46,7 @@ def refused(toy: Toy, medgraft: Callable[..., Result], tmp_path: Path) -> Callab
         (["--adapters", "toy_gain", "--backend", "eagre"], "backend: "),
         (["--adapters", "toy_gain", "--seeds", "a"], "'a' is neither a number nor a range; write 0,1,2 or 0-4"),
         (["--adapters", "toy_gain", "--data", "adni"], "'adni' is not of the form NAME=PATH"),
-        (["--adapters", ","], "no adapter was named"),
+        (["--adapters", ","], "--adapters ',' has an empty item"),
         ([], "no adapter was named"),
         (["--adapters", "toy_broken"], "failed to import"),
         (["--adapters", "toy_gain", "--config", "/nowhere.yaml"], "--config /nowhere.yaml cannot be read"),

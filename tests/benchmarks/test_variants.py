@@ -12,7 +12,8 @@ from rich.console import Console
 
 from medgraft.benchmarks import sweep as sweeping_module
 from medgraft.benchmarks.leaderboard import board_rows
-from medgraft.benchmarks.plan import Plan, Sweep, adapter_options, cells_of, check_names, read_sweep, rows, training
+from medgraft.benchmarks.plan import Plan, adapter_options, cells_of, check_names, rows, training
+from medgraft.benchmarks.request import Sweep, read_sweep
 from medgraft.benchmarks.sweep import make_plan, show_plan
 from medgraft.errors import ConfigError
 from medgraft.registry import PresetEntry, TrainDefaults, catalogue

@@ -51,6 +51,36 @@ def test_yaml_that_stands_for_too_much_or_is_none(text, named):
         parse_yaml(text, "the document")
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3), ("1.5", 1.5), (".5", 0.5), ("2.", 2.0), ("010", 10), ("-3", -3), ("1:30", "1:30"),
+        ("0-4", "0-4"), ('"4"', "4"), ("yes", True), ("12abc", "12abc"), ("1_000", "1_000"), ("~", None),
+    ],
+)  # fmt: skip
+def test_numbers_are_those_of_yaml_1_2(text, value):
+    (found,) = parse_yaml(f"a: {text}", "the document").values()
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: 1\nb: 2\na: 3", "'a' is given twice, in lines 1 and 3"),
+        ("x: {a: 1, a: 1}", "'a' is given twice, in line 1"),
+        ("- {b: {c: 1, d: 2, c: 3}}", "'c' is given twice"),
+        ("1: x\n01: y", "1 is given twice"),
+    ],
+)
+def test_a_key_stands_once(text, says):
+    with pytest.raises(ConfigError, match=says):
+        parse_yaml(text, "the document")
+
+
+def test_a_merged_key_may_be_given_again():
+    assert parse_yaml("a: &x {b: 1, c: 2}\nd: {<<: *x, c: 3}", "it")["d"] == {"b": 1, "c": 3}
+
+
 @pytest.mark.parametrize("depth", [65, 900, 200_000])
 @pytest.mark.parametrize("pair", ["[]", ('{"a":', "}")])
 def test_deep_json_is_refused_and_names_the_limit(tmp_path, depth, pair):

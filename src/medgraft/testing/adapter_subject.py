@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, Support
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError
 from medgraft.grafting import Grafted
-from medgraft.registry import adapter_class, build_adapter, readable, resolve_adapter
+from medgraft.options import checked
+from medgraft.registry import adapter_class, build_adapter, resolve_adapter
 from medgraft.testing.tiny import ENCODERS, example_inputs
 from medgraft.testing.training import CLASSES
 
@@ -45,11 +45,7 @@ class Part:
         values = {**self.options, **changes}
         if self.registered:
             return build_adapter(self.name, values)
-        try:
-            config = self.cls.Config.model_validate(values)
-        except ValidationError as error:
-            raise ConfigError(f"options of adapter {self.name!r}: {readable(error)}") from error
-        return self.cls(config)
+        return self.cls(checked(self.cls.Config, values, f"options of adapter {self.name!r}"))
 
 
 @dataclass

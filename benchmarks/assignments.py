@@ -1,0 +1,200 @@
+"""Options on the command line: ``--set lora.rank=4`` for adapters, tasks, sources of encoders and training.
+
+A value is read as what the option is declared to be, so ``lora.targets=q,v`` is a list and ``peft:vera.method=4`` a
+text. What is set here wins over the ``--config`` file, and that over the preset and the catalogue.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from medgraft import plugins, registry
+from medgraft.errors import ConfigError, UnknownNameError
+from medgraft.options import from_text, nearest, plain
+from medgraft.registry import TrainDefaults, adapter_class, resolve_adapter
+
+TRAIN = "train"
+FORM = "write NAME.OPTION=VALUE, for example lora.rank=4, or train.lr=1e-3 for every adapter that trains"
+STARTS = re.compile(r"\s*[\w:+./*-]+\.\w+\s*=")
+"""What a part of a comma-separated text looks like where a new assignment begins and no value goes on."""
+
+
+@dataclass
+class Assignments:
+    """What ``--set`` asks for.
+
+    Attributes:
+        options: Adapter or task -> option -> value.
+        train: Adapter -> hyper-parameter -> value.
+        every: Hyper-parameter -> value, for every adapter that trains.
+        encoders: Source of encoders -> option -> value.
+    """
+
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    train: dict[str, dict[str, Any]] = field(default_factory=dict)
+    every: dict[str, Any] = field(default_factory=dict)
+    encoders: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def split_assignments(items: Iterable[str]) -> list[tuple[str, str]]:
+    """Names and values; commas separate assignments, and the items of a list where no new one begins.
+
+    Example:
+        >>> split_assignments(["lora.rank=4,lora.targets=q,v", "train.lr=1e-3"])
+        [('lora.rank', '4'), ('lora.targets', 'q,v'), ('train.lr', '1e-3')]
+
+    Raises:
+        ConfigError: One is not of the form NAME.OPTION=VALUE, or a name stands there twice.
+    """
+    found: list[list[str]] = []
+    for item in items:
+        first = True
+        for part in item.split(","):
+            if first or STARTS.match(part):
+                name, sign, value = part.partition("=")
+                if not sign or "." not in name or not all(piece.strip() for piece in name.split(".")):
+                    raise ConfigError(f"--set {item!r}: {part!r} is no option; {FORM}")
+                found.append([name.strip(), value])
+            else:
+                found[-1][1] += f",{part}"
+            first = False
+    names = [name for name, _ in found]
+    for name, value in found:
+        if not value.strip():
+            raise ConfigError(f"--set {name}= has no value; {FORM}")
+        if names.count(name) > 1:
+            raise ConfigError(f"--set {name} is given {names.count(name)} times; give it once")
+    return [(name, value) for name, value in found]
+
+
+def read_assignments(items: Iterable[str]) -> Assignments:
+    """What ``--set`` asks for; imports the plugins whose options are set.
+
+    Raises:
+        ConfigError: One is malformed, or there is no such option; a value out of range is found when it is used.
+        UnknownNameError: There is no such adapter, task or source of encoders.
+    """
+    found = Assignments()
+    for name, text in split_assignments(items):
+        scope, rest = _scope(name, lambda each: each == TRAIN or _known(each))
+        if scope == TRAIN:
+            adapter, option = _scope(rest, _is_adapter) if "." in rest else ("", rest)
+            value = _value(TrainDefaults, [option], text, f"training options{f' of {adapter!r}' if adapter else ''}")
+            (found.train.setdefault(adapter, {}) if adapter else found.every)[option] = value
+            continue
+        kind, config = _config(scope)
+        path = rest.split(".")
+        table = (found.encoders if kind == "encoder" else found.options).setdefault(scope, {})
+        value = _value(config, path, text, f"options of {kind} {scope!r}")
+        for part in path[:-1]:
+            table = table.setdefault(part, {})
+        table[path[-1]] = value
+    return found
+
+
+def _scope(name: str, known: Callable[[str], bool]) -> tuple[str, str]:
+    """The longest known name in front of a dotted one, and the rest."""
+    places = [match.start() for match in re.finditer(r"\.", name)]
+    for place in reversed(places):
+        if known(name[:place]):
+            return name[:place], name[place + 1 :]
+    first = name.partition(".")[0]
+    everything = [TRAIN, *(each for kind in plugins.GROUPS for each in plugins.discover(kind))]
+    raise UnknownNameError("adapter, task or encoder source in --set", first, everything)
+
+
+def _known(name: str) -> bool:
+    return _is_adapter(name) or name in plugins.discover("task") or name in plugins.discover("encoder")
+
+
+def _is_adapter(name: str) -> bool:
+    try:
+        for part in name.split("+"):
+            resolve_adapter(part.strip())
+    except UnknownNameError:
+        return False
+    return True
+
+
+def _config(scope: str) -> tuple[str, type[BaseModel]]:
+    """Kind of a name, and the class that declares its options."""
+    if _is_adapter(scope):
+        if "+" in scope:
+            raise ConfigError(f"--set {scope}: options go by the parts of a composed adapter; write {_parts(scope)}")
+        return "adapter", adapter_class(resolve_adapter(scope)).Config
+    if scope in plugins.discover("task"):
+        return "task", plugins.load(plugins.find("task", scope)).Config
+    source = plugins.load(plugins.find("encoder", scope))
+    config = getattr(source, "Config", None)
+    if config is None or not callable(getattr(source, "with_options", None)):
+        raise ConfigError(f"--set {scope}: this source of encoders has no options; a model's name says all there is")
+    return "encoder", config
+
+
+def _parts(composed: str) -> str:
+    return " and ".join(f"{part.strip()}.OPTION=VALUE" for part in composed.split("+"))
+
+
+def _value(config: type[BaseModel], path: list[str], text: str, what: str) -> Any:
+    """A text as the value of an option; behind the first dot lie the entries of a table, which no type declares."""
+    fields = config.model_fields
+    if path[0] not in fields:
+        tables = [name for name, info in fields.items() if _is_table(info.annotation)]
+        inside = f"{tables[0]}.{path[0]}" if tables else ""
+        near = nearest(path[0], fields)
+        hint = f"; did you mean {near}?" if near else f"; for an entry of its table write {inside}" if inside else ""
+        raise ConfigError(f"{what}: {path[0]}: no such option{hint}; its options are: {', '.join(fields) or 'none'}")
+    if len(path) == 1:
+        return from_text(fields[path[0]].annotation, text)
+    if not _is_table(fields[path[0]].annotation):
+        raise ConfigError(f"{what}: {path[0]} is no table, so {'.'.join(path)} is no option")
+    return plain(text)
+
+
+def _is_table(annotation: Any) -> bool:
+    return getattr(annotation, "__origin__", annotation) is dict
+
+
+def with_encoder_options(names: Iterable[str], options: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Encoder names with the options of their sources in them.
+
+    Raises:
+        ConfigError: A source has options, and none of the encoders is of it; or a value is out of range.
+    """
+    from medgraft.registry import resolve_encoder
+
+    names, used = list(names), set()
+    for place, name in enumerate(names):
+        parsed = resolve_encoder(name)
+        own = options.get(parsed.plugin.name)
+        if own:
+            used.add(parsed.plugin.name)
+            model = plugins.load(parsed.plugin).with_options(parsed.model, own)
+            weights = "" if parsed.weights == "default" else f"@{parsed.weights}"
+            names[place] = f"{parsed.plugin.name}:{model}{weights}"
+    if unused := sorted(set(options) - used):
+        raise ConfigError(f"--set {unused[0]}: no encoder of the sweep is of that source; name one with --encoders")
+    return names
+
+
+def canonical_encoder(name: str) -> str:
+    """One name for the names of one encoder: the catalogue's short one where there is one.
+
+    Example:
+        >>> canonical_encoder("embedded:chest"), canonical_encoder("phantom_chest@default")
+        ('phantom_chest', 'phantom_chest')
+    """
+    from medgraft.registry import resolve_encoder
+
+    parsed = resolve_encoder(name)
+    weights = "" if parsed.weights == "default" else f"@{parsed.weights}"
+    full = f"{parsed.plugin.name}:{parsed.model}"
+    own, aliases = name.partition("@")[0], registry.catalogue().encoders.aliases
+    digests = {aliases[own].sha256} if own in aliases else {entry.sha256 for entry in aliases.values()}
+    short = [alias for alias, entry in aliases.items() if entry.name == full and entry.sha256 in digests]
+    return f"{short[0] if short else full}{weights}"
