@@ -38,7 +38,7 @@ class AceLora(Adapter):
         """Options, published ones but for ``text_dropout``, ``prompt_ensemble`` and ``test_scale``.
 
         Attributes:
-            rank: LoRA rank.
+            rank: LoRA rank, at most the smaller width of each layer.
             alpha: LoRA numerator; the factor is ``alpha / sqrt(rank)``, 0.5 by default.
             dropout: Dropout on the LoRA branch's input.
             depth: Blocks that get LoRA.
@@ -47,10 +47,12 @@ class AceLora(Adapter):
             hidden_dim: Width inside the hypergraph maps.
             top_k: Members of a hyperedge besides its centre.
             hypergraph: Which towers get a hypergraph; with ``none`` it is plain LoRA under the same recipe.
-            graph: How messages pass, see :class:`AceHgnnAdapter.Config`.
-            cls_attention: What CLS weighs tokens by, see :class:`AceHgnnAdapter.Config`.
-            return_tokens: Refine all tokens, not CLS alone, see :class:`AceHgnnAdapter.Config`.
-            prompt_ensemble: How a class's prompts become one embedding, see :class:`AceHgnnAdapter.Config`.
+            graph: How messages pass: ``attention`` as published, or the same neighbours in a layer of torch-geometric.
+            cls_attention: What CLS weighs tokens by: ``published`` takes scaled query-key products for images and
+                probabilities for text, ``logits`` and ``probabilities`` take one of the two for both.
+            return_tokens: Refine all tokens, not CLS alone.
+            prompt_ensemble: How the prompts of a class become one embedding: the mean of their ``embeddings``, or of
+                their ``tokens`` position by position, as published.
             train_logit_scale: Train the similarity multiplier of a dual encoder, directly and not its logarithm.
             test_scale: Multiplier in evaluation: the ``trained`` one, or the ``encoder``'s own as in the published
                 scripts; it moves class probabilities and one-against-rest AUC, never the predicted class.

@@ -33,7 +33,7 @@ class AdaptFormer(Adapter):
 
         Attributes:
             width: Numbers inside the bottleneck.
-            scale: ``s``.
+            scale: Factor ``s`` on what the bottleneck adds.
             targets: Patterns of branches, ``blocks.{i}.mlp`` and ``blocks.{i}.attn``.
             depth: Group of blocks.
         """

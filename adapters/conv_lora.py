@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support, add_rows
-from medgraft.adapters.placement import DepthGroup, Hits, TokenGrid, key_of, select, tower_of, unique
+from medgraft.adapters.placement import DepthGroup, Hits, TokenGrid, check_rank, key_of, select, tower_of, unique
 from medgraft.encoder import Encoder
 from medgraft.errors import IncompatibleError
 from medgraft.features import Features
@@ -161,7 +161,13 @@ class ConvLora(Adapter):
 
     def _select(self, encoder: Encoder, sites: Mapping[str, Site]) -> Hits:
         targets, depth = self.config.targets, self.config.depth
-        return select(encoder, sites, targets, {"projection"}, depth=depth, what="conv_lora", gridded=True)
+        hits = select(encoder, sites, targets, {"projection"}, depth=depth, what="conv_lora", gridded=True)
+        for site in unique(hits):
+            module = encoder.get_submodule(site.path)
+            weight = module.in_proj_weight if isinstance(module, nn.MultiheadAttention) else module.weight
+            assert isinstance(weight, Tensor)
+            check_rank(self.config.rank, weight, site)
+        return hits
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Adds one branch per projection."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.adapters.kernels import backends, packed_lora
-from medgraft.adapters.placement import DepthGroup, in_depth
+from medgraft.adapters.placement import DepthGroup, check_rank, in_depth
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.sites import Site, match_sites
@@ -145,12 +145,12 @@ class Lora(Adapter):
         """Options.
 
         Attributes:
-            rank: ``r``.
+            rank: Rank ``r`` of the update; at most the smaller width of each layer that it is on.
             alpha: Numerator of the scaling factor.
             rank_stabilised: Scale by ``alpha / sqrt(r)`` in place of ``alpha / r``.
             dropout: Dropout on the branch's input.
             targets: Patterns of sites: ``q``, ``k``, ``v``, ``out``, globs of site names or of module paths.
-            depth: Group of blocks; sites outside of blocks are kept only for ``all``.
+            depth: Group of blocks, ``up`` for the last third; sites outside of blocks are kept only for ``all``.
         """
 
         rank: int = Field(8, ge=1)
@@ -208,6 +208,7 @@ class Lora(Adapter):
                     raise IncompatibleError(f"lora.targets: {site.name} is a grouped convolution; leave it out")
                 if (mode := getattr(base, "padding_mode", "zeros")) != "zeros":
                     raise IncompatibleError(f"lora.targets: {site.name} is a convolution with padding_mode {mode!r}")
+                check_rank(self.config.rank, _weight(base), site)
             selected[pattern] = usable
         return selected
 

@@ -12,11 +12,13 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapters.placement import check_rank
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError, UnknownNameError
+from medgraft.options import Option
 from medgraft.sites import Site, match_sites
 
 NAME = "default"
@@ -72,6 +74,13 @@ class PeftAdapter(Adapter):
         if not self.misfit:
             self._peft_config(["x"])  # says here what is wrong with the options
 
+    @classmethod
+    def variant_options(cls, variant: str | None) -> Sequence[Option]:
+        """Arguments of peft's configuration class for the method, in peft's words."""
+        from medgraft.adapters.peft_options import options_of
+
+        return options_of(variant or cls.Config().method, DEFAULTS)
+
     def _kind(self) -> Any:
         from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
@@ -100,6 +109,12 @@ class PeftAdapter(Adapter):
                 )
             if any(type(encoder.get_submodule(site.path)).__module__.startswith("peft.") for site in hits[pattern]):
                 raise IncompatibleError(f"peft targets: {pattern!r} already carries a layer of another peft method")
+        if self.method == "lora":
+            rank = self._peft_config(["x"]).r
+            for site in (site for found in hits.values() for site in found):
+                weight = getattr(encoder.get_submodule(site.path), "weight", None)
+                if isinstance(weight, Tensor) and weight.dim() > 1:
+                    check_rank(rank, weight, dataclasses.replace(site, rows=None))
         return hits
 
     def supports(self, encoder: Encoder) -> Support:

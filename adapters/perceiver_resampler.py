@@ -245,7 +245,7 @@ class PerceiverResamplerAdapter(Adapter):
             depth: Layers; 6 in the paper, whose encoder is a hundred times as large as the shipped ones.
             heads: Attention heads.
             head_dim: Width of a head.
-            num_latents: Latents.
+            num_latents: Latents, the tokens that come out.
             ff_mult: Width of the MLP as a multiple of the token width.
             activation: Of the MLP: ``gelu`` (OpenFlamingo), ``relu`` (Idefics), ``squared_relu`` (Flamingo).
             max_frames: Reads the first axis of the token grid as frames (slices of a volume) and gives that many of

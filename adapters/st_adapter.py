@@ -69,7 +69,7 @@ class StAdapter(Adapter):
         Attributes:
             reduction: Width of the tokens over the channels inside; 2 in the paper (384 of 768).
             kernel: Length of the kernel on each axis, odd.
-            activation: ``f``, ``gelu`` or ``none``.
+            activation: Of the bottleneck, ``f`` in the paper: ``gelu`` or ``none``.
             depth: Group of blocks.
         """
 

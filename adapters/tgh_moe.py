@@ -81,9 +81,9 @@ class TghMoe(Adapter):
             expert: ``bottleneck``, or ``ffn_copy``: the difference between a trained copy of the block's MLP and the
                 MLP, as large as that for each expert.
             width: Numbers inside a bottleneck.
-            prompt_dim: Width of ``t'``.
+            prompt_dim: Width of the prompt's projection ``t'``.
             prompt: ``mean`` of the prompt's tokens, or what the text tower ``pooled``.
-            scale: ``s``.
+            scale: Factor ``s`` on what the experts add.
             text: Read the prompt; false is the ablation without text.
             levels: ``both``, or one alone: ``token``, ``task``.
             token_router: ``image+text``, or ``text``, which drops ``W_x``.

@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from medgraft import plugins, registry
-from medgraft.errors import ConfigError, UnknownNameError
-from medgraft.options import from_text, nearest, plain
+from medgraft.errors import ConfigError, UnknownNameError, nearest
+from medgraft.options import from_text, plain
 from medgraft.registry import TrainDefaults, adapter_class, resolve_adapter
 
 TRAIN = "train"
@@ -114,11 +114,10 @@ def _known(name: str) -> bool:
 
 def _is_adapter(name: str) -> bool:
     try:
-        for part in name.split("+"):
-            resolve_adapter(part.strip())
+        found = [resolve_adapter(part.strip()) for part in name.split("+")]
     except UnknownNameError:
         return False
-    return True
+    return not any("." in (each.variant or "") for each in found)  # what follows the dot is an option
 
 
 def _config(scope: str) -> tuple[str, type[BaseModel]]:

@@ -29,7 +29,7 @@ from medgraft.benchmarks.worker import json_safe, limited, select_encoder
 from medgraft.compiling import compiled
 from medgraft.encoder import Encoder, TextEncoder
 from medgraft.grafting import Grafted
-from medgraft.registry import build_adapters, resolve_adapter, resolve_encoder
+from medgraft.registry import adapter_facts, build_adapters, resolve_adapter, resolve_encoder
 from medgraft.task import SPLITS, RawInputs, TaskData
 
 MEASURE_BATCH = {"volume": 4}
@@ -269,9 +269,11 @@ class Cell:
         return {"entries": entries, "hit_rate": hit_rate(read.values())}
 
     def describe_adapters(self) -> dict[str, Any]:
-        """Options and coverage of each adapter."""
+        """Title, options and coverage of each adapter."""
+        asked = {part.replace(".", "/"): part for part in self.spec.adapter.split("+")}
         return {
             name: {
+                **adapter_facts(resolve_adapter(asked[name])).told(),
                 "options": adapter.config.model_dump(mode="json"),
                 "coverage": {pattern: len(hits) for pattern, hits in self.grafted.coverage()[name].items()},
             }

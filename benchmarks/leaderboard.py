@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medgraft.benchmarks.board_adapters import HEADS, adapter_rows, recipe, title, without_dashes
 from medgraft.benchmarks.board_text import as_csv, without_paths
 from medgraft.benchmarks.data.tabular import baseline_lines
 from medgraft.benchmarks.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
@@ -207,6 +208,10 @@ COLUMNS = (
 )  # fmt: skip
 
 
+KEPT = ("encoder", "adapter", "backend", "seeds", "status")
+"""Columns that a table has whatever they hold; the others only where some row has something in them."""
+
+
 def cells_of_row(row: BoardRow) -> list[str]:
     """A row as text, in the order of :data:`COLUMNS`."""
     spec, efficiency = row.first.spec, row.first.efficiency
@@ -288,6 +293,9 @@ def markdown(
         tasks[row.section].append(row)
     for members in tasks.values():
         lines += _task_section(members, also)
+    if rows:
+        heads, told = without_dashes(HEADS, adapter_rows([row.first for row in rows]))
+        lines += ["## Adapters", "", *_as_markdown(told, heads)]
     lines += section(operations)
     return "\n".join(lines) + "\n"
 
@@ -323,7 +331,8 @@ def _task_section(members: Sequence[BoardRow], also: Sequence[str]) -> list[str]
         facts.append(f"Bayes-optimal F1 macro {data['bayes_f1_macro']:.3f}")
     ranked = f"Ranked by {markdown_code(members[0].first.primary)}."
     lines = [f"## {markdown_text(members[0].title)}", "", f"{'; '.join(facts)}. {ranked}", ""]
-    lines += _as_markdown([cells_of_row(row)[1:] for row in members], COLUMNS[1:])
+    heads, cells = without_dashes(COLUMNS[1:], [cells_of_row(row)[1:] for row in members], KEPT)
+    lines += _as_markdown(cells, heads)
     if named := _further(members[0]) + [name for name in also if name in members[0].metrics]:
         further = [
             [row.first.spec.encoder, row.adapter, *(with_interval(row.metrics.get(name)) for name in named)]
@@ -336,7 +345,7 @@ def _task_section(members: Sequence[BoardRow], also: Sequence[str]) -> list[str]
     if told := [
         [row.first.spec.encoder, row.adapter, *found] for row in members if (found := diagnostic_cells(row.cells))
     ]:
-        heads = ["encoder", "adapter", *DIAGNOSTIC_COLUMNS]
+        heads, told = without_dashes(["encoder", "adapter", *DIAGNOSTIC_COLUMNS], told)
         lines += _as_markdown(told, heads)
     classes = [name.removeprefix("f1_") for name in members[0].metrics if name.startswith("f1_")]
     classes = [name for name in classes if name not in ("macro", "weighted")]
@@ -359,6 +368,10 @@ def _further(row: BoardRow) -> list[str]:
     return [name for name in row.metrics if not name.startswith(("f1_", "auc_"))]
 
 
+ALWAYS = ("data", "task", "cohort_revision", "encoder", "adapter", "note", "seeds", "status", "epochs")
+"""Columns of the CSV file whatever they hold; one that no row has anything in is left out otherwise."""
+
+
 def table(rows: Sequence[BoardRow]) -> pd.DataFrame:
     """Every number of the board, one line per row, for spreadsheets."""
     records = []
@@ -372,6 +385,7 @@ def table(rows: Sequence[BoardRow]) -> pd.DataFrame:
             "encoder_weights": cell.encoder.get("weights"),
             "encoder_saw_cohort": cell.encoder.get("saw_this_cohort"),
             "adapter": cell.spec.adapter,
+            "title": title(cell) or None,
             "note": row.note,
             "backend": cell.spec.backend,
             "precision": cell.spec.precision,
@@ -379,6 +393,7 @@ def table(rows: Sequence[BoardRow]) -> pd.DataFrame:
             "seeds": len(row.cells),
             "status": row.status,
             "epochs": cell.spec.train.epochs,
+            "recipe": recipe(cell),
             "limit": cell.spec.limit,
             "split_hash": cell.data.get("split_hash"),
             "trainable": sum(cell.efficiency.trainable.values()) if cell.efficiency and cell.metrics else None,
@@ -388,7 +403,8 @@ def table(rows: Sequence[BoardRow]) -> pd.DataFrame:
         for name, (value, low, high) in row.metrics.items():
             record |= {name: value, f"{name}_ci_low": low, f"{name}_ci_high": high}
         records.append(record)
-    return pd.DataFrame(records)
+    frame = pd.DataFrame(records)
+    return frame.drop(columns=[name for name in frame if name not in ALWAYS and frame[name].isna().all()])
 
 
 def write_board(

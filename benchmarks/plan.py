@@ -18,6 +18,7 @@ from medgraft.registry import (
     TaskEntry,
     TrainDefaults,
     adapter_class,
+    adapter_facts,
     build_adapters,
     build_encoder,
     catalogue,
@@ -205,11 +206,11 @@ def _references(task: str, entry: TaskEntry, encoders: Iterable[str]) -> Iterabl
 
 def training(sweep: Sweep, adapter: str, label: str = "") -> TrainDefaults:
     """Hyper-parameters of a row: catalogue, preset, the preset's variant, then the request, which has the last word."""
-    parts = [resolve_adapter(part.strip()).plugin.name for part in adapter.split("+")]
+    names = [resolve_adapter(part.strip()) for part in adapter.split("+")]
+    parts = [name.plugin.name for name in names]
     values: dict[str, Any] = {}
-    for part in parts:
-        entry = catalogue().adapters.get(part)
-        values |= entry.train.model_dump() if entry else {}
+    for name in names:
+        values |= adapter_facts(name).train.model_dump()
     for part in [*parts, adapter]:
         values |= sweep.preset_entry().train.get(part, {})
     values |= sweep.preset_entry().variant(label).train

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 from pydantic import ConfigDict
@@ -14,7 +15,7 @@ from medgraft.attention import mha_forward
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError
 from medgraft.features import Condenser, Features
-from medgraft.options import Options
+from medgraft.options import Option, Options
 from medgraft.schedule import ONE_STAGE, Stage
 from medgraft.sites import Site
 
@@ -301,6 +302,12 @@ class Adapter(nn.Module):
         mergeable: :meth:`merge` folds the adapter into the encoder's weights.
         Config: The plugin's options; a nested class of that name, see :class:`AdapterConfig`.
         variant_field: Option that ``name:variant`` sets, for families such as ``peft:vera``.
+        title: One line for people; the class's name where it is empty.
+        paper: Where the method is from, as one would cite it.
+        licence: Of the code.
+        train_defaults: How it is trained unless the user says otherwise: fields of
+            :class:`medgraft.registry.TrainDefaults`; what is not named keeps that class's default. A built-in adapter
+            has these four in ``registry.yaml``.
         row_wise: Inside the encoder it treats each token by itself, and it reads no token of the features; a head on
             the CLS token may then leave the other rows of the last block out
             (:class:`medgraft.readout.ClsReadOut`).
@@ -310,6 +317,10 @@ class Adapter(nn.Module):
     identity_at_init: bool = True
     mergeable: ClassVar[bool] = False
     variant_field: ClassVar[str | None] = None
+    title: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    licence: ClassVar[str] = ""
+    train_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     row_wise: bool = False
 
     Config: ClassVar[type[AdapterConfig]] = AdapterConfig
@@ -317,6 +328,15 @@ class Adapter(nn.Module):
     def __init__(self, config: AdapterConfig | None = None) -> None:
         super().__init__()
         self.config = config if config is not None else self.Config()
+
+    @classmethod
+    def variant_options(cls, variant: str | None) -> Sequence[Option]:
+        """What ``medgraft describe`` says of options that the ``Config`` only knows as a table, for a family.
+
+        Args:
+            variant: Which member of the family, ``vera`` of ``peft:vera``; ``None`` where none was named.
+        """
+        return ()
 
     @property
     def affine_projections(self) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -168,79 +166,12 @@ def describe(
     debug: Debug = False,
 ) -> None:
     """Describe one plugin; imports that plugin only."""
-    from medgraft import plugins
-    from medgraft.errors import UnknownNameError
-    from medgraft.registry import catalogue
-
-    with guarded(debug=debug, resumes=False):
-        alias = catalogue().encoders.aliases.get(name.partition("@")[0])
-        base = (alias.name if alias else name.partition("@")[0]).partition(":")[0]
-        for kind in plugins.GROUPS:
-            known = plugins.discover(kind)
-            full = {f"{plugin.distribution}:{each}": plugin for each, plugin in known.items()}
-            if (plugin := known.get(name) or full.get(name) or known.get(base)) is not None:
-                _describe(kind, plugin, name, encoder)
-                return
-        everything = [each for kind in plugins.GROUPS for each in plugins.discover(kind)]
-        raise UnknownNameError("adapter, encoder or task", name, everything)
-
-
-def _describe(kind: Kind, plugin: Plugin, name: str, encoder: str | None) -> None:
     from rich.console import Console
 
-    from medgraft import plugins
-    from medgraft.registry import catalogue
+    with guarded(debug=debug, resumes=False):
+        from medgraft.describing import describe_plugin
 
-    console = Console(highlight=False)
-    found = plugins.load(plugin)
-    console.print(f"[bold]{plugin.name}[/bold]  {kind}, {plugin.target}, {plugin.distribution} {plugin.version}")
-    text = found.__doc__ or sys.modules[plugin.target.partition(":")[0]].__doc__ or ""
-    console.print(inspect.cleandoc(text), markup=False)
-    entry = catalogue().adapters.get(plugin.name) if kind == "adapter" and plugin.builtin else None
-    if entry is not None:
-        console.print(f"paper: {entry.paper}\ndefault tasks: {', '.join(entry.tasks)}", markup=False)
-    if kind == "encoder":
-        for model, line in found.models().items():
-            console.print(f"  {plugin.name}:{model}  {line}", markup=False)
-        return
-    config = getattr(found, "Config", None)
-    if config is not None and config.model_fields:
-        console.print(inspect.cleandoc(config.__doc__ or ""), markup=False)
-        for field, info in config.model_fields.items():
-            meaning = f"  # {info.description}" if info.description else ""
-            console.print(f"  {field}: {info.annotation} = {info.get_default()!r}{meaning}", markup=False)
-    if kind == "adapter" and encoder is not None:
-        _coverage(console, name, encoder)
-
-
-def _coverage(console: Any, name: str, encoder: str) -> None:
-    from medgraft.grafting import graft
-
-    grafted = graft(encoder, name)
-    for adapter, patterns in grafted.coverage().items():
-        for pattern, sites in patterns.items():
-            console.print(f"{adapter}: {pattern} hits {len(sites)} sites: {', '.join(sites[:6])}", markup=False)
-    for part, trainable in grafted.trainable_count().items():
-        console.print(f"{part}: {trainable:,} trainable parameters", markup=False)
-        for indent, inner, count in _decomposed(grafted.adapters[part]):
-            console.print(f"{'  ' * indent}{inner}: {count:,}", markup=False)
-
-
-def _decomposed(adapter: Any) -> list[tuple[int, str, int]]:
-    """Trainable numbers of an adapter's parts and of each tower in them: (depth, name, count); none for one part."""
-    parts: dict[str, dict[str, int]] = {}
-    for name, parameter in sorted(adapter.named_parameters(), key=lambda item: "." not in item[0]):
-        if parameter.requires_grad:
-            inner = parts.setdefault(name.partition(".")[0], {})
-            tower = next((each for each in ("image", "volume", "text") if each in re.split(r"[./]", name)), "")
-            inner[tower] = inner.get(tower, 0) + parameter.numel()
-    if len(parts) < 2:
-        return []
-    lines: list[tuple[int, str, int]] = []
-    for name, towers in parts.items():
-        lines.append((1, name, sum(towers.values())))
-        lines += [(2, tower, count) for tower, count in towers.items() if tower]
-    return lines
+        describe_plugin(Console(highlight=False), name, encoder)
 
 
 @app.command("import")

@@ -6,6 +6,20 @@ import difflib
 from collections.abc import Iterable
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known names that are most like one, case aside, as the end of a question; empty where none is.
+
+    Example:
+        >>> nearest("LORA", ["lora", "vpt"])
+        'lora'
+    """
+    by_folded: dict[str, str] = {}
+    for each in sorted(known):
+        by_folded.setdefault(each.casefold(), each)
+    near = difflib.get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.5)
+    return " or ".join(by_folded[each] for each in near)
+
+
 class MedgraftError(Exception):
     """Base of every error that medgraft raises on purpose; the command line prints it as one sentence, exit code 2."""
 
@@ -27,8 +41,8 @@ class UnknownNameError(ConfigError):
             remedy: An extra sentence, for example how to install what is missing.
         """
         known = sorted(known)
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}."
+        near = nearest(name, known)
+        hint = f"did you mean {near}?" if near else f"known: {', '.join(known) or 'none'}."
         super().__init__(" ".join(part for part in (f"unknown {kind} {name!r}; {hint}", remedy) if part))
 
 

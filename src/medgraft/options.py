@@ -6,8 +6,8 @@ nor ``"8"`` is ever taken for a number.
 
 from __future__ import annotations
 
-import difflib
 import inspect
+import numbers
 import re
 import types
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
-from medgraft.errors import ConfigError
+from medgraft.errors import ConfigError, nearest
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """What every random generator in use accepts."""
@@ -87,10 +87,14 @@ def _mistaken(arm: Any, value: Any) -> str:
     if arm in (int, float):
         if isinstance(value, bool):
             return "must be a number, not true or false (yes, no, on and off mean those in YAML)"
-        return "must be a number, and this is text" if isinstance(value, str) else ""
+        return "" if isinstance(value, numbers.Number) else "must be a number"
     if arm is bool:
         return "" if isinstance(value, bool) else "must be true or false"
-    if get_origin(arm) in (tuple, list) and isinstance(value, (tuple, list)):
+    if get_origin(arm) in (tuple, list):
+        if isinstance(value, (str, numbers.Number)):
+            return "must be a list"
+        if not isinstance(value, (tuple, list)):
+            return ""
         inner = get_args(arm)
         each = inner if get_origin(arm) is tuple and inner[-1:] != (...,) else (inner[0],) * len(value)
         return next((problem for kind, item in zip(each, value, strict=False) if (problem := mistaken(kind, item))), "")
@@ -160,20 +164,6 @@ def plain(text: str) -> Any:
         with suppress(ValueError):
             return kind(text)
     return text
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The known names that are most like one, case aside, as the end of a question; empty where none is.
-
-    Example:
-        >>> nearest("LORA", ["lora", "vpt"])
-        'lora'
-    """
-    by_folded: dict[str, str] = {}
-    for each in sorted(known):
-        by_folded.setdefault(each.casefold(), each)
-    near = difflib.get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.5)
-    return " or ".join(by_folded[each] for each in near)
 
 
 def readable(error: ValidationError) -> str:

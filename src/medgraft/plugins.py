@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any, Literal
 
-from medgraft.errors import PluginError, UnknownNameError
+from medgraft.errors import ConfigError, PluginError, UnknownNameError
 
 logger = logging.getLogger(__name__)
 
@@ -148,12 +148,34 @@ def _disabled() -> set[str]:
     return {name.strip() for name in os.environ.get(DISABLE_VARIABLE, "").split(",") if name.strip()}
 
 
+def check_disabled() -> None:
+    """Refuses names in ``MEDGRAFT_DISABLE_PLUGINS`` that switch nothing off, so that a slip does not go unseen.
+
+    Raises:
+        UnknownNameError: No installed plugin of any kind has the name.
+        ConfigError: It is a built-in one, which cannot be switched off.
+    """
+    asked = sorted(_disabled() - {"all"})
+    if not asked:
+        return
+    declared = [plugin for kind in GROUPS for plugin in _entry_points(kind)[0]]
+    foreign = [plugin for plugin in declared if not plugin.builtin]
+    known = {name for plugin in foreign for name in (plugin.name, f"{plugin.distribution}:{plugin.name}")}
+    for name in asked:
+        if name in known:
+            continue
+        if any(plugin.builtin and name in (plugin.name, f"{plugin.distribution}:{plugin.name}") for plugin in declared):
+            raise ConfigError(f"{DISABLE_VARIABLE}: {name!r} is built in, and only plugins of others can be left out")
+        raise UnknownNameError(f"plugin in {DISABLE_VARIABLE}", name, {*known, "all"})
+
+
 def survey(kind: Kind) -> Survey:
     """Sorts what is declared for one kind into what can be used and what cannot, without importing any of it.
 
     A built-in name wins over a foreign one. Two foreign distributions with one name are both usable as
     ``distribution:name``, and the bare name is not.
     """
+    check_disabled()
     everything, refused = _entry_points(kind)
     found, off = Survey(refused=refused), _disabled()
     builtin = {plugin.name: plugin for plugin in everything if plugin.builtin}

@@ -227,6 +227,40 @@ def adapter_class(name: AdapterName) -> type[Adapter]:
     return plugins.load(name.plugin)
 
 
+class AdapterFacts(NamedTuple):
+    """What is known of an adapter besides its code.
+
+    Attributes:
+        title: One line for people.
+        paper: Where the method is from; empty if nobody said.
+        licence: Of the code; empty if nobody said.
+        train: How it is trained unless the user says otherwise.
+    """
+
+    title: str
+    paper: str
+    licence: str
+    train: TrainDefaults
+
+    def told(self) -> dict[str, str]:
+        """What a result says of it."""
+        return {"title": self.title, "paper": self.paper, "licence": self.licence}
+
+
+def adapter_facts(name: AdapterName) -> AdapterFacts:
+    """The catalogue's entry of a built-in adapter; what the class of a foreign one says.
+
+    Raises:
+        ConfigError: The class's ``train_defaults`` have a field that does not exist or is out of range.
+    """
+    entry = catalogue().adapters.get(name.plugin.name) if name.plugin.builtin else None
+    if entry is not None:
+        return AdapterFacts(entry.title, entry.paper, entry.licence, entry.train)
+    cls = adapter_class(name)
+    train = checked(TrainDefaults, cls.train_defaults, f"train_defaults of adapter {name.plugin.name!r}")
+    return AdapterFacts(cls.title or cls.__name__, cls.paper, cls.licence, train)
+
+
 def build_adapter(name: str, options: Mapping[str, Any] | None = None) -> Adapter:
     """Builds one adapter.
 
