@@ -295,7 +295,7 @@ def markdown(
         lines += _task_section(members, also)
     if rows:
         heads, told = without_dashes(HEADS, adapter_rows([row.first for row in rows]))
-        lines += ["## Adapters", "", *_as_markdown(told, heads)]
+        lines += ["Adapters and how they were trained:", "", *_as_markdown(told, heads)]
     lines += section(operations)
     return "\n".join(lines) + "\n"
 
@@ -331,7 +331,8 @@ def _task_section(members: Sequence[BoardRow], also: Sequence[str]) -> list[str]
         facts.append(f"Bayes-optimal F1 macro {data['bayes_f1_macro']:.3f}")
     ranked = f"Ranked by {markdown_code(members[0].first.primary)}."
     lines = [f"## {markdown_text(members[0].title)}", "", f"{'; '.join(facts)}. {ranked}", ""]
-    heads, cells = without_dashes(COLUMNS[1:], [cells_of_row(row)[1:] for row in members], KEPT)
+    keep = KEPT if any(row.metrics for row in members) else COLUMNS
+    heads, cells = without_dashes(COLUMNS[1:], [cells_of_row(row)[1:] for row in members], keep)
     lines += _as_markdown(cells, heads)
     if named := _further(members[0]) + [name for name in also if name in members[0].metrics]:
         further = [

@@ -20,8 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from medgraft.benchmarks.metrics import Metric
 from medgraft.benchmarks.result_files import UnreadableError, files_below, read_json
 from medgraft.errors import MedgraftError
+from medgraft.options import readable
 from medgraft.plain_text import one_line
-from medgraft.registry import TrainDefaults, readable
+from medgraft.registry import TrainDefaults
 
 logger = logging.getLogger(__name__)
 

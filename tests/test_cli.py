@@ -140,12 +140,24 @@ def test_ls_of_something_else_says_what_there_is(run):
 @pytest.mark.parametrize(
     ("name", "texts"),
     [
-        ("lora", ["adapter, medgraft.adapters.lora:Lora", "paper: Hu et al.", "rank: "]),
-        ("peft:vera", ["adapter, medgraft.adapters.peft"]),
-        ("embedded", ["encoder, ", "embedded:chest", "embedded:brain"]),
+        (
+            "lora",
+            [
+                "adapter, medgraft.adapters.lora:Lora",
+                "paper: Hu et al.",
+                "title: LoRA",
+                "rank",
+                "whole number",
+                "at least 1",
+                "epochs",
+            ],
+        ),
+        ("peft:vera", ["adapter, medgraft.adapters.peft", "options.r", "256", "Vera attention dimension"]),
+        ("embedded", ["encoder, ", "embedded:chest", "embedded:brain", "options: none"]),
+        ("inflate3d", ["encoder, ", "slices", "Slices that a volume is given as"]),
         ("phantom_chest", ["encoder, ", "embedded:chest"]),
         ("embedded:chest@random", ["encoder, "]),
-        ("chexpert", ["task, ", "labels: ", "uncertainty: "]),
+        ("chexpert", ["task, ", "labels", "competition, all", "uncertainty", "title: CheXpert"]),
     ],
 )
 def test_describe_says_what_a_thing_is_and_takes(run, name, texts):

@@ -302,7 +302,7 @@ class Adapter(nn.Module):
         mergeable: :meth:`merge` folds the adapter into the encoder's weights.
         Config: The plugin's options; a nested class of that name, see :class:`AdapterConfig`.
         variant_field: Option that ``name:variant`` sets, for families such as ``peft:vera``.
-        title: One line for people; the class's name where it is empty.
+        title: One line for people, on boards and in ``medgraft describe``.
         paper: Where the method is from, as one would cite it.
         licence: Of the code.
         train_defaults: How it is trained unless the user says otherwise: fields of

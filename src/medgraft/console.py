@@ -16,6 +16,7 @@ from medgraft.plain_text import PlainFormatter, plain
 BAD_INPUT, INTERRUPTED = 2, 130
 QUICK = ("ls", "new")
 """Commands that answer before a first line would help."""
+SWEEPS = ("run", "benchmarks.run")
 
 
 @contextmanager
@@ -132,9 +133,10 @@ def entered(name: str, command: Callable[[], object]) -> None:
 
 
 def _announce(name: str) -> None:
-    """A first line before anything heavy is imported."""
-    words = sys.argv[1:]
-    short = not words or any(word in ("--help", "--version") for word in words)
-    if short or name.rpartition(" ")[2] in QUICK:
+    """A first line before anything heavy is imported; among the progress of a sweep, else out of the output's way."""
+    words, command = sys.argv[1:], name.rpartition(" ")[2]
+    if not words or any(word in ("--help", "--version") for word in words) or command in QUICK:
         return
-    say(f"{name}: loading")
+    stream = sys.stdout if command in SWEEPS else sys.stderr
+    stream.write(f"{name}: loading\n")
+    stream.flush()

@@ -71,7 +71,7 @@ def _describe_adapter(console: Console, name: str, encoder: str | None) -> None:
     parsed = resolve_adapter(name)
     facts = adapter_facts(parsed)
     entry = catalogue().adapters.get(parsed.plugin.name) if parsed.plugin.builtin else None
-    lines = [f"title: {facts.title}", f"paper: {facts.paper or 'not said'}", f"licence: {facts.licence or 'not said'}"]
+    lines = [f"{name}: {text}" for name, text in facts.told().items()]
     if entry is not None:
         lines.append(f"default tasks: {', '.join(entry.tasks)}")
     console.print("\n".join(lines), markup=False)

@@ -231,7 +231,7 @@ class AdapterFacts(NamedTuple):
     """What is known of an adapter besides its code.
 
     Attributes:
-        title: One line for people.
+        title: One line for people; empty if nobody gave one.
         paper: Where the method is from; empty if nobody said.
         licence: Of the code; empty if nobody said.
         train: How it is trained unless the user says otherwise.
@@ -243,8 +243,9 @@ class AdapterFacts(NamedTuple):
     train: TrainDefaults
 
     def told(self) -> dict[str, str]:
-        """What a result says of it."""
-        return {"title": self.title, "paper": self.paper, "licence": self.licence}
+        """What a result says of it: what somebody said."""
+        facts = {"title": self.title, "paper": self.paper, "licence": self.licence}
+        return {name: text for name, text in facts.items() if text}
 
 
 def adapter_facts(name: AdapterName) -> AdapterFacts:
@@ -258,7 +259,7 @@ def adapter_facts(name: AdapterName) -> AdapterFacts:
         return AdapterFacts(entry.title, entry.paper, entry.licence, entry.train)
     cls = adapter_class(name)
     train = checked(TrainDefaults, cls.train_defaults, f"train_defaults of adapter {name.plugin.name!r}")
-    return AdapterFacts(cls.title or cls.__name__, cls.paper, cls.licence, train)
+    return AdapterFacts(cls.title, cls.paper, cls.licence, train)
 
 
 def build_adapter(name: str, options: Mapping[str, Any] | None = None) -> Adapter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -19,11 +20,13 @@ class Toy:
         site: Where it is installed.
         cohort: Its cohort.
         environment: Further variables for :meth:`start`.
+        deaf: Started with Ctrl-C ignored, as a shell starts what it puts into the background of a script.
     """
 
     site: Path
     cohort: Path
     environment: dict[str, str] = field(default_factory=dict)
+    deaf: bool = False
 
     def options(self, *more: str) -> list[str]:
         """``run`` on the toy task and encoder, one thread, no reference rows."""
@@ -42,6 +45,8 @@ class Toy:
             env=environment,
             cwd=cwd,
             start_new_session=True,
+            # A script's `nohup make test &` ignores Ctrl-C, and children inherit that; here it has to arrive.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN if self.deaf else signal.SIG_DFL),
         )
 
     def run(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

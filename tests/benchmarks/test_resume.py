@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -185,6 +186,16 @@ def test_ctrl_c_while_workers_are_being_started_is_one_line_too(toy, tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=180)
     assert process.returncode == 130 and "Traceback" not in error and len(error.splitlines()) == 1
+
+
+def test_a_sweep_that_cannot_be_interrupted_says_so_once_and_how_to_end_it(toy, tmp_path):
+    toy = dataclasses.replace(toy, deaf=True)
+    process = toy.start("--adapters", "toy_gain", "--seeds", "0", *toy.options("--results", str(tmp_path)))
+    os.killpg(process.pid, signal.SIGINT)
+    out, error = process.communicate(timeout=180)
+    assert process.returncode == 0 and "written: " in out
+    said = f"Ctrl-C (SIGINT) is ignored, as whoever started this asked for; `kill {process.pid}` ends it"
+    assert error.splitlines() == [said]
 
 
 # --- fresh, failing and stale -----------------------------------------------------------------------------------------

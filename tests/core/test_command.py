@@ -27,7 +27,7 @@ def test_an_encoder_is_described_by_its_source_its_name_and_its_alias(run, name)
 
 
 def test_a_variant_is_described_by_its_family(run):
-    assert "method: <class 'str'> = 'lora'" in run("describe", "peft:vera").stdout
+    assert "the name says it: vera" in run("describe", "peft:vera").stdout
 
 
 def test_an_encoder_is_described_where_an_adapter_attaches_to_it(run):

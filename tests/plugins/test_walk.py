@@ -57,7 +57,7 @@ def test_none_is_broken(author, home):
     [("adapter", "channels of the bottleneck"), ("encoder", "my_vit:tiny"), ("task", "which subjects are in which")],
 )
 def test_it_can_be_described(author, home, kind, says):
-    done = author.run("medgraft", "describe", NAMES[kind], cwd=home)
+    done = author.run("medgraft", "describe", NAMES[kind], cwd=home, COLUMNS="250")
     assert done.returncode == 0 and says in done.stdout, done.stderr
     assert f"medgraft_{NAMES[kind]}:" in done.stdout
 
