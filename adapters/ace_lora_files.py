@@ -277,5 +277,5 @@ def _source(folder: Path) -> dict[str, Any]:
         source = read_json(path, CheckpointError)
         unchanged = source["weights_sha256"] == file_digest(folder / WEIGHTS_NAME)
         return {name: source[name] for name in unknown} if unchanged else unknown
-    except (ValueError, KeyError, TypeError) as error:
+    except (CheckpointError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); remove it to export without its metadata") from error

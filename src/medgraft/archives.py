@@ -99,7 +99,7 @@ def _check_zip(path: Path, checksums: bool) -> None:
             if checksums:
                 _check_sums(archive, members, what)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-        raise CheckpointError(f"{what} cannot be read: {error}; copy it again") from error
+        raise CheckpointError(f"{what} cannot be read: it is damaged ({error}); copy it again") from error
 
 
 def _check_sums(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], what: str) -> None:
