@@ -42,7 +42,7 @@ def load_image(path: str | Path, formats: Sequence[str] = FORMATS, *, places: bo
         DataError: The file is missing, empty, truncated, damaged, not a picture of these formats, of several frames, or
             larger than ``MEDGRAFT_MAX_PIXELS``.
     """
-    with one_file(path, "a readable image", _CUT, "copy it again or take its row out"):
+    with one_file(path, "an image, it is missing or damaged", _CUT, "copy it again or take its row out"):
         _check_name(path)
         with _opened(path, formats) as image:
             raw_modes = str([tile[3] for tile in image.tile])  # before anything is decoded
@@ -68,7 +68,7 @@ def picture_shape(path: str | Path, formats: Sequence[str] = FORMATS) -> tuple[i
     Raises:
         DataError: There is no readable header.
     """
-    with one_file(path, "a readable image", _CUT), _opened(path, formats, whole=False) as image:
+    with one_file(path, "an image, it is missing or damaged", _CUT), _opened(path, formats, whole=False) as image:
         return image.height, image.width
 
 

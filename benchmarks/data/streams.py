@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, cast
-
-from medgraft.errors import DataError, MedgraftError
-from medgraft.limits import within_unpacked
 
 GZIP = b"\x1f\x8b"
 DEFLATE_MOST = 1032
@@ -46,10 +42,6 @@ class Unpacked(io.RawIOBase):
     def readable(self) -> bool:
         """Always."""
         return True
-
-    def packed(self) -> int:
-        """Bytes of the file that were read so far."""
-        return self._handle.tell()
 
     def readinto(self, buffer: Any, /) -> int:
         """Fills the buffer, short at the end only.
@@ -162,22 +154,3 @@ def starts_with(path: Path, prefix: bytes, at: int = 0) -> bool:
     with path.open("rb") as handle:
         handle.seek(at)
         return handle.read(len(prefix)) == prefix
-
-
-def check_gzip(path: Path, error: Callable[[str], MedgraftError] = DataError) -> None:
-    """Unpacks a gzip file to its end, which checks length and checksum of every member, and keeps nothing of it.
-
-    Raises:
-        MedgraftError: It is damaged or cut, has something else behind its members, or goes beyond
-            ``MEDGRAFT_MAX_UNPACKED_BYTES`` or ``MEDGRAFT_MAX_RATIO``.
-    """
-    count, block = 0, bytearray(_STEP)
-    try:
-        with Unpacked(path.open("rb")) as stream:
-            while found := stream.readinto(block):
-                count += found
-                within_unpacked(stream.packed(), count, str(path), error)
-            if stream.garbage:
-                raise EOFError("something that is not gzip follows")
-    except (OSError, EOFError, zlib.error) as problem:
-        raise error(f"{path} is a damaged or cut gzip file ({problem}); copy it again") from problem

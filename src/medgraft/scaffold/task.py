@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 from medgraft.benchmarks.content import file_facts
+from medgraft.benchmarks.data.images import load_radiograph
 from medgraft.benchmarks.data.reading import is_phantom, read_table
-from medgraft.errors import DataError
 from medgraft.task import RawInputs, Task, TaskConfig, TaskData, subject_split
-from PIL import Image
 from pydantic import Field
 
 
@@ -26,14 +25,7 @@ class PluginTask(Task):
         classes, targets = np.unique(table["label"].to_numpy(str), return_inverse=True)
         parts = subject_split(subjects, targets, {"train": 0.6, "val": 0.2, "test": 0.2}, self.config.split_seed)
         digest = file_facts(list(map(str, files)), root)  # of the pixels, so that caches notice other ones
-        raw = RawInputs(lambda index: _pixels(files[index]), len(files), digest)
+        raw = RawInputs(lambda index: load_radiograph(files[index]), len(files), digest)
         data = TaskData({"image": raw}, targets, subjects, parts, tuple(classes), phantom=is_phantom(root))
         data.provenance["reader"] = {"used": len(table), "skipped": {"a blank cell": len(rows) - len(table)}}
         return data
-
-
-def _pixels(file: Path) -> np.ndarray:
-    try:
-        return np.array(Image.open(file).convert("L"))  # uint8 [H, W]
-    except OSError as error:
-        raise DataError("an image is missing or damaged") from error
