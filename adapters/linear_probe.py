@@ -1,6 +1,8 @@
 """Linear probe: no adapter at all, only the task's linear head on frozen features.
 
-Alain and Bengio, "Understanding intermediate layers using linear classifier probes", 2016 (arXiv 1610.01644).
+Alain and Bengio, "Understanding intermediate layers using linear classifier probes", 2016 (arXiv 1610.01644). The
+harness fits the head as a logistic regression with a cross-validated L2 penalty, the strongest plain probe and the bar
+that an adapter has to clear (Kornblith et al., "Do Better ImageNet Models Transfer Better?", CVPR 2019, fit theirs so).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from medgraft.features import Condenser, Features
 from medgraft.sites import Site
 
 Pooling = Literal["encoder", "cls", "mean", "cls+mean"]
+Solver = Literal["lbfgs", "sgd"]
 
 
 class LinearProbe(Adapter):
@@ -27,11 +30,21 @@ class LinearProbe(Adapter):
 
         Attributes:
             pooling: ``encoder`` reads what the encoder pools; ``cls``, ``mean`` and ``cls+mean`` read its tokens.
+            solver: ``lbfgs`` leaves the head to the harness, which solves a logistic regression exactly, its C chosen
+                of six by cross-validation over training subjects. ``sgd``, also by the name ``linear_probe:sgd``,
+                trains the head by gradient descent as heads of adapters are trained, and keeps it.
         """
 
         pooling: Pooling = "encoder"
+        solver: Solver = "lbfgs"
 
     config: Config
+    variant_field = "solver"
+
+    @property
+    def refit_head(self) -> bool:
+        """Unless gradient descent was asked for."""
+        return self.config.solver == "lbfgs"
 
     def supports(self, encoder: Encoder) -> Support:
         """Fits every encoder; a pooling that reads CLS needs one in each tower."""

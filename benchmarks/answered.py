@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medgraft.benchmarks.logistic import Problem
 from medgraft.benchmarks.objectives import Batch, ClassificationObjective, Outputs
 from medgraft.grafting import Grafted
 from medgraft.task import TaskData
@@ -40,6 +42,15 @@ class AnsweredObjective(ClassificationObjective):
         logits = self.logits(grafted, outputs)
         allowed = self.allowed[self.asked[torch.from_numpy(batch.index)]].to(logits.device)
         return F.cross_entropy(logits.masked_fill(~allowed, float("-inf")), batch.targets.to(logits.device))
+
+    def problems(self, data: TaskData, index: np.ndarray) -> list[Problem]:
+        """A softmax per question, over the classes that answer it."""
+        assert data.asked is not None
+        asked, targets, found = data.asked[index], data.targets[index], []
+        for number, classes in enumerate(data.answers):
+            outputs = tuple(sorted(classes))
+            found.append(Problem(data.questions[number], outputs, asked == number, np.searchsorted(outputs, targets)))
+        return found
 
     def scores(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
         """Probabilities ``[B, classes]`` that sum to 1 over the classes of each question."""

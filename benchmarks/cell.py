@@ -15,6 +15,7 @@ import torch
 
 from medgraft import plugins
 from medgraft.adapters.kernels import backends
+from medgraft.benchmarks import head_choice
 from medgraft.benchmarks.cache import PreparedInputs, TowerInputs, hit_rate, prepare, tower_inputs
 from medgraft.benchmarks.cohorts import saw
 from medgraft.benchmarks.dense import DetectionObjective, SegmentationObjective
@@ -130,9 +131,10 @@ class Cell:
         return self.spec.train.epochs > 0
 
     def train(self, progress: Callable[[float], None]) -> TrainingLog:
-        """Trains as the spec says."""
+        """Trains as the spec says, and chooses the head's strength of L2."""
         torch.manual_seed(self.spec.seed + 1)
-        return self.runner.fit(self.splits["train"], self.spec.train, self.spec.seed, progress)
+        train, val = self.splits["train"], self.splits["val"]
+        return head_choice.train(self.runner, train, val, self.spec.train, self.spec.seed, progress)
 
     def evaluate(self) -> tuple[dict[str, Metric], dict[str, np.ndarray]]:
         """Metrics on the test split, and the predictions behind them, subjects as anonymous numbers."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from medgraft.adapters.kernels import backends
 from medgraft.adapters.kernels.info_nce import label_info_nce
 from medgraft.benchmarks.dense import DENSE, DetectionObjective, SegmentationObjective
+from medgraft.benchmarks.logistic import Problem
 from medgraft.encoder import Encoder, TextEncoder
 from medgraft.errors import DataError
 from medgraft.features import Features
@@ -60,6 +61,22 @@ class Head(nn.Module):
     def forward(self, embeddings: Tensor) -> Tensor:
         """``[B, dim]`` -> logits ``[B, outputs]``."""
         return self.linear((embeddings - self.mean) / self.deviation)
+
+    def folded(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weight ``float64 [outputs, dim]`` and bias ``[outputs]`` of the same map on embeddings as they are."""
+        parts = (self.linear.weight, self.linear.bias, self.mean, self.deviation)
+        weight, bias, mean, deviation = (part.detach().double().cpu().numpy() for part in parts)
+        return weight / deviation, bias - (weight / deviation) @ mean
+
+    @torch.no_grad()
+    def take(self, weight: np.ndarray, bias: np.ndarray) -> None:
+        """Becomes the linear map of weight ``[outputs, dim]`` and bias ``[outputs]`` on embeddings as they are.
+
+        The statistics stay; the map is folded into :attr:`linear` behind them.
+        """
+        mean, deviation = (part.double().cpu().numpy() for part in (self.mean, self.deviation))
+        self.linear.weight.copy_(torch.from_numpy(weight * deviation))
+        self.linear.bias.copy_(torch.from_numpy(bias + weight @ mean))
 
 
 def joined(outputs: Outputs, inputs: tuple[str, ...]) -> Tensor:
@@ -131,6 +148,18 @@ class ClassificationObjective:
         if batch.mask is None:
             return losses.mean()
         return (losses * batch.mask).sum() / batch.mask.sum().clamp(min=1)
+
+    def problems(self, data: TaskData, index: np.ndarray) -> list[Problem]:
+        """The regressions that the loss is made of, on the samples ``index``; see :mod:`logistic`."""
+        targets = data.targets[index].astype(np.int64)
+        if not self.multilabel:
+            return [Problem("", tuple(range(self.outputs)), np.ones(len(index), bool), targets)]
+        counts = np.ones(targets.shape, bool) if data.mask is None else data.mask[index].astype(bool)
+        each = self.outputs // len(data.classes)  # outputs of a label
+        return [
+            Problem(name, tuple(range(k * each, (k + 1) * each)), counts[:, k], targets[:, k])
+            for k, name in enumerate(data.classes)
+        ]
 
     def scores(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
         """Probabilities ``[B, classes]``."""

@@ -35,7 +35,8 @@ NUMBERS_VERSION = 6
 """Raised when a change of the harness changes numbers that no other part of a cell's key tells apart.
 
 Version 6: what use on foreign models and files showed to be wrong; pixels that DICOM, PNG and NIfTI files
-mean otherwise than they were read.
+mean otherwise than they were read; the probe is a logistic regression with cross-validated L2, and the heads of
+adapters are fitted anew where that is clearly better.
 """
 
 LATER_FIELDS = {"augment_views": 0, "device": "cpu"}
@@ -177,11 +178,11 @@ class CellResult(_Model):
 
     ``stage`` is where a cell that failed did: ``load``, ``build``, ``prefix``, ``train``, ``evaluate``, ``measure``
     or ``write``. ``log`` is the file of what the cell wrote to its terminal, relative to the results folder, empty
-    where it wrote nothing. ``training`` lists the stages of adapters that train in several; ``diagnostics`` holds
-    what an adapter reports of itself on the samples that were predicted, by adapter; ``ops`` which form each shared
-    operation ran in; ``cache`` the entries that were read, each with the ``source`` that this cell made it of and
-    the arrays that are ``float32`` because half precision cannot hold them, and ``hit_rate``, the share of rows
-    read, sources included, that this cell did not have to compute.
+    where it wrote nothing. ``training`` lists the stages of adapters that train in several, and under ``head`` how the
+    head's strength of L2 was chosen; ``diagnostics`` holds what an adapter reports of itself on the samples that were
+    predicted, by adapter; ``ops`` which form each shared operation ran in; ``cache`` the entries that were read, each
+    with the ``source`` that this cell made it of and the arrays that are ``float32`` because half precision cannot
+    hold them, and ``hit_rate``, the share of rows read, sources included, that this cell did not have to compute.
     """
 
     schema_version: int = SCHEMA_VERSION

@@ -42,6 +42,7 @@ class TrainingLog:
         samples: Samples seen.
         seconds: Time inside steps, data loading excluded.
         stages: What trained when, for adapters that declare more than one stage.
+        head: How the head's strength of L2 was chosen, where it was; see :mod:`medgraft.benchmarks.head_choice`.
     """
 
     epoch_loss: list[float] = field(default_factory=list)
@@ -49,6 +50,7 @@ class TrainingLog:
     samples: int = 0
     seconds: float = 0.0
     stages: list[dict[str, Any]] = field(default_factory=list)
+    head: dict[str, Any] = field(default_factory=dict)
 
 
 def learning_rate(step: int, steps: int, warmup: float) -> float:
@@ -199,6 +201,11 @@ class Runner:
             fused=True,
         )
 
+    def require_trainable(self) -> None:
+        """Raises :class:`DataError` where the task has nothing to train on."""
+        if self.data.untrainable:
+            raise DataError(self.data.untrainable)
+
     def fit(self, index: np.ndarray, train: TrainDefaults, seed: int, progress: Callable[[float], None]) -> TrainingLog:
         """Trains for ``train.epochs`` passes over ``index``; the last short batch of a pass is kept.
 
@@ -214,8 +221,7 @@ class Runner:
         log = TrainingLog()
         if train.epochs == 0 or not self.grafted.trainable_parameters():
             return log
-        if self.data.untrainable:
-            raise DataError(self.data.untrainable)
+        self.require_trainable()
         order = np.random.default_rng([seed, 17])
         optimizer = self.optimizer(train)
         keeper = Keeper(self.grafted.trainable_parameters()) if train.keep == "lowest_loss" else None

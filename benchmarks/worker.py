@@ -119,6 +119,7 @@ def _run_steps(
             "samples": log.samples,
             "seconds": log.seconds,
             **({"stages": log.stages} if log.stages else {}),
+            **({"head": log.head} if log.head else {}),
         },
         data=cell.describe_data(),
         encoder=cell.describe_encoder(),

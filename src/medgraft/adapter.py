@@ -347,6 +347,14 @@ class Adapter(nn.Module):
         """
         return False
 
+    @property
+    def refit_head(self) -> bool:
+        """Whether a harness may replace the linear head that training left by one whose strength of L2 it chooses.
+
+        ``False`` where the head's own training is what is to be measured.
+        """
+        return True
+
     def supports(self, encoder: Encoder) -> Support:
         """Says whether this adapter, as configured, can attach to ``encoder``; must not change anything."""
         return Support(True)
