@@ -26,10 +26,10 @@ def write(path: Path, pixels: np.ndarray, *, syntax: str = "1.2.840.10008.1.2.1"
     """A DICOM file of 12 bits in 16, or 8 in 8, unless the fields say otherwise; ``None`` leaves a field empty."""
     import pydicom
     from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import ComputedRadiographyImageStorage, generate_uid
+    from pydicom.uid import UID, ComputedRadiographyImageStorage, generate_uid
 
     meta = FileMetaDataset()
-    meta.TransferSyntaxUID = syntax
+    meta.TransferSyntaxUID = UID(syntax)
     meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
     meta.MediaStorageSOPInstanceUID = generate_uid()
     dataset = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
@@ -55,7 +55,7 @@ def write(path: Path, pixels: np.ndarray, *, syntax: str = "1.2.840.10008.1.2.1"
     content = pixels.tobytes()
     dataset.PixelData = content + bytes(len(content) % 2)
     big = meta.TransferSyntaxUID == "1.2.840.10008.1.2.2"
-    order = {"implicit_vr": False, "little_endian": False} if big else {}
+    order: dict[str, Any] = {"implicit_vr": False, "little_endian": False} if big else {}
     pydicom.dcmwrite(path, dataset, enforce_file_format=True, **order)
     return path
 

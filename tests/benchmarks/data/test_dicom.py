@@ -38,7 +38,7 @@ def empty_table() -> Sequence:
     return Sequence([item])
 
 
-def rises(name: str, pixels: np.ndarray, wanted: np.ndarray = RAMP, **fields: Any) -> Any:
+def rises(name: str, pixels: np.ndarray, wanted: Any = RAMP, **fields: Any) -> Any:
     """A film and the picture it means, 0..1."""
     return pytest.param(pixels, fields, wanted, id=name)
 

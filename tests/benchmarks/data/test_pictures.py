@@ -109,7 +109,7 @@ def test_the_orientation_of_a_camera_is_honoured(tmp_path, code, format):
     stored |= {5: R8.T, 6: R8.T[::-1], 7: R8.T[::-1, ::-1], 8: R8.T[:, ::-1]}
     path, exif = tmp_path / f"a.{format}", Image.Exif()
     exif[274] = code
-    how = {"quality": 95} if format == "jpg" else {}
+    how: dict[str, Any] = {"quality": 95} if format == "jpg" else {}
     Image.fromarray(np.ascontiguousarray(stored[code])).save(path, exif=exif, **how)
     if format == "tif" and code > 4:
         with pytest.raises(DataError, match="on its side"):

@@ -8,10 +8,14 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel import cifti2
+from nibabel.affines import from_matvec
+from nibabel.eulerangles import euler2mat
 
 from medgraft.benchmarks.cache import prepare
 from medgraft.benchmarks.data.volumes import load_volume
@@ -20,7 +24,7 @@ from medgraft.errors import DataError
 from medgraft.task import RawInputs
 
 SHAPE = (9, 8, 7)
-VOXELS = np.random.default_rng(0).integers(1, 900, SHAPE).astype(np.int16)
+VOXELS: Any = np.random.default_rng(0).integers(1, 900, SHAPE).astype(np.int16)
 LPS = np.diag([-1.0, -1.0, 1.2, 1.0])
 RAS_VOXELS = VOXELS[::-1, ::-1].astype(np.float32)
 DIM, PIXDIM, SLOPE, CODES, QUATERN, SROW = 40, 76, 112, 252, 256, 280
@@ -133,8 +137,9 @@ def test_formats_and_types_give_the_same_voxels(tmp_path, kind):
 @pytest.mark.parametrize("turn", ["PIR", "LAS", "ASL", "SPR", "RAS"])
 def test_any_order_of_axes_is_turned_as_nibabel_turns_it(tmp_path, turn):
     image = nib.Nifti1Image(VOXELS, np.diag([1.0, 1.1, 1.2, 1.0]))
-    target = nib.orientations.axcodes2ornt(tuple(turn))
-    image = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), target))
+    target: Any = nib.orientations.axcodes2ornt(tuple(turn))
+    turns: Any = nib.orientations.ornt_transform(nib.io_orientation(image.affine), target)
+    image = image.as_reoriented(turns)
     nib.save(image, tmp_path / "a.nii")
     read, affine = load_volume(tmp_path / "a.nii")
     assert np.array_equal(read, VOXELS)
@@ -177,10 +182,10 @@ def odd_files(folder: Path) -> dict[Path, str]:
     nib.save(nib.Nifti1Pair(VOXELS, LPS), folder / "half.img")
     (folder / "half.img").unlink()
     found[folder / "half.hdr"] = "half of a pair"
-    oblique = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.4, 0.3, 0.2))
+    oblique = from_matvec(euler2mat(0.4, 0.3, 0.2))
     found[volume(folder / "oblique.nii", VOXELS[:, :, 0], oblique)] = "not one 3D volume"
-    axes = nib.cifti2.BrainModelAxis.from_mask(np.ones((2, 2, 2)), affine=np.eye(4))
-    scalars = nib.cifti2.Cifti2Image(np.ones((1, 8)), (nib.cifti2.ScalarAxis(["a"]), axes))
+    axes = cifti2.BrainModelAxis.from_mask(np.ones((2, 2, 2)), affine=np.eye(4))
+    scalars = cifti2.Cifti2Image(np.ones((1, 8)), (cifti2.ScalarAxis(["a"]), axes))
     nib.save(scalars, folder / "cifti.dscalar.nii")
     found[folder / "cifti.dscalar.nii"] = "not one 3D volume"
     (folder / "folder.nii").mkdir()
@@ -276,7 +281,7 @@ def test_a_form_that_is_not_set_is_not_asked(tmp_path):
 def test_forms_that_agree_at_45_degrees_do_not_contradict(tmp_path):
     image = nib.Nifti1Image(VOXELS, np.eye(4))
     for angle, put in ((44.9, image.set_qform), (45.1, image.set_sform)):
-        put(nib.affines.from_matvec(nib.eulerangles.euler2mat(math.radians(angle))), 1)
+        put(from_matvec(euler2mat(math.radians(angle))), 1)
     assert nib.aff2axcodes(image.get_sform()) != nib.aff2axcodes(image.get_qform())
     nib.save(image, tmp_path / "a.nii")
     assert sorted(load_volume(tmp_path / "a.nii")[0].shape) == sorted(SHAPE)
