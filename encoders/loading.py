@@ -59,7 +59,10 @@ def origin(weights: str, sha256: str | None = None) -> str | Path:
     if sha256 is not None and not (isinstance(found, Path) and found.is_file()):
         raise ConfigError(f"sha256 can be checked for one local file only, and the weights are {weights!r}")
     if isinstance(found, Path) and found.is_dir():
-        check_weights_folder(found)  # a library will load from it; single files are looked through when they are read
+        try:  # a library will load from it; single files are looked through when they are read
+            check_weights_folder(found)
+        except CheckpointError as error:
+            raise CheckpointError(f"weights {weights} could not be loaded: {error}") from error
     return found
 
 

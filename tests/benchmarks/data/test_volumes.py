@@ -13,9 +13,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from nibabel import cifti2
 from nibabel.affines import from_matvec
-from nibabel.eulerangles import euler2mat
+from nibabel.cifti2.cifti2 import Cifti2Image
+from nibabel.cifti2.cifti2_axes import BrainModelAxis, ScalarAxis
+from scipy.spatial.transform import Rotation
 
 from medgraft.benchmarks.cache import prepare
 from medgraft.benchmarks.data.volumes import load_volume
@@ -182,10 +183,10 @@ def odd_files(folder: Path) -> dict[Path, str]:
     nib.save(nib.Nifti1Pair(VOXELS, LPS), folder / "half.img")
     (folder / "half.img").unlink()
     found[folder / "half.hdr"] = "half of a pair"
-    oblique = from_matvec(euler2mat(0.4, 0.3, 0.2))
+    oblique = from_matvec(Rotation.from_euler("zyx", (0.4, 0.3, 0.2)).as_matrix())
     found[volume(folder / "oblique.nii", VOXELS[:, :, 0], oblique)] = "not one 3D volume"
-    axes = cifti2.BrainModelAxis.from_mask(np.ones((2, 2, 2)), affine=np.eye(4))
-    scalars = cifti2.Cifti2Image(np.ones((1, 8)), (cifti2.ScalarAxis(["a"]), axes))
+    axes = BrainModelAxis.from_mask(np.ones((2, 2, 2)), affine=np.eye(4))
+    scalars = Cifti2Image(np.ones((1, 8)), (ScalarAxis(["a"]), axes))
     nib.save(scalars, folder / "cifti.dscalar.nii")
     found[folder / "cifti.dscalar.nii"] = "not one 3D volume"
     (folder / "folder.nii").mkdir()
@@ -281,7 +282,7 @@ def test_a_form_that_is_not_set_is_not_asked(tmp_path):
 def test_forms_that_agree_at_45_degrees_do_not_contradict(tmp_path):
     image = nib.Nifti1Image(VOXELS, np.eye(4))
     for angle, put in ((44.9, image.set_qform), (45.1, image.set_sform)):
-        put(from_matvec(euler2mat(math.radians(angle))), 1)
+        put(from_matvec(Rotation.from_euler("z", angle, degrees=True).as_matrix()), 1)
     assert nib.aff2axcodes(image.get_sform()) != nib.aff2axcodes(image.get_qform())
     nib.save(image, tmp_path / "a.nii")
     assert sorted(load_volume(tmp_path / "a.nii")[0].shape) == sorted(SHAPE)
