@@ -147,13 +147,12 @@ import resource, sys, time
 from pathlib import Path
 from medgraft.checkpoint import read_weights
 from medgraft.errors import CheckpointError
-start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 resource.setrlimit(resource.RLIMIT_DATA, (2 << 30, 2 << 30))
 for name in sys.argv[2:]:
     begun = time.process_time()
     try: print("read", end=" ")if read_weights(Path(sys.argv[1], name)) else None
     except CheckpointError as error: print(round(time.process_time() - begun, 2), name, error, sep="\\t")
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) >> 10)
+print(int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) >> 10)
 """
 
 

@@ -378,7 +378,7 @@ for dims, packed in (((32767,) * 3, False), ((32767,) * 3, True), ((3000, 3000, 
     made = time.process_time()
     try: load_volume(path)
     except DataError as error: print(error.reason, "|", round(time.process_time() - made, 2))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) >> 10
 print("peak", peak)
 """
 
