@@ -19,7 +19,7 @@ import numpy as np
 from medgraft.benchmarks.data.dicom_display import after_display, after_modality, hanging, is_inverted
 from medgraft.benchmarks.data.dicom_fields import first_number, numbers, word
 from medgraft.benchmarks.data.dicom_stored import as_colours, padding_of, stored_values
-from medgraft.benchmarks.data.grey import check_contrast, luminance, stretched, turned
+from medgraft.benchmarks.data.grey import check_contrast, extremes, luminance, stretched, turned
 from medgraft.benchmarks.data.one_file import one_file
 from medgraft.benchmarks.data.streams import GZIP, Within, starts_with
 from medgraft.errors import DataError
@@ -142,13 +142,14 @@ def _picture(path: str | Path, dataset: Any) -> tuple[np.ndarray, np.ndarray | N
     ignored = padding_of(dataset, stored)
     values, scaled = after_modality(dataset, stored.values)
     values, windowed = after_display(dataset, values, ignored)
-    if not np.isfinite(values).all():
+    low, high = extremes(values, ignored)
+    if not np.isfinite([low, high]).all():
         raise DataError(f"{path} has pixels that are NaN or infinite", "pixels that are NaN or infinite")
-    used = values if ignored is None else values[~ignored]
-    if stored.depth == 8 and not scaled and used.size and used.min() >= 0 and used.max() <= 255:
-        grey = (np.clip(values, 0, 255) + 0.5).astype(np.uint8)
+    if stored.depth == 8 and not scaled and low >= 0 and high <= 255:
+        whole = values.dtype == np.uint8  # neither shifted nor windowed
+        grey = values if whole else (np.clip(values, 0, 255) + 0.5).astype(np.uint8)
     else:
-        grey = stretched(values, ignored, clip=not windowed)
+        grey = stretched(values.astype(np.float64, copy=False), ignored, clip=not windowed)
     if is_inverted(path, dataset, kind):
         grey = 255 - grey
     return (grey if ignored is None else np.where(ignored, np.uint8(0), grey)), ignored

@@ -26,9 +26,8 @@ def after_modality(dataset: Any, values: np.ndarray) -> tuple[np.ndarray, bool]:
         return looked_up(dataset, table, values), True
     slope = first_number(dataset, "RescaleSlope") or 1.0
     intercept = first_number(dataset, "RescaleIntercept") or 0.0
-    values = values.astype(np.float64)
     if (slope, intercept) != (1.0, 0.0):
-        values = values * slope + intercept
+        values = values.astype(np.float64) * slope + intercept
     return values, abs(slope) != 1
 
 
@@ -54,13 +53,16 @@ def after_display(dataset: Any, values: np.ndarray, ignored: np.ndarray | None) 
             center, width = center - 0.5, width - 1
         inside = (values > center - width / 2) & (values < center + width / 2)
         if (inside if ignored is None else inside & ~ignored).any():
-            place = (values - center) / width
+            place = (values.astype(np.float64, copy=False) - center) / width
             return (255 / (1 + np.exp(-4 * place)) if function == "SIGMOID" else _ramp(place)), True
     return values, False
 
 
 def _ramp(place: np.ndarray) -> np.ndarray:
-    return np.clip(place + 0.5, 0.0, 1.0) * 255
+    place += 0.5
+    np.clip(place, 0.0, 1.0, out=place)
+    place *= 255
+    return place
 
 
 def looked_up(dataset: Any, table: Any, values: np.ndarray) -> np.ndarray:

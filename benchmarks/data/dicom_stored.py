@@ -50,15 +50,18 @@ def stored_values(path: str | Path, dataset: Any) -> Stored:
         raise DataError(
             f"{path} has {depth} bits up to bit {high} in cells of {allocated}, which cannot be", "bits that contradict"
         )
-    values = _bits(cells, high + 1 - depth, depth)
-    _check_bits(path, dataset, cells, values, high + 1 - depth, depth)
+    shift = high + 1 - depth
+    signed = cells.dtype.kind == "i"
+    most = 1 << (depth + shift - signed)
+    if shift == 0 and (-most if signed else 0) <= int(cells.min()) and int(cells.max()) < most:
+        return Stored(cells, cells, depth)  # nothing stands above, as in nearly every file
+    values = _bits(cells, shift, depth)
+    _check_bits(path, dataset, cells, values, shift, depth)
     return Stored(values, cells, depth)
 
 
 def _bits(cells: np.ndarray, shift: int, depth: int) -> np.ndarray:
     """The bits that count, with the sign of the cells' type."""
-    if shift == 0 and depth == 8 * cells.dtype.itemsize:
-        return cells
     unsigned = cells.view(cells.dtype.str.replace("i", "u"))
     kept = ((unsigned >> shift) & ((1 << depth) - 1)).astype(np.int64)
     return np.where(kept >> (depth - 1), kept - (1 << depth), kept) if cells.dtype.kind == "i" else kept

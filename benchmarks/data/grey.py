@@ -29,27 +29,38 @@ def stretched(values: np.ndarray, ignored: np.ndarray | None = None, *, clip: bo
     """Values of any depth as ``uint8``, smallest to 0 and largest to 255.
 
     Args:
-        values: ``[H, W]``, finite.
+        values: ``float [H, W]``, finite.
         ignored: Boolean ``[H, W]``, true where a value takes no part and becomes 0.
         clip: Leave out a few values that are far outside; not where a display window has cut them off already.
 
     Returns:
         ``uint8 [H, W]``; 0 all over where all values are one.
     """
-    used = values if ignored is None else values[~ignored]
-    low, high = (float(used.min()), float(used.max())) if used.size else (0.0, 0.0)
-    if clip and high > low:
-        flat = used.ravel()
-        sample = flat[:: max(1, flat.size // _SAMPLE)]
-        edge = (100.0 - MIDDLE) / 2
-        middle = np.percentile(sample, [edge, 100.0 - edge])
-        if 0 < middle[1] - middle[0] < FEWEST_LEVELS * (high - low):
-            low, high = float(middle[0]), float(middle[1])
+    low, high = extremes(values, ignored)
     if not high > low:
         return np.zeros(values.shape, np.uint8)
-    grey = (np.clip(values, low, high) - low) * (255 / (high - low))
-    grey = (grey + 0.5).astype(np.uint8)
-    return grey if ignored is None else np.where(ignored, np.uint8(0), grey)
+    if clip:
+        step = max(1, values.size // _SAMPLE)
+        sample = values.ravel()[::step]
+        sample = sample if ignored is None else sample[~ignored.ravel()[::step]]
+        edge = (100.0 - MIDDLE) / 2
+        middle = np.percentile(sample, [edge, 100.0 - edge]) if sample.size else np.zeros(2)
+        if 0 < middle[1] - middle[0] < FEWEST_LEVELS * (high - low):
+            low, high = float(middle[0]), float(middle[1])
+            values = np.clip(values, low, high)
+    grey = (values - low) * (255 / (high - low))
+    grey += 0.5
+    if ignored is not None:
+        grey[ignored] = 0.0
+    return grey.astype(np.uint8)
+
+
+def extremes(values: np.ndarray, ignored: np.ndarray | None) -> tuple[float, float]:
+    """Smallest and largest value that takes part; both 0 where none does."""
+    if ignored is None:
+        return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    used = values[~ignored]
+    return (float(used.min()), float(used.max())) if used.size else (0.0, 0.0)
 
 
 def luminance(colours: np.ndarray) -> np.ndarray:
