@@ -151,6 +151,8 @@ class AceHgnnAdapter(Adapter):
                 return Support(False, f"its {name} tower has no attention, and the hypergraph needs CLS scores")
             if not tower.has_cls:
                 return Support(False, f"its {name} tower has no CLS token, and the hypergraph starts from one")
+            if not tower.has_scores:
+                return Support(False, f"its {name} tower's attention has biases by place or a window, so no CLS scores")
         return Support(True)
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:

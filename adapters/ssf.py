@@ -200,8 +200,9 @@ def _weight(encoder: Encoder, site: Site) -> nn.Parameter:
 
 def _axis(module: nn.Module) -> int:
     maps = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
-    # timm's layer norm over the channels of a feature map derives from the one over tokens.
-    return 1 if isinstance(module, maps) or type(module).__name__.endswith("2d") else -1
+    # Layer norms over the channels of a feature map derive from the one over tokens, timm's and transformers' alike.
+    first = type(module).__name__.endswith("2d") or getattr(module, "data_format", "") == "channels_first"
+    return 1 if isinstance(module, maps) or first else -1
 
 
 def _foldable(module: nn.Module) -> bool:

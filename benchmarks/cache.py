@@ -350,7 +350,7 @@ def _run(prepared: PreparedInputs, tower: Encoder, stage: int, view: int | None,
         with torch.autocast(tower.device.type, torch.bfloat16, enabled=half), fast_forms(tower.device.type, half):
             if stage >= tower.n_stages:
                 # forward() and not a call, so that an adapter's hooks on the features stay out of the cache.
-                found = tower.forward(x, scores=bool(tower.attention) and tower.has_cls)
+                found = tower.forward(x, scores=tower.has_scores)
             else:
                 found = tower.prefix(x, stage)
         writer.write(start, found)

@@ -158,7 +158,7 @@ class PromptedObjective(ContrastiveObjective):
         batch: Tensor | Features = tower.tokenize([prompt for each in prompts for prompt in each]).to(tower.device)
         if grafted.first_stage()[self.text] >= tower.n_stages:
             with torch.no_grad():  # forward() and not a call, so that what adapters make of the features stays out
-                batch = tower.forward(batch, scores=bool(tower.attention) and tower.has_cls)
+                batch = tower.forward(batch, scores=tower.has_scores)
         classes = torch.arange(len(prompts)).repeat_interleave(torch.tensor(counts))
         self._spoken = Spoken(batch, classes, counts[0] if len(set(counts)) == 1 else 0)
         return self._spoken

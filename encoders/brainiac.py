@@ -18,7 +18,9 @@ from torch import Tensor
 
 from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.encoders.loading import file_in, finish, hub_file, load_file, options_of, origin, seeded
-from medgraft.encoders.monai import INTENSITIES, NOT_ENCODER, VolumeViT, build_vit
+from medgraft.encoders.monai import NOT_ENCODER
+from medgraft.encoders.monai_networks import build_vit
+from medgraft.encoders.monai_towers import INTENSITIES, VolumeViT
 from medgraft.errors import UnknownNameError
 from medgraft.features import Features
 

@@ -6,12 +6,13 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from medgraft.attention import AttentionLayout
 from medgraft.encoder import EncoderSpec
-from medgraft.encoders.loading import LazyTokenizer, LibraryText, StagedEncoder, intensity, real_until, rgb_image
+from medgraft.encoders.loading import LazyTokenizer, LibraryText, StagedEncoder, intensity, raw_image, real_until
 from medgraft.errors import ConfigError
 from medgraft.features import Features
 
@@ -54,8 +55,8 @@ def split_layouts(model: nn.Module, layers: str, heads: int, root: str = "model"
             return []
         inner, (q, k, v) = found[0]
         attn: Any = layer.get_submodule(inner)
-        widths = {getattr(attn, name).out_features for name in (q, k, v)}
-        if len(widths) != 1:  # fewer keys than queries
+        width, keys, values = (getattr(attn, name).out_features for name in (q, k, v))
+        if keys != values:
             return []
         path, out = f"{root}.{layers}.{index}.{inner}", _output(layer, inner)
         layouts.append(
@@ -63,10 +64,11 @@ def split_layouts(model: nn.Module, layers: str, heads: int, root: str = "model"
                 "split",
                 f"{path}.{q}",
                 heads=heads,
-                dim=widths.pop(),
+                dim=width,
                 key_path=f"{path}.{k}",
                 value_path=f"{path}.{v}",
                 out_path=f"{root}.{layers}.{index}.{out}" if out else "",
+                kv_dim=None if keys == width else keys,
             )
         )
     return layouts
@@ -81,18 +83,40 @@ def _output(layer: nn.Module, attention: str) -> str:
 
 
 class PilProcessor:
-    """A transformers image processor as a function from a PIL image to a prepared tensor ``[3, H, W]``."""
+    """A transformers image processor as a function from a PIL image to a prepared tensor ``[channels, H, W]``.
 
-    def __init__(self, processor: Any) -> None:
+    Args:
+        processor: The library's.
+        channels: 1 or 3, those of the images; for one, the mean and deviation of three are averaged.
+    """
+
+    def __init__(self, processor: Any, channels: int = 3) -> None:
         self.processor = processor
+        self.channels = channels
+        self.made: tuple[int, ...] | None = None
+        if channels == 1:
+            for name in ("image_mean", "image_std"):
+                values = getattr(processor, name, None)
+                if isinstance(values, list | tuple) and values:
+                    setattr(processor, name, [sum(values) / len(values)])
+            for name in ("do_convert_rgb", "do_grayscale"):
+                if getattr(processor, name, None):
+                    setattr(processor, name, False)
 
     def __call__(self, image: Any) -> Tensor:
         """Resizes, crops and scales as the processor says."""
+        if self.channels == 1:
+            image = np.array(image)[None]  # the library takes channels of arrays at their word
+            return self.processor(images=image, return_tensors="pt", input_data_format="channels_first")[
+                "pixel_values"
+            ][0]
         return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
 
     @property
     def size(self) -> tuple[int, int] | None:
         """Height and width of what it returns; ``None`` where it keeps the aspect of an image."""
+        if self.made is not None:
+            return self.made[0], self.made[1]
         size = self.processor.crop_size if getattr(self.processor, "do_center_crop", False) else self.processor.size
         height, width = getattr(size, "height", None), getattr(size, "width", None)
         return (height, width) if height and width else None
@@ -132,8 +156,8 @@ class VisionTower(StagedEncoder):
         self.attention = split_layouts(model, layers, spec.heads)
 
     def prepare(self, raw: Any) -> Tensor:
-        """Image ``uint8 [H, W]`` -> ``float32 [3, H', W']`` by the model's image processor."""
-        return self.transform(rgb_image(raw))
+        """Image ``uint8 [H, W]`` -> ``float32 [channels, H', W']`` by the model's image processor."""
+        return self.transform(raw_image(raw, self.spec.channels))
 
     def project(self, tokens: Tensor) -> Tensor:
         """Into the space shared with text; the identity where pooling already ends there (SigLIP) or there is none."""

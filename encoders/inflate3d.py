@@ -263,6 +263,10 @@ def _check_parts(plane: Encoder, options: Inflation) -> None:
         raise ConfigError(f"depth_2d is {upper}, and encoder {name} has {len(layouts)} blocks")
     if any(layout.style != "mha" and not layout.out_path for layout in layouts):
         raise IncompatibleError(f"encoder {name} has attention without an output projection; it cannot be inflated")
+    if any(not layout.scored or layout.kv_dim is not None for layout in layouts):
+        raise IncompatibleError(
+            f"encoder {name} has attention with biases by position or fewer keys than queries; it cannot be inflated"
+        )
     if options.rotary and any(layout.dim // layout.heads % 2 for layout in layouts):
         raise ConfigError(f"heads of encoder {name} have an odd width, which has no pairs to turn; set rotary=False")
 

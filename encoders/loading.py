@@ -29,6 +29,7 @@ WRAPPERS = (
     "vision_model.",
     "vision_tower.",
     "swinViT.",
+    "vit.",
     "student.",
     "teacher.",
 )
@@ -238,6 +239,27 @@ def rgb_image(raw: Any) -> Any:
     if values.dtype != np.uint8 or not (values.ndim == 2 or values.shape[2:] == (3,)):
         raise DataError(f"an image must be uint8 [H, W] or [H, W, 3], got {values.dtype} {list(values.shape)}")
     return Image.fromarray(values).convert("RGB")
+
+
+def raw_image(raw: Any, channels: int) -> Any:
+    """An image as a PIL image of one grey channel, or in RGB.
+
+    Args:
+        raw: ``uint8 [H, W]`` or ``[H, W, 3]``.
+        channels: 1 or 3.
+    """
+    image = rgb_image(raw)
+    return image.convert("L") if channels == 1 else image
+
+
+def check_channels(name: str, channels: int) -> None:
+    """A model of images takes grey values or colours.
+
+    Raises:
+        ConfigError: It takes another number of channels.
+    """
+    if channels not in (1, 3):
+        raise ConfigError(f"encoder {name} takes {channels} channels, and an image is prepared as 1 or 3")
 
 
 def intensity(mean: Sequence[float], std: Sequence[float]) -> str:

@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from medgraft.encoder import Encoder
 from medgraft.encoders.loading import finish, hub_file, options_of, origin, seeded
-from medgraft.encoders.monai import NOT_ENCODER, VolumeResNet, build_resnet
+from medgraft.encoders.monai import NOT_ENCODER
+from medgraft.encoders.monai_networks import build_resnet
+from medgraft.encoders.monai_towers import VolumeResNet
 from medgraft.encoders.published import Release, volume_size
 from medgraft.errors import DataError, UnknownNameError
 

@@ -21,7 +21,9 @@ from torch import Tensor
 
 from medgraft.encoder import Encoder
 from medgraft.encoders.loading import finish, options_of, origin, seeded, url_file
-from medgraft.encoders.monai import INTENSITIES, NOT_ENCODER, VolumeResNet, build_resnet
+from medgraft.encoders.monai import NOT_ENCODER
+from medgraft.encoders.monai_networks import build_resnet
+from medgraft.encoders.monai_towers import INTENSITIES, VolumeResNet
 from medgraft.encoders.published import Release, volume_size
 from medgraft.errors import DataError, UnknownNameError
 

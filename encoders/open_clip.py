@@ -15,13 +15,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from medgraft.documents import read_json
 from medgraft.encoder import DualEncoder, Encoder, EncoderSpec
 from medgraft.encoders.hf_towers import pair
 from medgraft.encoders.loading import LazyTokenizer, fetching, finish, intensity, load_file, options_of, origin, seeded
-from medgraft.encoders.open_clip_towers import BertTower, TextTower, VisionTower
+from medgraft.encoders.open_clip_towers import BertTower, ResNetTower, TextTower, VisionTower
 from medgraft.encoders.timm import wrap
 from medgraft.encoders.transformers import has_tokenizer
 from medgraft.errors import CheckpointError, IncompatibleError, UnknownNameError
@@ -113,9 +114,9 @@ def construct(config: Mapping[str, Any]) -> Any:
     """
     from open_clip.model import CustomTextCLIP
 
-    if "multimodal_cfg" in config:
-        raise IncompatibleError("CoCa models have a decoder between the towers; medgraft takes plain pairs only")
-    rest = {key: value for key, value in config.items() if key not in ("vision_cfg", "text_cfg", "custom_text")}
+    # CoCa's decoder writes captions from both towers; an encoder does without it.
+    apart = ("vision_cfg", "text_cfg", "custom_text", "multimodal_cfg")
+    rest = {key: value for key, value in config.items() if key not in apart}
     vision: dict[str, Any] = dict(config["vision_cfg"])
     if "timm_model_name" in vision:
         vision["timm_model_pretrained"] = False
@@ -161,7 +162,7 @@ def _load(network: Any, path: Path, sha256: str | None) -> None:
         return state
 
     # Older transformers kept the positions of BERT as a buffer; OpenAI's archives carry sizes as tensors.
-    drop = [r"position_ids$", r"^(input_resolution|context_length|vocab_size)$"]
+    drop = [r"position_ids$", r"^(input_resolution|context_length|vocab_size)$", r"^text_decoder\."]
     load_file(network, path, sha256, drop=drop, convert=convert)
 
 
@@ -192,7 +193,10 @@ class OpenClipSource:
         """A few models, with a line each; ``build`` takes every name of ``open_clip.list_models()`` and hub ids."""
         return {
             "ViT-B-32": "CLIP ViT-B/32, and its sizes up to ViT-bigG-14",
+            "RN50": "CLIP ResNet-50, pooled by attention, and its sizes up to RN50x64",
             "ViT-B-16-SigLIP": "SigLIP on a timm trunk",
+            "EVA02-B-16": "EVA-02 CLIP on a timm trunk",
+            "coca_ViT-B-32": "CoCa without its decoder, pooled by attention",
             "roberta-ViT-B-32": "CLIP ViT-B/32 with a RoBERTa text tower",
             BIOMEDCLIP: "BiomedCLIP: ViT-B/16 and PubMedBERT, trained on figures of PubMed Central",
         }
@@ -270,6 +274,7 @@ def _tokenize(tokenizer: Any, text: str) -> Tensor:
 
 
 def _image_tower(facts: dict[str, Any], network: Any, transform: Callable[[Any], Tensor], chosen: Any) -> Encoder:
+    from open_clip.modified_resnet import ModifiedResNet
     from open_clip.timm_model import TimmModel
     from open_clip.transformer import VisionTransformer
 
@@ -279,18 +284,28 @@ def _image_tower(facts: dict[str, Any], network: Any, transform: Callable[[Any],
         tower = wrap(name, visual.trunk, transform, size, meaning, facts["licence"], visual.head)
         tower.spec = tower.spec.model_copy(update={"cohorts": facts["cohorts"]})
         return tower
-    if not isinstance(visual, VisionTransformer) or not _is_plain(visual):
-        raise IncompatibleError(f"encoder {name}: its image tower is neither a ViT nor a timm trunk with a linear head")
-    settings: dict[str, Any] = {"input_size": size, "channels": 3, "intensity": meaning, **_vit_facts(visual)}
-    return VisionTower(EncoderSpec(**facts, modality="image", **settings), visual, transform)
-
-
-def _is_plain(visual: Any) -> bool:
-    return visual.attn_pool is None and visual.pool_type != "none"
+    settings: dict[str, Any] = {"input_size": size, "channels": 3, "intensity": meaning}
+    if isinstance(visual, ModifiedResNet):
+        last: Any = visual.layer4[-1]
+        facts = {**facts, **settings, "dim": last.conv3.out_channels, "pooling": "attention pooling"}
+        return ResNetTower(EncoderSpec(**facts, modality="image"), visual, transform)
+    if not isinstance(visual, VisionTransformer) or (visual.attn_pool is None and visual.pool_type == "none"):
+        kind = type(visual.trunk).__name__ if isinstance(visual, TimmModel) else type(visual).__name__
+        raise IncompatibleError(
+            f"encoder {name}: its image tower ({kind}) is neither a ViT or ResNet of open_clip that pools nor a timm "
+            "trunk with a linear head"
+        )
+    tower = VisionTower(EncoderSpec(**facts, modality="image", **settings, **_vit_facts(visual)), visual, transform)
+    if getattr(visual, "attn_pool_contrastive", None) is not None:  # the library itself runs those with one width only
+        with options_of(str(name)), torch.no_grad():
+            tower.project(tower.pool(tower.embed(torch.zeros(1, 3, *size))).pooled)
+    return tower
 
 
 def _vit_facts(visual: Any) -> dict[str, Any]:
-    pooling = {"tok": "cls", "avg": "mean"}[visual.pool_type]
+    pooling = {"tok": "cls", "avg": "mean", "none": "attention pooling"}[visual.pool_type]
+    if visual.attn_pool is not None:
+        pooling = "attention pooling"
     return {"dim": visual.positional_embedding.shape[-1], "heads": _heads(visual.transformer), "pooling": pooling}
 
 
@@ -308,14 +323,11 @@ def _text_tower(facts: dict[str, Any], network: Any, length: int, tokenizer: Laz
         heads, width = getattr(settings, "num_attention_heads", 0), getattr(settings, "hidden_size", text.output_dim)
         pooling = "cls" if hasattr(text.pooler, "cls_token_position") else type(text.pooler).__name__
         return BertTower(EncoderSpec(**common, dim=width, heads=heads, pooling=pooling), text, tokenizer)
-    if text.cls_emb is not None:
-        raise IncompatibleError(
-            f"encoder {facts['name']}: a text tower with an appended CLS embedding is not supported"
-        )
     rules = {"argmax": "end-of-text token", "eos": "end-of-text token", "first": "cls", "last": "last position"}
-    if text.pool_type not in rules:
+    if text.cls_emb is None and text.pool_type not in rules:
         raise IncompatibleError(f"encoder {facts['name']}: its text tower pools nothing")
-    spec = EncoderSpec(**common, dim=text.width, heads=_heads(text.transformer), pooling=rules[text.pool_type])
+    pooling = rules[text.pool_type] if text.cls_emb is None else "appended CLS"
+    spec = EncoderSpec(**common, dim=text.width, heads=_heads(text.transformer), pooling=pooling)
     return TextTower(spec, text, tokenizer)
 
 

@@ -114,7 +114,7 @@ class TimmViT(TimmFeatures):
         return embedding[index] if getattr(self.model, "rope_mixed", False) else embedding
 
     def _rope(self) -> Tensor:
-        grid = list(self.model.patch_embed.grid_size)
+        grid = list(self.grid)
         cached = not self.model.dynamic_img_size and hasattr(self.model.rope, "feat_shape")
         return self.model.rope.get_embed() if cached else self.model.rope.get_embed(shape=grid)
 
@@ -139,7 +139,15 @@ class TimmViT(TimmFeatures):
         """Final norm and the model's own pooling."""
         tokens = self.model.norm(x)
         pooled = self.model.forward_head(tokens, pre_logits=True)
-        return Features(tokens, pooled, self.model.num_prefix_tokens, tuple(self.model.patch_embed.grid_size))
+        return Features(tokens, pooled, self.model.num_prefix_tokens, self.grid)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Rows and columns of patches in a prepared image; a model may take images of other sizes than its own."""
+        patches = self.model.patch_embed
+        if getattr(self.model, "dynamic_img_size", False):
+            return tuple(patches.dynamic_feat_size(self.spec.input_size))
+        return tuple(patches.grid_size)
 
 
 def is_staged(model: nn.Module) -> bool:

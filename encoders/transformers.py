@@ -6,9 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,26 @@ from torch import Tensor
 
 from medgraft.checkpoint import read_weights
 from medgraft.encoder import DualEncoder, Encoder, EncoderSpec
-from medgraft.encoders.hf_text import TextModel, spec_of_text
+from medgraft.encoders.hf_families import FAMILIES, OTHERS, Family, family_of
+from medgraft.encoders.hf_layers import heads_of
+from medgraft.encoders.hf_processors import image_processor, processor_place
+from medgraft.encoders.hf_text import TextModel, reads_forwards, spec_of_text
 from medgraft.encoders.hf_towers import PilProcessor, TextTower, VisionTower, pair
-from medgraft.encoders.loading import REMEDY, LazyTokenizer, fetching, finish, options_of, origin, seeded, unwrap
-from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
+from medgraft.encoders.hf_vision import CALLS, LibraryVision, reads_pooler
+from medgraft.encoders.loading import (
+    REMEDY,
+    LazyTokenizer,
+    check_channels,
+    fetching,
+    finish,
+    options_of,
+    origin,
+    seeded,
+    unwrap,
+)
+from medgraft.encoders.quiet import quiet
+from medgraft.errors import CheckpointError, ConfigError, IncompatibleError, UnknownNameError
 
-IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 # Cohorts that the authors name as training data, so that a benchmark can see a leak.
 COHORTS = {
     "microsoft/rad-dino": ("BRAX", "CheXpert", "MIMIC-CXR", "NIH ChestX-ray14", "PadChest"),
@@ -32,100 +45,44 @@ COHORTS = {
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
 # Parts that a checkpoint may hold beside the encoder: classifiers, pre-training heads, buffers of older versions.
 HEADS = {"classifier", "pooler", "decoder", "lm_head", "cls", "mask_token", "position_ids"}
-
-
-@dataclass(frozen=True)
-class Family:
-    """One architecture.
-
-    Attributes:
-        model: Name of its class in transformers.
-        config: Name of its configuration class.
-        processor: Name of its image processor.
-        line: What it is.
-        example: A hub id.
-        dual: It has a text tower.
-        text: It reads text only, ``cls`` pooled at its first token or ``last`` at the last real one.
-        any_size: It interpolates its positions, so the processor decides on the size of the input.
-        crops: The processor cuts the centre out of an image whose short side was resized.
-    """
-
-    model: str
-    config: str
-    processor: str
-    line: str
-    example: str
-    dual: bool = False
-    text: str = ""
-    any_size: bool = False
-    crops: bool = False
-
-
-FAMILIES = {
-    "vit": Family("ViTModel", "ViTConfig", "ViTImageProcessor", "ViT", "google/vit-base-patch16-224"),
-    "dinov2": Family(
-        "Dinov2Model", "Dinov2Config", "BitImageProcessor", "DINOv2", "microsoft/rad-dino", any_size=True, crops=True
-    ),
-    "dinov2_with_registers": Family(
-        "Dinov2WithRegistersModel",
-        "Dinov2WithRegistersConfig",
-        "BitImageProcessor",
-        "DINOv2 with registers",
-        "facebook/dinov2-with-registers-base",
-        any_size=True,
-        crops=True,
-    ),
-    "clip": Family(
-        "CLIPModel",
-        "CLIPConfig",
-        "CLIPImageProcessor",
-        "CLIP, image and text",
-        "openai/clip-vit-base-patch32",
-        dual=True,
-        crops=True,
-    ),
-    "siglip": Family(
-        "SiglipModel", "SiglipConfig", "SiglipImageProcessor", "SigLIP, image and text", "google/medsiglip-448", True
-    ),
-    "bert": Family("BertModel", "BertConfig", "", "BERT, text", "bert-base-uncased", text="cls"),
-    "roberta": Family("RobertaModel", "RobertaConfig", "", "RoBERTa, text", "FacebookAI/roberta-base", text="cls"),
-    "llama": Family("LlamaModel", "LlamaConfig", "", "LLaMA, text", "meta-llama/Llama-2-7b-hf", text="last"),
-    "mistral": Family("MistralModel", "MistralConfig", "", "Mistral, text", "mistralai/Mistral-7B-v0.1", text="last"),
-    "qwen2": Family("Qwen2Model", "Qwen2Config", "", "Qwen2, text", "Qwen/Qwen2-0.5B", text="last"),
+# The same as modules of their own beside the encoder, where the encoder has none of that name.
+BESIDE = {
+    *("head", "predictions", "discriminator_predictions", "generator_predictions", "generator_lm_head", "score"),
+    *("vocab_transform", "vocab_layer_norm", "vocab_projector", "lm_predictions", "mask_predictions", "qa_outputs"),
+    *("sop_classifier", "cls_classifier", "distillation_classifier", "text_model", "logit_scale", "logit_bias"),
+    *("text_projection", "visual_projection"),
 }
 
 
 # -- building ---------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the library's progress bars and load reports off the terminal; what they say is checked here."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(50)  # logging.CRITICAL
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def _fresh_config(family: Family, name: str, overrides: Mapping[str, Any]) -> Any:
     import transformers
 
     kind = getattr(transformers, family.config)
-    with _quiet(), options_of(name):
+    with quiet(), options_of(name):
         known = kind().to_dict()
         for key, value in overrides.items():
             nested = known[key] if key in known and isinstance(value, Mapping) else {}
-            unknown = [key] if key not in known else [k for k in value if k not in nested] if nested else []
+            unknown = (
+                [key] if not _reads(family, known, key) else [k for k in value if k not in nested] if nested else []
+            )
             if unknown:
                 raise UnknownNameError(f"option of {family.config}", unknown[0], nested or known)
         return kind(**overrides)
+
+
+def _reads(family: Family, known: Mapping[str, Any], key: str) -> bool:
+    """Whether a configuration has an option, or the model's code asks for it, as DeBERTa's for ``share_att_key``."""
+    import inspect
+
+    import transformers
+
+    if key in known:
+        return True
+    code = inspect.getsource(inspect.getmodule(getattr(transformers, family.model)))  # pyright: ignore
+    return bool(re.search(rf"config\.{re.escape(key)}\b|\(config, \"{re.escape(key)}\"", code))
 
 
 def _find_config(model: str, name: str, source: str | Path, overrides: Mapping[str, Any]) -> tuple[Family, Any]:
@@ -133,27 +90,28 @@ def _find_config(model: str, name: str, source: str | Path, overrides: Mapping[s
     from transformers import AutoConfig
 
     folder = _folder(source)
-    if overrides:
-        if model not in FAMILIES or folder == source:
-            raise ConfigError(f"encoder {name}: config is for a bare family ({', '.join(FAMILIES)}) without a folder")
-        return FAMILIES[model], _fresh_config(FAMILIES[model], name, overrides)
     beside = folder is not None and (folder / "config.json").is_file()
     place = folder if beside else model if "/" in model else None
+    if overrides:
+        if "/" in model or folder == source:
+            raise ConfigError(f"encoder {name}: config is for a bare family ({', '.join(FAMILIES)}) without a folder")
+        family = family_of(model, name)
+        return family, _fresh_config(family, name, overrides)
     if place is None:
-        if model not in FAMILIES:
-            raise UnknownNameError("transformers family", model, FAMILIES, "A hub id (owner/name) is accepted too.")
+        family = family_of(model, name)
         if source == "default" or folder == source:
             missing = f"{source} holds no config.json" if folder else "a bare family has no pre-trained weights"
-            example = FAMILIES[model].example
-            raise CheckpointError(f"encoder {name}: {missing}; name a hub id (transformers:{example}), or {REMEDY}")
-        return FAMILIES[model], _fresh_config(FAMILIES[model], name, {})
-    with fetching(name), _quiet():
+            example = f"transformers:{family.example or 'owner/name'}"
+            raise CheckpointError(f"encoder {name}: {missing}; name a hub id ({example}), or {REMEDY}")
+        return family, _fresh_config(family, name, {})
+    with fetching(name), quiet():
         config = AutoConfig.from_pretrained(place)
-    if config.model_type not in FAMILIES or (model in FAMILIES and config.model_type != model):
-        raise UnknownNameError(
-            "transformers family", config.model_type, [model] if model in FAMILIES else FAMILIES, f"{place} is of it."
-        )
-    return FAMILIES[config.model_type], config
+    if "/" not in model and (own := family_of(model, name)).key != config.model_type:
+        tower: Any = getattr(config, "vision_config", None)  # the image tower of a pair
+        if tower is None or tower.model_type != own.key:
+            raise UnknownNameError("transformers family", config.model_type, [model], f"{place} is of it.")
+        config = tower
+    return family_of(config.model_type, name), config
 
 
 def _folder(source: str | Path) -> Path | None:
@@ -171,26 +129,36 @@ def _load(family: Family, name: str, model: str, source: str | Path, config: Any
     poolers = ("ViTModel", "BertModel", "RobertaModel")
     extra: dict[str, Any] = {"add_pooling_layer": False} if family.model in poolers else {}
     if source == "random":
-        with seeded(), _quiet(), options_of(name):
+        with seeded(), quiet(), options_of(name):
             return kind(config, **extra)
-    dtype = "auto" if family.text == "last" else torch.float32  # in float32, seven billion weights take 28 GB
+    dtype = "auto" if reads_forwards(family) else torch.float32  # in float32, seven billion weights take 28 GB
     extra |= {"config": config, "dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    with fetching(name), _quiet():
+    with fetching(name), quiet():
         if isinstance(source, Path) and source.is_file():
             state = read_weights(source, sha256)
             wanted = kind(config, **{k: v for k, v in extra.items() if k == "add_pooling_layer"}).state_dict()
             network, report = kind.from_pretrained(None, state_dict=unwrap(state, wanted), **extra)
         else:
             network, report = kind.from_pretrained(source if isinstance(source, Path) else model, **extra)
-    _check_report(report, source if isinstance(source, Path) else model)
+    _check_report(report, network, source if isinstance(source, Path) else model)
     return network
 
 
-def _check_report(report: Mapping[str, Any], where: object) -> None:
-    """The library only warns where weights are missing or do not fit; here that is an error."""
+def _check_report(report: Mapping[str, Any], network: Any, where: object) -> None:
+    """The library only warns where weights are missing or do not fit; here that is an error.
+
+    What a checkpoint holds for a module that the encoder does not have is a head. Mask tokens and the poolers of a
+    pre-training are not run.
+    """
+    own = {*dict(network.named_children()), *dict(network.named_parameters(recurse=False))}
+    unused = {"mask_token", "position_ids", *(() if reads_pooler(network) else ("pooler",))}
     found = {
-        "missing": report["missing_keys"],
-        "unexpected": [key for key in report["unexpected_keys"] if not HEADS & set(key.split("."))],
+        "missing": [key for key in report["missing_keys"] if not unused & set(key.split("."))],
+        "unexpected": [
+            key
+            for key in report["unexpected_keys"]
+            if not HEADS & set(key.split(".")) and (_first(key, network) not in BESIDE or _first(key, network) in own)
+        ],
         "of another shape": report["mismatched_keys"],
     }
     problems = [f"{label}: {', '.join(map(_key, sorted(keys)[:6]))}" for label, keys in found.items() if keys]
@@ -198,28 +166,13 @@ def _check_report(report: Mapping[str, Any], where: object) -> None:
         raise CheckpointError(f"{where} does not fit: {'; '.join(problems)}")
 
 
+def _first(key: str, network: Any) -> str:
+    return key.removeprefix(f"{network.base_model_prefix}.").partition(".")[0]
+
+
 def _key(entry: Any) -> str:
     """One entry of the library's report: a key, or a key with its shapes in the file and in the model."""
     return entry if isinstance(entry, str) else f"{entry[0]} is {tuple(entry[1])}, expected {tuple(entry[2])}"
-
-
-def _processor(family: Family, name: str, model: str, source: str | Path, config: Any) -> PilProcessor:
-    """The model's own image processor, or its family's usual one where the weights come without."""
-    import transformers
-
-    folder, files = _folder(source), ("preprocessor_config.json", "processor_config.json")
-    beside = folder is not None and any((folder / file).is_file() for file in files)
-    with _quiet():
-        if beside or source == "default":
-            with fetching(name):
-                return PilProcessor(transformers.AutoImageProcessor.from_pretrained(folder if beside else model))
-        height, width = pair(getattr(config, "vision_config", config).image_size)
-        settings: dict[str, Any] = {"size": {"height": height, "width": width}}
-        if family.crops:
-            settings = {"size": {"shortest_edge": max(height, width)}, "crop_size": settings["size"]}
-        if family.any_size:
-            settings |= {**IMAGENET, "resample": 3}
-        return PilProcessor(getattr(transformers, family.processor)(**settings))
 
 
 def _read_tokenizer(place: str | None, length: int) -> Callable[[str], Tensor]:
@@ -247,8 +200,9 @@ class TransformersSource:
 
     @staticmethod
     def models() -> dict[str, str]:
-        """The families, with a line each; ``build`` also takes hub ids and local folders."""
-        return {name: f"{family.line}; for example {family.example}" for name, family in FAMILIES.items()}
+        """Families, with a line each; ``build`` also takes the library's others, hub ids and local folders."""
+        own = {name: f"{family.line}; for example {family.example}" for name, family in FAMILIES.items()}
+        return {**own, **OTHERS}
 
     @classmethod
     def build(
@@ -282,29 +236,34 @@ class TransformersSource:
         place = next((str(each) for each in candidates if each), folder)
         if family.text:
             return finish(TextModel(spec_of_text(name, source, settings, family.text), network, place), source)
-        transform = _processor(family, name, model, source, settings)
+        transform = image_processor(family, name, processor_place(model, source, _folder(source)), settings)
         facts = _facts(family, name, source, settings, transform)
-        if not family.dual:
-            return finish(VisionTower(facts, network, transform), source)
-        return finish(_dual(facts, network, transform, place), source)
+        if family.dual:
+            return finish(_dual(facts, network, transform, place), source)
+        if family.general:
+            return finish(LibraryVision(facts, network, transform), source)
+        return finish(VisionTower(facts, network, transform), source)
 
 
 def _facts(family: Family, name: str, source: str | Path, config: Any, transform: PilProcessor) -> EncoderSpec:
     vision = getattr(config, "vision_config", config)
-    size = pair(vision.image_size)
-    if transform.size is not None and transform.size != size:
-        if not family.any_size:
-            raise ConfigError(f"encoder {name} takes {size} images, but its image processor makes {transform.size}")
-        size = transform.size
+    channels = int(getattr(vision, "num_channels", 3))
+    check_channels(name, channels)
+    size = transform.size
+    if not family.general:
+        own = pair(vision.image_size)
+        if size is not None and size != own and not family.any_size:
+            raise ConfigError(f"encoder {name} takes {own} images, but its image processor makes {size}")
+        size = size if family.any_size and size is not None else own
     return EncoderSpec(
         name=name,
         modality="image",
-        input_size=size,
-        channels=vision.num_channels,
+        input_size=size or pair(getattr(vision, "image_size", 224)),
+        channels=channels,
         intensity=transform.intensity,
-        dim=vision.hidden_size,
-        heads=vision.num_attention_heads,
-        pooling="attention pooling" if family.config == "SiglipConfig" else "cls",
+        dim=getattr(vision, "hidden_size", None) or getattr(vision, "hidden_sizes", [1])[-1],
+        heads=heads_of(vision),
+        pooling="attention pooling" if family.config.startswith("Siglip") else "cls",
         licence="Apache-2.0" if source == "random" else "see the model card",
         cohorts=() if source == "random" else COHORTS.get(name.removeprefix("transformers:"), ()),
         weights="random",
@@ -312,6 +271,9 @@ def _facts(family: Family, name: str, source: str | Path, config: Any, transform
 
 
 def _dual(facts: EncoderSpec, network: Any, transform: PilProcessor, tokenizer: str | None) -> DualEncoder:
+    if not all(hasattr(network, part) for part in ("vision_model", "text_model", "logit_scale")):
+        kind = type(network).__name__
+        raise IncompatibleError(f"encoder {facts.name}: {kind} is no pair of an image and a text tower as CLIP's")
     config = network.text_model.config
     length = int(config.max_position_embeddings)
     clip = hasattr(network, "text_projection")
@@ -325,8 +287,9 @@ def _dual(facts: EncoderSpec, network: Any, transform: PilProcessor, tokenizer: 
         "pooling": "end-of-text token" if clip else "last position",
     }
     words = LazyTokenizer(facts.name, partial(_read_tokenizer, tokenizer, length))
+    kind = LibraryVision if network.vision_model.config.model_type in CALLS else VisionTower
     towers: dict[str, Encoder] = {
-        "image": VisionTower(facts, network.vision_model, transform, network.visual_projection if clip else None),
+        "image": kind(facts, network.vision_model, transform, network.visual_projection if clip else None),
         "text": TextTower(
             facts.model_copy(update=changes), network.text_model, network.text_projection if clip else None, words
         ),

@@ -34,7 +34,9 @@ class AttentionLayout:
         style: One of ``packed``, ``split``, ``mha``.
         path: Path of the packed linear or of the ``nn.MultiheadAttention``; for ``split`` the path of the query.
         heads: Number of heads.
-        dim: Width of q, of k and of v.
+        dim: Width of q, and of k and v unless ``kv_dim`` says otherwise.
+        kv_dim: Width of k and of v where several queries share one key (grouped-query attention, Ainslie et al., "GQA",
+            EMNLP 2023), each ``heads * kv_dim / dim`` heads; ``None`` where it is ``dim``.
         key_path: Path of the key linear (``split`` only).
         value_path: Path of the value linear (``split`` only).
         out_path: Path of the output projection, if a plain linear is called there.
@@ -42,6 +44,8 @@ class AttentionLayout:
         transform: Maps ``(q, k)``, each ``[B, heads, N, head_dim]``, to what the library multiplies
             (per-head norms); ``None`` where it multiplies them as they are.
         batch_first: ``False`` where an ``nn.MultiheadAttention`` takes ``[N, B, C]``.
+        scored: Whether the (transformed) query-key product is all that the softmax sees. Where the library adds a bias
+            by position or looks at a window only, the projections are sites like any others, but there are no scores.
     """
 
     style: Literal["packed", "split", "mha"]
@@ -54,6 +58,14 @@ class AttentionLayout:
     scale: float | None = None
     transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = field(default=None, compare=False)
     batch_first: bool = True
+    kv_dim: int | None = None
+    scored: bool = True
+
+    @property
+    def widths(self) -> tuple[int, int, int]:
+        """Widths of q, k and v."""
+        narrow = self.dim if self.kv_dim is None else self.kv_dim
+        return self.dim, narrow, narrow
 
     def location(self, projection: Projection) -> tuple[str, slice | None]:
         """Module path of one projection and the rows it owns there (``None`` for the whole weight)."""
@@ -61,7 +73,8 @@ class AttentionLayout:
             paths = {"q": self.path, "k": self.key_path, "v": self.value_path}
             return paths[projection], None
         index = PROJECTIONS.index(projection)
-        return self.path, slice(index * self.dim, (index + 1) * self.dim)
+        start = sum(self.widths[:index])
+        return self.path, slice(start, start + self.widths[index])
 
 
 def mha_projection(module: nn.MultiheadAttention, x: Tensor) -> Tensor:
@@ -92,7 +105,7 @@ class _Capture:
             self.handles.append(root.get_submodule(layout.key_path).register_forward_hook(self._on_key))
 
     def _on_packed(self, module: nn.Module, args: Any, output: Tensor) -> None:
-        self.query, self.key, _ = output.split(self.layout.dim, dim=-1)
+        self.query, self.key, _ = output.split(self.layout.widths, dim=-1)
 
     def _on_query(self, module: nn.Module, args: Any, output: Tensor) -> None:
         self.query = output
@@ -113,13 +126,14 @@ class _Capture:
     def rows(self, n_prefix: int, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """CLS row of the scores and of the probabilities, each ``[B, heads, N - n_prefix]``."""
         assert self.query is not None and self.key is not None, f"{self.layout.path} was not called"
-        B, N, C = self.key.shape
-        heads = self.layout.heads
-        q = self.query.view(B, N, heads, C // heads).transpose(1, 2)
-        k = self.key.view(B, N, heads, C // heads).transpose(1, 2)
+        B, N, _ = self.key.shape
+        heads, width = self.layout.heads, self.layout.dim // self.layout.heads
+        q = self.query.view(B, N, heads, width).transpose(1, 2)
+        k = self.key.view(B, N, -1, width).transpose(1, 2)
         if self.layout.transform is not None:
             q, k = self.layout.transform(q, k)
-        scale = self.layout.scale if self.layout.scale is not None else (C // heads) ** -0.5
+        k = k.repeat_interleave(heads // k.shape[1], dim=1)
+        scale = self.layout.scale if self.layout.scale is not None else width**-0.5
         logits = (q[:, :, :1] * scale @ k.transpose(-1, -2)).squeeze(2)
         if mask is not None:
             logits = logits.masked_fill(~mask[:, None, :], float("-inf"))

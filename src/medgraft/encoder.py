@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medgraft.attention import PROJECTIONS, AttentionLayout, capture_cls_rows
 from medgraft.errors import ConfigError
 from medgraft.features import Features
-from medgraft.sites import NORMS, Site, attention_sites, block_roots, branch_sites, layer_sites, norm_sites
+from medgraft.sites import Site, attention_sites, block_roots, branch_sites, is_norm, layer_sites, norm_sites
 
 Modality = Literal["image", "volume", "text", "image+text", "volume+text"]
 
@@ -66,7 +66,8 @@ class Encoder(nn.Module):
         block_stages: Stage whose hidden state is the input of block ``i``; empty where stages are not supported.
         n_stages: Number of stages that ``start`` may name.
         has_cls: Token 0 is a CLS token that attends to the others, so its attention row means something.
-        rotary: Attention turns queries and keys by their place, so no token can be put between the others.
+        rotary: Attention turns queries and keys by their place, or adds a bias by it, so no token can be put between
+            the others.
         sliced: Slices ``S`` that its blocks run on as if they were samples, ``[B * S, N, C]``, the slices of a sample
             one after another; 1 where blocks see whole samples.
         real_slices: While a batch runs, which slices are not padding, ``[B, S]``; ``None`` for all.
@@ -153,10 +154,20 @@ class Encoder(nn.Module):
             raise ConfigError(f"encoder {self.spec.name} has no attention, so it has no CLS attention scores")
         if not self.has_cls:
             raise ConfigError(f"encoder {self.spec.name} has no CLS token, so it has no CLS attention scores")
+        if not self.attention[-1].scored:
+            raise ConfigError(
+                f"encoder {self.spec.name} has no CLS attention scores that queries and keys alone give: its attention "
+                "adds a bias by position or looks at a part of the tokens"
+            )
         with capture_cls_rows(self, self.attention[-1]) as capture:
             features = self.encode(x, start=start)
         logits, probs = capture.rows(features.n_prefix, features.mask)
         return features.replace(cls_scores=logits, cls_probs=probs)
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether :meth:`forward` can give CLS scores."""
+        return bool(self.attention) and self.has_cls and self.attention[-1].scored
 
     def towers(self) -> dict[str, Encoder]:
         """The single-modality encoders inside, by modality; for most encoders just itself."""
@@ -203,7 +214,7 @@ class Encoder(nn.Module):
 
     def hold_in_bf16(self) -> None:
         """Keeps the weights in bfloat16, but for norms, whose few numbers the libraries multiply in full precision."""
-        kept = {id(p) for module in self.modules() if isinstance(module, NORMS) for p in module.parameters()}
+        kept = {id(p) for module in self.modules() if is_norm(module) for p in module.parameters()}
         for parameter in self.parameters():
             if parameter.is_floating_point() and id(parameter) not in kept:
                 parameter.data = parameter.data.to(torch.bfloat16)

@@ -113,11 +113,20 @@ def mlp_linears(root: nn.Module, block: str, layout: AttentionLayout) -> list[st
     return [path for path, _ in found]
 
 
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a norm with a weight per channel, PyTorch's or a library's own (LLaMA's ``LlamaRMSNorm``)."""
+    weight = getattr(module, "weight", None)
+    if isinstance(module, NORMS):
+        return weight is not None
+    named = type(module).__name__.endswith("Norm") and next(module.children(), None) is None
+    return named and isinstance(weight, nn.Parameter) and weight.ndim == 1
+
+
 def norm_sites(root: nn.Module, blocks: Sequence[str], stages: Sequence[int]) -> dict[str, Site]:
     """Every normalisation with a weight, by its module path."""
     sites = {}
     for path, module in root.named_modules():
-        if not isinstance(module, NORMS) or module.weight is None:
+        if not is_norm(module):
             continue
         block = _block_of(path, blocks)
         sites[path] = Site(path, "norm", path, "", block, stages[block] if block is not None and stages else 0)

@@ -17,7 +17,7 @@ from transformers import BertConfig
 
 from medgraft.checkpoint import file_digest, state_digest
 from medgraft.encoders.open_clip import BIOMEDBERT, BIOMEDCLIP, BIOMEDCLIP_CONFIG, OpenClipSource, construct
-from medgraft.errors import CheckpointError, ConfigError, IncompatibleError, UnknownNameError
+from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
 
 VISION: dict[str, Any] = {"image_size": 32, "patch_size": 8, "layers": 2, "width": 64, "head_width": 32}
 TEXT: dict[str, Any] = {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
@@ -242,8 +242,6 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path, pickle_bomb):
 def test_names_and_options_that_do_not_exist():
     with pytest.raises(UnknownNameError, match="ViT-B-32"):
         build("ViT-B-33", "random")
-    with pytest.raises(IncompatibleError, match="CoCa"):
-        build("coca_ViT-B-32", "random")
     with pytest.raises(ConfigError, match="layerz"):
         build("tiny", "random", config=PLAIN | {"vision_cfg": VISION | {"layerz": 3}})
     with pytest.raises(UnknownNameError, match="laion2b_s34b_b79k"):

@@ -88,7 +88,7 @@ def the_first_stage_is_true(subject: AdapterSubject, case: str) -> None:
             if first[name] < tower.n_stages:
                 kept[name] = tower.prefix(inputs[name], first[name])
             else:
-                kept[name] = tower(inputs[name], scores=bool(tower.attention) and tower.has_cls)
+                kept[name] = tower(inputs[name], scores=tower.has_scores)
         grafted = subject.graft(encoder, case)
         steps_from = {name: stage for name, stage in first.items() if isinstance(kept[name], Tensor)}
         with torch.enable_grad():

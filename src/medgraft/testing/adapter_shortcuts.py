@@ -63,7 +63,7 @@ def condensed_features_agree(subject: AdapterSubject, case: str) -> None:
     with torch.no_grad():
         for name in condensers:
             tower = encoder.towers()[name]
-            whole[name] = tower.forward(inputs[name], scores=bool(tower.attention) and tower.has_cls)
+            whole[name] = tower.forward(inputs[name], scores=tower.has_scores)
     small = {**whole, **{name: each.apply(whole[name]) for name, each in condensers.items()}}  # pyright: ignore
     for name, each in condensers.items():
         kept = small[name]

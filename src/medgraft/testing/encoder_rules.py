@@ -162,7 +162,7 @@ def stages_join(subject: EncoderSubject, case: str) -> None:
 def cls_scores_are_the_attention(subject: EncoderSubject, case: str) -> None:
     """cls_scores and cls_probs are the CLS row of the last attention, and asking for them changes nothing."""
     tower, x = subject.tower(case), subject.batch(case)
-    if not tower.attention or not tower.has_cls:
+    if not tower.has_scores:
         try:
             _run(tower, x, scores=True)
         except ConfigError:
