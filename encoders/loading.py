@@ -29,7 +29,6 @@ WRAPPERS = (
     "vision_model.",
     "vision_tower.",
     "swinViT.",
-    "vit.",
     "student.",
     "teacher.",
 )

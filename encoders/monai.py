@@ -150,6 +150,8 @@ def _load(network: Any, path: Path, sha256: str | None, model: str, gone: Sequen
     def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if model.startswith("efficientnet"):
             return rename_efficientnet(list(network.state_dict()), state)
+        if model == "unetr":
+            state = {key.removeprefix("vit."): value for key, value in state.items()}
         return rename_swin(state)
 
     drop = [*NOT_ENCODER, *(rf"^{re.escape(each)}\." for each in gone)]
