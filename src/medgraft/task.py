@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import ConfigDict
 
+from medgraft.class_counts import check_told_apart, few_subjects, warn_of
 from medgraft.errors import DataError
 from medgraft.options import Options
 
@@ -90,7 +91,8 @@ class TaskData:
         """Asserts that the parts fit together and that no subject is in two splits.
 
         Raises:
-            DataError: They do not; a split with a leak must never be trained on.
+            DataError: They do not; a split with a leak must never be trained on. Or all samples of the training or of
+                the test split are of one class, which any model predicts.
         """
         n = len(self.targets)
         lengths = {name: raw.count for name, raw in self.inputs.items()} | {"subjects": len(self.subjects)}
@@ -109,7 +111,30 @@ class TaskData:
             for subject in np.unique(self.subjects[index]):
                 if seen.setdefault(subject, name) != name:
                     raise DataError(f"a subject is in both the {seen[subject]} and the {name} split")
+        self._check_classes()
         return self
+
+    def _check_classes(self) -> None:
+        """Refuses what leaves nothing to tell apart; names, in log and provenance, classes that a split has none of."""
+        labelled = {name: self.splits[name] for name in SPLITS}
+        if self.targets.ndim == 1:  # a contrastive task trains on pairs, whose targets are -1
+            labelled = {name: index for name, index in labelled.items() if (self.targets[index] >= 0).any()}
+        if self.regions is not None:
+            if empty := [name for name, index in labelled.items() if name != "val" and not self.targets[index].any()]:
+                raise DataError(f"no sample of the {' and '.join(empty)} split shows {self.classes[0]!r}")
+            return
+        judged = {name: index for name, index in labelled.items() if name == "test" or self._learns_from(name)}
+        asked = list(zip(self.questions, self.answers, strict=True)) if self.answers else []
+        groups = asked or [("", range(len(self.classes)))]
+        check_told_apart(self.targets, self.mask, judged, self.classes, groups)
+        scarce = {name: index for name, index in labelled.items() if name in judged or name == "val"}
+        if found := few_subjects(self.targets, self.mask, self.subjects, scarce, self.classes):
+            self.provenance["few_subjects"] = found
+            warn_of(found)
+
+    def _learns_from(self, name: str) -> bool:
+        """Whether labels of a split are trained on; pairs are not, and where there are none nothing is trained."""
+        return name == "train" and not self.untrainable and self.labels is None
 
     def _check_questions(self) -> None:
         if self.asked is None:

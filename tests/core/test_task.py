@@ -101,7 +101,7 @@ def test_subjects_and_strata_of_different_lengths_are_refused():
 def data(**changes) -> TaskData:
     whole = TaskData(
         inputs={"image": RawInputs(lambda i: i, 6, "x")},
-        targets=np.zeros(6, np.int64),
+        targets=np.array([0, 1, 0, 0, 1, 0]),
         subjects=np.array(["a", "a", "b", "c", "d", "d"]),
         splits={"train": np.array([0, 1]), "val": np.array([2]), "test": np.array([3, 4, 5])},
         classes=("no", "yes"),
@@ -145,6 +145,63 @@ def test_data_that_fit_together_pass():
 def test_data_that_do_not_fit_together_are_an_error_that_says_why(changes, message):
     with pytest.raises(DataError, match=message):
         data(**changes).check()
+
+
+LABELS = np.array([[0, 1], [1, 1], [0, 1], [0, 1], [1, 1], [0, 1]], np.float32)
+TWO = {"questions": ("a", "b"), "answers": ((0, 1), (2, 3)), "classes": ("no", "yes", "small", "large")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": np.zeros(6, np.int64)}, "all samples of the train split are of one class, 'no'"),
+        ({"targets": np.array([1, 1, 0, 0, 1, 1])}, "all samples of the train split are of one class, 'yes'"),
+        ({"targets": np.array([0, 1, 0, 1, 1, 1])}, "all samples of the test split are of one class, 'yes'"),
+        ({"targets": np.array([0, 0, 0, 0, 0, 0]), "classes": ("no",)}, "of one class, 'no'"),
+        ({"targets": np.array([-1, -1, -1, 0, 0, 0]), "labels": LABELS}, "the test split are of one class"),
+        ({"targets": np.ones((6, 2), np.float32)}, "no label of the train split is present in some"),
+        ({"targets": LABELS, "mask": np.repeat([[0, 1]], 6, 0)}, "no label of the train split"),
+        ({"targets": np.where(np.arange(6) > 2, 0, LABELS.T).T.astype(np.float32)}, "no label of the test split"),
+        (
+            {"targets": np.zeros(6, np.int64), "regions": lambda i: i, "classes": ("air",)},
+            "train and test .*shows 'air'",
+        ),
+        (
+            {**TWO, "targets": np.array([0, 2, 2, 0, 1, 3]), "asked": np.array([0, 1, 1, 0, 0, 1])},
+            "train split that answer 'a' are of one class, 'no'",
+        ),
+    ],
+)
+def test_samples_that_are_all_alike_are_refused(changes, message):
+    with pytest.raises(DataError, match=message):
+        data(**changes).check()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"targets": LABELS},  # one label varies, the other never
+        {"targets": np.array([-1, -1, -1, 0, 1, 0]), "labels": LABELS},  # pairs have no classes
+        {"targets": np.array([1, 1, 1, 0, 1, 0]), "untrainable": "there are no pairs", "labels": LABELS},
+        {"targets": np.ones(6, np.int64), "regions": lambda i: i, "classes": ("air",)},  # where it is, is learnt
+    ],
+)
+def test_samples_that_differ_in_what_is_learnt_pass(changes):
+    data(**changes).check()
+
+
+def test_a_class_that_a_split_has_no_subject_of_is_named(caplog):
+    whole = data(targets=np.array([0, 1, 0, 2, 1, 0]), classes=("no", "yes", "a rare thing")).check()
+    expected = {"yes": {"train": 1, "val": 0, "test": 1}, "a rare thing": {"train": 0, "val": 0, "test": 1}}
+    assert whole.provenance["few_subjects"] == expected
+    assert "a rare thing (train 0, val 0, test 1)" in caplog.text and "too few subjects" in caplog.text
+
+
+def test_a_class_that_every_split_has_is_not_named():
+    subjects = np.array(["a", "b", "c", "d", "e", "f"])
+    splits = {"train": np.array([0, 1]), "val": np.array([2, 3]), "test": np.array([4, 5])}
+    whole = data(targets=np.array([0, 1] * 3), subjects=subjects, splits=splits).check()
+    assert "few_subjects" not in whole.provenance
 
 
 def test_a_leak_into_a_further_split_is_found_too():
