@@ -16,6 +16,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medgraft.benchmarks.data.challenge_frame import (
+    CHALLENGE_SIDE,
+    DrawnOn,
+    check_drawn_on,
+    frame_side,
+    unscaled,
+)
 from medgraft.benchmarks.data.images import find_home, image_shape, index_images, located
 from medgraft.benchmarks.data.made_up import made_up
 from medgraft.benchmarks.data.reading import ReadReport, generator_of, is_phantom, read_table
@@ -37,7 +44,9 @@ class RsnaTable:
         frame: One row per image: ``subject`` (the person, as far as the copy tells), ``image_id`` (the ``patientId``),
             ``image`` (absolute path), ``target`` (1 for a lung opacity that suggests pneumonia, else 0) and ``finding``
             (``Normal``, ``No Lung Opacity / Not Normal``, ``Lung Opacity`` or empty). Ordered by ``image_id``.
-        boxes: For each row ``float64 [k, 4]``: left, top, right and bottom in pixels of the image.
+        boxes: For each row ``float64 [k, 4]``: left, top, right and bottom in pixels of the frame, until
+            :func:`boxes_inside` has them in pixels of the image.
+        frame_side: Side of the frame that the boxes were drawn on, 1024 pixels in the challenge; None if unknown.
         report: How many images were used and left out, and why.
         phantom: Whether the copy was generated.
         generator: Version of the generator, None for a real copy.
@@ -48,6 +57,7 @@ class RsnaTable:
     report: ReadReport
     phantom: bool
     generator: str | None
+    frame_side: int | None = CHALLENGE_SIDE
 
     def rows(self, keep: Sequence[int] | np.ndarray) -> RsnaTable:
         """The table with these rows only; the report is a copy."""
@@ -103,16 +113,35 @@ def read_rsna(root: Path) -> RsnaTable:
     frame["finding"] = _findings(home, frame["image_id"].tolist())
     report.used = len(frame)
     phantom = is_phantom(home) or made_up("rsna", frame["image_id"])
-    return RsnaTable(frame, tuple(boxes[row] for row in there), report, phantom, generator_of(home))
+    return RsnaTable(
+        frame,
+        tuple(boxes[row] for row in there),
+        report,
+        phantom,
+        generator_of(home),
+        frame_side(home, phantom=phantom),
+    )
 
 
-def boxes_inside(table: RsnaTable) -> tuple[RsnaTable, np.ndarray]:
-    """Leaves out, and counts, images whose header cannot be read or that a box overruns.
+def boxes_inside(table: RsnaTable, drawn_on: DrawnOn = "challenge") -> tuple[RsnaTable, np.ndarray]:
+    """Scales the boxes to their images; leaves out, and counts, images for which that cannot be done.
+
+    These are images whose header cannot be read, that are no squares, or that a box overruns.
+
+    Args:
+        table: The table.
+        drawn_on: Whose pixels the boxes are in.
 
     Returns:
-        The rest, and the height and width of each image with a box, ``float64 [n, 2]``; NaN where there is no box.
+        The rest, with boxes in pixels of the images, and the height and width of each image with a box, ``float64
+        [n, 2]``; NaN where there is no box.
+
+    Raises:
+        DataError: The boxes fit a smaller copy as they are, see
+            :func:`~medgraft.benchmarks.data.challenge_frame.check_drawn_on`.
     """
     report = ReadReport(0, table.report.skipped.copy(), table.report.notes.copy())
+    side = table.frame_side if drawn_on == "challenge" else None
     keep: list[int] = []
     sizes: list[tuple[float, float]] = []
     for row, (path, boxes) in enumerate(zip(table.frame["image"], table.boxes, strict=True)):
@@ -123,13 +152,29 @@ def boxes_inside(table: RsnaTable) -> tuple[RsnaTable, np.ndarray]:
             except DataError as error:
                 report.skip("image header unreadable", error)
                 continue
-            if (boxes[:, 2] > size[1]).any() or (boxes[:, 3] > size[0]).any():
+            if side is not None and (problem := unscaled(size)):
+                report.skip(problem, path)
+                continue
+            edges = size if side is None else (side, side)
+            if (boxes[:, 2] > edges[1]).any() or (boxes[:, 3] > edges[0]).any():
                 report.skip("box outside the image", path)
                 continue
         keep.append(row)
         sizes.append(size)
-    kept = replace(table, report=report).rows(keep)
-    return kept, np.array(sizes, float).reshape(-1, 2)
+    kept, shapes = replace(table, report=report).rows(keep), np.array(sizes, float).reshape(-1, 2)
+    return (kept, shapes) if side is None else (_scaled(kept, shapes[:, 0], side, report), shapes)
+
+
+def _scaled(table: RsnaTable, sides: np.ndarray, frame: int, report: ReadReport) -> RsnaTable:
+    """The table with boxes in pixels of square images of the given sides ``[n]``, from those of the frame."""
+    drawn = [row for row, boxes in enumerate(table.boxes) if len(boxes)]
+    reach = [float(table.boxes[row].max()) for row in drawn]
+    check_drawn_on(frame, reach, sides[drawn].tolist(), f"the boxes of {LABELS}")
+    if resized := int((sides[drawn] != frame).sum()):
+        report.note("boxes scaled to an image of another size than the challenge's", resized)
+    pairs = zip(table.boxes, sides, strict=True)
+    boxes = tuple(boxes * (side / frame) if len(boxes) else boxes for boxes, side in pairs)
+    return replace(table, boxes=boxes, report=replace(table.report, notes=report.notes))
 
 
 def _problem(rows: np.ndarray) -> str:

@@ -14,6 +14,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medgraft.benchmarks.data.challenge_frame import (
+    CHALLENGE_SIDE,
+    DrawnOn,
+    check_drawn_on,
+    frame_side,
+    resampled,
+    unscaled,
+)
 from medgraft.benchmarks.data.images import find_home, image_shape, index_images, located
 from medgraft.benchmarks.data.made_up import made_up
 from medgraft.benchmarks.data.reading import ReadReport, generator_of, is_phantom, read_table
@@ -96,6 +104,7 @@ class SiimTable:
         report: How many images were used and left out, and why.
         phantom: Whether the copy was generated.
         generator: Version of the generator, None for a real copy.
+        frame_side: Side of the square that the regions were drawn on, 1024 pixels in the challenge; None if unknown.
     """
 
     frame: pd.DataFrame
@@ -103,6 +112,7 @@ class SiimTable:
     report: ReadReport
     phantom: bool
     generator: str | None
+    frame_side: int | None = CHALLENGE_SIDE
 
     def rows(self, keep: Sequence[int] | np.ndarray) -> SiimTable:
         """The table with these rows only; the report is a copy."""
@@ -111,16 +121,27 @@ class SiimTable:
         frame = self.frame.iloc[kept].reset_index(drop=True)
         return replace(self, frame=frame, runs=tuple(self.runs[row] for row in kept), report=report)
 
-    def mask(self, row: int, shape: tuple[int, int]) -> np.ndarray:
+    def mask(self, row: int, shape: tuple[int, int], drawn_on: DrawnOn = "challenge") -> np.ndarray:
         """Union of the regions of an image of that height and width, boolean ``[H, W]``.
 
+        Args:
+            row: Of the table.
+            shape: Height and width of the image.
+            drawn_on: Whose pixels the regions count; those of the challenge are decoded at its size, and then resampled
+                to the image, nearest neighbour.
+
         Raises:
-            DataError: A region is not an encoded one or overruns the image.
+            DataError: A region is not an encoded one or overruns the frame, or the image is no square, as every image
+                of the challenge is.
         """
-        union = np.zeros(shape, bool)
+        side = self.frame_side if drawn_on == "challenge" else None
+        if side is not None and (problem := unscaled(shape)):
+            raise DataError(f"an image has {shape[0]} x {shape[1]} pixels; its mask was drawn on a square", problem)
+        frame = shape if side is None else (side, side)
+        union = np.zeros(frame, bool)
         for text in self.runs[row]:
-            union |= rle_decode(text, shape)
-        return union
+            union |= rle_decode(text, frame)
+        return resampled(union, shape)
 
 
 def read_siim(root: Path) -> SiimTable:
@@ -167,32 +188,57 @@ def read_siim(root: Path) -> SiimTable:
     frame.insert(0, "subject", [_study(home, Path(image)) for image in frame["image"]])
     report.used = len(frame)
     phantom = is_phantom(home) or made_up("siim", frame["image_id"])
-    return SiimTable(frame, tuple(runs[row] for row in there), report, phantom, generator_of(home))
+    return SiimTable(
+        frame, tuple(runs[row] for row in there), report, phantom, generator_of(home), frame_side(home, phantom=phantom)
+    )
 
 
-def masks_inside(table: SiimTable) -> tuple[SiimTable, list[tuple[int, int]]]:
-    """Leaves out, and counts, images whose header cannot be read or whose mask is damaged or overruns them.
+def masks_inside(table: SiimTable, drawn_on: DrawnOn = "challenge") -> tuple[SiimTable, list[tuple[int, int]]]:
+    """Leaves out, and counts, images whose header cannot be read or whose mask cannot be theirs.
+
+    Args:
+        table: The table.
+        drawn_on: Whose pixels the masks count.
 
     Returns:
         The rest, and the height and width of each image.
+
+    Raises:
+        DataError: The masks fit a smaller copy as they are, see
+            :func:`~medgraft.benchmarks.data.challenge_frame.check_drawn_on`.
     """
     report = ReadReport(0, table.report.skipped.copy(), table.report.notes.copy())
     keep: list[int] = []
     shapes: list[tuple[int, int]] = []
+    reach: list[float] = []
+    sides: list[float] = []
     for row, path in enumerate(table.frame["image"]):
         try:
             shape = image_shape(path)
         except DataError as error:
             report.skip("image header unreadable", error)
             continue
-        try:
-            table.mask(row, shape)
-        except DataError as error:
-            report.skip("mask damaged or larger than the image", error)
-            continue
+        if table.runs[row]:
+            try:
+                table.mask(row, shape, drawn_on)
+            except DataError as error:
+                report.skip(error.reason or "mask damaged or larger than the image", error)
+                continue
+            # Had the runs been counted on a smaller square, the last would end within its number of pixels.
+            reach.append(float(np.sqrt(max(_end(text) for text in table.runs[row]))))
+            sides.append(shape[0])
         keep.append(row)
         shapes.append(shape)
+    if drawn_on == "challenge" and table.frame_side is not None:
+        check_drawn_on(table.frame_side, reach, sides, "the masks of the table")
+        if resized := sum(side != table.frame_side for side in sides):
+            report.note("masks resampled to an image of another size than the challenge's", resized)
     return replace(table, report=report).rows(keep), shapes
+
+
+def _end(runs: str) -> int:
+    """Pixels up to the end of the last run."""
+    return sum(map(int, runs.split()))
 
 
 def _study(home: Path, image: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from medgraft.benchmarks.data.challenge_frame import DrawnOn
 from medgraft.benchmarks.data.rsna import RsnaTable, boxes_inside, read_rsna
 from medgraft.benchmarks.tasks.chest import PromptConfig, SplitConfig, labelled, reading
 from medgraft.benchmarks.tasks.label_budget import LabelBudget
@@ -95,6 +96,7 @@ class RsnaDetection(Task):
     inputs = ("image",)
     objective = "detection"
     cohort = "rsna"
+    version = 2
     primary = "map"
 
     class Config(SplitConfig, LabelBudget):
@@ -103,8 +105,11 @@ class RsnaDetection(Task):
         Attributes:
             split: ``subject``, or ``published`` for GLoRIA's 70/15/15 split of the rows.
             images: ``positives`` only, as in published comparisons, or ``all``, as in the challenge.
+            drawn_on: ``challenge`` where the boxes are in the challenge's 1024 pixels, whatever the size of the images;
+                ``copy`` where they were scaled with the images.
         """
 
+        drawn_on: DrawnOn = "challenge"
         split: Literal["subject", "published"] = "subject"
         images: Literal["positives", "all"] = "positives"
 
@@ -115,7 +120,7 @@ class RsnaDetection(Task):
         own, whole = self.config, read_rsna(root)
         if own.images == "positives":
             whole = whole.rows(np.flatnonzero(whole.frame["target"] == 1))
-        table, sizes = boxes_inside(whole)
+        table, sizes = boxes_inside(whole, own.drawn_on)
         if not (table.frame["target"] == 1).to_numpy().any():
             raise DataError(f"{root} has no image with a box that can be used; left out: {dict(table.report.skipped)}")
         boxes = fractions(table, sizes)

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from medgraft.benchmarks.data.challenge_frame import DrawnOn
 from medgraft.benchmarks.data.images import squared
 from medgraft.benchmarks.data.siim import masks_inside, read_siim
 from medgraft.benchmarks.tasks.chest import PromptConfig, SplitConfig, labelled, reading
@@ -82,6 +83,7 @@ class SiimSegmentation(Task):
     inputs = ("image",)
     objective = "segmentation"
     cohort = "siim"
+    version = 2
     primary = "dice"
 
     class Config(SplitConfig, LabelBudget):
@@ -90,7 +92,11 @@ class SiimSegmentation(Task):
         Attributes:
             split: ``subject``, by study, or ``published`` for GLoRIA's 70/15/15 split of the rows.
             images: ``all``, or ``positives`` only.
+            drawn_on: ``challenge`` where the masks count the challenge's 1024 pixels, whatever the size of the images;
+                ``copy`` where they were drawn again on the images of this copy.
         """
+
+        drawn_on: DrawnOn = "challenge"
 
         split: Literal["subject", "published"] = "subject"
         images: Literal["positives", "all"] = "all"
@@ -102,12 +108,12 @@ class SiimSegmentation(Task):
         own, whole = self.config, read_siim(root)
         if own.images == "positives":
             whole = whole.rows(np.flatnonzero(whole.frame["target"] == 1))
-        table, shapes = masks_inside(whole)
+        table, shapes = masks_inside(whole, own.drawn_on)
         positives = int(np.count_nonzero(table.frame["target"]))
         published = own.split == "published"
 
         def drawn(i: int) -> np.ndarray:
-            return squared(table.mask(i, shapes[i]))
+            return squared(table.mask(i, shapes[i], own.drawn_on))
 
         finding = ("pneumothorax",)
         return labelled(table, root, own, own, finding, published=published, regions=drawn, positives=positives)

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
+from medgraft.benchmarks.data import challenge_frame
 from medgraft.benchmarks.data.chest_layouts import boxes_of
 from medgraft.benchmarks.data.images import load_radiograph
 from medgraft.benchmarks.data.rsna import CLASSES, IMAGES, LABELS, MAPPING, boxes_inside, read_rsna
@@ -88,3 +90,72 @@ def test_missing_images_are_counted_and_a_missing_column_is_one_sentence(copy):
     rewrite(copy, lambda table: table.pop("Target"))
     with pytest.raises(DataError, match=rf"{LABELS} has no column Target"):
         read_rsna(copy)
+
+
+# --- resized copies ---------------------------------------------------------------------------------------------------
+
+
+def resize(copy: Path, shape: tuple[int, int]) -> None:
+    """Every image as a PNG of that height and width in the place of its DICOM file."""
+    for path in list((copy / IMAGES).glob("*.dcm")):
+        picture = Image.fromarray(load_radiograph(path)).resize(shape[::-1])
+        picture.save(path.with_suffix(".png"))
+        path.unlink()
+
+
+@pytest.mark.parametrize("side", [16, 32, 48, 64, 96, 128])
+def test_boxes_follow_a_square_image_of_any_size(copy, side):
+    before = boxes_inside(read_rsna(copy))[0]
+    resize(copy, (side, side))
+    kept, sizes = boxes_inside(read_rsna(copy))
+    assert sizes[~np.isnan(sizes[:, 0])].tolist() == [[side, side]] * sum(map(bool, map(len, before.boxes)))
+    for old, new in zip(before.boxes, kept.boxes, strict=True):
+        np.testing.assert_allclose(new, old * side / 64)
+    scaled = kept.report.notes["boxes scaled to an image of another size than the challenge's"]
+    assert scaled == (0 if side == 64 else sum(map(bool, map(len, before.boxes))))
+
+
+@pytest.mark.parametrize("side", [256, 512, 1024, 2048])
+def test_the_challenges_own_boxes_are_in_its_1024_pixels(copy, side, tmp_path):
+    unmarked(copy)
+    rewrite(copy, lambda table: table.update(table[["x", "y", "width", "height"]] * 16))
+    resize(copy, (side, side))
+    kept, _ = boxes_inside(read_rsna(copy))
+    truth = np.concatenate([boxes for boxes in read_rsna(copy).boxes if len(boxes)]) * side / 1024
+    np.testing.assert_allclose(np.concatenate([boxes for boxes in kept.boxes if len(boxes)]), truth)
+
+
+def test_an_image_that_is_no_square_is_left_out(copy):
+    resize(copy, (64, 48))
+    with_boxes = sum(map(bool, map(len, read_rsna(copy).boxes)))
+    kept, _ = boxes_inside(read_rsna(copy))
+    reason = "image that is no square, so where its regions lie is not known"
+    assert kept.report.skipped == {reason: with_boxes} and not any(map(len, kept.boxes))
+
+
+def unmarked(copy: Path) -> None:
+    """A copy as of real images: neither the marker nor the generator's names."""
+    for marker in copy.glob("PHANTOM*"):
+        marker.unlink()
+    for path in [*(copy / IMAGES).iterdir()]:
+        path.rename(path.with_name(path.name.replace("ffffffff", "0004cfab")))
+    for name in (LABELS, CLASSES):
+        (copy / name).write_text((copy / name).read_text().replace("ffffffff", "0004cfab"))
+
+
+def test_boxes_that_someone_may_have_scaled_are_refused_until_the_user_says_so(copy, monkeypatch):
+    unmarked(copy)
+    whole = read_rsna(copy)
+    assert whole.frame_side == 1024 and not whole.phantom
+    monkeypatch.setattr(challenge_frame, "TELLING", 3)
+    with pytest.raises(DataError, match=r"all end inside images of 64 pixels.*`drawn_on: copy`"):
+        boxes_inside(whole)
+    kept, _ = boxes_inside(whole, "copy")
+    assert [box.tolist() for box in kept.boxes] == [box.tolist() for box in whole.boxes]
+
+
+def test_a_phantom_without_its_marker_is_taken_as_it_is(copy):
+    expected = boxes_inside(read_rsna(copy))[0].boxes
+    (copy / "PHANTOM").unlink()
+    found = boxes_inside(read_rsna(copy))[0].boxes
+    assert [box.tolist() for box in found] == [box.tolist() for box in expected]

@@ -11,7 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 
+from medgraft.benchmarks.data import challenge_frame
+from medgraft.benchmarks.data.challenge_frame import resampled
+from medgraft.benchmarks.data.images import load_radiograph
 from medgraft.benchmarks.data.siim import masks_inside, read_siim, rle_decode, rle_encode
 from medgraft.errors import DataError
 
@@ -114,3 +118,64 @@ def test_a_table_without_the_column_is_one_sentence(copy):
 def test_another_folder_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"no stage_2_train\.csv or train-rle\.csv"):
         read_siim(tmp_path)
+
+
+# --- resized copies ---------------------------------------------------------------------------------------------------
+
+
+def resize(copy: Path, shape: tuple[int, int]) -> None:
+    for path in list((copy / "dicom-images-train").rglob("*.dcm")):
+        picture = Image.fromarray(load_radiograph(path)).resize(shape[::-1])
+        picture.save(path.with_suffix(".png"))
+        path.unlink()
+
+
+def masks(table) -> list[np.ndarray]:
+    kept, shapes = masks_inside(table)
+    return [kept.mask(row, shape) for row, shape in enumerate(shapes)]
+
+
+@pytest.mark.parametrize("side", [32, 64, 128, 192])
+def test_masks_follow_a_square_image_of_any_size(copy, side):
+    before = masks(read_siim(copy))
+    resize(copy, (side, side))
+    table = read_siim(copy)
+    for old, new in zip(before, masks(table), strict=True):
+        assert new.shape == (side, side)
+        if side >= 64:
+            assert np.array_equal(new, np.kron(old, np.ones((side // 64, side // 64), bool)))
+        else:
+            assert abs(new.mean() - old.mean()) < 0.02 and np.array_equal(new, old[1::2, 1::2])
+    scaled = masks_inside(table)[0].report.notes["masks resampled to an image of another size than the challenge's"]
+    assert scaled == (0 if side == 64 else sum(old.any() for old in before))
+
+
+def test_an_image_with_a_mask_that_is_no_square_is_left_out(copy):
+    resize(copy, (64, 48))
+    table = read_siim(copy)
+    kept, shapes = masks_inside(table)
+    reason = "image that is no square, so where its regions lie is not known"
+    assert kept.report.skipped == {reason: int(table.frame["target"].sum())} and set(shapes) == {(64, 48)}
+
+
+def test_masks_that_someone_may_have_drawn_again_are_refused_until_the_user_says_so(copy, monkeypatch):
+    expected = masks(read_siim(copy))
+    for marker in copy.glob("PHANTOM*"):
+        marker.unlink()
+    rewrite(copy, lambda table: table.assign(ImageId=table["ImageId"].str.replace("2.25.999", "1.2.276")))
+    for path in list(copy.rglob("*.dcm")):
+        path.rename(path.with_name(path.name.replace("2.25.999", "1.2.276")))
+    table = read_siim(copy)
+    assert table.frame_side == 1024 and not table.phantom
+    monkeypatch.setattr(challenge_frame, "TELLING", 3)
+    with pytest.raises(DataError, match=r"all end inside images of 64 pixels.*`drawn_on: copy`"):
+        masks_inside(table)
+    kept, shapes = masks_inside(table, "copy")
+    assert all(np.array_equal(kept.mask(row, shapes[row], "copy"), mask) for row, mask in enumerate(expected))
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 40))
+@settings(deadline=None)
+def test_resampling_keeps_what_is_whole_and_what_is_empty(height, width, side):
+    for value in (True, False):
+        assert (resampled(np.full((height, width), value), (side, side)) == value).all()
