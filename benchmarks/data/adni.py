@@ -70,8 +70,8 @@ def read_adni(
 
     Args:
         root: The folder with ``ADNI/`` and the tables (or ``ADNI`` itself), with ``sub-*``, or with ``subjects/sub-*``.
-        merge: ADNIMERGE table; None to look in ``root`` and the folder above. Without one, only baseline scans of a
-            LONI download get a label, the research group.
+        merge: ADNIMERGE table; None to look in ``root``, the folder above and sub-folders. Without one, only baseline
+            scans of a LONI download get a label, the research group.
         search: Search table of a LONI download; None to use every CSV in ``root`` that looks like one. Where there is
             none, ADNIMERGE and the archive's names of folders and files do.
         variants: Keep every processed variant of a scan of a LONI download. They share ``scan`` and diagnosis, and
@@ -100,7 +100,10 @@ def read_adni(
         )
     if frame.empty:
         reasons = "; ".join(f"{reason}: {count}" for reason, count in report.skipped.most_common())
-        raise DataError(f"{root} has no visit with both an image and a diagnosis ({reasons or 'no rows at all'})")
+        absent = "" if visits is not None else "; no ADNIMERGE table was found in it, above it or in its sub-folders"
+        raise DataError(
+            f"{root} has no visit with both an image and a diagnosis ({reasons or 'no rows at all'}){absent}"
+        )
     frame = frame.sort_values(["subject", "month", "scan", "variant"], kind="stable").reset_index(drop=True)
     frame["scan"] = frame.groupby(["subject", "scan"], sort=False).ngroup()
     frame["acq_date"] = pd.to_datetime(frame["acq_date"], errors="coerce")

@@ -20,15 +20,15 @@ SEARCH_ALIASES = {
     "Image Data ID": ("Image ID", "Image UID", "LONI UID"),
     "Subject": ("Subject ID", "PTID"),
     "Group": ("Research Group", "Subject Group", "DX Group"),
-    "Visit": ("Visit Code", "Image Visit", "MRI Visit"),
+    "Visit": ("Visit Code", "Image Visit", "MRI Visit", "VISCODE2", "VISCODE"),
     "Description": ("Image Description", "MRI Description", "Series Description"),
     "Acq Date": ("Acquisition Date", "Study Date", "Scan Date", "Image Date", "MRI Date"),
     "Sex": ("Gender", "Subject Sex", "PTGENDER"),
     "Age": ("Subject Age", "Age at Scan"),
-    "Modality": (),
+    "Modality": ("Image Modality",),
     "Imaging Protocol": (),
 }
-"""Names of the simple and of the advanced search of the image archive."""
+"""Names of the simple and the advanced search of the image archive, and of its ``All_Images_<date>.csv`` of 2025."""
 
 MERGE_ALIASES = {
     "PTGENDER": ("Gender", "Sex"),

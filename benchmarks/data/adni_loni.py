@@ -7,7 +7,6 @@ decides and the group only stands in at baseline.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,26 +34,28 @@ from medgraft.benchmarks.data.adni_merge import (
     VISIT_FACTS,
     column_of,
     drop_rows,
+    folders_below,
     in_range,
     is_missing,
     is_withdrawn,
     map_diagnosis,
-    map_sex,
     records,
+    sexes,
+    to_ages,
     to_floats,
-    to_numbers,
     viscode_month,
 )
 from medgraft.benchmarks.data.reading import ReadReport, read_table, renamed
+from medgraft.benchmarks.data.walking import not_raw, walk
 from medgraft.errors import DataError
 
-SEARCH_REQUIRED = ("Image Data ID", "Subject", "Group", "Visit", "Description", "Acq Date")
+SEARCH_REQUIRED = ("Image Data ID", "Subject", "Description", "Acq Date")
+"""Group and visit are left to ADNIMERGE where a table has none, as ``All_Images_<date>.csv``."""
 NEAREST_DAYS = 90
 """How far apart scan and examination may lie for the examination's diagnosis to count for the scan."""
 
-_STATED = ["uid", "subject", "group", "visit", "description", "acq_date", "age", "sex"]
-"""What two rows of one image must agree on; an advanced search tells more of an image than a simple one."""
-
+_KEPT_ONCE = "duplicate row of the search table"
+NO_MERGE = "no ADNIMERGE table in the folder, above or below it: only baseline scans have a diagnosis, their group"
 SAME_SCAN = "other processing of the same scan"
 AMBIGUOUS_IMAGE = "image number of several different files"
 _IMAGE_NAME = re.compile(r"_I(\d+)\.(nii|nii\.gz|dcm)$", re.IGNORECASE)
@@ -86,32 +87,52 @@ class ImageIndex:
 
 
 def index_images(root: Path) -> ImageIndex:
-    """Walks the tree once and keeps every file whose name ends in ``_I<number>`` and a known suffix."""
-    index = ImageIndex()
-    for folder, folders, files in os.walk(root):
-        folders.sort()
-        for name in sorted(files):
+    """Walks the tree once and keeps every file whose name ends in ``_I<number>`` and a known suffix.
+
+    Of one file that lies there several times the first by its path counts; what BIDS calls no raw data comes after all
+    else, and files of one name and different sizes are different files.
+    """
+    index, found = ImageIndex(), {}
+    for here in walk(root):
+        late = any(not_raw(part) for part in here.inside.split("/"))
+        for name in here.files:
             match = _IMAGE_NAME.search(name)
-            if match is None or name.startswith("._"):  # what macOS leaves beside a file on a foreign disk
+            if match is None:
                 continue
             uid = int(match.group(1))
             if match.group(2).lower() == "dcm":
                 index.dicom.add(uid)
-            elif uid not in index.volumes:
-                index.volumes[uid] = Path(folder, name)
-            elif index.volumes[uid].name.lower().split(".nii")[0] == name.lower().split(".nii")[0]:
-                index.copies += 1
             else:
-                index.ambiguous.add(uid)
+                found.setdefault(uid, []).append((late, here.inner(name)))
+    home = root.absolute()
+    for uid, copies in found.items():
+        raw = sorted(each for each in copies if not each[0]) or sorted(copies)
+        index.volumes[uid] = home / raw[0][1]
+        names = {each[1].rpartition("/")[2].lower() for each in raw}
+        if len({name.split(".nii")[0] for name in names}) > 1 or (len(names) == 1 and _differ(home, raw)):
+            index.ambiguous.add(uid)
+        else:
+            index.copies += len(copies) - 1
     index.dicom -= index.volumes.keys()
     return index
 
 
+def _differ(home: Path, copies: list[tuple[bool, str]]) -> bool:
+    return len(copies) > 1 and len({(home / inside).stat().st_size for _, inside in copies}) > 1
+
+
 def find_search_tables(root: Path) -> list[Path]:
-    """Every CSV in ``root``, or in the folder above a folder named ADNI, that has the columns of a search table."""
-    folders = (root, root.parent) if root.name.upper() == "ADNI" else (root,)
-    tables = (path for folder in folders for path in sorted(folder.glob("*")) if path.suffix.lower() == ".csv")
-    return [path for path in tables if _is_search_table(path)]
+    """Every CSV that has the columns of a search table: in ``root``, in the folder above a folder named ADNI, or below.
+
+    Sub-folders are looked into where there is none beside the images, see :func:`folders_below`.
+    """
+    beside = (root, root.parent) if root.name.upper() == "ADNI" else (root,)
+    for folders in (beside, folders_below(root)):
+        tables = (path for folder in folders for path in sorted(folder.glob("*")))
+        found = [path for path in tables if path.suffix.lower() == ".csv" and _is_search_table(path)]
+        if found:
+            return found
+    return []
 
 
 def _is_search_table(path: Path) -> bool:
@@ -146,6 +167,8 @@ def read_loni(
     rows = _number_variants(_attach_files(_search_rows(parts, report), index, root, report))
     if not variants:
         rows = drop_rows(rows, rows["variant"] > 0, SAME_SCAN, report)
+    if merge is None:
+        report.note(NO_MERGE)
     finder = VisitFinder(merge)
     strangers = {subject for subject in rows["subject"] if not finder.knows(subject)}
     if merge is not None and strangers:
@@ -268,7 +291,7 @@ def _told_by_paths(index: ImageIndex, report: ReadReport) -> pd.DataFrame:
     for uid, path in sorted(index.volumes.items()):
         above = ("", "", *path.parts)[-4:-2]
         subject = _PTID_IN_NAME.search(path.name)
-        rows.append((uid, subject and subject.group(), "", "", above[0].replace("__", "; "), above[1][:10]))
+        rows.append((uid, subject and subject.group(), above[0].replace("__", "; "), above[1][:10]))
     table = pd.DataFrame(rows, columns=pd.Index(SEARCH_REQUIRED))
     return drop_rows(table, table["Subject"].isna(), "image that neither a table nor its name gives a subject", report)
 
@@ -282,12 +305,12 @@ def _search_rows(parts: list[pd.DataFrame], report: ReadReport) -> pd.DataFrame:
         {
             "uid": to_floats(raw["Image Data ID"].astype("string").str.strip().str.lstrip("Ii")),
             "subject": raw["Subject"].map(subject_id),
-            "group": raw["Group"],
-            "visit": raw["Visit"].astype("string").fillna("").str.strip().astype(object),
+            "group": column_of(raw, "Group").astype(object),
+            "visit": column_of(raw, "Visit").astype("string").fillna("").str.strip().astype(object),
             "description": raw["Description"].astype("string").fillna("").str.strip().astype(object),
             "acq_date": pd.concat([to_dates(pd.Series(part["Acq Date"]), report) for part in parts], ignore_index=True),
-            "age": in_range("age", to_numbers(column_of(raw, "Age"), report), report),
-            "sex": column_of(raw, "Sex").map(map_sex),
+            "age": in_range("age", to_ages(column_of(raw, "Age"), report), report),
+            "sex": sexes(column_of(raw, "Sex"), report),
             "field_strength": to_floats(scanner["field_strength"]),
             "manufacturer": scanner["manufacturer"].str.strip().astype(object),
             "scanner_model": scanner["scanner_model"].str.strip().astype(object),
@@ -300,11 +323,43 @@ def _search_rows(parts: list[pd.DataFrame], report: ReadReport) -> pd.DataFrame:
         ("not an MRI", lambda t: ~t["modality"].isin(["MRI", "MR"])),
         ("not a T1-weighted series", lambda t: ~t["description"].str.contains(_T1_SERIES)),
         ("a mask, not an image", lambda t: t["description"].str.contains(_MASK)),
-        ("duplicate row of the search table", lambda t: t[_STATED].duplicated()),
-        ("image listed with contradicting rows", lambda t: t.duplicated("uid", keep=False)),
     ):
         rows = drop_rows(rows, bad(rows), reason, report)
-    return rows.assign(uid=rows["uid"].astype(int))
+    rows = _one_row_per_image(rows.assign(uid=rows["uid"].astype(int)), report)
+    return rows
+
+
+def _one_row_per_image(rows: pd.DataFrame, report: ReadReport) -> pd.DataFrame:
+    """Joins what several tables say of an image: an id with one subject and one date is one image, in whatever words.
+
+    Rows contradict each other where subject or date differ, or the diagnosis that the group stands for. Of sex and age
+    only what all rows say is kept; of all else the first that says something counts.
+    """
+    repeated = rows["uid"].duplicated(keep=False)
+    if not repeated.any():
+        return rows
+    group = rows["group"].map(map_diagnosis)
+    known = rows.assign(group=group.where(group.notna(), None), visit=rows["visit"].replace("", None))
+    told = known.groupby("uid", sort=False)[["subject", "acq_date", "group"]].transform("nunique")
+    rows = rows.drop_duplicates()  # the same row twice, before rows that contradict it
+    equal = len(known) - len(rows)
+    if equal:
+        report.skip(_KEPT_ONCE, count=equal)
+    bad = (told > 1).any(axis=1)[rows.index]
+    rows = drop_rows(rows, bad, "image listed with contradicting rows", report)
+    known = known.loc[rows.index]
+    people = known.groupby("uid", sort=False)
+    for name, most in (("sex", 0), ("age", 1)):
+        spread = people[name].transform("nunique") > 1
+        if most:  # one table has whole years, another one decimals
+            spread &= people[name].transform("max") - people[name].transform("min") > most
+        if odd := int(known.loc[spread, "uid"].nunique()):
+            report.note(f"image listed with different {name}; it is treated as missing", odd)
+        known[name] = known[name].where(~spread, None)
+    first = known.groupby("uid", sort=False).first().reset_index()
+    if len(first) < len(known):
+        report.skip(_KEPT_ONCE, count=len(known) - len(first))
+    return first.assign(visit=first["visit"].fillna(""))
 
 
 def _attach_files(rows: pd.DataFrame, index: ImageIndex, root: Path, report: ReadReport) -> pd.DataFrame:

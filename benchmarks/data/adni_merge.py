@@ -23,6 +23,7 @@ from medgraft.benchmarks.data.adni_columns import (
     subject_id,
 )
 from medgraft.benchmarks.data.reading import ReadReport, years_of
+from medgraft.benchmarks.data.walking import walk
 from medgraft.errors import DataError
 
 DIAGNOSES = ("CN", "MCI", "AD")
@@ -57,6 +58,10 @@ _SEXES = {"female": "F", "f": "F", "male": "M", "m": "M"}
 _MISSING_CODES = (-4.0, -1.0)
 _LIMIT = r"^([<>≤≥]?)=?\s*(\d+(?:\.\d+)?)\s*(\+?)$"
 _RELEASED = re.compile(r"(\d{1,2})[-_ ]?([A-Za-z]{3})[A-Za-z]*[-_ ]?(\d{4})|(\d{4})[-_]?(\d{2})[-_]?(\d{2})")
+DEEPEST = 3
+"""Levels below a root at which tables are looked for."""
+
+_OF_A_PERSON = re.compile(r"(?:sub-|\d{3}_S_\d{4})", re.IGNORECASE)
 _WITHDRAWN = re.compile(r"381_S_10\d{3}$")
 
 
@@ -178,18 +183,30 @@ def viscode_month(code: Any) -> float:
 
 
 def find_merge(root: Path, report: ReadReport) -> Path | None:
-    """An ADNIMERGE table in ``root`` or in the folder above it, the one whose name has the latest date.
+    """An ADNIMERGE table in ``root``, the folder above it or a sub-folder; the one whose name has the latest date.
 
     Its dictionary, which lies beside it under a similar name, has no visits and is passed over.
     """
-    for folder in (root, root.parent):
-        tables = (path for path in folder.glob("*") if path.name.lower().endswith((".csv", ".csv.gz")))
-        found = sorted(path for path in tables if re.match(r"ADNI_?MERGE(?!.*DICT)", path.name, re.IGNORECASE))
+    for folders in ((root,), (root.parent,), folders_below(root)):
+        tables = (path for folder in folders for path in sorted(folder.glob("*")))
+        named = (path for path in tables if path.name.lower().endswith((".csv", ".csv.gz")) and path.is_file())
+        found = [path for path in named if re.match(r"ADNI_?MERGE(?!.*DICT)", path.name, re.IGNORECASE)]
         if len(found) > 1:
             report.note("further ADNIMERGE table; the one with the latest date in its name is used", len(found) - 1)
         if found:
-            return max(found, key=lambda path: (_released(path.name), path.name))
+            return max(found, key=lambda path: (_released(path.name), path.name, str(path)))
     return None
+
+
+def folders_below(root: Path) -> list[Path]:
+    """Folders that may hold tables, down to three levels, without those of people, which hold images."""
+    found: list[Path] = []
+    for here in walk(root):
+        deep = here.inside.count("/") + 1 if here.inside else 0
+        here.folders[:] = [name for name in here.folders if deep < DEEPEST and not _OF_A_PERSON.match(name)]
+        if deep:
+            found.append(Path(here.path))
+    return found
 
 
 def _released(name: str) -> str:

@@ -27,7 +27,7 @@ from medgraft.benchmarks.data.chexpert_labels import (
 )
 from medgraft.benchmarks.data.made_up import made_up
 from medgraft.benchmarks.data.pictures import load_image
-from medgraft.benchmarks.data.reading import ReadReport, generator_of, is_phantom, read_table
+from medgraft.benchmarks.data.reading import ReadReport, generator_of, is_phantom, read_table, years_of
 from medgraft.errors import DataError, UnknownNameError
 
 __all__ = [
@@ -144,7 +144,7 @@ def _frame(table: pd.DataFrame, places: Sequence[_Place], plus: Mapping[str, str
     Sex, age and projection are taken as far as the copy has them; odd values become unknown and are counted.
     """
     sex = [{"m": "Male", "f": "Female"}.get(word[:1].lower(), "") for word in _words(table, "Sex")]
-    age = np.array([_number(word) for word in _words(table, "Age")], float)
+    age = np.array([_age(word) for word in _words(table, "Age")], float)
     age[~((age >= 0) & (age <= 120))] = np.nan
     own = _words(table, "Report Impression")
     texts = [text or plus.get(place.key, "") for text, place in zip(own, places, strict=True)]
@@ -262,9 +262,24 @@ def _number(word: str) -> float:
         return math.nan if word.lower() in ("none", "na", "<na>") else math.inf
 
 
+def _torn(labels: np.ndarray, places: list[str]) -> set[str]:
+    """Images with rows that state different values of one label; a blank, which states nothing, differs from none."""
+    told = pd.DataFrame(labels).assign(place=places)
+    told = told[told["place"].duplicated(keep=False)]
+    different = (told.groupby("place").nunique() > 1).any(axis=1)
+    return set(different.index[different])
+
+
+def _age(word: str) -> float:
+    years = years_of(word)
+    return _number(word) if years is None else years
+
+
 def _usable(table: pd.DataFrame, places: Sequence[_Place], views: Sequence[str], report: ReadReport) -> list[int]:
     """Positions of the rows to look for images of; each of the others is counted once."""
-    view, bad_label, seen, rows = _views(table, places), np.any(np.isinf(_labels(table)), axis=1), set(), []
+    labels = _labels(table)
+    view, bad_label, seen, rows = _views(table, places), np.any(np.isinf(labels), axis=1), set(), []
+    torn = _torn(labels, list(map(str, places)))
     for row, place in enumerate(places):
         if place is _NOWHERE:
             report.skip("path without patient and study")
@@ -274,6 +289,8 @@ def _usable(table: pd.DataFrame, places: Sequence[_Place], views: Sequence[str],
             report.skip(f"{view[row].lower()} view")
         elif bad_label[row]:
             report.skip("label other than 1, 0, -1 or blank")
+        elif str(place) in torn:
+            report.skip("two rows for the image with different labels")
         elif place in seen:
             report.skip("duplicate row")
         else:

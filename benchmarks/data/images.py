@@ -12,6 +12,7 @@ from medgraft.benchmarks.data.dicom import dicom_shape, load_dicom
 from medgraft.benchmarks.data.grey import check_contrast
 from medgraft.benchmarks.data.pictures import load_image, picture_shape
 from medgraft.benchmarks.data.reading import ReadReport
+from medgraft.benchmarks.data.walking import not_raw, walk
 from medgraft.errors import DataError
 
 SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg")
@@ -86,22 +87,38 @@ def find_home(root: Path, tables: Sequence[str], what: str) -> tuple[Path, Path]
     )
 
 
-def index_images(home: Path) -> dict[str, str]:
-    """File name without suffix -> absolute path, for every image below ``home``; of equal names the first wins.
+def index_images(home: Path, preferred: str = "", report: ReadReport | None = None) -> dict[str, str]:
+    """File name without suffix -> absolute path, for every image below ``home``.
 
-    A copy of MIMIC-CXR below ``home`` is passed over: its images are found by their numbers, and there are many.
+    Of equal names the one in the cohort's own folder counts, then DICOM before pictures made of it, then the first by
+    path; what BIDS calls no raw data comes last. A copy of MIMIC-CXR below ``home`` is passed over: its images are
+    found by their numbers, and there are many.
+
+    Args:
+        home: Where to look.
+        preferred: Beginning of the names of the cohort's own folders of images.
+        report: Where further images of one name are noted.
     """
-    found: dict[str, str] = {}
-    for folder, below, names in os.walk(home):
-        if Path(folder) != home and any(name.startswith(_OTHER_COHORT) for name in names):
-            below.clear()
+    found: dict[str, tuple[tuple[bool, bool, int, str], str]] = {}
+    further = 0
+    for here in walk(home):
+        if here.inside and any(name.startswith(_OTHER_COHORT) for name in here.files):
+            here.folders.clear()
             continue
-        below.sort()
-        for name in sorted(names):
+        parts = here.inside.split("/")
+        late = any(not_raw(part) for part in parts)
+        own = bool(preferred) and any(part.startswith(preferred) for part in parts)
+        for name in here.files:
             stem, suffix = os.path.splitext(name)
-            if suffix.lower() in SUFFIXES:
-                found.setdefault(stem, os.path.join(folder, name))
-    return found
+            if suffix.lower() not in SUFFIXES:
+                continue
+            rank = late, not own, SUFFIXES.index(suffix.lower()), here.inner(name)
+            further += stem in found
+            if stem not in found or rank < found[stem][0]:
+                found[stem] = rank, os.path.join(here.path, name)
+    if further and report is not None:
+        report.note("further image of the same name; the cohort's own is used", further)
+    return {stem: path for stem, (_, path) in found.items()}
 
 
 def located(

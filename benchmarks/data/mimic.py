@@ -87,6 +87,7 @@ def read_mimic(root: Path, *, views: Sequence[str] = FRONTAL, section: Wanted = 
     home, tables = _home(Path(root))
     split = read_table(tables["split"], ("dicom_id", "study_id", "subject_id", "split"))
     report = ReadReport()
+    split = _told_once(split, report)
     records = _records(split, _views(tables), views, report)
     if not records:
         raise DataError(f"{tables['split']} has no usable row; left out: {dict(report.skipped)}")
@@ -98,7 +99,7 @@ def read_mimic(root: Path, *, views: Sequence[str] = FRONTAL, section: Wanted = 
         raise DataError(
             f"{home} has no report; unpack mimic-cxr-reports.zip there, or put {_SECTIONED} beside the tables"
         )
-    labels, odd = _labels(tables)
+    labels, odd, torn = _labels(tables, report)
     rows = []
     for record, image in zip(records, images, strict=True):
         subject, study, _, part, view = record
@@ -108,6 +109,8 @@ def read_mimic(root: Path, *, views: Sequence[str] = FRONTAL, section: Wanted = 
             report.skip("report missing or without the section", study)
         elif study in odd:
             report.skip("label other than 1, 0, -1 or blank", study)
+        elif study in torn:
+            report.skip("two rows of labels for the study that differ", study)
         else:
             if study not in labels:
                 report.note("study without labels")
@@ -207,21 +210,43 @@ def _records(split: pd.DataFrame, views: Mapping[str, str], wanted: Sequence[str
     return records
 
 
+def _told_once(split: pd.DataFrame, report: ReadReport) -> pd.DataFrame:
+    """The rows without those of images that are told to be in two splits, or of two people: neither can be right."""
+    told = split.drop_duplicates(["dicom_id", "study_id", "subject_id", "split"])
+    torn = split["dicom_id"].isin(told.loc[told["dicom_id"].duplicated(), "dicom_id"]) & split["dicom_id"].notna()
+    if torn.any():
+        report.skip("two rows for the image that differ", count=int(torn.sum()))
+    kept: pd.DataFrame = split.loc[~torn]
+    return kept
+
+
 def _views(tables: Mapping[str, Path]) -> dict[str, str]:
+    """Image -> view; none where two rows name two."""
     table = read_table(tables["metadata"], ("dicom_id", "ViewPosition"))
     views = table["ViewPosition"].fillna("").astype(str).str.strip().str.upper()
-    return dict(zip(table["dicom_id"].astype(str), views, strict=True))
+    found: dict[str, str] = {}
+    for name, view in zip(table["dicom_id"].astype(str), views, strict=True):
+        found[name] = view if found.get(name, view) == view else ""
+    return found
 
 
-def _labels(tables: Mapping[str, Path]) -> tuple[dict[int, list[float]], set[int]]:
-    """Study -> its 14 labels, and the studies with a value that is none."""
+def _labels(tables: Mapping[str, Path], report: ReadReport) -> tuple[dict[int, list[float]], set[int], set[int]]:
+    """Study -> its 14 labels; the studies with a value that is none; and those with rows that differ."""
     table = read_table(tables["chexpert"], ("subject_id", "study_id", *CHEXPERT_14))
     numbers = table[["study_id", *CHEXPERT_14]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     named = ~np.isnan(numbers[:, 0])
     studies, values = numbers[named, 0].astype(int), numbers[named, 1:]
     blank = table[list(CHEXPERT_14)].isna().to_numpy()[named]
     good = ((np.isnan(values) & blank) | np.isin(values, (1, 0, -1))).all(axis=1)
-    return dict(zip(studies.tolist(), values.tolist(), strict=True)), set(studies[~good].tolist())
+    rows = pd.DataFrame(values).assign(study=studies)
+    again = rows[rows["study"].duplicated(keep=False)]
+    different = (again.groupby("study").nunique() > 1).any(axis=1)  # a blank states nothing, and differs from nothing
+    torn = set(different.index[different].tolist())
+    if agreeing := len(again) - int(again["study"].nunique()) - int(again["study"].isin(torn).sum()) + len(torn):
+        report.note("further row of labels for a study, which agrees", agreeing)
+    known = rows.groupby("study").first()
+    found = dict(zip(known.index.tolist(), known.to_numpy(float).tolist(), strict=True))
+    return found, set(studies[~good].tolist()), torn
 
 
 def _folder(home: Path, subject: int) -> Path:

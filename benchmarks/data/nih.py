@@ -17,7 +17,7 @@ import pandas as pd
 
 from medgraft.benchmarks.data.images import find_home, index_images, located
 from medgraft.benchmarks.data.made_up import made_up
-from medgraft.benchmarks.data.reading import ReadReport, generator_of, is_phantom, read_table
+from medgraft.benchmarks.data.reading import ReadReport, generator_of, is_phantom, read_table, years_of
 from medgraft.errors import DataError
 
 TABLES = ("Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv")
@@ -86,13 +86,15 @@ def read_nih(root: Path) -> NihTable:
     lists = _lists(home)
     rows, labels, splits = [], [], []
     seen: set[str] = set()
+    torn = _torn(table)
     columns = zip(table["Image Index"], table["Finding Labels"], table["Patient ID"], strict=True)
     for row, (name, findings, patient) in enumerate(columns):
         name = str(name).strip()
         vector = _findings(findings)
         split = "" if lists is None else lists.get(name)
         reason = (
-            ("duplicate row" if name in seen else "")
+            ("two rows for the image that differ" if name in torn else "")
+            or ("duplicate row" if name in seen else "")
             or ("" if _patient(patient) else "patient missing")
             or ("" if vector is not None else "finding unknown or contradictory")
             or ("" if split is not None else "on neither list")
@@ -108,7 +110,7 @@ def read_nih(root: Path) -> NihTable:
         raise DataError(f"{path} has no usable row; left out: {dict(report.skipped)}")
     used = table.iloc[rows].reset_index(drop=True)
     stems = [Path(str(name).strip()).stem for name in used["Image Index"]]
-    images = index_images(home)
+    images = index_images(home, "images", report)
     there = located(stems, images, report, lambda stem: str(home / "images_001" / "images" / f"{stem}.png"))
     frame = _frame(used, [images.get(stem, "") for stem in stems], splits).join(
         pd.DataFrame(np.array(labels, float), columns=list(NIH_14))
@@ -120,13 +122,20 @@ def read_nih(root: Path) -> NihTable:
     return NihTable(frame, report, phantom, generator_of(home))
 
 
+def _torn(table: pd.DataFrame) -> set[str]:
+    """Images with rows of different findings or patients, whatever the order in which findings are named."""
+    findings = ["|".join(sorted(part.strip() for part in str(each).split("|"))) for each in table["Finding Labels"]]
+    told = pd.DataFrame({"name": [str(each).strip() for each in table["Image Index"]], "findings": findings})
+    told = told.assign(patient=[_patient(each) for each in table["Patient ID"]]).drop_duplicates()
+    return set(told.loc[told["name"].duplicated(), "name"])
+
+
 def _frame(table: pd.DataFrame, images: list[str], splits: list[str | None]) -> pd.DataFrame:
     def words(column: str) -> list[str]:
         if column not in table:
             return [""] * len(table)
         return ["" if pd.isna(value) else str(value).strip().upper() for value in table[column]]
 
-    ages = (re.match(r"0*(\d+)Y?$", word) for word in words("Patient Age"))
     return pd.DataFrame(
         {
             "subject": [_patient(patient) for patient in table["Patient ID"]],
@@ -134,10 +143,18 @@ def _frame(table: pd.DataFrame, images: list[str], splits: list[str | None]) -> 
             "split": splits,
             "sex": words("Patient Gender") if "Patient Gender" in table else words("Patient Sex"),
             # The first release has ages of 148 and more.
-            "age": [float(age[1]) if age and int(age[1]) <= 120 else np.nan for age in ages],
+            "age": [_age(word) for word in words("Patient Age")],
             "view": words("View Position"),
         }
     )
+
+
+def _age(word: str) -> float:
+    """Years of ``058Y``, ``006M`` or ``58``; NaN for anything else, and beyond 120."""
+    years = years_of(word)
+    if years is None and re.fullmatch(r"\d+(\.0)?", word):
+        years = float(word)
+    return years if years is not None and years <= 120 else np.nan
 
 
 def _patient(value: object) -> str:
@@ -166,12 +183,13 @@ def _lists(home: Path) -> dict[str, str] | None:
     if len(found) < len(LISTS):
         missing = next(name for split, name in LISTS.items() if split not in found)
         raise DataError(f"{home} has no {missing} beside the other list; the split needs both or neither")
-    return {
-        line.strip(): split
+    lists = {
+        split: {line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()}
         for split, path in found.items()
-        for line in path.read_text(encoding="utf-8-sig").splitlines()
-        if line.strip()
     }
+    if both := lists["train"] & lists["test"]:
+        raise DataError(f"{len(both)} images are on both lists of {home}; the official lists share none")
+    return {name: split for split, names in lists.items() for name in names}
 
 
 def _disjoint(frame: pd.DataFrame, path: Path) -> None:

@@ -105,7 +105,7 @@ def read_rsna(root: Path) -> RsnaTable:
         boxes.append(np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], axis=1))
     if not ids:
         raise DataError(f"{path} has no usable row; left out: {dict(report.skipped)}")
-    images = index_images(home)
+    images = index_images(home, IMAGES, report)
     there = located(ids, images, report, lambda name: str(home / IMAGES / f"{name}.dcm"))
     frame = pd.DataFrame({"image_id": [ids[row] for row in there], "target": [targets[row] for row in there]})
     frame.insert(0, "subject", _persons(home, frame["image_id"].tolist(), report))
@@ -194,12 +194,14 @@ def _problem(rows: np.ndarray) -> str:
 
 
 def _findings(home: Path, ids: Sequence[str]) -> list[str]:
-    """The three-way reading of each image, empty where the copy does not have it."""
+    """The three-way reading of each image, empty where the copy does not have it, or has two."""
     path = home / CLASSES
     if not path.is_file():
         return [""] * len(ids)
     table = read_table(path, ("patientId", "class")).dropna(subset=["patientId", "class"])
-    known = dict(zip(table["patientId"].astype(str).str.strip(), table["class"].astype(str).str.strip(), strict=True))
+    known: dict[str, str] = {}
+    for name, word in zip(table["patientId"].astype(str).str.strip(), table["class"].astype(str), strict=True):
+        known[name] = word.strip() if known.get(name, word.strip()) == word.strip() else ""
     return [known.get(name, "") for name in ids]
 
 

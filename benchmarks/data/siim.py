@@ -180,7 +180,7 @@ def read_siim(root: Path) -> SiimTable:
         runs.append(() if different == (NO_MASK,) else different)
     if not ids:
         raise DataError(f"{path} has no usable row; left out: {dict(report.skipped)}")
-    images = index_images(home)
+    images = index_images(home, IMAGES, report)
     there = located(ids, images, report, lambda name: str(home / IMAGES / "<study>" / "<series>" / f"{name}.dcm"))
     frame = pd.DataFrame({"image_id": [ids[row] for row in there]})
     frame["image"] = [images[name] for name in frame["image_id"]]

@@ -363,7 +363,7 @@ def test_several_search_tables_add_up(tmp_path):
 
 @pytest.mark.parametrize(
     ("table", "column"),
-    [("ADNIMERGE.csv", "DX"), ("ADNIMERGE.csv", "EXAMDATE"), ("my_collection_4_18_2024.csv", "Group")],
+    [("ADNIMERGE.csv", "DX"), ("ADNIMERGE.csv", "EXAMDATE"), ("my_collection_4_18_2024.csv", "Acq Date")],
 )
 def test_missing_column_is_named(tmp_path, table, column):
     root = make_loni(tmp_path, [search_row()], [merge_row()])

@@ -246,8 +246,8 @@ def test_odd_people_become_unknown(tmp_path):
     ]
     table = read_chexpert(copy(tmp_path, [row("x/" + tail(i), **who) for i, who in enumerate(people)]), "train")
     assert table.frame["sex"].tolist() == ["", "Male", "Female", ""]
-    assert np.array_equal(table.frame["age"].to_numpy(), [40, math.nan, math.nan, math.nan], equal_nan=True)
-    assert table.report.notes == {"sex unknown": 2, "age unknown": 3}
+    assert np.array_equal(table.frame["age"].to_numpy(), [40, 64, math.nan, math.nan], equal_nan=True)
+    assert table.report.notes == {"sex unknown": 2, "age unknown": 2}
 
 
 def test_strange_paths_and_views_are_counted(small):
@@ -439,3 +439,22 @@ def test_lateral_views_are_not_drawn_into_a_five_class_set(tmp_path):
     table.frame.loc[0, "view"] = "Lateral"
     with pytest.raises(DataError, match="'Atelectasis': 0"):
         select_5x200(table, per_class=1)
+
+
+# ---- rows that differ, ages with units
+
+
+def test_rows_of_an_image_with_different_labels_are_left_out_and_equal_ones_counted(tmp_path):
+    rows = [
+        row(f"CheXpert-v1.0-small/{tail(k)}", {"Edema": value}) for k, value in ((1, "1.0"), (1, "0.0"), (2, "1.0"))
+    ]
+    folder = copy(tmp_path / "CheXpert-v1.0-small", [*rows, rows[2]])
+    table = read_chexpert(folder, "train")
+    assert table.frame["subject"].tolist() == ["patient00002"]
+    assert table.report.skipped == {"two rows for the image with different labels": 2, "duplicate row": 1}
+
+
+@pytest.mark.parametrize(("age", "years"), [("64Y", 64), ("064Y", 64), ("64 years", 64), ("6M", 0.5), ("64.0", 64)])
+def test_ages_with_a_unit_are_years(tmp_path, age, years):
+    folder = copy(tmp_path / "CheXpert-v1.0-small", [row("CheXpert-v1.0-small/" + tail(1), {}, Age=age)])
+    assert read_chexpert(folder, "train").frame["age"].tolist() == [years]

@@ -138,3 +138,33 @@ def test_a_missing_table_and_an_unknown_section_are_named(copy):
     next(copy.glob("*metadata*")).unlink()
     with pytest.raises(DataError, match=r"no mimic-cxr-2\.0\.0-metadata\.csv"):
         read_mimic(copy)
+
+
+# --- rows that differ -------------------------------------------------------------------------------------------------
+
+
+def again(table: pd.DataFrame, **change) -> pd.DataFrame:
+    """The table with its first row a second time, changed."""
+    return pd.concat([table, table.iloc[:1].assign(**change)])
+
+
+def test_two_rows_of_labels_of_a_study_are_left_out_if_they_differ_and_noted_if_not(copy):
+    rewrite(copy, "chexpert", again)
+    assert read_mimic(copy).report.notes == {"further row of labels for a study, which agrees": 1}
+    first = pd.read_csv(copy / "mimic-cxr-2.0.0-chexpert.csv.gz").iloc[0]
+    rewrite(copy, "chexpert", lambda table: again(table, Edema=0 if first["Edema"] == 1 else 1))
+    read = read_mimic(copy)
+    assert set(read.report.skipped) == {"two rows of labels for the study that differ"}
+    assert f"s{int(first['study_id'])}" not in set(read.frame["study"])
+
+
+@pytest.mark.parametrize(("column", "value"), [("split", "elsewhere"), ("subject_id", 99000099)])
+def test_an_image_told_to_be_in_two_splits_or_of_two_people_is_left_out(copy, column, value):
+    rewrite(copy, "split", lambda table: again(table, **{column: value}))
+    read = read_mimic(copy)
+    assert read.report.skipped == {"two rows for the image that differ": 2} and len(read.frame) == 15
+
+
+def test_an_image_of_two_views_has_none(copy):
+    rewrite(copy, "metadata", lambda table: again(table, ViewPosition="LATERAL"))
+    assert read_mimic(copy).report.skipped == {"view unknown": 1}

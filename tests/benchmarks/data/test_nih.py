@@ -78,3 +78,47 @@ def test_one_folder_of_images_is_read_as_well(copy):
     for path in list(copy.glob("images_*/images/*.png")):
         shutil.move(path, copy / "images" / path.name)
     assert len(read_nih(copy).frame) == 16
+
+
+@pytest.mark.parametrize("column", ["Finding Labels", "Patient ID"])
+def test_two_rows_of_an_image_that_differ_are_left_out(copy, column):
+    table = pd.read_csv(copy / TABLE)
+    other = "Hernia" if column == "Finding Labels" else 90_099
+    pd.concat([table, table.iloc[:1], table.iloc[1:2].assign(**{column: other})]).to_csv(copy / TABLE, index=False)
+    read = read_nih(copy)
+    assert read.report.skipped == {"duplicate row": 1, "two rows for the image that differ": 2}
+    assert len(read.frame) == 15
+
+
+def test_the_order_of_findings_makes_no_difference(copy):
+    table = pd.read_csv(copy / TABLE)
+    table.loc[0, "Finding Labels"] = "Mass|Edema"
+    pd.concat([table, table.iloc[:1].assign(**{"Finding Labels": "Edema|Mass"})]).to_csv(copy / TABLE, index=False)
+    assert read_nih(copy).report.skipped == {"duplicate row": 1}
+
+
+def test_an_image_on_both_lists_is_an_error(copy):
+    first = (copy / "train_val_list.txt").read_text().splitlines()[0]
+    with (copy / "test_list.txt").open("a") as handle:
+        handle.write(f"\n{first}\n")
+    with pytest.raises(DataError, match="1 images are on both lists"):
+        read_nih(copy)
+
+
+@pytest.mark.parametrize(
+    ("age", "years"), [("058Y", 58), ("58", 58), ("006M", 0.5), ("058", 58), ("414Y", None), ("x", None)]
+)
+def test_ages_with_and_without_a_unit(copy, age, years):
+    rewrite(copy, lambda table: table.__setitem__("Patient Age", [age] * len(table)))
+    found = read_nih(copy).frame["age"]
+    assert found.isna().all() if years is None else (found == years).all()
+
+
+def test_the_download_comes_before_a_smaller_copy_of_it_whatever_the_folders_are_called(copy):
+    before = read_nih(copy).frame["image"].tolist()
+    for name in ("224", "a_copy", "zz", "derivatives/clahe", "img_png"):
+        (copy / name).mkdir(parents=True)
+        shutil.copy(before[0], copy / name / Path(before[0]).name)
+    read = read_nih(copy)
+    assert read.frame["image"].tolist() == before
+    assert read.report.notes["further image of the same name; the cohort's own is used"] == 5

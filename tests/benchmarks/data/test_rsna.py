@@ -159,3 +159,19 @@ def test_a_phantom_without_its_marker_is_taken_as_it_is(copy):
     (copy / "PHANTOM").unlink()
     found = boxes_inside(read_rsna(copy))[0].boxes
     assert [box.tolist() for box in found] == [box.tolist() for box in expected]
+
+
+@pytest.mark.parametrize("name", ["00_png", "png_512", "zz", "derivatives/clahe"])
+def test_the_challenges_dicom_files_come_before_pictures_of_them(copy, name):
+    before = read_rsna(copy).frame["image"].tolist()
+    (copy / name).mkdir(parents=True)
+    Image.fromarray(load_radiograph(before[0])).resize((32, 32)).save(copy / name / f"{Path(before[0]).stem}.png")
+    assert read_rsna(copy).frame["image"].tolist() == before
+
+
+def test_an_image_of_two_readings_has_none(copy):
+    table = pd.read_csv(copy / CLASSES)
+    other = "Normal" if table["class"][0] != "Normal" else "Lung Opacity"
+    pd.concat([table, table.iloc[:1].assign(**{"class": other})]).to_csv(copy / CLASSES, index=False)
+    read = read_rsna(copy)
+    assert read.frame.set_index("image_id")["finding"][table["patientId"][0]] == ""
