@@ -19,6 +19,7 @@ from medgraft.benchmarks import head_choice
 from medgraft.benchmarks.cache import PreparedInputs, TowerInputs, hit_rate, prepare, tower_inputs
 from medgraft.benchmarks.cohorts import saw
 from medgraft.benchmarks.dense import DetectionObjective, SegmentationObjective
+from medgraft.benchmarks.intact import NotIntactError, Untouched, hidden_leaves, named, report_of
 from medgraft.benchmarks.measure import forward_flops, peak_allocation, process_peak, samples_per_second
 from medgraft.benchmarks.metrics import Metric, Predictions, best_thresholds, evaluate
 from medgraft.benchmarks.objectives import make_objective
@@ -46,6 +47,7 @@ class Cell:
     """
 
     data: TaskData
+    untouched: Untouched
     splits: dict[str, np.ndarray]
     prepared: dict[str, PreparedInputs]
     grafted: Grafted
@@ -99,11 +101,22 @@ class Cell:
 
     def build(self) -> None:
         """Attaches the adapters, computes what stays frozen, and adds the head."""
+        self.attach()
+        self.precompute()
+
+    def attach(self) -> None:
+        """Attaches the adapters."""
+        self.untouched = Untouched(self.encoder, self.data)
         torch.manual_seed(self.spec.seed)
         self.grafted = Grafted(self.encoder, build_adapters(self.spec.adapter, self.spec.adapter_options))
         self.grafted.to(self.spec.device)
+        self.check_untouched(self.spec.seed)
         if self.spec.precision == "bf16_frozen":
             self.grafted.encoder.hold_in_bf16()
+            self.untouched.encoder.renew()
+
+    def precompute(self) -> None:
+        """Computes what stays frozen, and adds the head."""
         first = self.grafted.first_stage()
         objective = make_objective(self.task.objective, self.data, self.task.inputs)
         kept = {} if objective.reads_tokens else self.grafted.condensers()
@@ -134,7 +147,37 @@ class Cell:
         """Trains as the spec says, and chooses the head's strength of L2."""
         torch.manual_seed(self.spec.seed + 1)
         train, val = self.splits["train"], self.splits["val"]
-        return head_choice.train(self.runner, train, val, self.spec.train, self.spec.seed, progress)
+        log = head_choice.train(self.runner, train, val, self.spec.train, self.spec.seed, progress)
+        self.check_untouched(self.spec.seed + 1)
+        return log
+
+    def check_untouched(self, seed: int) -> None:
+        """Raises where an adapter changed what it must leave as it is.
+
+        Args:
+            seed: Of PyTorch's random numbers.
+
+        Raises:
+            NotIntactError: It did.
+        """
+        if problem := self.untouched.problem(seed):
+            raise NotIntactError(
+                f"adapter {self.spec.adapter!r} must leave the encoder, the data and PyTorch's settings as they are, "
+                f"and did not: {problem}; `medgraft check {self.spec.adapter}` tries it alone"
+            )
+
+    def give_back(self) -> None:
+        """Takes the adapters off and checks that the encoder is what it was; nothing can be run after it.
+
+        Raises:
+            NotIntactError: It is not.
+        """
+        self.grafted.ungraft()
+        if problem := self.untouched.encoder.restored_problem():
+            raise NotIntactError(
+                f"adapter {self.spec.adapter!r} does not give the encoder back: it has {problem}; undo every change "
+                f"with attachment.on_detach(), `medgraft check {self.spec.adapter}` tries it alone"
+            )
 
     def evaluate(self) -> tuple[dict[str, Metric], dict[str, np.ndarray]]:
         """Metrics on the test split, and the predictions behind them, subjects as anonymous numbers."""
@@ -146,8 +189,10 @@ class Cell:
             predictions = self.runner.objective.evaluate(self.runner.predict, self.splits, groups)
         else:
             predictions = self._classified(test, groups)
-        reports = {name: adapter.report() for name, adapter in self.grafted.named_adapters()}
-        self.diagnostics = json_safe({name: report for name, report in reports.items() if report})
+        self.check_untouched(self.spec.seed + 1)
+        self.diagnostics = {
+            name: told for name, adapter in self.grafted.named_adapters() if (told := report_of(name, adapter))
+        }
         self.thresholds = predictions.thresholds
         optional = {"mask": predictions.mask, "thresholds": predictions.thresholds, "asked": predictions.asked}
         arrays = {"scores": predictions.scores, "targets": predictions.targets, "groups": groups}
@@ -196,6 +241,12 @@ class Cell:
 
         def step() -> None:
             loss = self.runner.loss(self.splits["train"][: self.spec.train.batch_size])
+            if hidden := hidden_leaves(loss, self.grafted):
+                shapes = named(str(list(leaf.shape)) for leaf in hidden)
+                raise NotIntactError(
+                    f"adapter {self.spec.adapter!r} trains tensors that it does not register, of shape {shapes}, so "
+                    "that they are neither counted nor saved; make them nn.Parameters of the adapter"
+                )
             if loss.requires_grad:
                 self.runner.backward(loss)
 
@@ -205,6 +256,7 @@ class Cell:
         for parameter in self.grafted.trainable_parameters():
             parameter.grad = None
         peak = peak_allocation(step, self.spec.device) if log.steps else None
+        self.check_untouched(self.spec.seed + 1)
         towers = self.towers()
         return Efficiency(
             trainable=self.grafted.trainable_count(),

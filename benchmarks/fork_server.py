@@ -32,6 +32,16 @@ def start_fork_server() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+def fork_server_died() -> bool:
+    """Whether there was a fork server that has ended; the next worker starts another."""
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    if pid is None:
+        return False
+    with suppress(ChildProcessError):
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    return True
+
+
 def end_fork_server() -> None:
     """Ends the fork server at once, if there is one; unused, it would import on and hold a pipe open."""
     # Not part of the module's interface; without it the server ends by itself, some seconds later.

@@ -23,7 +23,7 @@ from medgraft.benchmarks.result_files import UnreadableError
 from medgraft.benchmarks.results import CellResult
 from medgraft.benchmarks.verification import Verified, stored_predictions, verified_results
 from medgraft.errors import ConfigError, MedgraftError
-from medgraft.plain_text import markdown_code, markdown_text
+from medgraft.plain_text import markdown_code, markdown_text, one_line
 
 PHANTOM_NOTE = (
     "**PHANTOM**: rows marked so were measured on generated cohorts. They show that the machinery works and how "
@@ -257,6 +257,18 @@ def _fallbacks(members: Sequence[BoardRow]) -> list[str]:
     return ["Operations that did not run fused:", "", *told, ""] if told else []
 
 
+def _failures(members: Sequence[BoardRow]) -> list[str]:
+    """One line per cell that did not succeed: how it ended, why, and where its log is in the results folder."""
+    told = []
+    for row in members:
+        for cell in row.cells:
+            if cell.status != "success":
+                log = f" (log {markdown_code(cell.log)})" if cell.log else ""
+                name = f"{row.first.spec.encoder} / {row.adapter} seed {cell.spec.seed}"
+                told.append(f"- {markdown_text(f'{name}: {cell.status}: {one_line(cell.message, 300)}')}{log}")
+    return ["Cells that did not succeed:", "", *told, ""] if told else []
+
+
 def _rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.3g}")
 
@@ -343,6 +355,7 @@ def _task_section(members: Sequence[BoardRow], also: Sequence[str]) -> list[str]
         heads = ["encoder", "adapter", *(f"{name}{mark}" for name in named)]
         lines += _as_markdown(further, heads)
     lines += _fallbacks(members)
+    lines += _failures(members)
     if told := [
         [row.first.spec.encoder, row.adapter, *found] for row in members if (found := diagnostic_cells(row.cells))
     ]:

@@ -1,9 +1,8 @@
 """Reads files of results folders that anyone may have written: bounded, without waiting, and never more than asked for.
 
 A folder of results may hold pipes, devices, damaged and hostile files; each is an :class:`UnreadableError` with its
-reason, and whoever reads leaves it out by name. Sizes have limits, which environment variables raise:
-``MEDGRAFT_MAX_RESULT`` bytes of a JSON file (16 MB), ``MEDGRAFT_MAX_PREDICTIONS`` bytes of the arrays in one file of
-predictions (1 GB).
+reason, and whoever reads leaves it out by name. Sizes have limits, see :mod:`medgraft.limits`:
+``MEDGRAFT_MAX_DOCUMENT_BYTES`` of a JSON file, ``MEDGRAFT_MAX_UNPACKED_BYTES`` of the arrays in a file of predictions.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import json
 import logging
 import math
 import os
-import re
 import stat
 import zipfile
 import zlib
@@ -23,13 +21,12 @@ from typing import IO, Any, NoReturn
 
 import numpy as np
 
-from medgraft.benchmarks.cache_entries import parse_size
 from medgraft.errors import MedgraftError
+from medgraft.limits import limit, within
 from medgraft.plain_text import one_line
 
 logger = logging.getLogger(__name__)
 
-LIMITS = {"MEDGRAFT_MAX_RESULT": "16MB", "MEDGRAFT_MAX_PREDICTIONS": "1GB"}
 MOST_ARRAYS = 64
 NUMBERS = "biuf"
 """Kinds of NumPy types that predictions are made of; no objects, whose reading runs code."""
@@ -44,18 +41,13 @@ class UnreadableError(MedgraftError):
     """A file of a results folder is not what its name says; the message is the reason, without the file's name."""
 
 
-def limit(name: str) -> int | None:
-    """Bytes that the environment variable ``name`` allows, or its default of :data:`LIMITS`; ``None`` for no limit."""
-    return parse_size(os.environ.get(name) or LIMITS[name])
-
-
 @contextlib.contextmanager
 def opened(path: Path, bound: str) -> Iterator[IO[bytes]]:
     """A regular file, open to be read; anything else is not even opened.
 
     Args:
         path: The file.
-        bound: The limit on its size, of :data:`LIMITS`.
+        bound: The limit on its size, of :data:`medgraft.limits.LIMITS`.
 
     Raises:
         UnreadableError: It is no regular file, larger than the limit, or cannot be opened.
@@ -66,9 +58,7 @@ def opened(path: Path, bound: str) -> Iterator[IO[bytes]]:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as handle:
             facts = os.fstat(handle.fileno())
             _require_regular(facts)
-            largest = limit(bound)
-            if largest is not None and facts.st_size > largest:
-                raise UnreadableError(f"it has {facts.st_size} bytes, more than {bound}={largest} allows")
+            within(bound, facts.st_size, f"it has {facts.st_size:,} bytes", UnreadableError)
             yield handle
     except (OSError, ValueError) as error:
         if isinstance(error, MedgraftError):
@@ -87,7 +77,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UnreadableError: It cannot be read, is too large or too deep, or holds something else.
     """
-    with opened(path, "MEDGRAFT_MAX_RESULT") as handle:
+    with opened(path, "MEDGRAFT_MAX_DOCUMENT_BYTES") as handle:
         content = handle.read()
     try:
         found = json.loads(content, parse_constant=_refuse, parse_float=_finite)
@@ -117,10 +107,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
         UnreadableError: It is no such file, too large, or damaged.
     """
-    bound = limit("MEDGRAFT_MAX_PREDICTIONS")
-    left = math.inf if bound is None else bound
+    left = limit("MEDGRAFT_MAX_UNPACKED_BYTES")
     arrays: dict[str, np.ndarray] = {}
-    with opened(path, "MEDGRAFT_MAX_PREDICTIONS") as handle:
+    with opened(path, "MEDGRAFT_MAX_UNPACKED_BYTES") as handle:
         try:
             with zipfile.ZipFile(handle) as archive:
                 members = archive.infolist()
@@ -137,7 +126,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, left: float) -> np.ndarray:
+def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, left: int) -> np.ndarray:
     name = one_line(member.filename, 60)
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UnreadableError(f"{name} is compressed in a way that no array is")
@@ -149,7 +138,7 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, left: float) 
             raise UnreadableError(f"{name} holds {one_line(str(dtype), 40)}, which are no numbers")
         size = dtype.itemsize * math.prod(shape)  # of Python's numbers, which do not overflow
         if min(shape, default=0) < 0 or size > left:
-            raise UnreadableError(f"{name} says that it holds {size} bytes; MEDGRAFT_MAX_PREDICTIONS allows fewer")
+            raise UnreadableError(f"{name} says that it holds {size} bytes; MEDGRAFT_MAX_UNPACKED_BYTES allows fewer")
         if size > member.file_size:
             raise UnreadableError(f"{name} says that it holds {size} bytes, and has {member.file_size}")
         content = stream.read(size)
@@ -173,7 +162,3 @@ def files_below(folder: Path, ending: str) -> Iterator[Path]:
         for name in sorted([*names, *(each for each in folders if each.endswith(ending))]):
             if name.endswith(ending) and not name.startswith("."):
                 yield Path(parent) / name
-
-
-TEMPORARY = re.compile(r"\.[\w.-]+\.(json|npz|log)-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-\w+")
-"""Name of a file that is being written, see :func:`medgraft.benchmarks.results.write_atomically`."""

@@ -257,8 +257,19 @@ class ResultStore:
         path = self.path(spec)
         return _read(path) if path.is_file() else None
 
-    def put(self, result: CellResult, predictions: dict[str, np.ndarray] | None = None) -> Path:
+    def log_path(self, spec: CellSpec) -> Path:
+        """Where what the cell of ``spec`` wrote to its terminal lies or will lie."""
+        return self.path(spec).with_suffix(".log")
+
+    def put(
+        self, result: CellResult, predictions: Mapping[str, np.ndarray] | None = None, log: str | None = None
+    ) -> Path:
         """Stores a result; predictions first, so that a result that can be seen is complete.
+
+        Args:
+            result: Of a cell; names the log where there is one.
+            predictions: Arrays to be kept beside it.
+            log: What the cell wrote to its terminal, to be kept beside it; an older log goes.
 
         Raises:
             StorageError: It cannot be written; an earlier result of the cell is still there.
@@ -268,6 +279,10 @@ class ResultStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_file() and _read(path) is None:
                 os.replace(path, path.with_suffix(".json.old"))  # of another schema, or damaged: kept, not overwritten
+            if log is None:
+                self.log_path(result.spec).unlink(missing_ok=True)
+            else:
+                write_atomically(self.log_path(result.spec), lambda handle: handle.write(log.encode()))
             if predictions is not None:
                 write_arrays(path.with_suffix(".npz"), predictions)
             text = result.model_dump_json(indent=1) + "\n"

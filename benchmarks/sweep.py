@@ -34,10 +34,11 @@ from medgraft.benchmarks.plan import (
     task_options,
 )
 from medgraft.benchmarks.request import Sweep
-from medgraft.benchmarks.results import CellResult, CellSpec, CohortId, ResultStore
+from medgraft.benchmarks.results import CellResult, CellSpec, CohortId, ResultStore, StorageError
 from medgraft.benchmarks.tasks import build_task, task_class
 from medgraft.benchmarks.verification import verified
-from medgraft.errors import ConfigError, DataError, UnknownNameError
+from medgraft.console import say as say_error
+from medgraft.errors import ConfigError, DataError, MedgraftError, UnknownNameError
 from medgraft.plain_text import one_line
 
 DEFAULT_RESULTS = Path("results")
@@ -287,7 +288,7 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
         verbose: Workers log more.
 
     Returns:
-        Whether any cell of the sweep failed.
+        Whether any cell of the sweep failed, or could not be stored.
     """
     console = Console()
     store = ResultStore(sweep.results)
@@ -301,22 +302,31 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
         console.print(f"{len(kept)} of {len(plan.cells)} cells are done already", highlight=False)
     if not missing:
         end_fork_server()
-    failed = _run(missing, plan, sweep, store, console, verbose) if missing else []
+    failed, stopped = [], ""
+    try:
+        failed = _run(missing, plan, sweep, store, console, verbose) if missing else []
+    except StorageError as error:  # what was stored is shown all the same
+        stopped = str(error)
     keys = {cell.key() for cell in plan.cells}
     board = board_rows([sweep.results])
     show_board([row for row in board if any(cell.key in keys for cell in row.cells)], console)
     show_left_out([cell for row in board for cell in row.cells if cell.key in keys], console)
     folder = Path() if sweep.results == DEFAULT_RESULTS else sweep.results
-    text, data = write_board(board, folder, command, read_operations([sweep.results]))
-    console.print(f"written: {sweep.results}/, {text}, {data}", markup=False, highlight=False)
+    try:
+        text, data = write_board(board, folder, command, read_operations([sweep.results]))
+        say(console, f"written: {sweep.results}/, {text}, {data}")
+    except MedgraftError as error:
+        stopped = stopped or str(error)
     for result in failed:
         spec = result.spec
-        console.print(
-            f"{result.status}: {spec.task} / {spec.encoder} / {spec.adapter} seed {spec.seed}: {result.message}",
-            markup=False,
-            highlight=False,
+        log = f" (log: {sweep.results / result.log})" if result.log else ""
+        say(
+            console,
+            f"{result.status}: {spec.task} / {spec.encoder} / {spec.adapter} seed {spec.seed}: {result.message}{log}",
         )
-    return bool(failed)
+    if stopped:
+        say_error(stopped)
+    return bool(failed or stopped)
 
 
 def show_left_out(results: Sequence[CellResult], console: Console) -> None:

@@ -288,10 +288,21 @@ class Runner:
         with self.autocast():
             context = self.objective.context(self.grafted)
         rows = [
-            self.objective.scores(self.grafted, self.outputs(part), context).double().cpu().numpy()
+            _checked(self.objective.scores(self.grafted, self.outputs(part), context).double().cpu().numpy(), len(part))
             for part in batches(index, EVAL_BATCH)
         ]
         return np.concatenate(rows)
+
+
+def _checked(scores: np.ndarray, samples: int) -> np.ndarray:
+    """Scores of one batch, which are one finite row for each sample."""
+    if len(scores) != samples:
+        raise ValueError(f"the graft gives {len(scores)} predictions for {samples} samples")
+    if not np.isfinite(scores).all():
+        raise FloatingPointError(
+            f"{int((~np.isfinite(scores)).sum())} of {scores.size} predicted scores are not finite"
+        )
+    return scores
 
 
 def batches(index: np.ndarray, size: int) -> Iterator[np.ndarray]:

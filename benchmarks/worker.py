@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import re
@@ -19,7 +20,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from medgraft.benchmarks.results import CellResult, CellSpec, Efficiency, Status, write_arrays, write_atomically
+from medgraft.benchmarks.results import (
+    CellResult,
+    CellSpec,
+    Efficiency,
+    Status,
+    StorageError,
+    write_arrays,
+    write_atomically,
+)
+from medgraft.plain_text import one_line
 
 if TYPE_CHECKING:
     from medgraft.benchmarks.cell import Cell
@@ -27,6 +37,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, float], None]
+"""Told what runs now, which begins with a text of :data:`STEPS`, and the share of it that is done."""
+
+STEPS = {
+    "load": "reading",
+    "build": "attaching the adapter",
+    "prefix": "computing the frozen prefix",
+    "train": "training",
+    "evaluate": "predicting",
+    "measure": "measuring",
+    "write": "writing the result",
+}
+"""Steps of a cell, by which failures are told, and what a person reads of them."""
+
+LONGEST_MESSAGE = 1000
 
 
 class Job(BaseModel):
@@ -90,18 +114,21 @@ def _run_steps(
     """The steps of a cell, each with the time at which it ends."""
     from medgraft.benchmarks import environment
 
-    progress("reading", 0.0)
+    progress(STEPS["load"], 0.0)
     cell.load()
     clock["load"] = time.perf_counter()
-    progress("frozen prefix", 0.0)
-    cell.build()
+    progress(STEPS["build"], 0.0)
+    cell.attach()
+    progress(STEPS["prefix"], 0.0)
+    cell.precompute()
     clock["prefix"] = time.perf_counter()
-    log = cell.train(lambda share: progress(f"training {cell.runner.stage}".strip(), share))
+    progress(STEPS["train"], 0.0)
+    log = cell.train(lambda share: progress(f"{STEPS['train']} {cell.runner.stage}".strip(), share))
     clock["train"] = time.perf_counter()
-    progress("predicting", 0.0)
+    progress(STEPS["evaluate"], 0.0)
     metrics, predictions = cell.evaluate()
     clock["evaluate"] = time.perf_counter()
-    progress("measuring", 0.0)
+    progress(STEPS["measure"], 0.0)
     efficiency = cell.measure(log)
     clock["measure"] = time.perf_counter()
     marks = list(clock.items())
@@ -109,7 +136,7 @@ def _run_steps(
         key=job.spec.key(),
         status="success",
         spec=job.spec,
-        phantom=cell.data.phantom,
+        phantom=cell.data.phantom or job.spec.cohort.phantom,
         primary=cell.task.primary,
         metrics=metrics,
         efficiency=efficiency.model_copy(update={"concurrent_jobs": job.concurrent_jobs}),
@@ -131,17 +158,36 @@ def _run_steps(
         env=environment.describe(job.spec.threads),
         timing={name: round(at - marks[i][1], 3) for i, (name, at) in enumerate(marks[1:])},
     )
+    cell.give_back()
     return result, predictions
 
 
-def failure(job: Job, status: Status, message: str) -> CellResult:
-    """The result of a cell that did not end well."""
+def step_of(doing: str) -> str:
+    """The step of :data:`STEPS` that a text of :data:`Progress` belongs to; empty before the first.
+
+    Example:
+        >>> step_of("training the routers"), step_of("starting")
+        ('train', '')
+    """
+    return next((step for step, text in STEPS.items() if doing.startswith(text)), "")
+
+
+def failure(job: Job, status: Status, message: str, doing: str = "") -> CellResult:
+    """The result of a cell that did not end well.
+
+    Args:
+        job: The cell.
+        status: How it ended.
+        message: Why, for a person.
+        doing: What ran then, as :data:`Progress` was told.
+    """
     from medgraft.benchmarks import environment
 
     return CellResult(
         key=job.spec.key(),
         status=status,
-        message=message,
+        message=one_line(f"while {doing}: {message}" if doing else message, LONGEST_MESSAGE),
+        stage=step_of(doing),
         spec=job.spec,
         phantom=job.spec.cohort.phantom,
         efficiency=Efficiency(trainable={}, encoder_parameters=0, concurrent_jobs=job.concurrent_jobs),
@@ -169,27 +215,50 @@ def without_files(text: str, root: Path) -> str:
 
 
 def execute(job: Job, folder: Path, progress: Progress) -> Status:
-    """Runs a cell and writes its outcome into ``folder``, whatever it is."""
-    from medgraft.errors import MedgraftError
+    """Runs a cell and writes its outcome into ``folder``, whatever it is.
+
+    Raises:
+        StorageError: It cannot be written there.
+    """
+    process, doing = os.getpid(), [""]
+
+    def told(text: str, share: float) -> None:
+        doing[0] = text
+        progress(text, share)
 
     predictions: dict[str, np.ndarray] = {}
     try:
-        result, predictions = run_cell(job, progress)
+        result, predictions = run_cell(job, told)
+        doing[0] = STEPS["write"]
         result.model_dump_json()  # what a foreign task reports may not be JSON
-    except MedgraftError as error:
-        result, predictions = failure(job, "error", without_files(str(error), job.root)), {}
-    except Exception as error:
-        oom = _is_out_of_memory(error)
-        logger.info("%s", traceback.format_exc())
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        text = without_files(str(error), job.root)[:500]
-        message = f"{type(error).__name__}: {text} (in {Path(where.filename).name}:{where.lineno})"
-        result, predictions = failure(job, "oom" if oom else "error", message), {}
-    if predictions:
-        write_arrays(folder / "predictions.npz", predictions)
-    text = result.model_dump_json()
-    write_atomically(folder / "result.json", lambda handle: handle.write(text.encode()))
+    except BaseException as error:  # a plugin may also raise what is no Exception, such as SystemExit
+        result, predictions = _failed(job, error, doing[0]), {}
+    if os.getpid() != process:
+        os._exit(0)  # a plugin forked and came back here twice
+    try:
+        if predictions:
+            write_arrays(folder / "predictions.npz", predictions)
+        text = result.model_dump_json()
+        write_atomically(folder / "result.json", lambda handle: handle.write(text.encode()))
+    except OSError as error:
+        raise StorageError(folder.parent.parent, error) from error
     return result.status
+
+
+def _failed(job: Job, error: BaseException, doing: str) -> CellResult:
+    """The result of a cell whose code raised ``error``."""
+    from medgraft.errors import MedgraftError
+
+    text = without_files(str(error), job.root)
+    if isinstance(error, MedgraftError):
+        return failure(job, "error", text, doing)
+    frames = traceback.extract_tb(error.__traceback__)
+    calls = "".join(f"  {frame.filename}:{frame.lineno} in {frame.name}\n" for frame in frames)
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # the cell's log, unless a plugin closed it
+        sys.stderr.write(f"{type(error).__name__}: {text}\n{without_files(calls, job.root)}")
+    where = f" (in {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    message = f"{type(error).__name__}{': ' if text else ''}{one_line(text, 500)}{where}"
+    return failure(job, "oom" if _is_out_of_memory(error) else "error", message, doing)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -203,7 +272,11 @@ def main(arguments: list[str] | None = None) -> int:
     job = Job.model_validate_json(options.job.read_text())
     options.folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    return 0 if execute(job, options.folder, lambda stage, share: None) == "success" else 1
+    try:
+        return 0 if execute(job, options.folder, lambda stage, share: None) == "success" else 1
+    except StorageError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
 
 
 def limited(splits: dict[str, np.ndarray], limit: int | None) -> dict[str, np.ndarray]:

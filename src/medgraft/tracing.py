@@ -44,11 +44,11 @@ def used_parameters(tower: Encoder) -> set[nn.Parameter]:
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
-    return own & _leaves(features.tokens, features.pooled)
+    return own & leaves(features.tokens, features.pooled)
 
 
-def _leaves(*outputs: Tensor) -> set[Any]:
-    """Leaves of the graphs of some tensors."""
+def leaves(*outputs: Tensor) -> set[Any]:
+    """Leaves of the graphs of some tensors: what a backward pass would give a gradient."""
     waiting: list[Any] = [output.grad_fn for output in outputs]
     seen, leaves = set(), set()
     while waiting:

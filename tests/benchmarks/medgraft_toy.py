@@ -6,9 +6,12 @@ author of a plugin sees. Subjects have names that must turn up in no result, tab
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -104,6 +107,7 @@ class ToyEncoder(Encoder):
         with torch.random.fork_rng():
             torch.manual_seed(3)
             self.embed, self.mix = nn.Linear(16, 8), nn.Linear(8, 8)
+        self.register_buffer("scale", torch.ones(()))
 
     def prepare(self, raw: Any) -> Tensor:
         image = torch.as_tensor(np.asarray(raw), dtype=torch.float32)
@@ -171,7 +175,11 @@ class ToyTrouble(Adapter):
     class Config(AdapterConfig):
         """Options."""
 
-        how: Literal["raise", "exit", "leave", "kill", "sleep", "memory", "path", "nan", "thread"] = "raise"
+        how: Literal[
+            "raise", "exit", "leave", "kill", "sleep", "memory", "path", "nan", "thread", "children", "output",
+            "closed", "place", "noise", "buffer", "thaw", "awake", "swap", "settings", "reseed", "hidden", "data",
+            "rows", "blind", "twice", "crash", "report", "stuck",
+        ] = "raise"  # fmt: skip
 
     config: Config
 
@@ -192,13 +200,95 @@ class ToyTrouble(Adapter):
                 raise MemoryError("no more of it")
             case "path":
                 raise RuntimeError(f"cannot read {os.environ['TOY_COHORT']}/{SECRET}-000-0.npy")
-        self.factor = nn.Parameter(torch.full((), float("nan")))
+        self.factor = nn.Parameter(torch.full((), float("nan") if self.config.how == "nan" else 1.0))
+        self.outside, self.steps = [encoder], 0
+        self.kept = [nn.Parameter(torch.ones(()))]
         attachment = Attachment(encoder)
         attachment.record({"features": [sites["features"]]})
-        attachment.map_features(
-            encoder, lambda f: f.replace(pooled=f.pooled * self.factor if self.training else f.pooled)
-        )
+        attachment.map_features(encoder, self._change)
+        if self.config.how == "thaw":
+            encoder.requires_grad_(True)
         return attachment
+
+    def _change(self, f: Features) -> Features:
+        how = self.config.how
+        if self.training:
+            return f.replace(pooled=f.pooled * self.factor * (self.kept[0] if how == "hidden" else 1))
+        if how == "rows":
+            return f.replace(pooled=f.pooled[:-1], tokens=f.tokens[:-1])
+        return f.replace(pooled=f.pooled * float("nan")) if how == "blind" and self.steps else f
+
+    def report(self) -> dict[str, Any]:
+        return {"x": object()} if self.config.how == "report" else {"x": float("inf"), "y": "=1 \x1b[31m"}
+
+    def after_step(self) -> None:
+        self.steps += 1
+        if self.steps == 1:
+            getattr(self, f"_{self.config.how}", lambda: None)()
+
+    def _noise(self) -> None:
+        for parameter in self.outside[0].parameters():
+            parameter.data.add_(torch.randn_like(parameter))
+
+    def _buffer(self) -> None:
+        self.outside[0].get_buffer("scale").mul_(2)
+
+    def _awake(self) -> None:
+        self.outside[0].mix.training = True
+
+    def _swap(self) -> None:
+        self.outside[0].mix = nn.Linear(8, 8)
+
+    def _settings(self) -> None:
+        torch.set_num_threads(2)
+
+    def _reseed(self) -> None:
+        torch.manual_seed(77)
+
+    def _data(self) -> None:
+        import gc
+
+        for each in gc.get_objects():
+            if type(each).__name__ == "TaskData":
+                object.__setattr__(each, "targets", 1 - each.targets)
+
+    def _thread(self) -> None:
+        threading.Thread(target=time.sleep, args=(600,)).start()
+
+    def _children(self) -> None:
+        for own_session in (False, True):
+            subprocess.Popen([sys.executable, "-c", CHILD, os.environ["TOY_PROCESSES"]], start_new_session=own_session)
+        time.sleep(2)
+
+    def _output(self) -> None:
+        os.write(1, b"\x1b[2J\xff loud\n" * 100_000)
+        subprocess.run(["echo", "from a child"], check=True)
+        sys.stderr.write("\u202e quiet\n")
+
+    def _closed(self) -> None:
+        os.closerange(0, 4096)
+
+    def _place(self) -> None:
+        os.chdir("/")
+        os.environ.clear()
+        os.umask(0o777)
+
+    def _twice(self) -> None:
+        os.fork()
+
+    def _crash(self) -> None:
+        ctypes.string_at(0)
+
+    def _stuck(self) -> None:
+        ctypes.PyDLL(None).sleep(600)  # and lets no other thread run
+
+
+CHILD = """
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+(pathlib.Path(sys.argv[1]) / str(os.getpid())).touch()
+time.sleep(600)
+"""
 
 
 def report_process() -> None:

@@ -50,11 +50,15 @@ def chaos(tmp_path_factory: pytest.TempPathFactory, toy_site: Path, toy_cohort: 
         ("toy_gain", "success", ""),
         ("toy_trouble:raise", "error", "RuntimeError: this adapter always fails (in medgraft_toy.py:"),
         ("toy_trouble:exit", "error", "without a result (exit code 7)"),
-        ("toy_trouble:leave", "error", "without a result (exit code 3)"),
-        ("toy_trouble:kill", "oom", "most likely by the system for lack of memory"),
-        ("toy_trouble:sleep", "timeout", "killed after 30 s while frozen prefix; raise --timeout"),
+        ("toy_trouble:leave", "error", "while attaching the adapter: SystemExit: 3 (in medgraft_toy.py:"),
+        ("toy_trouble:kill", "killed", "the worker was killed from outside (SIGKILL)"),
+        ("toy_trouble:sleep", "timeout", "while attaching the adapter: killed after 30 s; raise --timeout"),
         ("toy_trouble:memory", "oom", "MemoryError"),
-        ("toy_trouble:nan", "error", "the loss is nan after 1 steps; lower the learning rate"),
+        (
+            "toy_trouble:nan",
+            "error",
+            "while training: FloatingPointError: the loss is nan after 1 steps; lower the learning rate",
+        ),
     ],
 )
 def test_every_end_of_a_cell_is_a_row_with_its_status(chaos, adapter, status, message):

@@ -115,10 +115,10 @@ def test_arrays_come_back_as_they_were(tmp_path, dtype, order):
 
 def test_limits_can_be_raised(tmp_path, monkeypatch):
     (tmp_path / "x.json").write_text(json.dumps({"a": "x" * 5000}))
-    monkeypatch.setenv("MEDGRAFT_MAX_RESULT", "1KB")
-    with pytest.raises(UnreadableError, match=r"5009 bytes, more than MEDGRAFT_MAX_RESULT=1000 allows"):
+    monkeypatch.setenv("MEDGRAFT_MAX_DOCUMENT_BYTES", "1K")
+    with pytest.raises(UnreadableError, match=r"5,009 bytes, more than MEDGRAFT_MAX_DOCUMENT_BYTES allows"):
         read_json(tmp_path / "x.json")
-    monkeypatch.setenv("MEDGRAFT_MAX_RESULT", "10KB")
+    monkeypatch.setenv("MEDGRAFT_MAX_DOCUMENT_BYTES", "10K")
     assert read_json(tmp_path / "x.json")["a"] == "x" * 5000
 
 

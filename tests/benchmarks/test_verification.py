@@ -13,7 +13,7 @@ import pytest
 from test_leaderboard import store, terminal
 
 from medgraft.benchmarks.leaderboard import board_rows, markdown, table
-from medgraft.benchmarks.results import CellResult, CellSpec, ResultStore
+from medgraft.benchmarks.results import CellResult, CellSpec, ResultStore, write_arrays
 from medgraft.benchmarks.verification import verified, verified_results
 
 Change = Callable[[dict[str, Any]], None]
@@ -40,7 +40,11 @@ def put(*keys: Any, value: Any) -> Change:
 
 
 def both(*changes: Change) -> Change:
-    return lambda data: [change(data) for change in changes] and None
+    def change(data: dict[str, Any]) -> None:
+        for each in changes:
+            each(data)
+
+    return change
 
 
 FORGED: dict[str, tuple[Change, str]] = {
@@ -129,7 +133,7 @@ def test_hostile_predictions_are_none(tmp_path, name):
     path = ResultStore(tmp_path).path(result.spec).with_suffix(".npz")
     with np.load(path) as stored:
         arrays = dict(stored)
-    np.savez_compressed(path, **(arrays | HOSTILE_ARRAYS[name]))
+    write_arrays(path, arrays | HOSTILE_ARRAYS[name])
     store(tmp_path, 1)
     (row,) = board_rows([tmp_path])
     assert row.status == "success (1 unverified)"

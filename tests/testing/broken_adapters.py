@@ -251,6 +251,52 @@ class WritesToBuffers(Sound):
         return x + delta
 
 
+class AddsNoise(Sound):
+    """Behind a step and without a gradient, past the version counters."""
+
+    def before(self, encoder, attachment):
+        self.outside = (encoder,)
+
+    def after_step(self):
+        for parameter in self.outside[0].parameters():
+            parameter.data.add_(0.05 * torch.randn_like(parameter))
+
+
+class AdjustsWhenEvaluated(Sound):
+    def before(self, encoder, attachment):
+        self.outside = (next(encoder.parameters()),)
+
+    @torch.no_grad()
+    def change(self, x, delta):
+        if not self.training:
+            self.outside[0].mul_(1.0001)
+        return x + delta
+
+
+class Reseeds(Sound):
+    def make(self, dim):
+        torch.manual_seed(0)
+        return super().make(dim)
+
+
+class TakesEveryThread(Sound):
+    def after_step(self):
+        torch.set_num_threads(torch.get_num_threads() + 1)
+
+
+class WantsDouble(Sound):
+    def reset_report(self):
+        torch.set_default_dtype(torch.float64)
+
+    def after_step(self):
+        torch.set_default_dtype(torch.float64)
+
+
+class ReportsObjects(Sound):
+    def report(self):
+        return {"router": self.delta}
+
+
 class WakesDropout(Sound):
     def before(self, encoder, attachment):
         self.outside = tuple(module for module in encoder.modules() if isinstance(module, nn.Dropout))
@@ -395,4 +441,14 @@ BROKEN: dict[str, type[Adapter]] = {
     "merging_changes_no_output": MergesTooMuch,
     "unmerging_restores_every_bit": Subtracts,
     "what_cannot_merge_says_so": PretendsToMerge,
+    "settings_stay_as_they_are": TakesEveryThread,
+    "reports_are_json": ReportsObjects,
 }
+
+ALSO_BROKEN: tuple[tuple[str, type[Adapter]], ...] = (
+    ("training_leaves_the_encoder_alone", AddsNoise),
+    ("training_leaves_the_encoder_alone", AdjustsWhenEvaluated),
+    ("settings_stay_as_they_are", Reseeds),
+    ("settings_stay_as_they_are", WantsDouble),
+)
+"""Further ways to break a rule; they may break others on the way."""

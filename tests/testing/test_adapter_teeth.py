@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from broken_adapters import BROKEN
+from broken_adapters import ALSO_BROKEN, BROKEN
 from running import failures
 from sound_adapters import Sound, SoundMerge
 
@@ -26,6 +26,12 @@ def test_a_broken_adapter_fails_exactly_its_check(name):
     label, _, rest = found[name].partition(": ")
     assert label.startswith(BROKEN[name].__name__.lower())
     assert len(rest.split(". ")) >= 2, "a problem and a remedy"
+
+
+@pytest.mark.parametrize(("name", "adapter"), ALSO_BROKEN)
+def test_other_ways_to_break_a_rule_are_found(name, adapter):
+    checks = [check for check in check_adapter(adapter, encoders=TWO) if str(check) == name]
+    assert list(failures(checks)) == [name]
 
 
 def test_every_check_has_a_broken_adapter():

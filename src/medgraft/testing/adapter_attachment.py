@@ -24,6 +24,7 @@ from medgraft.testing.adapter_subject import AdapterSubject
 from medgraft.testing.check import Rule, require, rule
 from medgraft.testing.snapshots import copied, difference, outputs_of, tree_difference, tree_of, weights_of
 from medgraft.testing.training import loss, steps
+from medgraft.tracing import leaves
 
 UNDO = (
     "Connect through the Attachment's methods (add_to_output, map_output, map_input, map_features, set_attribute), or "
@@ -73,26 +74,12 @@ def trainable_parameters_are_all(subject: AdapterSubject, case: str) -> None:
     frozen = {id(p) for p in encoder.parameters()}
     listed = {id(p) for p in grafted.trainable_parameters()}
     value = loss(grafted, grafted.encode(subject.inputs(encoder)))
-    hidden = [leaf for leaf in _leaves(value) if id(leaf) not in listed | frozen]
+    hidden = [leaf for leaf in leaves(value) if id(leaf) not in listed | frozen]
     shapes = ", ".join(str(list(leaf.shape)) for leaf in hidden[:4])
     require(not hidden, f"the loss depends on tensors that no optimizer would see, of shape {shapes}")
     counted = sum(grafted.trainable_count().values())
     total = sum(p.numel() for p in grafted.trainable_parameters())
     require(counted == total, f"trainable_count() gives {counted} numbers and trainable_parameters() {total}")
-
-
-def _leaves(value: Tensor) -> list[Tensor]:
-    """Tensors that ``value.backward()`` would give a gradient."""
-    found, seen, queue = [], set(), [value.grad_fn]
-    while queue:
-        node = queue.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if (leaf := getattr(node, "variable", None)) is not None:
-            found.append(leaf)
-        queue += [each for each, _ in node.next_functions]
-    return found
 
 
 @rule("Return a positive factor from learning_rate_scale() for every parameter.", each=True)
@@ -108,14 +95,19 @@ def learning_rates_are_positive(subject: AdapterSubject, case: str) -> None:
 
 @rule("Never write to an encoder's parameter or buffer in place; work on copies, or add to outputs.", each=True)
 def training_leaves_the_encoder_alone(subject: AdapterSubject, case: str) -> None:
-    """The encoder's parameters and buffers are bit-identical after training."""
+    """The encoder's parameters and buffers are bit-identical after training and evaluation."""
     encoder = subject.encoder(case)
-    live = weights_of(encoder)
-    grafted = subject.graft(encoder, case)
+    live, inputs = weights_of(encoder), subject.inputs(encoder)
     before = copied(live)
-    steps(grafted, subject.inputs(encoder), n=3)
-    changed = [name for name, tensor in live.items() if not torch.equal(tensor, before[name])]
-    require(not changed, f"training changes {', '.join(changed[:4])} of the encoder")
+    grafted = subject.graft(encoder, case)
+    for what, run in (
+        ("attach()", lambda: None),
+        ("training", lambda: steps(grafted, inputs, n=3)),
+        ("evaluation", lambda: outputs_of(grafted, inputs)),
+    ):
+        run()
+        changed = [name for name, tensor in live.items() if not torch.equal(tensor, before[name])]
+        require(not changed, f"{what} changes {', '.join(changed[:4])} of the encoder")
 
 
 @rule(

@@ -35,10 +35,16 @@ def check_adapter(
         UnknownNameError: No adapter has the name.
         PluginError: The plugin cannot be loaded.
     """
-    from medgraft.testing import adapter_attachment, adapter_declaration, adapter_numbers, adapter_shortcuts
+    from medgraft.testing import (
+        adapter_attachment,
+        adapter_conduct,
+        adapter_declaration,
+        adapter_numbers,
+        adapter_shortcuts,
+    )
     from medgraft.testing.adapter_subject import AdapterSubject
 
-    parts = (adapter_declaration, adapter_numbers, adapter_shortcuts, adapter_attachment)
+    parts = (adapter_declaration, adapter_numbers, adapter_shortcuts, adapter_attachment, adapter_conduct)
     rules = tuple(rule for part in parts for rule in part.RULES)
     subject = AdapterSubject(adapter, encoders, config)
     if isinstance(adapter, str):

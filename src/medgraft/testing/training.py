@@ -48,7 +48,7 @@ def _embedding(tower: Encoder, features: Features) -> Tensor:
 
 
 def steps(grafted: Grafted, inputs: Mapping[str, Tensor], n: int = 2) -> dict[str, Tensor]:
-    """``n`` steps of AdamW on everything that is trainable.
+    """``n`` steps of AdamW on everything that is trainable, each followed by the adapters' ``after_step()``.
 
     Returns:
         Parameter -> sum of its absolute gradients over the steps, for those that got one; by the names that
@@ -67,4 +67,6 @@ def steps(grafted: Grafted, inputs: Mapping[str, Tensor], n: int = 2) -> dict[st
                 seen[name] = seen.get(name, torch.zeros(())) + parameter.grad.abs().sum()
         if optimizer is not None:
             optimizer.step()
+        for _, adapter in grafted.named_adapters():
+            adapter.after_step()
     return seen
