@@ -22,6 +22,7 @@ from medgraft.registry import (
     build_adapters,
     build_encoder,
     catalogue,
+    check_encoder,
     resolve_adapter,
     resolve_encoder,
 )
@@ -123,7 +124,7 @@ def check_names(sweep: Sweep) -> None:
         for part in adapter.split("+"):
             adapter_class(resolve_adapter(part.strip()))
     for encoder in sweep.encoders or ():
-        plugins.load(resolve_encoder(encoder).plugin)
+        check_encoder(encoder)
     for task in sweep.tasks or ():
         task_class(task)
     known = {*sweep.adapters, *plugins.discover("task"), *plugins.discover("adapter")}

@@ -323,7 +323,18 @@ class Inflate3dSource:
     """Entry point ``inflate3d``: ``inflate3d:timm:vit_small_patch16_224@random``, options in front of the 2D name."""
 
     api_version = 1
+    hub_ids = True
     Config = Inflation
+
+    @staticmethod
+    def check(model: str, weights: str) -> None:
+        """Raises for options that cannot be read, and for a 2D encoder that there is not."""
+        from medgraft.registry import check_encoder
+
+        inner = parse(model)[1]
+        if not inner:
+            raise ConfigError(f"'inflate3d:{model}' names no 2D encoder; write inflate3d:timm:vit_small_patch16_224")
+        check_encoder(inner if weights == "default" else f"{inner}@{weights}")
 
     @staticmethod
     def with_options(model: str, options: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from medgraft.encoders.open_clip_towers import BertTower, ResNetTower, TextTower
 from medgraft.encoders.timm import wrap
 from medgraft.encoders.transformers import has_tokenizer
 from medgraft.errors import CheckpointError, IncompatibleError, UnknownNameError
+from medgraft.sources import check_hub_id, check_weights
 
 BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 BIOMEDBERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
@@ -187,6 +188,20 @@ class OpenClipSource:
     """Entry point ``open_clip``."""
 
     api_version = 1
+    hub_ids = True
+
+    @staticmethod
+    def check(model: str, weights: str) -> None:
+        """Raises for a name that open_clip does not know, and for weights that are no tag of it nor on this disk."""
+        import open_clip
+
+        name = f"open_clip:{model}"
+        check_hub_id("open_clip", model.removeprefix("hf-hub:"), prefixed=model.startswith("hf-hub:"))
+        path = Path(weights).expanduser()
+        described = path.exists() and ((path if path.is_dir() else path.parent) / CONFIG_NAME).is_file()
+        if not model.startswith("hf-hub:") and not described and model not in open_clip.list_models():
+            find_config(model, None, name)
+        check_weights(name, weights, open_clip.list_pretrained_tags_by_model(model))
 
     @staticmethod
     def models() -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from medgraft.encoder import DualEncoder, Encoder
 from medgraft.errors import ConfigError
-from medgraft.registry import build_encoder
+from medgraft.registry import build_encoder, check_encoder
 
 FORM = "pair:<image or volume encoder>|<text encoder>"
 
@@ -21,6 +21,13 @@ class PairSource:
     """Entry point ``pair``."""
 
     api_version = 1
+    hub_ids = True
+
+    @staticmethod
+    def check(model: str, weights: str) -> None:
+        """Raises for a name of another form, and for a half that there is not."""
+        for half in _halves(model, weights):
+            check_encoder(half)
 
     @staticmethod
     def models() -> dict[str, str]:
@@ -40,10 +47,9 @@ class PairSource:
             ConfigError: The name has another form, or a half is not what it should be.
             MedgraftError: A half cannot be built.
         """
-        name = model if weights == "default" else f"{model}@{weights}"
-        first, bar, second = name.partition("|")
-        if not (first and bar and second) or "|" in second or sha256 is not None:
-            raise ConfigError(f"encoder pair:{name} is not of the form {FORM}, without a checksum")
+        if sha256 is not None:
+            raise ConfigError(f"encoder pair:{model} is two encoders, of which no checksum can be given")
+        first, second = _halves(model, weights)
         visual = _tower(first, ("volume", "image"))
         text = _tower(second, ("text",))
         modality = visual.spec.modality
@@ -56,6 +62,14 @@ class PairSource:
             "weights": _joined([each.weights for each in own]),
         }
         return DualEncoder(visual.spec.model_copy(update=changes), {modality: visual, "text": text})
+
+
+def _halves(model: str, weights: str) -> tuple[str, str]:
+    name = model if weights == "default" else f"{model}@{weights}"
+    first, bar, second = name.partition("|")
+    if not (first and bar and second) or "|" in second:
+        raise ConfigError(f"encoder pair:{name} is not of the form {FORM}")
+    return first, second
 
 
 def _tower(name: str, modalities: tuple[str, ...]) -> Encoder:

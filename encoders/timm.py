@@ -31,6 +31,7 @@ from medgraft.encoders.loading import (
 )
 from medgraft.errors import ConfigError, UnknownNameError
 from medgraft.features import Features
+from medgraft.sources import check_hub_id, check_weights
 
 
 class TimmFeatures(StagedEncoder):
@@ -314,6 +315,15 @@ class TimmSource:
     """Entry point ``timm``."""
 
     api_version = 1
+    hub_ids = True
+
+    @staticmethod
+    def check(model: str, weights: str) -> None:
+        """Raises for a name that timm does not know, and for weights that are neither a keyword nor on this disk."""
+        check_hub_id("timm", model.removeprefix("hf-hub:").removeprefix("hf_hub:"), prefixed=":" in model)
+        if model not in TimmSource.models():
+            _check_name(model)
+        check_weights(f"timm:{model}", weights)
 
     @staticmethod
     def models() -> dict[str, str]:

@@ -36,6 +36,7 @@ from medgraft.encoders.loading import (
 )
 from medgraft.encoders.quiet import quiet
 from medgraft.errors import CheckpointError, ConfigError, IncompatibleError, UnknownNameError
+from medgraft.sources import check_hub_id, check_weights
 
 # Cohorts that the authors name as training data, so that a benchmark can see a leak.
 COHORTS = {
@@ -197,6 +198,17 @@ class TransformersSource:
     """Entry point ``transformers``."""
 
     api_version = 1
+    hub_ids = True
+
+    @staticmethod
+    def check(model: str, weights: str) -> None:
+        """Raises for no family, hub id or folder, and for weights that are neither a keyword nor on this disk."""
+        name = f"transformers:{model}"
+        if "/" in model or "\\" in model:
+            check_hub_id("transformers", model, prefixed=True)
+        elif model not in (*FAMILIES, *OTHERS):
+            family_of(model, name)
+        check_weights(name, weights)
 
     @staticmethod
     def models() -> dict[str, str]:

@@ -289,6 +289,14 @@ def load(plugin: Plugin) -> Any:
     except BaseException as error:  # a plugin may even call sys.exit() while it is imported
         _forget(plugin, before, whole=not plugin.builtin)
         raise PluginError(f"{where} failed to import: {type(error).__name__}: {error}") from error
+    if plugin.kind == "encoder":
+        from medgraft.sources import usable
+
+        try:
+            found = usable(found)
+        except PluginError as error:
+            _forget(plugin, before, whole=False)
+            raise PluginError(f"{where} {error}") from error
     if problem := _unfit(plugin, found, base):
         _forget(plugin, before, whole=False)
         raise PluginError(f"{where} {problem}")
@@ -328,10 +336,7 @@ def _forget(plugin: Plugin, before: set[str], *, whole: bool) -> None:
 
 def _unfit(plugin: Plugin, found: Any, base: type) -> str:
     """Why an imported object is not what its entry point promises, as the rest of a sentence; empty if it is."""
-    if plugin.kind == "encoder":
-        if missing := [name for name in ("models", "build") if not callable(getattr(found, name, None))]:
-            return f"is {found!r}, not a source of encoders: it has no {' and no '.join(missing)}()"
-    elif not (inspect.isclass(found) and issubclass(found, base)):
+    if plugin.kind != "encoder" and not (inspect.isclass(found) and issubclass(found, base)):
         return f"is {found!r}, not a subclass of {base.__module__.removesuffix('.adapter')}.{base.__name__}"
     return refused_version(getattr(found, "api_version", None), plugin.distribution)
 

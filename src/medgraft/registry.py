@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from medgraft import plugins
+from medgraft import plugins, sources
 from medgraft.documents import read_yaml
 from medgraft.errors import ConfigError, PluginError, UnknownNameError
 from medgraft.options import Options, checked
@@ -345,16 +345,31 @@ def resolve_encoder(name: str) -> EncoderName:
     return EncoderName(name, plugin, model, weights or "default", sha256)
 
 
+def check_encoder(name: str) -> EncoderName:
+    """Parses an encoder name and checks model and weights against what its source has, without building it.
+
+    Raises:
+        UnknownNameError: No such source, model or weights.
+        ConfigError: The name is malformed: empty, with control characters, or a path where the source has names.
+        CheckpointError: The weights are a path, and nothing is there.
+        PluginError: The source cannot be loaded.
+    """
+    parsed = resolve_encoder(name)
+    sources.check(plugins.load(parsed.plugin), parsed.plugin.name, parsed.model, parsed.weights)
+    return parsed
+
+
 def build_encoder(name: str) -> Encoder:
     """Builds a frozen encoder from its name.
 
     Raises:
         UnknownNameError: No such source or model.
+        ConfigError: The name is malformed.
         CheckpointError: The weights cannot be read or fail their checksum.
     """
     from medgraft.encoder import Encoder
 
-    parsed = resolve_encoder(name)
+    parsed = check_encoder(name)
     source = plugins.load(parsed.plugin)
     extra = {"sha256": parsed.sha256} if parsed.sha256 else {}
     encoder = source.build(parsed.model, parsed.weights, **extra)

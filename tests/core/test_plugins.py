@@ -168,7 +168,8 @@ def test_what_is_no_source_of_encoders_is_refused(site):
 
 
 def test_an_encoder_source_that_builds_something_else_is_refused(site):
-    source = "class Source:\n    api_version = 1\n    models = dict\n    def build(model, weights): return 5"
+    body = "    api_version = 1\n    models = lambda: {'any': ''}\n    build = lambda model, weights: 5"
+    source = f"class Source:\n{body}"
     install(site, "acme", {"acme_five": "acme_five:Source"}, {"acme_five": source}, group="medgraft.encoders")
     with pytest.raises(PluginError, match=r"'acme_five' built <class 'int'>, not a medgraft\.Encoder"):
         build_encoder("acme_five:any")

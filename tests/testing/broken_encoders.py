@@ -113,7 +113,20 @@ def draws_while_building() -> Encoder:
     return built(Vit)()
 
 
-BROKEN: dict[str, Callable[[], Encoder]] = {
+class TakesAll:
+    """A source that builds the same whatever model and weights it is asked for."""
+
+    api_version = 1
+    models = staticmethod(lambda: {"tiny": "the only one"})
+    check = staticmethod(lambda model, weights: None)
+
+    @staticmethod
+    def build(model: str, weights: str = "default") -> Encoder:
+        return built(Vit)()
+
+
+BROKEN: dict[str, Callable[[], Encoder] | str] = {
+    "names_are_checked": "takes_all:tiny",
     "the_spec_is_complete": built(Unlabelled),
     "features_fit_the_spec": built(WrongGrid),
     "frozen_for_good": built(Wakes),

@@ -6,9 +6,18 @@ import pytest
 from broken_encoders import BROKEN
 from running import failures
 
+from medgraft import plugins
 from medgraft.errors import ConfigError, UnknownNameError
 from medgraft.testing import check_encoder
 from medgraft.testing.tiny import ENCODERS, example_inputs, tiny_encoder
+
+
+@pytest.fixture(autouse=True)
+def a_source_that_takes_any_name(monkeypatch):
+    plugin = plugins.Plugin("encoder", "takes_all", "broken_encoders:TakesAll", "tests", "0")
+    known = {kind: plugins.discover(kind) for kind in plugins.GROUPS}
+    known["encoder"] = {**known["encoder"], "takes_all": plugin}
+    monkeypatch.setattr(plugins, "discover", lambda kind: known[kind])
 
 
 @pytest.mark.parametrize("name", ENCODERS)

@@ -14,11 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from medgraft import plugins, sources
 from medgraft.attention import AttentionLayout, capture_cls_rows
 from medgraft.checkpoint import state_digest
 from medgraft.encoder import DualEncoder, Encoder
-from medgraft.errors import CheckpointError, ConfigError
+from medgraft.errors import CheckpointError, ConfigError, MedgraftError
 from medgraft.features import Features
+from medgraft.registry import check_encoder, resolve_encoder
 from medgraft.testing.check import Rule, require, rule
 from medgraft.testing.encoder_subject import EncoderSubject
 from medgraft.testing.snapshots import difference, tensors_of
@@ -361,7 +363,36 @@ def building_repeats_itself(subject: EncoderSubject) -> None:
     require(state_digest(again) == digest, "building it twice gives other weights")
 
 
+@rule("Refuse in build() every model that models() does not list, and weights that do not exist, by a MedgraftError.")
+def names_are_checked(subject: EncoderSubject) -> None:
+    """A model or weights that there are not is one sentence, from the source itself and before anything is planned."""
+    if subject.name is None:
+        raise unittest.SkipTest("it was passed built; pass a name")
+    parsed = resolve_encoder(subject.name)
+    source, label = plugins.load(parsed.plugin), parsed.plugin.name
+    models = sources.models_of(source, label)
+    listed = parsed.model in models or callable(getattr(source, "check", None))
+    require(listed, f"models() lists {', '.join(models) or 'nothing'}, and {parsed.model!r} is built")
+    absent = "/nonexistent/weights.safetensors"
+    for model, weights in (("no-such-model", "random"), ("../../no-such-model", "random"), (parsed.model, absent)):
+        said = f"{label}:{model}@{weights}"
+        try:
+            check_encoder(said)
+        except MedgraftError:
+            pass
+        else:
+            require(False, f"check() takes {said!r}")
+        try:
+            source.build(model, weights)
+        except MedgraftError:
+            continue
+        except Exception as error:
+            require(False, f"build() of {said!r} raises {type(error).__name__}: {error}")
+        require(False, f"build() makes an encoder of {said!r}")
+
+
 RULES: tuple[Rule, ...] = (
+    names_are_checked,
     the_spec_is_complete,
     features_fit_the_spec,
     frozen_for_good,

@@ -33,6 +33,7 @@ class EncoderSubject:
 
     def __init__(self, encoder: Encoder | Callable[[], Encoder] | str) -> None:
         self.build: Callable[[], Encoder] | None = None
+        self.name: str | None = encoder if isinstance(encoder, str) else None
         if isinstance(encoder, Encoder):
             self._built: Encoder | None = encoder
             self.label = encoder.spec.name
