@@ -32,13 +32,14 @@ from medgraft.encoder import Encoder
 from medgraft.errors import IncompatibleError
 from medgraft.features import Features
 from medgraft.losses import label_guided_info_nce
+from medgraft.portable import Portable
 from medgraft.sites import Site
 from medgraft.tracing import blank_batch
 
 Positive = Annotated[int, Field(ge=1)]
 
 
-class VolumeBottleneck(nn.Module):
+class VolumeBottleneck(Portable, nn.Module):
     """``resize(x) + out(convolutions(x))``, the identity (up to the resize) at the start.
 
     The convolutions run on a reduced grid, since one full-resolution feature map of a 256^3 volume takes 67 MB; their
@@ -225,8 +226,7 @@ class BrainAdapter(Adapter):
             size,
             self.config.width,
             self.config.reduction,
-            # A bound method would be copied with the adapter, encoder and all. Slices have the size of the 2D encoder.
-            (lambda x: tower.resize(x)) if tower.sliced == 1 else (lambda x: x),
+            (lambda x: tower.resize(x)) if tower.sliced == 1 else (lambda x: x),  # slices have the 2D encoder's size
         )
         self.bottleneck["volume"] = bottleneck
         change = recomputed(bottleneck) if self.config.recompute else bottleneck

@@ -26,6 +26,7 @@ from medgraft.adapters.placement import DepthGroup, Hits, TokenGrid, check_rank,
 from medgraft.encoder import Encoder
 from medgraft.errors import IncompatibleError
 from medgraft.features import Features
+from medgraft.portable import Portable
 from medgraft.sites import Site
 
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
@@ -69,7 +70,7 @@ def _variation(shares: Tensor) -> Tensor:
     return shares.var(correction=0) / (shares.mean() ** 2 + 1e-10)
 
 
-class ConvLoraDelta(nn.Module):
+class ConvLoraDelta(Portable, nn.Module):
     """The branch of one projection: ``W_d E(W_e x)`` for tokens on a grid, ``W_d W_e x`` for prefix tokens.
 
     Args:

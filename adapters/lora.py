@@ -26,6 +26,7 @@ from medgraft.adapters.kernels import backends, packed_lora
 from medgraft.adapters.placement import DepthGroup, check_rank, in_depth
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError
+from medgraft.portable import Portable
 from medgraft.sites import Site, match_sites
 
 CONVOLUTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
@@ -83,7 +84,7 @@ def _plus(base: Tensor, added: Tensor | None) -> Tensor:
     return base if added is None else base + added
 
 
-class FusedLinear:
+class FusedLinear(Portable):
     """A linear map and its LoRA branches as one operation, wherever :mod:`~medgraft.adapters.kernels.backends` says so.
 
     It stands in for the map's ``forward`` and for the change that a hook adds behind it: one of the two adds the

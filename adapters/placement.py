@@ -12,6 +12,7 @@ from torch import Tensor
 from medgraft.adapters.real_slices import on_real_slices
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError
+from medgraft.portable import Portable
 from medgraft.sites import Site, match_sites
 from medgraft.tracing import trace_features
 
@@ -154,7 +155,7 @@ def has_grid(tower: Encoder) -> bool:
     return tower.spec.modality in ("image", "volume") and len(tower.attention) > 0
 
 
-class TokenGrid:
+class TokenGrid(Portable):
     """How the tokens of a tower lie: ``n_prefix`` ones without a place, then one per cell of ``shape``.
 
     Told by the tower, or learnt from one run of it on a blank sample. Where blocks run on slices (``tower.sliced``),
@@ -169,7 +170,7 @@ class TokenGrid:
             features = trace_features(tower)
             self.n_prefix, self.shape = features.n_prefix, tuple(features.grid)
         self.slices = tower.sliced
-        self._real = lambda: tower.real_slices  # a copy of an adapter must not copy the encoder
+        self._real = lambda: tower.real_slices  # of the tower that runs, in a copy of the graft its own
 
     def split(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens ``[B, N, C]`` -> prefix ``[B, n_prefix, C]`` and map ``[B, C, *shape]``.

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from medgraft.checkpoint import load_graft
     from medgraft.encoder import DualEncoder, Encoder, EncoderSpec, TextEncoder
     from medgraft.features import Features
-    from medgraft.grafting import Grafted, graft
+    from medgraft.grafting import Grafted, encoder_of, graft, ungraft_all
     from medgraft.registry import build_encoder
     from medgraft.sites import Site, match_sites
 
@@ -28,7 +28,9 @@ _HOME = {
     "TextEncoder": "encoder",
     "Features": "features",
     "Grafted": "grafting",
+    "encoder_of": "grafting",
     "graft": "grafting",
+    "ungraft_all": "grafting",
     "Site": "sites",
     "match_sites": "sites",
     "build_encoder": "registry",
@@ -49,9 +51,11 @@ __all__ = [
     "TextEncoder",
     "__version__",
     "build_encoder",
+    "encoder_of",
     "graft",
     "load_graft",
     "match_sites",
+    "ungraft_all",
 ]
 
 

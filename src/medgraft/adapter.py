@@ -8,18 +8,46 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
-from medgraft.attention import mha_forward
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError
 from medgraft.features import Condenser, Features
+from medgraft.hooks import (
+    AddToOutput,
+    AskScores,
+    Callback,
+    Change,
+    EnterBranch,
+    Hang,
+    LeaveBranch,
+    MapBlockInput,
+    MapFeatures,
+    MapInput,
+    MapOutput,
+    MhaForward,
+    Project,
+    Shadow,
+    add_rows,
+)
 from medgraft.options import Option, Options
+from medgraft.portable import Portable, copied, portable, settle_functions
 from medgraft.schedule import ONE_STAGE, Stage
 from medgraft.sites import Site
 
 API_VERSION = 1
+
+__all__ = [
+    "API_VERSION",
+    "Adapter",
+    "AdapterConfig",
+    "Attachment",
+    "Support",
+    "add_rows",
+    "all_or_nothing",
+]
 
 
 class AdapterConfig(Options):
@@ -39,36 +67,52 @@ class Support(NamedTuple):
 
 
 Undo = Callable[[], None]
-Change = Callable[[], Undo]
-"""Makes one change to an encoder and returns what undoes it."""
 
 _made: ContextVar[list[Attachment] | None] = ContextVar("_made", default=None)
 
 
-class Attachment:
+class Attachment(Portable):
     """What an adapter did to an encoder, and how to undo it.
 
     Everything is done with hooks and with instance attributes, so the encoder's module tree and its state dict stay
     exactly as they were, and :meth:`detach` leaves no trace. :meth:`pause` and :meth:`resume` take an adapter off the
     encoder and put it back, its parameters untouched.
 
+    A copy or a pickle of the graft has an attachment of its own. Functions that are given here are copied with what
+    they read (see :mod:`medgraft.portable`), lambdas too. They get tensors in the type of the adapter's parameters and
+    may return any; the encoder goes on in its own type.
+
     Attributes:
+        encoder: The encoder.
+        name: The adapter's name in its graft; empty before it has one.
+        adapter: The adapter, once it is in a graft.
         hits: Target pattern -> names of the sites it hit.
         stage: First stage of each tower that the adapter changes, by tower name (``""`` for a single tower).
         first: Names of towers that must run before the others, since what they give is read there.
         on_call: Called before each run of a graft, so that an adapter forgets what it kept of the last one.
+        gone: Detached for good.
     """
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
+        self.name = ""
+        self.adapter: Adapter | None = None
         self.hits: dict[str, list[str]] = {}
         self.stage: dict[str, int] = {}
         self.first: set[str] = set()
         self.on_call: list[Callable[[], None]] = []
-        self._changes: list[tuple[Change, Undo]] = []
+        self.gone = False
+        self._changes: list[Change] = []
         self._paused = False
         if (made := _made.get()) is not None:
             made.append(self)
+
+    @property
+    def kind(self) -> torch.dtype | None:
+        """Type that the adapter computes in: that of its parameters; ``None`` without any."""
+        if self.adapter is None:
+            return None
+        return next((p.dtype for p in self.adapter.parameters() if p.is_floating_point()), None)
 
     def record(self, hits: Mapping[str, Sequence[Site]]) -> None:
         """Notes which sites each pattern hit, for the coverage report and the frozen prefix."""
@@ -85,33 +129,18 @@ class Attachment:
         """
         if site.in_mha:
             raise ConfigError(f"{site.name} lies in an nn.MultiheadAttention, which calls no submodule to add to")
-
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            change = delta(args[0])
-            return output if change is None else add_rows(output, change, site.rows)
-
-        self._make(lambda: self.encoder.get_submodule(site.path).register_forward_hook(hook).remove)
+        self._make(Hang(site.path, AddToOutput(self, delta, site.rows)))
 
     def map_output(self, site: Site, function: Callable[[Tensor], Tensor]) -> None:
         """``module(x)`` becomes ``function(module(x))`` at a ``block``, ``branch``, ``layer`` or ``norm`` site.
 
         Blocks that return a tuple have its first element mapped.
         """
-
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            if isinstance(output, tuple):
-                return (function(output[0]), *output[1:])
-            return function(output)
-
-        self._make(lambda: self.encoder.get_submodule(site.path).register_forward_hook(hook).remove)
+        self._make(Hang(site.path, MapOutput(self, function)))
 
     def map_block_input(self, site: Site, function: Callable[[Tensor], Tensor]) -> None:
         """``block(x)`` becomes ``block(function(x))`` at a ``block`` site; other arguments stay as they are."""
-
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            return function(args[0]), *args[1:]
-
-        self._make(lambda: self.encoder.get_submodule(site.path).register_forward_pre_hook(hook).remove)
+        self._make(Hang(site.path, MapBlockInput(self, function), before=True))
 
     def add_to_branch(self, site: Site, delta: Callable[[Tensor], Tensor]) -> None:
         """``branch(x)`` becomes ``branch(x) + delta(x)`` at a ``branch`` site.
@@ -119,17 +148,9 @@ class Attachment:
         Libraries that keep the parts of a branch in the block itself offer no module to hook as a whole, so what
         enters the first part is kept until the last one has run.
         """
-        waiting: list[Tensor] = []
-
-        def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
-            waiting[:] = [args[0]]
-
-        def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            change = delta(waiting.pop())
-            return (output[0] + change, *output[1:]) if isinstance(output, tuple) else output + change
-
-        self._make(lambda: self.encoder.get_submodule(site.entry).register_forward_pre_hook(enter).remove)
-        self._make(lambda: self.encoder.get_submodule(site.path).register_forward_hook(leave).remove)
+        enter = EnterBranch(self, delta)
+        self._make(Hang(site.entry, enter, before=True))
+        self._make(Hang(site.path, LeaveBranch(self, delta, enter)))
 
     def map_projection(self, path: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         """``[q | k | v]`` becomes ``function(x, [q | k | v])`` in an ``nn.MultiheadAttention``.
@@ -142,64 +163,23 @@ class Attachment:
         """
         module = self.encoder.get_submodule(path)
         assert isinstance(module, nn.MultiheadAttention)
-
-        def project(x: Tensor) -> Tensor:
-            return function(x, nn.functional.linear(x, module.in_proj_weight, module.in_proj_bias))
-
-        def forward(
-            query: Tensor,
-            key: Tensor,
-            value: Tensor,
-            key_padding_mask: Tensor | None = None,
-            need_weights: bool = True,
-            attn_mask: Tensor | None = None,
-            average_attn_weights: bool = True,
-            is_causal: bool = False,
-        ) -> tuple[Tensor, Tensor | None]:
-            if key is not query or value is not query or key_padding_mask is not None:
-                raise ConfigError(f"adapters on {path} cover self-attention without key_padding_mask only")
-            x = query if module.batch_first else query.transpose(0, 1)
-            return mha_forward(module, project(x), attn_mask, need_weights, average_attn_weights)
-
+        project = Project(self, function, module)
         self.set_attribute(module, "medgraft_projection", project)
-        self.set_attribute(module, "forward", forward)
+        self.set_attribute(module, "forward", MhaForward(module, path, project))
 
     def map_input(self, tower: Encoder, function: Callable[[Tensor], Tensor]) -> None:
         """The tower sees ``function(x)`` for a prepared batch ``x`` (stage 0 only)."""
-
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-            if kwargs.get("start", 0) != 0 or isinstance(args[0], Features):
-                raise ConfigError("an adapter changes the encoder's input, so no later stage can be computed before it")
-            return (function(args[0]), *args[1:]), kwargs
-
-        self._make(lambda: tower.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        self._make(Hang(tower, MapInput(self, function), before=True, keywords=True))
 
     def map_features(self, tower: Encoder, function: Callable[[Features], Features], *, scores: bool = False) -> None:
         """The tower returns ``function(features)``; ``scores`` asks for the CLS attention row."""
         if scores:
-
-            def ask(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-                return args, {**kwargs, "scores": True}
-
-            self._make(lambda: tower.register_forward_pre_hook(ask, with_kwargs=True).remove)
-
-        def change(module: nn.Module, args: tuple[Any, ...], output: Features) -> Features:
-            return function(output)
-
-        self._make(lambda: tower.register_forward_hook(change).remove)  # pyright: ignore[reportArgumentType]
+            self._make(Hang(tower, AskScores(), before=True, keywords=True))
+        self._make(Hang(tower, MapFeatures(self, function)))
 
     def set_attribute(self, module: nn.Module, name: str, value: Any) -> None:
         """Shadows an attribute of one module instance (for example ``forward``) until :meth:`detach`."""
-
-        def shadow() -> Undo:
-            if name in module.__dict__:
-                raise ConfigError(
-                    f"{type(module).__name__}.{name} is already changed by another adapter; ungraft it first"
-                )
-            object.__setattr__(module, name, value)
-            return lambda: object.__delattr__(module, name)
-
-        self._make(shadow)
+        self._make(Shadow(module, name, value))
 
     def on_detach(self, undo: Undo, redo: Undo | None = None) -> None:
         """Registers what else :meth:`detach` and :meth:`pause` must do, for adapters that replace modules themselves.
@@ -208,16 +188,7 @@ class Attachment:
             undo: Restores the encoder.
             redo: Brings the change back on :meth:`resume`; ``None`` if nothing has to be brought back.
         """
-        done = False
-
-        def change() -> Undo:
-            nonlocal done
-            if done and redo is not None:
-                redo()
-            done = True
-            return undo
-
-        self._make(change)
+        self._make(Callback(undo, redo))
 
     def absorb(self, other: Attachment) -> None:
         """Takes over another attachment to the same encoder, for adapters made of adapters."""
@@ -227,37 +198,42 @@ class Attachment:
             self.stage[tower] = min(self.stage.get(tower, stage), stage)
         self.first |= other.first
         self.on_call += other.on_call
+        for change in other._changes:
+            change.belong_to(self)
         self._changes += other._changes
         other._changes = []
 
     def pause(self) -> None:
         """Undoes everything, last change first; the encoder's outputs are bit-equal to before."""
         if not self._paused:
-            for _, undo in reversed(self._changes):
-                undo()
+            for change in reversed(self._changes):
+                change.undo()
         self._paused = True
 
     def resume(self) -> None:
         """Makes every change again, in the order in which they were made; all of them or none."""
         if not self._paused:
             return
-        made: list[tuple[Change, Undo]] = []
+        made: list[Change] = []
         try:
-            for change, _ in self._changes:
-                made.append((change, change()))
+            for change in self._changes:
+                change.make(self.encoder)
+                made.append(change)
         except BaseException:
-            for _, undo in reversed(made):
-                undo()
+            for change in reversed(made):
+                change.undo()
             raise
-        self._changes, self._paused = made, False
+        self._paused = False
 
     def detach(self) -> None:
         """Undoes everything for good."""
         self.pause()
-        self._changes = []
+        self._changes, self.gone = [], True
+        self.encoder.forget(self)
 
     def _make(self, change: Change) -> None:
-        self._changes.append((change, change()))
+        change.make(self.encoder)
+        self._changes.append(change)
 
 
 @contextmanager
@@ -273,17 +249,6 @@ def all_or_nothing() -> Iterator[None]:
         raise
     finally:
         _made.reset(token)
-
-
-def add_rows(output: Tensor, delta: Tensor, rows: slice | None) -> Tensor:
-    """``output + delta``, where ``delta`` may belong to some rows of a packed weight only.
-
-    Out of place, because the library may have saved ``output`` for its own backward pass.
-    """
-    if rows is None:
-        return output + delta
-    padded = nn.functional.pad(delta, (rows.start, output.shape[-1] - rows.stop))
-    return output + padded
 
 
 class Adapter(nn.Module):
@@ -337,6 +302,19 @@ class Adapter(nn.Module):
             variant: Which member of the family, ``vera`` of ``peft:vera``; ``None`` where none was named.
         """
         return ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: portable(value) for name, value in self.__dict__.items()}
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        settle_functions(self)
+        return super().__reduce_ex__(protocol)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Adapter:
+        for module in self.modules():  # what one keeps of the last batch is copied without its graph
+            kept = [value for value in module.__dict__.values() if isinstance(value, Tensor) and not value.is_leaf]
+            memo.update({id(value): value.detach().clone() for value in kept})
+        return copied(self, memo)
 
     @property
     def affine_projections(self) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from medgraft.attention import PROJECTIONS, AttentionLayout, capture_cls_rows
 from medgraft.errors import ConfigError
 from medgraft.features import Features
+from medgraft.portable import copied, settle_functions
 from medgraft.sites import Site, attention_sites, block_roots, branch_sites, is_norm, layer_sites, norm_sites
 
 Modality = Literal["image", "volume", "text", "image+text", "volume+text"]
@@ -53,6 +54,17 @@ class EncoderSpec(BaseModel):
     weights: str
 
 
+class Carried(Protocol):
+    """What an encoder knows of an adapter that is attached to it; see :class:`medgraft.Attachment`."""
+
+    name: str
+    adapter: Any
+
+    def detach(self) -> None:
+        """Takes the adapter off for good."""
+        ...
+
+
 class Encoder(nn.Module):
     """A frozen backbone. Subclasses implement :meth:`encode` and describe their attention in :attr:`attention`.
 
@@ -91,6 +103,7 @@ class Encoder(nn.Module):
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
         self.spec = spec
+        self._attachments: list[Any] = []
 
     # -- to implement -------------------------------------------------------------------------------------------------
 
@@ -199,8 +212,68 @@ class Encoder(nn.Module):
         return self.train(False)
 
     def train(self, mode: bool = True) -> Encoder:
-        """A frozen encoder never leaves evaluation mode: dropout and batch statistics stay off, whatever ``mode``."""
-        return super().train(False)
+        """A frozen encoder never leaves evaluation mode: dropout and batch statistics stay off, whatever ``mode``.
+
+        Adapters keep the mode of their graft, also where their layers hang among the encoder's modules.
+        """
+        super().train(False)
+        for attachment in self.carried():
+            if attachment.adapter is not None:
+                attachment.adapter.train(attachment.adapter.training)
+        return self
+
+    # -- what is attached to it ---------------------------------------------------------------------------------------
+
+    def carried(self) -> list[Carried]:
+        """Attachments of grafts of this encoder, of its towers and of encoders that it lies in, oldest first.
+
+        Adapters that are switched off or merged are among them; those of a graft that was let go of are, too.
+        """
+        inside = [module for module in self.modules() if isinstance(module, Encoder)]
+        return list(
+            {id(each): each for encoder in inside for each in encoder.__dict__.get("_attachments", ())}.values()
+        )
+
+    def carry(self, attachment: Carried) -> None:
+        """Notes an attachment, here and in every encoder inside."""
+        for module in self.modules():
+            if isinstance(module, Encoder):
+                module.__dict__.setdefault("_attachments", []).append(attachment)
+
+    def forget(self, attachment: Carried) -> None:
+        """Forgets one that is detached."""
+        for module in self.modules():
+            if isinstance(module, Encoder):
+                kept = [each for each in module.__dict__.get("_attachments", ()) if each is not attachment]
+                module._attachments = kept
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        settle_functions(self)
+        return super().__reduce_ex__(protocol)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Encoder:
+        """A copy of the encoder alone is bare; one inside a copy of its graft, or of whatever holds it, is grafted."""
+        alone = not memo
+        twin = copied(self, memo)
+        if alone:
+            for attachment in reversed(twin.carried()):
+                attachment.detach()
+        return twin
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Encoder:
+        """Moves or casts the encoder; parameters of adapters that hang among its modules keep their own type."""
+        trained = {id(p) for p in self._adapters_parameters()}
+        trained |= {id(p.grad) for p in self._adapters_parameters() if p.grad is not None}
+
+        def applied(tensor: Tensor) -> Tensor:
+            made = fn(tensor)
+            return tensor.to(made.device) if id(tensor) in trained and made.dtype != tensor.dtype else made
+
+        return super()._apply(applied if trained else fn, recurse)
+
+    def _adapters_parameters(self) -> list[nn.Parameter]:
+        adapters = [attachment.adapter for attachment in self.carried() if attachment.adapter is not None]
+        return [parameter for adapter in adapters for parameter in adapter.parameters()]
 
     @property
     def device(self) -> torch.device:
@@ -213,8 +286,12 @@ class Encoder(nn.Module):
         return next((p.dtype for p in self.parameters() if p.dim() > 1), torch.float32)
 
     def hold_in_bf16(self) -> None:
-        """Keeps the weights in bfloat16, but for norms, whose few numbers the libraries multiply in full precision."""
+        """Keeps the weights in bfloat16, but for norms, whose few numbers the libraries multiply in full precision.
+
+        What adapters train stays as it is.
+        """
         kept = {id(p) for module in self.modules() if is_norm(module) for p in module.parameters()}
+        kept |= {id(p) for p in self._adapters_parameters()}
         for parameter in self.parameters():
             if parameter.is_floating_point() and id(parameter) not in kept:
                 parameter.data = parameter.data.to(torch.bfloat16)
@@ -251,6 +328,10 @@ class DualEncoder(Encoder):
     def forward(self, x: Tensor | Features, *, scores: bool = False, start: int = 0) -> Features:
         """Encodes with the first tower, so that a dual encoder serves wherever a visual encoder does."""
         return next(iter(self.towers().values()))(x, scores=scores, start=start)
+
+    def block_paths(self) -> Sequence[str]:
+        """Blocks of all towers, the first tower's first; paths begin at the dual encoder, ``tower.image.blocks.0``."""
+        return [f"tower.{name}.{path}" for name, tower in self.towers().items() for path in tower.block_paths()]
 
     def sites(self) -> Mapping[str, Site]:
         """The sites of all towers; names and paths carry the tower, ``image.blocks.0.attn.q``."""

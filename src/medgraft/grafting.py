@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, Attachment, all_or_nothing
@@ -14,6 +15,7 @@ from medgraft.coverage import Coverage
 from medgraft.encoder import DualEncoder, Encoder
 from medgraft.errors import ConfigError, IncompatibleError, UnknownNameError
 from medgraft.features import Condenser, Features
+from medgraft.replicas import claim_hooks
 
 
 class _ByName(nn.ModuleDict):
@@ -31,10 +33,15 @@ class Grafted(nn.Module):
         adapters: The adapters by name, in the order in which they act.
         head: What reads the features, trained and saved with the adapters; may be ``None``.
         base_digest: Which weights the encoder had when the adapters were attached.
+
+    A copy (``copy.deepcopy``, ``pickle``, ``torch.save``, an average of weights, a replica of ``nn.DataParallel``) is a
+    graft of its own: its adapters act in it and get its gradients. Adapters, and a head that is set later, take the
+    graft's mode.
     """
 
     def __init__(self, encoder: Encoder, adapters: Mapping[str, Adapter], head: nn.Module | None = None) -> None:
         super().__init__()
+        refuse_carried(encoder)
         self.encoder = encoder.freeze()
         self.adapters = _ByName()
         self.head = head
@@ -54,9 +61,18 @@ class Grafted(nn.Module):
             raise IncompatibleError(
                 f"adapter {name!r} does not fit encoder {self.encoder.spec.name!r}: {support.reason}"
             )
-        self._attachments[name] = adapter.attach(self.encoder, self.encoder.sites())
+        attachment = self._attachments[name] = adapter.attach(self.encoder, self.encoder.sites())
         self.adapters[name] = adapter.to(self.encoder.device)
+        _train_in_float32(adapter)
+        attachment.name, attachment.adapter = name, adapter
+        self.encoder.carry(attachment)
         self._active.append(name)
+        adapter.train(self.training)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "head" and isinstance(value, nn.Module):
+            value.train(self.training)
 
     # -- several adapters, one encoder --------------------------------------------------------------------------------
 
@@ -108,7 +124,8 @@ class Grafted(nn.Module):
 
     def _acting(self) -> dict[str, Attachment]:
         """Attachments of the active adapters; none after :meth:`ungraft`."""
-        return {name: self._attachments[name] for name in self._active if name in self._attachments}
+        found = {name: self._attachments[name] for name in self._active if name in self._attachments}
+        return {name: attachment for name, attachment in found.items() if not attachment.gone}
 
     def _switch(self, names: list[str]) -> None:
         """Takes every adapter off the encoder and notes which are to be put on again."""
@@ -124,12 +141,24 @@ class Grafted(nn.Module):
         return next(iter(self.towers().values()))(x, start=start, scores=scores)
 
     def _begin(self) -> None:
-        for name in self._active:
-            for forget in self._attachments[name].on_call:
+        self._claim()
+        for attachment in self._acting().values():
+            for forget in attachment.on_call:
                 forget()
+
+    def _replicate_for_data_parallel(self) -> Grafted:
+        replica = super()._replicate_for_data_parallel()  # pyright: ignore[reportAttributeAccessIssue]
+        replica.__dict__["_replica_of"] = (self,)
+        return replica
+
+    def _claim(self) -> None:
+        """A replica of ``nn.DataParallel`` shares its modules' hooks with the original until it is first used."""
+        if (original := self.__dict__.pop("_replica_of", None)) is not None:
+            claim_hooks(original[0], self)
 
     def towers(self) -> dict[str, Encoder]:
         """The encoder's towers by modality, adapters attached."""
+        self._claim()
         return self.encoder.towers()
 
     def encode(
@@ -258,8 +287,79 @@ class Grafted(nn.Module):
         return self
 
 
+def _train_in_float32(adapter: Adapter) -> None:
+    """Widens what is trained in half precision, where most steps at a usual learning rate round to none."""
+    for parameter in adapter.parameters():
+        if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
+            parameter.data = parameter.data.float()
+
+
+def refuse_carried(encoder: Encoder) -> None:
+    """Refuses a second graft, whose adapters would act on top of the first one's.
+
+    Raises:
+        ConfigError: The encoder, one of its towers, or an encoder that it lies in carries adapters.
+    """
+    if names := ", ".join(dict.fromkeys(attachment.name for attachment in encoder.carried())):
+        raise ConfigError(
+            f"encoder {encoder.spec.name!r} carries {names} already; ungraft() it or add() to it, or, where the "
+            "Grafted object is gone, take everything off with medgraft.ungraft_all(encoder)"
+        )
+
+
+def encoder_of(model: nn.Module) -> Encoder:
+    """The encoder of a graft, or the one inside a larger model; adapters stay on it.
+
+    Raises:
+        ConfigError: There is none, or more than one.
+
+    Example:
+        >>> from medgraft import encoder_of, graft
+        >>> encoder_of(graft("embedded:chest", "lora")).spec.dim
+        192
+    """
+    if isinstance(model, Encoder):
+        return model
+    if isinstance(model, Grafted):
+        return model.encoder
+    found = [module for module in model.modules() if isinstance(module, Encoder)]
+    inside = {id(part) for encoder in found for part in encoder.modules() if part is not encoder}
+    outer = [encoder for encoder in found if id(encoder) not in inside]
+    if len(outer) != 1:
+        named = ", ".join(encoder.spec.name for encoder in outer) or "none"
+        raise ConfigError(
+            f"a {type(model).__name__} should hold one encoder, and holds {named}; pass the encoder itself"
+        )
+    return outer[0]
+
+
+def ungraft_all(model: nn.Module) -> Encoder:
+    """Takes every adapter off an encoder, last first, whichever graft put it there and whether that is still known.
+
+    Args:
+        model: An encoder, one of its towers, a graft, or a model that holds one of them.
+
+    Returns:
+        The bare encoder, bit for bit as it was.
+
+    Raises:
+        ConfigError: The model holds no encoder, or more than one.
+
+    Example:
+        >>> from medgraft import build_encoder, graft, ungraft_all
+        >>> encoder = build_encoder("embedded:chest")
+        >>> grafted = graft(encoder, "lora")
+        >>> del grafted
+        >>> grafted = graft(ungraft_all(encoder), "bitfit")
+    """
+    encoder = encoder_of(model)
+    for attachment in reversed(encoder.carried()):
+        attachment.detach()
+    return encoder
+
+
 def graft(
-    encoder: Encoder | str,
+    encoder: Encoder | Grafted | str,
     adapter: str | Adapter | Sequence[Adapter],
     *,
     head: nn.Module | None = None,
@@ -268,13 +368,15 @@ def graft(
     """Attaches adapters to an encoder.
 
     Args:
-        encoder: An encoder, or the name of one (``"embedded:chest"``, ``"timm:vit_base_patch16_224"``).
+        encoder: An encoder, or the name of one (``"embedded:chest"``, ``"timm:vit_base_patch16_224"``). One that
+            carries adapters already is refused.
         adapter: A registered name (``"lora"``), several joined with ``+`` (``"lora+ace_hgnn"``), or instances.
         head: A module on the features, trained and saved with the adapters.
         **config: Options of the adapter, by the names of its ``Config``; only for a single registered name.
 
     Raises:
         UnknownNameError: No such adapter or encoder.
+        ConfigError: The encoder carries adapters already.
         IncompatibleError: The adapter does not fit the encoder, or a target pattern matches nothing.
 
     Example:
@@ -287,6 +389,8 @@ def graft(
 
     if isinstance(encoder, str):
         encoder = build_encoder(encoder)
+    encoder = encoder_of(encoder)
+    refuse_carried(encoder)
     if isinstance(adapter, str):
         adapters = build_adapters(adapter, config)
     else:

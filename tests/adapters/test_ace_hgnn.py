@@ -273,7 +273,8 @@ def test_the_graph_follows_an_encoder_of_another_precision(kind):
     encoder = assemble("chest", ["[pad]", "[cls]", "[unk]"]).towers()["image"].to(kind).freeze()
     grafted = graft(encoder, AceHgnnAdapter(AceHgnnAdapter.Config(hidden_dim=8)))
     refined = grafted(torch.randn(2, 1, 128, 128, dtype=kind)).pooled
-    assert refined.dtype == torch.promote_types(kind, torch.float32) and torch.isfinite(refined).all()
+    assert refined.dtype == kind and torch.isfinite(refined).all()
+    assert {p.dtype for p in grafted.trainable_parameters()} == {torch.promote_types(kind, torch.float32)}
 
 
 # -- options ----------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny_encoders as tiny
 import torch
-from grafts import grafted_with_head, outputs_of, tensors, train
+from grafts import outputs_of, tensors, train
 from test_adapter_contract import owned, trace
 
 from medgraft.adapters.peft import NOT_IDENTITY, UNFIT, PeftAdapter
@@ -154,8 +154,9 @@ def test_a_projection_stands_for_the_module_that_holds_it():
 def test_convolutions_are_taken_too():
     encoder = tiny.fresh("timm_cnn")
     pattern = next(name for name in encoder.sites() if name.endswith("conv1"))
-    grafted = graft(encoder, "peft:lora", targets=(pattern,))
-    train(grafted_with_head(encoder, "linear_probe"), tiny.batch(encoder), steps=1)
+    head = torch.nn.Linear(encoder.spec.dim, 3)
+    grafted = graft(encoder, "peft:lora", head=head, targets=(pattern,))
+    train(grafted, tiny.batch(encoder), steps=1)
     assert grafted.coverage()["peft:lora"] == {pattern: [pattern]}
 
 

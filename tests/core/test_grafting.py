@@ -118,12 +118,12 @@ def test_a_refusal_undoes_the_adapters_before_it(answer):
     assert hooks(encoder) == 0
 
 
-def test_a_failed_graft_leaves_an_earlier_one_in_place():
+def test_an_addition_that_fails_leaves_an_earlier_one_in_place():
     encoder = tiny.fresh("timm")
     first = graft(encoder, "lora")
     count = hooks(encoder)
     with pytest.raises(RuntimeError):
-        graft(encoder, [Probe(fail_after_hooks)])
+        first.add("probe", Probe(fail_after_hooks))
     assert hooks(encoder) == count
     first.ungraft()
     assert hooks(encoder) == 0

@@ -377,6 +377,23 @@ class Copies(Sound):
         self.register_buffer("reference", norm.weight.detach().clone())
 
 
+class Shared(Sound):
+    def __deepcopy__(self, memo):
+        return self
+
+
+class HasANote(Sound):
+    def make(self, dim):
+        delta = super().make(dim)
+        delta.notes = [lambda: "found under no name"]
+        return delta
+
+
+class AsksForAParameter(Sound):
+    def change(self, x, delta):
+        return x + delta if isinstance(next(iter(self.delta.values())).up.weight, nn.Parameter) else x
+
+
 class MergesTooMuch(SoundMerge):
     @torch.no_grad()
     def merge(self):
@@ -438,6 +455,9 @@ BROKEN: dict[str, type[Adapter]] = {
     "composes_with_another": Loner,
     "saving_and_loading_is_exact": Forgetful,
     "the_file_holds_no_encoder_weight": Copies,
+    "a_deep_copy_is_its_own": Shared,
+    "a_pickle_is_its_own": HasANote,
+    "a_replica_is_its_own": AsksForAParameter,
     "merging_changes_no_output": MergesTooMuch,
     "unmerging_restores_every_bit": Subtracts,
     "what_cannot_merge_says_so": PretendsToMerge,

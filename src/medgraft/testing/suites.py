@@ -38,13 +38,15 @@ def check_adapter(
     from medgraft.testing import (
         adapter_attachment,
         adapter_conduct,
+        adapter_copies,
         adapter_declaration,
         adapter_numbers,
         adapter_shortcuts,
     )
     from medgraft.testing.adapter_subject import AdapterSubject
 
-    parts = (adapter_declaration, adapter_numbers, adapter_shortcuts, adapter_attachment, adapter_conduct)
+    parts = (adapter_declaration, adapter_numbers, adapter_shortcuts)
+    parts += (adapter_attachment, adapter_conduct, adapter_copies)
     rules = tuple(rule for part in parts for rule in part.RULES)
     subject = AdapterSubject(adapter, encoders, config)
     if isinstance(adapter, str):
