@@ -61,6 +61,7 @@ class NeighbourGraph(nn.Module):
         """
         B, N, C = tokens.shape
         index = self.neighbours(tokens, scores)
+        tokens = tokens.to(next(self.parameters()).dtype)
         hidden = F.leaky_relu(self.down(tokens.reshape(B * N, C), index), 0.2)
         refined = self.up(hidden, index).view(B, N, C)
         return refined if return_tokens else refined[:, 0]

@@ -41,8 +41,11 @@ class BottleneckMap(nn.Module):
             nn.init.kaiming_normal_(layer.weight)
 
     def forward(self, z: Tensor) -> Tensor:
-        """``[..., dim] -> [..., dim]``."""
-        return self.up(F.leaky_relu(self.down(z), 0.2))
+        """``[..., dim] -> [..., dim]``, in the type of ``z``, which is wider than weights in half precision."""
+        if z.dtype == self.down.weight.dtype or torch.is_autocast_enabled(z.device.type):
+            return self.up(F.leaky_relu(self.down(z), 0.2))
+        down, up = ([part.to(z.dtype) for part in (layer.weight, layer.bias)] for layer in (self.down, self.up))
+        return F.linear(F.leaky_relu(F.linear(z, *down), 0.2), *up)
 
 
 class AceHgnn(nn.Module):

@@ -21,6 +21,7 @@ from medgraft.hooks import (
     Callback,
     Change,
     EnterBranch,
+    FitSubstitutes,
     Hang,
     LeaveBranch,
     MapBlockInput,
@@ -30,6 +31,7 @@ from medgraft.hooks import (
     MhaForward,
     Project,
     Shadow,
+    Substitute,
     add_rows,
 )
 from medgraft.options import Option, Options
@@ -178,8 +180,21 @@ class Attachment(Portable):
         self._make(Hang(tower, MapFeatures(self, function)))
 
     def set_attribute(self, module: nn.Module, name: str, value: Any) -> None:
-        """Shadows an attribute of one module instance (for example ``forward``) until :meth:`detach`."""
-        self._make(Shadow(module, name, value))
+        """Shadows an attribute of one module instance (for example ``forward``) until :meth:`detach`.
+
+        A parameter in the place of one of the module's own is read in that one's type.
+        """
+        if not isinstance(value, nn.Parameter) or name not in module._parameters:
+            self._make(Shadow(module, name, value))
+            return
+        if not self.substitutes():
+            for tower in self.encoder.towers().values():
+                self._make(Hang(tower, FitSubstitutes(self), before=True))
+        self._make(Substitute(module, name, value))
+
+    def substitutes(self) -> list[Substitute]:
+        """What stands in the place of parameters of the encoder."""
+        return [change for change in self._changes if isinstance(change, Substitute)]
 
     def on_detach(self, undo: Undo, redo: Undo | None = None) -> None:
         """Registers what else :meth:`detach` and :meth:`pause` must do, for adapters that replace modules themselves.

@@ -64,6 +64,10 @@ class Carried(Protocol):
         """Takes the adapter off for good."""
         ...
 
+    def substitutes(self) -> Sequence[Any]:
+        """What stands in the place of parameters of the encoder."""
+        ...
+
 
 class Encoder(nn.Module):
     """A frozen backbone. Subclasses implement :meth:`encode` and describe their attention in :attr:`attention`.
@@ -249,6 +253,9 @@ class Encoder(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         settle_functions(self)
+        for attachment in self.carried():
+            for substitute in attachment.substitutes():
+                substitute.settle()
         return super().__reduce_ex__(protocol)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Encoder:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from medgraft.adapter import Attachment
 
 
+HALVES = (torch.bfloat16, torch.float16)
+
+
 def add_rows(output: Tensor, delta: Tensor, rows: slice | None) -> Tensor:
     """``output + delta``, where ``delta`` may belong to some rows of a packed weight only.
 
@@ -58,11 +61,9 @@ class Hook(Portable):
     def run(self, *inputs: Any) -> Any:
         """The adapter's function, computed in the adapter's type, its result in that of the first input."""
         first = inputs[0].tokens if isinstance(inputs[0], Features) else inputs[0]
-        if not isinstance(first, Tensor) or first.dtype == torch.float32 or not first.is_floating_point():
+        if first.dtype not in HALVES or torch.is_autocast_enabled(first.device.type):
             return self.function(*inputs)
-        kind = self.owner.kind
-        if kind is None or kind == first.dtype or torch.is_autocast_enabled(first.device.type):
-            return self.function(*inputs)
+        kind = self.owner.kind or first.dtype
         return in_type(self.function(*(in_type(each, kind) for each in inputs)), first.dtype)
 
 
@@ -221,7 +222,7 @@ class Hang(Change):
 
     def belong_to(self, owner: Attachment) -> None:
         """The hook computes in the type of another attachment's adapter."""
-        if isinstance(self.hook, Hook):
+        if isinstance(self.hook, Hook | FitSubstitutes):
             self.hook.owner = owner
 
     def make(self, encoder: nn.Module) -> None:
@@ -263,6 +264,38 @@ class Shadow(Change):
     def undo(self) -> None:
         """Removes it."""
         object.__delattr__(self.module, self.name)
+
+
+class Substitute(Shadow):
+    """A trained parameter in the place of an encoder's own, in the type of the one that it stands for."""
+
+    def fit(self) -> None:
+        """Brings what stands there up to date: the parameter, or its value in the narrower type of the encoder.
+
+        Autocast brings both to one type itself.
+        """
+        own, stands = self.module._parameters[self.name], self.value
+        if own is not None and own.dtype != stands.dtype and not torch.is_autocast_enabled(own.device.type):
+            stands = stands.to(own.dtype)
+        if self.module.__dict__[self.name] is not stands:
+            object.__setattr__(self.module, self.name, stands)
+
+    def settle(self) -> None:
+        """Puts the parameter itself there, which a copy can have."""
+        if self.name in self.module.__dict__:
+            object.__setattr__(self.module, self.name, self.value)
+
+
+class FitSubstitutes(Portable):
+    """Before a tower runs, what stands for its parameters is brought to their type."""
+
+    def __init__(self, owner: Attachment) -> None:
+        self.owner = owner
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Fits all of the attachment's."""
+        for substitute in self.owner.substitutes():
+            substitute.fit()
 
 
 class Callback(Change):
