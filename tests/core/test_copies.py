@@ -68,7 +68,7 @@ class Gain(Adapter):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("name", "adapter"),
-    [("chest", "lora"), ("hf_vit", "houlsby"), ("mha", "lora"), ("chest", "peft:lora"), ("hf_clip", "ace_lora")],
+    [("chest", "ace_lora"), ("hf_vit", "houlsby"), ("mha", "lora"), ("chest", "peft:lora"), ("hf_clip", "lora")],
 )
 def test_a_copy_on_an_encoder_of_a_library_stands_alone(name, adapter, way):
     grafted = shake(graft(tiny.fresh(name), adapter)).eval()
