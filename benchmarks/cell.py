@@ -147,7 +147,12 @@ class Cell:
         """Trains as the spec says, and chooses the head's strength of L2."""
         torch.manual_seed(self.spec.seed + 1)
         train, val = self.splits["train"], self.splits["val"]
-        log = head_choice.train(self.runner, train, val, self.spec.train, self.spec.seed, progress)
+
+        def watched(share: float) -> None:
+            self.check_modes()  # whoever predicts puts the encoder's modules back, and here is where it matters
+            progress(share)
+
+        log = head_choice.train(self.runner, train, val, self.spec.train, self.spec.seed, watched)
         self.check_untouched(self.spec.seed + 1)
         return log
 
@@ -160,7 +165,18 @@ class Cell:
         Raises:
             NotIntactError: It did.
         """
-        if problem := self.untouched.problem(seed):
+        self._refuse(self.untouched.problem(seed))
+
+    def check_modes(self) -> None:
+        """The cheap part of the same, after each step: that nothing of the encoder trains.
+
+        Raises:
+            NotIntactError: Something does.
+        """
+        self._refuse(self.untouched.encoder.mode_problem())
+
+    def _refuse(self, problem: str) -> None:
+        if problem:
             raise NotIntactError(
                 f"adapter {self.spec.adapter!r} must leave the encoder, the data and PyTorch's settings as they are, "
                 f"and did not: {problem}; `medgraft check {self.spec.adapter}` tries it alone"

@@ -94,6 +94,10 @@ class FrozenEncoder:
         """What is no longer as it was, in words; empty if nothing is."""
         if changed := [name for name, known in self.tensors.items() if checksum(known.tensor) != known.sum]:
             return f"{named(changed)} of the encoder now have other values"
+        return self.mode_problem()
+
+    def mode_problem(self) -> str:
+        """Which modules or parameters of it train, in words; empty if none does."""
         if loose := [name for name, parameter in self.parameters.items() if parameter.requires_grad]:
             return f"{named(loose)} of the encoder now require a gradient"
         if switched := [name for name, module in self.modules.items() if module.training]:

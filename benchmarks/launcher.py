@@ -30,6 +30,7 @@ from medgraft.benchmarks.leftovers import claim, clear_leftovers
 from medgraft.benchmarks.memory_kills import MemoryKills
 from medgraft.benchmarks.result_files import UnreadableError, read_arrays, read_json
 from medgraft.benchmarks.results import CellResult, CellSpec, ResultStore, Status, StorageError
+from medgraft.benchmarks.verification import check
 from medgraft.benchmarks.worker import Job, failure
 from medgraft.benchmarks.worker_process import LOG, MESSAGE_LIMIT, UNWRITABLE, work
 from medgraft.errors import MedgraftError
@@ -42,6 +43,9 @@ GRACE = 10.0
 
 MESSAGES_AT_ONCE = 200
 """Of one worker, in one look at it; more wait, so that no worker keeps the launcher from the others."""
+
+NO_EXIT_CODE = 255
+"""What multiprocessing gives where the fork server does not tell; a plugin may end its process with it too."""
 
 STARTS = 3
 """Tries to start a worker while fork servers die."""
@@ -85,6 +89,16 @@ class Events:
 
     tick: Callable[[Sequence[Running]], None]
     finished: Callable[[CellResult], None]
+
+
+def _lost_its_server(worker: Running) -> bool:
+    """Whether a worker has no exit code of its own, because the fork server that would tell it is gone."""
+    if worker.process.exitcode != NO_EXIT_CODE:
+        return False
+    end = time.monotonic() + 2.0
+    while not (died := fork_server_died()) and time.monotonic() < end:
+        time.sleep(0.01)  # its pipes close a moment before it has ended
+    return died
 
 
 class Launcher:
@@ -202,7 +216,10 @@ class Launcher:
         if not result.timing:
             result = result.model_copy(update={"timing": {"failed": round(now - worker.started, 3)}})
         result, log = self._with_log(worker, result)
-        self.store.put(result, predictions, log)
+        path = self.store.put(result, predictions, log)
+        if result.status == "success":
+            with suppress(UnreadableError):  # a board that leaves it out will say why
+                check(path, result)
         shutil.rmtree(worker.folder, ignore_errors=True)
         return result
 
@@ -232,7 +249,7 @@ class Launcher:
         for worker in workers:
             if worker.process.is_alive():
                 worker.process.terminate()
-            elif fork_server_died() and worker.process.pid is not None:
+            elif _lost_its_server(worker):
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(worker.process.pid, signal.SIGTERM)  # it may not have noticed yet
         for worker in workers:
@@ -247,7 +264,7 @@ class Launcher:
             return "timeout", f"killed after {self.timeout:g} s; raise --timeout to let it go on"
         if complete:
             return "error", "the worker left a result that is none of its cell"
-        if fork_server_died():
+        if _lost_its_server(worker):
             return "killed", "the fork server was killed, and its workers with it"
         code = worker.process.exitcode
         if code == -signal.SIGKILL and self.memory.took_one():

@@ -325,7 +325,7 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
             f"{result.status}: {spec.task} / {spec.encoder} / {spec.adapter} seed {spec.seed}: {result.message}{log}",
         )
     if stopped:
-        say_error(stopped)
+        say_error(f"error: {stopped}")
     return bool(failed or stopped)
 
 

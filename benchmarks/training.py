@@ -132,7 +132,10 @@ class Runner:
         for _, adapter in self.grafted.named_adapters():
             adapter.tell_tasks(asked)
         with self.autocast(), self.forms():
-            return self.encode(rows, {name: source.stage for name, source in self.inputs.items()})
+            found = self.encode(rows, {name: source.stage for name, source in self.inputs.items()})
+        for name, features in found.items():
+            _check_rows(name, features, len(index), finite=not self.grafted.training)
+        return found
 
     def autocast(self) -> torch.autocast:
         """The context that what is trained runs in."""
@@ -292,6 +295,15 @@ class Runner:
             for part in batches(index, EVAL_BATCH)
         ]
         return np.concatenate(rows)
+
+
+def _check_rows(tower: str, features: Features, samples: int, *, finite: bool) -> None:
+    """Raises where a graft's features are not one row for each sample, or (asked for ``finite``) no numbers."""
+    if len(features.pooled) != samples:
+        raise ValueError(f"the graft gives {len(features.pooled)} rows of {tower} features for {samples} samples")
+    if finite and not (known := torch.isfinite(features.pooled.detach())).all():
+        bad = int((~known).flatten(1).any(dim=1).sum())
+        raise FloatingPointError(f"the graft gives {tower} features that are not finite for {bad} of {samples} samples")
 
 
 def _checked(scores: np.ndarray, samples: int) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from test_leaderboard import store, terminal
 
+from medgraft.benchmarks import verification
 from medgraft.benchmarks.leaderboard import board_rows, markdown, table
 from medgraft.benchmarks.results import CellResult, CellSpec, ResultStore, write_arrays
 from medgraft.benchmarks.verification import verified, verified_results
@@ -204,3 +205,26 @@ def test_the_command_of_a_board_names_no_place_of_the_machine(tmp_path, medgraft
     done = medgraft("leaderboard", str(tmp_path / "secret" / "r"), "--out", str(tmp_path))
     assert done.exit_code == 0
     assert str(tmp_path) not in (tmp_path / "leaderboard.md").read_text()
+
+
+# --- what was found true before ---------------------------------------------------------------------------------------
+
+
+def test_a_result_is_computed_once_and_again_when_it_changes(tmp_path, monkeypatch):
+    computed = []
+    points = verification.points
+    monkeypatch.setattr(verification, "points", lambda p: computed.append(1) or points(p))
+    monkeypatch.setenv("MEDGRAFT_CACHE", str(tmp_path / "cache"))
+    for _ in range(2):
+        store(tmp_path / "r")
+        assert len(board_rows([tmp_path / "r"])) == 1
+    assert len(computed) == 1
+    forge(tmp_path / "r", 0, put("metrics", "f1_macro", "value", value=0.99))
+    assert board_rows([tmp_path / "r"]) == [] and len(computed) == 2
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MEDGRAFT_CACHE", str(tmp_path / "file" / "cache"))
+    store(tmp_path / "r")
+    assert len(board_rows([tmp_path / "r"])) == 1
