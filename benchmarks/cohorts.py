@@ -56,7 +56,7 @@ DATA = (
 )  # fmt: skip
 """Endings of files that hold samples, reports or sidecars, in lower case."""
 
-OWN = re.compile(r"[0-9a-f]{16}\..*|.*\.operations\.json|leaderboard\..*|prepared_report\.csv|PHANTOM.*")
+OWN = re.compile(r"[0-9a-f]{16}\..*|.*\.ops\.json|leaderboard\..*|prepared_report\.csv|PHANTOM.*")
 """What this project writes, maybe into a cohort's folder: results, boards, reports."""
 
 _CACHE_ENTRY = re.compile(r"[0-9a-f]{64}(\..*)?")

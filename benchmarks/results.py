@@ -36,7 +36,8 @@ NUMBERS_VERSION = 6
 
 Version 6: what use on foreign models and files showed to be wrong; pixels that DICOM, PNG and NIfTI files
 mean otherwise than they were read; the probe is a logistic regression with cross-validated L2, and the heads of
-adapters are fitted anew where that is clearly better.
+adapters are fitted anew where that is clearly better; tables whose rows end in a comma, copies below ``derivatives/``,
+and boxes and masks on resized images mean something else than they were read as.
 """
 
 LATER_FIELDS = {"augment_views": 0, "device": "cpu"}
@@ -61,7 +62,8 @@ class CohortId(_Model):
 
     Attributes:
         name: Name of the cohort, as ``--data`` takes it.
-        revision: Digest of the cohort's tables.
+        revision: Digest of what the task reads there: tables, content of the samples, targets; see
+            :mod:`medgraft.benchmarks.cohorts`.
         phantom: Generated, not collected.
     """
 

@@ -62,7 +62,7 @@ def test_what_a_folder_holds_enters_the_revision_by_name_and_content(real, name)
         "results/pixels/lora/adni_image/0123456789abcdef.json", "results/x/0123456789abcdef.npz",
         "results/leaderboard.csv", "leaderboard.md", "leaderboard.csv", "cache/prefix/ab/" + "ab" * 32 + "/x.npy",
         "cache/" + "ab" * 32 + "/facts.json", "prepared_report.csv", ".hidden.nii", ".git/x.png", "figure.svg",
-        "results/gpu.operations.json",
+        "results/gpu.ops.json",
     ],
 )  # fmt: skip
 def test_what_a_sweep_writes_into_the_folder_does_not(real, name):
