@@ -247,7 +247,7 @@ def _read_scans(paths: list[Path], report: ReadReport) -> dict[str, dict[str, An
     unnamed = column_of(raw, "filename").isna()
     if unnamed.any():
         report.note("row of scans.tsv without the name of a file", int(unnamed.sum()))
-    raw = raw[~unnamed].reset_index(drop=True)
+    raw = pd.DataFrame(raw[~unnamed]).reset_index(drop=True)
     tesla = column_of(raw, "field_strength").astype("string").str.extract(r"(\d(?:\.\d+)?)", expand=False)
     facts = pd.DataFrame({"field_strength": to_floats(tesla), "date": exam_dates(column_of(raw, "acq_time"), report)})
     facts["image_id"] = column_of(raw, "image_id").astype("string").str.replace(r"\.0$", "", regex=True)

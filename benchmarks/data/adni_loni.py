@@ -345,7 +345,7 @@ def _one_row_per_image(rows: pd.DataFrame, report: ReadReport) -> pd.DataFrame:
     equal = len(known) - len(rows)
     if equal:
         report.skip(_KEPT_ONCE, count=equal)
-    bad = (told > 1).any(axis=1)[rows.index]
+    bad = (pd.DataFrame(told) > 1).any(axis=1)[rows.index]
     rows = drop_rows(rows, bad, "image listed with contradicting rows", report)
     known = known.loc[rows.index]
     people = known.groupby("uid", sort=False)

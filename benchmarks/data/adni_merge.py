@@ -331,14 +331,14 @@ def only_agreed(
     if not again.any():
         return rows
     some = rows[again]
-    different = some.groupby(key, sort=False).transform("nunique") > 1
+    different = pd.DataFrame(some.groupby(key, sort=False).transform("nunique")) > 1
     if odd := int(some.loc[different.any(axis=1), key].nunique()):
         report.note(reason, odd)
     rows = rows.copy()
     for name in different.columns:
         rows[name] = rows[name].mask(different[name].reindex(rows.index, fill_value=False))
     further = rows.duplicated(key)
-    return drop_rows(rows, further, repeated, report) if repeated else rows[~further]
+    return drop_rows(rows, further, repeated, report) if repeated else pd.DataFrame(rows[~further])
 
 
 def merge_repeated(rows: pd.DataFrame, key: list[str], reason: str, report: ReadReport) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -266,8 +266,8 @@ def _torn(labels: np.ndarray, places: list[str]) -> set[str]:
     """Images with rows that state different values of one label; a blank, which states nothing, differs from none."""
     told = pd.DataFrame(labels).assign(place=places)
     told = told[told["place"].duplicated(keep=False)]
-    different = (told.groupby("place").nunique() > 1).any(axis=1)
-    return set(different.index[different])
+    stated: Any = told.groupby("place").nunique()
+    return set(stated.index[(stated > 1).any(axis=1)])
 
 
 def _age(word: str) -> float:

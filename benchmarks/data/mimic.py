@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -213,11 +214,11 @@ def _records(split: pd.DataFrame, views: Mapping[str, str], wanted: Sequence[str
 def _told_once(split: pd.DataFrame, report: ReadReport) -> pd.DataFrame:
     """The rows without those of images that are told to be in two splits, or of two people: neither can be right."""
     told = split.drop_duplicates(["dicom_id", "study_id", "subject_id", "split"])
-    torn = split["dicom_id"].isin(told.loc[told["dicom_id"].duplicated(), "dicom_id"]) & split["dicom_id"].notna()
+    twice: Any = told.loc[told["dicom_id"].duplicated(), "dicom_id"]
+    torn: Any = split["dicom_id"].isin(twice) & split["dicom_id"].notna()
     if torn.any():
         report.skip("two rows for the image that differ", count=int(torn.sum()))
-    kept: pd.DataFrame = split.loc[~torn]
-    return kept
+    return pd.DataFrame(split[~torn])
 
 
 def _views(tables: Mapping[str, Path]) -> dict[str, str]:
@@ -240,11 +241,12 @@ def _labels(tables: Mapping[str, Path], report: ReadReport) -> tuple[dict[int, l
     good = ((np.isnan(values) & blank) | np.isin(values, (1, 0, -1))).all(axis=1)
     rows = pd.DataFrame(values).assign(study=studies)
     again = rows[rows["study"].duplicated(keep=False)]
-    different = (again.groupby("study").nunique() > 1).any(axis=1)  # a blank states nothing, and differs from nothing
-    torn = set(different.index[different].tolist())
-    if agreeing := len(again) - int(again["study"].nunique()) - int(again["study"].isin(torn).sum()) + len(torn):
-        report.note("further row of labels for a study, which agrees", agreeing)
-    known = rows.groupby("study").first()
+    stated: Any = again.groupby("study").nunique()  # a blank states nothing, and differs from nothing
+    torn: set[int] = set(stated.index[(stated > 1).any(axis=1)].tolist())
+    agreeing: Any = again.loc[~again["study"].isin(list(torn)), "study"]
+    if further := len(agreeing) - agreeing.nunique():
+        report.note("further row of labels for a study, which agrees", further)
+    known: Any = rows.groupby("study").first()
     found = dict(zip(known.index.tolist(), known.to_numpy(float).tolist(), strict=True))
     return found, set(studies[~good].tolist()), torn
 

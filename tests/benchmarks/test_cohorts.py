@@ -172,7 +172,9 @@ def test_a_phantom_without_its_marker_is_known_by_its_identifiers(name, request,
     copy = Path(shutil.copytree(request.getfixturevalue(MARKERLESS[name]), tmp_path / "x" / "y" / "copy"))
     for marker in copy.rglob("PHANTOM*"):
         marker.unlink()
-    task = {"adni": "adni_image", "mimic": "mimic_zero_shot"}.get(name, name)
+    task = {"adni": "adni_image", "mimic": "mimic_zero_shot"}[name] if name in ("adni", "mimic") else name
+        name, "chexpert"
+    )
     data = build_task(task).load(copy)
     assert data.phantom and given(name, copy).id.phantom and given(name, copy, {task: data}).of(task).phantom
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import os
 import shutil
 from pathlib import Path
@@ -29,7 +28,6 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return open(path, *args, **kwargs)
 
     monkeypatch.setattr(content, "open", spy, raising=False)
-    assert content.open is not builtins.open
     return names
 
 

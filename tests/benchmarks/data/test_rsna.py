@@ -98,7 +98,7 @@ def test_missing_images_are_counted_and_a_missing_column_is_one_sentence(copy):
 def resize(copy: Path, shape: tuple[int, int]) -> None:
     """Every image as a PNG of that height and width in the place of its DICOM file."""
     for path in list((copy / IMAGES).glob("*.dcm")):
-        picture = Image.fromarray(load_radiograph(path)).resize(shape[::-1])
+        picture = Image.fromarray(load_radiograph(path)).resize((shape[1], shape[0]))
         picture.save(path.with_suffix(".png"))
         path.unlink()
 

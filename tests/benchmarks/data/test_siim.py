@@ -125,7 +125,7 @@ def test_another_folder_is_refused(tmp_path):
 
 def resize(copy: Path, shape: tuple[int, int]) -> None:
     for path in list((copy / "dicom-images-train").rglob("*.dcm")):
-        picture = Image.fromarray(load_radiograph(path)).resize(shape[::-1])
+        picture = Image.fromarray(load_radiograph(path)).resize((shape[1], shape[0]))
         picture.save(path.with_suffix(".png"))
         path.unlink()
 
