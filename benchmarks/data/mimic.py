@@ -243,7 +243,8 @@ def _labels(tables: Mapping[str, Path], report: ReadReport) -> tuple[dict[int, l
     again = rows[rows["study"].duplicated(keep=False)]
     stated: Any = again.groupby("study").nunique()  # a blank states nothing, and differs from nothing
     torn: set[int] = set(stated.index[(stated > 1).any(axis=1)].tolist())
-    agreeing: Any = again.loc[~again["study"].isin(list(torn)), "study"]
+    repeated: Any = again["study"]
+    agreeing = repeated[~repeated.isin(list(torn))]
     if further := len(agreeing) - agreeing.nunique():
         report.note("further row of labels for a study, which agrees", further)
     known: Any = rows.groupby("study").first()

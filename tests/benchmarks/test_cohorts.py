@@ -102,7 +102,7 @@ def test_a_results_file_of_a_task_changes_only_with_what_that_task_reads(chest_c
     (copy / "CheXpert-v1.0-small" / "unread.png").write_bytes(b"x")
     second = ids()
     assert second["by task"] == first["by task"] and second["whole"] != first["whole"]
-    image = Path(read_chexpert(copy, "train").frame["image"][0])
+    image = Path(str(read_chexpert(copy, "train").frame["image"][0]))
     stamp = image.stat()
     image.write_bytes(bytes([*image.read_bytes()[:-1], 0]))
     os.utime(image, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
@@ -172,9 +172,8 @@ def test_a_phantom_without_its_marker_is_known_by_its_identifiers(name, request,
     copy = Path(shutil.copytree(request.getfixturevalue(MARKERLESS[name]), tmp_path / "x" / "y" / "copy"))
     for marker in copy.rglob("PHANTOM*"):
         marker.unlink()
-    task = {"adni": "adni_image", "mimic": "mimic_zero_shot"}[name] if name in ("adni", "mimic") else name
-        name, "chexpert"
-    )
+    named = {"adni": "adni_image", "mimic": "mimic_zero_shot"}
+    task = named.get(name) or name
     data = build_task(task).load(copy)
     assert data.phantom and given(name, copy).id.phantom and given(name, copy, {task: data}).of(task).phantom
 
