@@ -1,7 +1,8 @@
 """What the tables alone predict: logistic regressions that every image model has to beat.
 
 They are fitted on the training subjects and scored on the test samples of the very split that the task's rows use, so
-their numbers stand beside each row's own.
+their numbers stand beside each row's own. Their strength of L2 is chosen as a linear probe's is, from the same values
+by folds of the training subjects (:mod:`medgraft.benchmarks.head_choice`): a baseline is tuned like its rivals.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medgraft.benchmarks.logistic import CANDIDATES
 from medgraft.benchmarks.metrics import Predictions, evaluate
 from medgraft.plain_text import markdown_text
 
@@ -27,6 +29,7 @@ PREDICTORS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Name of a baseline -> its columns. ``hippocampus_icv`` is the volume over the intracranial volume."""
 
+FOLDS = 5
 REPORTED = ("auc_macro", "f1_macro", "balanced_accuracy")
 
 
@@ -58,11 +61,6 @@ def table_baselines(
         Name -> ``fields``, ``n_train``, and the metrics of :data:`REPORTED`, each ``[value, low, high]`` with a
         95% interval over subjects; or ``unavailable`` with the columns that hold nothing in the training rows.
     """
-    from sklearn.impute import SimpleImputer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     table, train, test = predictors(frame), splits["train"], splits["test"]
     _, groups = np.unique(frame["subject"].to_numpy(str)[test], return_inverse=True)
     out: dict[str, Any] = {}
@@ -71,16 +69,39 @@ def table_baselines(
         if empty := [column for k, column in enumerate(columns) if np.isnan(values[train, k]).all()]:
             out[name] = {"unavailable": empty}
             continue
-        model = make_pipeline(
-            SimpleImputer(strategy="median", add_indicator=True),
-            StandardScaler(),
-            LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced"),
-        )
-        model.fit(values[train], targets[train])
+        model = _fitted(values[train], targets[train], frame["subject"].to_numpy(str)[train])
         found = evaluate(Predictions(model.predict_proba(values[test]), targets[test], groups, tuple(classes)))
         scores = {each: [found[each].value, found[each].ci_low, found[each].ci_high] for each in REPORTED}
         out[name] = {"fields": list(columns), "n_train": len(train), **scores}
     return out
+
+
+def _fitted(values: np.ndarray, targets: np.ndarray, subjects: np.ndarray) -> Any:
+    """The regression on training rows ``[n, D]`` with the C of lowest log-loss over five folds of their subjects.
+
+    Where a class has too few subjects for two folds, C is 1, scikit-learn's own default.
+    """
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(
+        SimpleImputer(strategy="median", add_indicator=True),
+        StandardScaler(),
+        LogisticRegression(max_iter=10_000, class_weight="balanced"),
+    )
+    folds = min(FOLDS, *(len(np.unique(subjects[targets == label])) for label in np.unique(targets)))
+    if folds < 2:
+        return model.fit(values, targets)
+    search = GridSearchCV(
+        model,
+        {"logisticregression__C": CANDIDATES},
+        scoring="neg_log_loss",
+        cv=StratifiedGroupKFold(folds),
+    )
+    return search.fit(values, targets, groups=subjects)
 
 
 def baseline_lines(found: Mapping[str, Any]) -> list[str]:
