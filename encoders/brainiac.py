@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from medgraft.encoder import Encoder, EncoderSpec
+from medgraft.encoders.hub import demand
 from medgraft.encoders.loading import file_in, finish, hub_file, load_file, options_of, origin, seeded
 from medgraft.encoders.monai import NOT_ENCODER
 from medgraft.encoders.monai_networks import build_vit
@@ -72,6 +73,8 @@ class BrainIacSource:
             raise UnknownNameError("brainiac encoder", model, cls.models())
         name, source = f"brainiac:{model}", origin(weights, sha256)
         size = tuple(int(n) for n in options.pop("img_size", SIZE))
+        if source == "default":
+            demand(name, HUB[0])
         with seeded(), options_of(name):
             network = build_vit("vit", False, img_size=size, **options)
         if source != "random":

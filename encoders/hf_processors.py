@@ -7,7 +7,7 @@ from typing import Any
 
 from medgraft.encoders.hf_families import Family
 from medgraft.encoders.hf_towers import PilProcessor, pair
-from medgraft.encoders.loading import fetching
+from medgraft.encoders.hub import fetching
 from medgraft.encoders.quiet import quiet
 
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -31,7 +31,7 @@ def image_processor(family: Family, name: str, place: str | None, config: Any) -
     channels, naflex = int(getattr(vision, "num_channels", 3)), vision.model_type.startswith(NAFLEX)
     with quiet():
         if place is not None:
-            with fetching(name):
+            with fetching(name, what="image processor", local=Path(place).exists()):
                 found = transformers.AutoImageProcessor.from_pretrained(place)
             if naflex:
                 means = {"image_mean": found.image_mean, "image_std": found.image_std}

@@ -20,7 +20,7 @@ from medgraft.encoders.hf_layers import (
     with_scores,
 )
 from medgraft.encoders.loading import LazyTokenizer, LibraryText, reason
-from medgraft.errors import CheckpointError, IncompatibleError, MedgraftError
+from medgraft.errors import IncompatibleError, MedgraftError
 from medgraft.features import Features
 
 LENGTH = 512
@@ -87,7 +87,9 @@ class TextModel(LibraryText):
         config = model.config.get_text_config()
         self_pad, stated = _padding(config)
         spec = spec.model_copy(update={"input_size": (_places(model, spec.input_size[0]),)})
-        words = LazyTokenizer(spec.name, partial(read_tokenizer, tokenizer, spec.input_size[0], self_pad))
+        remote = tokenizer is not None and not Path(tokenizer).exists()
+        read = partial(read_tokenizer, tokenizer, spec.input_size[0], self_pad)
+        words = LazyTokenizer(spec.name, read, remote=remote)
         super().__init__(spec, words, self_pad)
         self.pads_inside = stated
         self.model: Any = model
@@ -192,12 +194,12 @@ def read_tokenizer(place: str | None, length: int, pad_id: int) -> Any:
     """A function from a text to token ids ``int64 [L]``, cut or padded on the right.
 
     Raises:
-        CheckpointError: There is no tokenizer.
+        LookupError: There is no tokenizer.
     """
     from transformers import AutoTokenizer
 
     if place is None:
-        raise CheckpointError("a bare family has none of its own")
+        raise LookupError("a bare family has none of its own")
     tokenizer = AutoTokenizer.from_pretrained(place)
 
     def tokenize(text: str) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from medgraft.archives import check_weights_folder
 from medgraft.checkpoint import load_strict, read_weights, state_digest
 from medgraft.encoder import Encoder, EncoderSpec, TextEncoder
+from medgraft.encoders.hub import cached_file, demand, fetching, reason
 from medgraft.errors import CheckpointError, ConfigError, DataError, MedgraftError
 from medgraft.features import Features
 
@@ -32,7 +33,6 @@ WRAPPERS = (
     "student.",
     "teacher.",
 )
-REMEDY = "pass a local file or folder with @/path, or random weights with @random"
 
 AnyEncoder = TypeVar("AnyEncoder", bound=Encoder)
 
@@ -72,6 +72,7 @@ def hub_file(name: str, repository: str, *files: str) -> Path:
     Raises:
         CheckpointError: None of them can be fetched.
     """
+    demand(name, repository)
     with fetching(name):
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -92,9 +93,9 @@ def url_file(name: str, url: str) -> Path:
     Raises:
         CheckpointError: It cannot be fetched.
     """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    path = cached_file(url)
     if not path.is_file():
-        with fetching(name):
+        with fetching(name, url=url):
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), progress=False)
     return path
@@ -123,25 +124,6 @@ def seeded() -> Iterator[None]:
 
 
 @contextmanager
-def fetching(name: str, remedy: str = REMEDY) -> Iterator[None]:
-    """Turns whatever a library raises where it cannot fetch or read weights into one sentence.
-
-    Raises:
-        CheckpointError: With the encoder's name, the library's reason and the remedy.
-    """
-    try:
-        yield
-    except MedgraftError:
-        raise
-    except TypeError as error:  # an unknown option; nothing that a download raises
-        raise ConfigError(f"encoder {name} cannot be built with these options: {reason(error)}") from error
-    except Exception as error:  # each library, and each hub client below it, raises its own kinds
-        raise CheckpointError(
-            f"encoder {name}: its pre-trained weights could not be loaded ({reason(error)}); {remedy}"
-        ) from error
-
-
-@contextmanager
 def options_of(name: str) -> Iterator[None]:
     """Turns a library's complaint about an option into a :class:`ConfigError`."""
     try:
@@ -150,12 +132,6 @@ def options_of(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # each library validates its options in its own way
         raise ConfigError(f"encoder {name} cannot be built with these options: {reason(error)}") from error
-
-
-def reason(error: BaseException) -> str:
-    """The kind and the first sentence of an error, on one line."""
-    text = " ".join(str(error).split()).split(". ")[0].rstrip(".")
-    return f"{type(error).__name__}: {text[:197]}..." if len(text) > 200 else f"{type(error).__name__}: {text}"
 
 
 def unwrap(state: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
@@ -277,23 +253,21 @@ class LazyTokenizer:
     Args:
         name: Encoder it belongs to, for the error.
         load: Returns a function from one text to token ids ``int64 [L]``.
+        remote: It may have to be fetched.
     """
 
-    def __init__(self, name: str, load: Callable[[], Callable[[str], Tensor]]) -> None:
+    def __init__(self, name: str, load: Callable[[], Callable[[str], Tensor]], *, remote: bool = False) -> None:
         self.name = name
         self.load = load
+        self.remote = remote
         self.ready: Callable[[str], Tensor] | None = None
 
     def __call__(self, text: str) -> Tensor:
         """Token ids ``int64 [L]``."""
         if self.ready is None:
             remedy = "put tokenizer.json or vocab.txt beside the weights (@/folder), or name a folder as tokenizer="
-            try:
+            with fetching(self.name, remedy, what="tokenizer", local=not self.remote):
                 self.ready = self.load()
-            except Exception as error:  # each tokenizer, and each hub client below it, raises its own kinds
-                raise CheckpointError(
-                    f"encoder {self.name}: its tokenizer could not be loaded ({reason(error)}); {remedy}"
-                ) from error
         return self.ready(text)
 
 

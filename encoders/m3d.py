@@ -25,6 +25,7 @@ from torch import Tensor
 from medgraft.attention import AttentionLayout
 from medgraft.checkpoint import load_strict, read_weights
 from medgraft.encoder import Encoder, EncoderSpec
+from medgraft.encoders.hub import demand
 from medgraft.encoders.loading import StagedEncoder, file_in, finish, hub_file, options_of, origin, seeded
 from medgraft.encoders.m3d_vit import PATCH, SIZE, M3DViT
 from medgraft.errors import CheckpointError, ConfigError, DataError, UnknownNameError
@@ -220,6 +221,8 @@ class M3dSource:
         if model not in cls.models():
             raise UnknownNameError("m3d encoder", model, cls.models())
         name, source, size = f"m3d:{model}", origin(weights, sha256), tuple(int(n) for n in img_size)
+        if source == "default":
+            demand(name, HUB[0])
         with seeded(), options_of(name):
             network = M3DViT(size, **options)
         pooled = model != "clip"

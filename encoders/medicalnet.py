@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgraft.encoder import Encoder
+from medgraft.encoders.hub import demand
 from medgraft.encoders.loading import finish, hub_file, options_of, origin, seeded
 from medgraft.encoders.monai import NOT_ENCODER
 from medgraft.encoders.monai_networks import build_resnet
@@ -112,6 +113,8 @@ class MedicalNetSource:
             raise UnknownNameError("medicalnet encoder", model, cls.models())
         name, source = f"medicalnet:{model}", origin(weights, sha256)
         size, depth = volume_size(name, img_size), model.removeprefix("resnet")
+        if source == "default":
+            demand(name, f"TencentMedicalNet/MedicalNet-Resnet{depth}")
         with seeded(), options_of(name):
             network = build_resnet(model, False, **options)
         dilate(network)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from medgraft.encoder import Encoder, EncoderSpec
-from medgraft.encoders.loading import fetching, finish, load_file, options_of, origin, reason, seeded
+from medgraft.encoders.hub import demand, fetching
+from medgraft.encoders.loading import finish, load_file, options_of, origin, reason, seeded
 from medgraft.encoders.monai_networks import (
     STAGED,
     Plan,
@@ -131,7 +132,9 @@ class MonaiSource:
             options["img_size"] = size
         if source == "default" and not _has_weights(model, spatial_dims, channels):
             raise CheckpointError(f"encoder {name}: MONAI offers no weights of it; use @random or @/path/to/file")
-        with seeded(), fetching(name) if source == "default" else options_of(name):
+        if source == "default" and model in RESNETS:
+            demand(name, f"TencentMedicalNet/MedicalNet-Resnet{model.removeprefix('resnet')}")
+        with seeded(), fetching(name, url=_host(model)) if source == "default" else options_of(name):
             network = create(model, source == "default", axes=spatial_dims, inputs=channels, **options)
         plan = STAGED[model][1](network) if model in STAGED else None
         gone = prune(network, plan) if plan else []
@@ -144,6 +147,13 @@ class MonaiSource:
 def _has_weights(model: str, axes: int, channels: int) -> bool:
     imagenet = model.startswith("efficientnet") or model in ("densenet121", "densenet169", "densenet201")
     return model in RESNETS if axes == 3 else imagenet and channels == 3
+
+
+def _host(model: str) -> str | None:
+    """Where MONAI fetches a model's weights; ``None`` for the hub."""
+    if model in RESNETS:
+        return None
+    return "https://download.pytorch.org" if model in DENSENETS else "https://github.com"
 
 
 def _load(network: Any, path: Path, sha256: str | None, model: str, gone: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medgraft.encoder import Encoder
+from medgraft.encoders.hub import demand
 from medgraft.encoders.loading import finish, options_of, origin, seeded, url_file
 from medgraft.encoders.monai import NOT_ENCODER
 from medgraft.encoders.monai_networks import build_resnet
@@ -123,6 +124,8 @@ class NeuroSimClrSource:
         name, source = f"neuro_simclr:{model}", origin(weights, sha256)
         size = volume_size(name, img_size)
         common: dict[str, Any] = {"shortcut_type": "B", "bias_downsample": True, "conv1_t_stride": 1}
+        if source == "default":
+            demand(name, URL)
         with seeded(), options_of(name):
             network = build_resnet("resnet18", False, **{**common, **options})
         release = Release(

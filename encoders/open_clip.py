@@ -21,7 +21,8 @@ from torch import Tensor
 from medgraft.documents import read_json
 from medgraft.encoder import DualEncoder, Encoder, EncoderSpec
 from medgraft.encoders.hf_towers import pair
-from medgraft.encoders.loading import LazyTokenizer, fetching, finish, intensity, load_file, options_of, origin, seeded
+from medgraft.encoders.hub import demand, fetching
+from medgraft.encoders.loading import LazyTokenizer, finish, intensity, load_file, options_of, origin, seeded
 from medgraft.encoders.open_clip_towers import BertTower, ResNetTower, TextTower, VisionTower
 from medgraft.encoders.timm import wrap
 from medgraft.encoders.transformers import has_tokenizer
@@ -78,7 +79,7 @@ def find_config(model: str, folder: Path | None, name: str, *, fetch: bool = Tru
     if model == BIOMEDCLIP and not fetch:
         return {"model_cfg": copy.deepcopy(BIOMEDCLIP_CONFIG)}
     if model.startswith("hf-hub:"):
-        with fetching(name):
+        with fetching(name, what="configuration"):
             return {"model_cfg": open_clip.get_model_config(model)}
     found = open_clip.get_model_config(model)
     if found is None:
@@ -132,14 +133,17 @@ def _fetch(model: str, tag: str | None, name: str) -> Any:
     import open_clip
 
     settings: dict[str, Any] = {"force_custom_text": True, "require_pretrained": True}
+    url = None
     if not model.startswith("hf-hub:"):
         tags = open_clip.list_pretrained_tags_by_model(model)
         if not tags:
             raise CheckpointError(f"encoder {name}: open_clip has no pre-trained weights of it; use @random or @/path")
         tag = tag or tags[0]
-        quick = bool((open_clip.get_pretrained_cfg(model, tag) or {}).get("quick_gelu", False))
+        known = open_clip.get_pretrained_cfg(model, tag) or {}
+        url = None if known.get("hf_hub") else known.get("url")
+        quick = bool(known.get("quick_gelu", False))
         settings |= {"pretrained": tag, "force_quick_gelu": quick}
-    with fetching(name):
+    with fetching(name, url=url):
         return open_clip.create_model(model, **settings)
 
 
@@ -241,6 +245,8 @@ class OpenClipSource:
             CheckpointError: The weights cannot be fetched, read or fitted.
         """
         name = f"open_clip:{model}"
+        if weights in ("default", "pretrained") and model.startswith("hf-hub:"):
+            demand(name, model.removeprefix("hf-hub:"))
         tag = _tag(model, weights)
         source = "default" if tag else origin(weights, sha256)
         folder = None if isinstance(source, str) else source if source.is_dir() else source.parent
@@ -250,7 +256,9 @@ class OpenClipSource:
             network = _fetch(model, tag, name)
         else:
             remedy = "its text tower is described on the hub only; give a local folder as hf_model_name in config="
-            with seeded(), fetching(name, remedy) if config is None else options_of(name):
+            text = described["model_cfg"]["text_cfg"].get("hf_model_name")
+            remote = text is not None and text not in PLAIN_BERTS and not Path(text).exists()
+            with seeded(), fetching(name, remedy, local=not remote) if config is None else options_of(name):
                 network = construct(described["model_cfg"])
         if isinstance(source, Path):
             _load(network, _checkpoint_in(source) if source.is_dir() else source, sha256)
@@ -355,7 +363,9 @@ def _assemble(
         facts |= {"licence": LICENCES.get(model, "see the model card"), "cohorts": COHORTS.get(model, ())}
     transform, chosen = _transform(network, described)
     text = described["model_cfg"]["text_cfg"]
-    words = LazyTokenizer(name, partial(_read_tokenizer, model, text, place))
+    hub = place or text.get("hf_tokenizer_name")
+    remote = hub is not None and not Path(hub).exists()
+    words = LazyTokenizer(name, partial(_read_tokenizer, model, text, place), remote=remote)
     towers = {
         "image": _image_tower(facts, network, transform, chosen),
         "text": _text_tower(facts, network, int(text.get("context_length", 77)), words),

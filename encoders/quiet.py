@@ -25,15 +25,21 @@ def quiet() -> Iterator[None]:
     before = [(each, each.level, each.disabled) for each in dict.fromkeys((*loggers, *named))]
     for each, _, _ in before:
         each.setLevel(logging.CRITICAL)
-    bars = _bars_off()
+    bars, root = _bars_off(), logging.getLogger()
+    root.addFilter(_nothing)  # open_clip logs to the root itself; what reaches it from below passes no filter of its
     try:
         yield
     finally:
+        root.removeFilter(_nothing)
         for each, level, disabled in before:
             each.setLevel(level)
             each.disabled = disabled
         for enable in bars:
             enable()
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
 
 
 def _bars_off() -> list[Callable[[], None]]:

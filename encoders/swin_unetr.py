@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medgraft.encoder import Encoder
+from medgraft.encoders.hub import demand
 from medgraft.encoders.loading import finish, options_of, origin, seeded, url_file
 from medgraft.encoders.monai import NOT_ENCODER
 from medgraft.encoders.monai_networks import build_swin, rename_swin
@@ -89,6 +90,8 @@ class SwinUnetrSource:
             raise UnknownNameError("swin_unetr encoder", model, cls.models())
         name, source = f"swin_unetr:{model}", origin(weights, sha256)
         size = volume_size(name, img_size, 32)
+        if source == "default":
+            demand(name, URL)
         with seeded(), options_of(name):
             network = build_swin("swin_unetr", False, **options)
         release = Release(

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from medgraft.attention import AttentionLayout
 from medgraft.encoder import Encoder, EncoderSpec
+from medgraft.encoders.hub import demand, fetching
 from medgraft.encoders.loading import (
     StagedEncoder,
-    fetching,
     finish,
     intensity,
     load_file,
@@ -299,6 +299,14 @@ def _check_name(model: str) -> None:
         raise UnknownNameError("timm model", model, tagged or [architecture], "The part after the dot names weights.")
 
 
+def _url(model: str) -> str | None:
+    """Where a model's weights lie, if not on the hub."""
+    import timm
+
+    known = None if ":" in model else timm.get_pretrained_cfg(model)
+    return known.url if known is not None and not known.hf_hub_id else None
+
+
 def _convert(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Converts the original authors' checkpoints as timm does (DINOv2, EVA, JAX), where the family has one."""
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
@@ -354,6 +362,8 @@ class TimmSource:
             ConfigError: An option does not fit the model.
             CheckpointError: The weights cannot be fetched, read or fitted.
         """
+        if model.partition(":")[0] in ("hf-hub", "hf_hub"):
+            demand(f"timm:{model}", model.partition(":")[2])
         import timm
         from timm.data.config import resolve_data_config
         from timm.data.transforms_factory import create_transform
@@ -364,7 +374,9 @@ class TimmSource:
             raise ConfigError(f"encoder {name} takes three channels (grey is repeated), in_chans must stay 3")
         create = partial(timm.create_model, model, num_classes=0, **options)
         remote = source == "default" or ":" in model
-        with seeded(), fetching(name) if remote else options_of(name):
+        if source == "default" and ":" not in model and (url := _url(model)):
+            demand(name, url)
+        with seeded(), fetching(name, url=_url(model)) if remote else options_of(name):
             network: Any = create(pretrained=source == "default")
         if isinstance(source, Path):
             load_file(network, source, sha256, drop=_classifiers(network), convert=partial(_convert, network))

@@ -23,11 +23,10 @@ from medgraft.encoders.hf_processors import image_processor, processor_place
 from medgraft.encoders.hf_text import TextModel, reads_forwards, spec_of_text
 from medgraft.encoders.hf_towers import PilProcessor, TextTower, VisionTower, pair
 from medgraft.encoders.hf_vision import CALLS, LibraryVision, reads_pooler
+from medgraft.encoders.hub import REMEDY, demand, fetching
 from medgraft.encoders.loading import (
-    REMEDY,
     LazyTokenizer,
     check_channels,
-    fetching,
     finish,
     options_of,
     origin,
@@ -105,7 +104,7 @@ def _find_config(model: str, name: str, source: str | Path, overrides: Mapping[s
             example = f"transformers:{family.example or 'owner/name'}"
             raise CheckpointError(f"encoder {name}: {missing}; name a hub id ({example}), or {REMEDY}")
         return family, _fresh_config(family, name, {})
-    with fetching(name), quiet():
+    with fetching(name, what="configuration", local=Path(place).exists()):
         config = AutoConfig.from_pretrained(place)
     if "/" not in model and (own := family_of(model, name)).key != config.model_type:
         tower: Any = getattr(config, "vision_config", None)  # the image tower of a pair
@@ -134,7 +133,7 @@ def _load(family: Family, name: str, model: str, source: str | Path, config: Any
             return kind(config, **extra)
     dtype = "auto" if reads_forwards(family) else torch.float32  # in float32, seven billion weights take 28 GB
     extra |= {"config": config, "dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    with fetching(name), quiet():
+    with fetching(name, local=isinstance(source, Path)):
         if isinstance(source, Path) and source.is_file():
             state = read_weights(source, sha256)
             wanted = kind(config, **{k: v for k, v in extra.items() if k == "add_pooling_layer"}).state_dict()
@@ -180,7 +179,7 @@ def _read_tokenizer(place: str | None, length: int) -> Callable[[str], Tensor]:
     from transformers import AutoTokenizer
 
     if place is None:
-        raise CheckpointError("a bare family has none of its own")
+        raise LookupError("a bare family has none of its own")
     return partial(_tokenize, AutoTokenizer.from_pretrained(place), length)
 
 
@@ -241,6 +240,8 @@ class TransformersSource:
         """
         source = origin(model if weights == "default" and Path(model).is_dir() else weights, sha256)
         name = f"transformers:{model}"
+        if source == "default" and "/" in model:
+            demand(name, model)
         family, settings = _find_config(model, name, source, config or {})
         network = _load(family, name, model, source, settings, sha256)
         candidates = [tokenizer, source if isinstance(source, Path) and has_tokenizer(source) else None]
@@ -298,7 +299,8 @@ def _dual(facts: EncoderSpec, network: Any, transform: PilProcessor, tokenizer: 
         "heads": config.num_attention_heads,
         "pooling": "end-of-text token" if clip else "last position",
     }
-    words = LazyTokenizer(facts.name, partial(_read_tokenizer, tokenizer, length))
+    remote = tokenizer is not None and not Path(tokenizer).exists()
+    words = LazyTokenizer(facts.name, partial(_read_tokenizer, tokenizer, length), remote=remote)
     kind = LibraryVision if network.vision_model.config.model_type in CALLS else VisionTower
     towers: dict[str, Encoder] = {
         "image": kind(facts, network.vision_model, transform, network.visual_projection if clip else None),

@@ -258,7 +258,7 @@ def test_without_a_network_the_default_weights_are_an_error_with_a_remedy():
         M3dSource.build("clip", **TINY)
 
 
-def test_the_default_weights_are_the_published_file_of_the_hub(tmp_path, monkeypatch):
+def test_the_default_weights_are_the_published_file_of_the_hub(tmp_path, monkeypatch, reachable):
     save_file({f"vision_encoder.{key}": value for key, value in published().items()}, tmp_path / "clip.safetensors")
     asked = []
 

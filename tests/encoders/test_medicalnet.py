@@ -97,7 +97,7 @@ def test_what_does_not_fit_is_an_error(tmp_path):
         build("resnet10", "default")
 
 
-def test_the_default_weights_are_the_authors_file_of_23_sets(tmp_path, monkeypatch):
+def test_the_default_weights_are_the_authors_file_of_23_sets(tmp_path, monkeypatch, reachable):
     torch.save(published(build()), tmp_path / "file.pth")
     asked = []
 

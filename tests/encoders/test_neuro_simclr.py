@@ -42,7 +42,7 @@ def test_a_file_in_the_published_layout_loads(library, prefix, tmp_path):
     assert encoder.spec.weights == f"pretrained:{state_digest(encoder)}" and "ADNI" in encoder.spec.cohorts
 
 
-def test_the_default_weights_are_the_authors_release(library, tmp_path, monkeypatch):
+def test_the_default_weights_are_the_authors_release(library, tmp_path, monkeypatch, reachable):
     state = {f"encoder.{key}": value for key, value in library.state_dict().items()}
 
     def download(url, path, progress):
@@ -57,7 +57,7 @@ def test_the_default_weights_are_the_authors_release(library, tmp_path, monkeypa
     assert first.spec.licence == "MIT"
 
 
-def test_without_a_network_the_default_is_an_error_with_a_remedy(tmp_path, monkeypatch):
+def test_without_a_network_the_default_is_an_error_with_a_remedy(tmp_path, monkeypatch, reachable):
     def refuse(url, path, progress):
         raise OSError("no route to host")
 
