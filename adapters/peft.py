@@ -79,7 +79,7 @@ class PeftAdapter(Adapter):
         """Arguments of peft's configuration class for the method, in peft's words."""
         from medgraft.adapters.peft_options import options_of
 
-        return options_of(variant or cls.Config().method, DEFAULTS)
+        return options_of(variant or cls.Config.model_fields["method"].default, DEFAULTS)
 
     def _kind(self) -> Any:
         from peft import PEFT_TYPE_TO_CONFIG_MAPPING

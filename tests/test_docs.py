@@ -1,0 +1,205 @@
+"""Everything in README and docs that looks like code is code: Python runs, commands parse, files are what they say."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from medgraft import plugins
+from medgraft.benchmarks import cli as harness
+from medgraft.benchmarks.plan import check_names
+from medgraft.benchmarks.request import Sweep, read_sweep
+from medgraft.cli import app
+from medgraft.documents import parse_yaml
+from medgraft.errors import UnknownNameError
+from medgraft.testing import check_adapter
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+LANGUAGES = {"", "python", "yaml", "toml", "text"}
+MADE_UP = re.compile(r"my_\w+|gain_adapter|other-package:gain")
+"""Plugins that a page has its reader make."""
+HEAVY = ("M3dSource",)
+"""What takes minutes to run: a 3D ViT of 87 million parameters."""
+
+
+class Block(NamedTuple):
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}-{self.line}"
+
+
+def blocks() -> Iterator[Block]:
+    for page in PAGES:
+        text = page.read_text()
+        for found in re.finditer(r"^```(\w*)\n(.*?)^```", text, re.S | re.M):
+            yield Block(page, text[: found.start()].count("\n") + 2, found[1], found[2])
+
+
+BLOCKS = list(blocks())
+
+
+def of(language: str) -> list[Block]:
+    return [block for block in BLOCKS if block.language == language]
+
+
+def commands() -> Iterator[Any]:
+    """Every command of the unmarked blocks, on one line: (block, words)."""
+    for block in of(""):
+        text = re.sub(r"\\\n\s*", " ", block.text)
+        text = re.sub(r'python -c "\n.*?"$', "", text, flags=re.S | re.M)
+        for line in text.splitlines():
+            words = shlex.split(line, comments=True)
+            while words and re.fullmatch(r"[A-Z_]+=\S+", words[0]):
+                words = words[1:]
+            if words and words[-1] != "...":
+                yield pytest.param(words, id=f"{block}-{'-'.join(words[:3])}"[:60])
+
+
+def scripts() -> Iterator[Any]:
+    """Every ``python -c`` of the unmarked blocks."""
+    for block in of(""):
+        for code in re.findall(r'python -c "\n(.*?)"$', block.text, re.S | re.M):
+            heavy = any(word in code for word in HEAVY)
+            yield pytest.param(code, id=str(block), marks=[pytest.mark.slow] if heavy else [])
+
+
+def test_every_block_is_of_a_language_that_is_checked():
+    assert {block.language for block in BLOCKS} <= LANGUAGES
+    assert len(of("python")) > 8 and len(of("")) > 15 and of("yaml") and of("toml")
+
+
+# --- Python -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", sorted({block.page for block in of("python")}), ids=lambda page: page.name)
+def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    space: dict[str, Any] = {"__name__": "page"}
+    for block in of("python"):
+        if block.page == page:
+            exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec", dont_inherit=True), space)
+
+
+@pytest.mark.parametrize("code", list(scripts()))
+def test_what_a_page_measures_by_can_be_run(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0 and re.search(r"\d", done.stdout), done.stderr[-2000:]
+
+
+def test_the_plugin_of_the_readme_keeps_every_rule(tmp_path, monkeypatch):
+    (code,) = (block.text for block in of("python") if "class GainAdapter" in block.text)
+    (tmp_path / "gain_adapter.py").write_text(code)
+    spec = importlib.util.spec_from_file_location("gain_adapter", tmp_path / "gain_adapter.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "gain_adapter", module)
+    spec.loader.exec_module(module)
+    lines = [line for line in code.splitlines() if line.strip() and not line.startswith("#")]
+    assert len(lines) <= 25, "README says how long it is"
+    for check in check_adapter(module.GainAdapter):
+        try:
+            check()
+        except pytest.skip.Exception:
+            raise
+        except __import__("unittest").SkipTest:
+            continue
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", of("yaml"), ids=str)
+def test_sweep_files_are_sweeps(block):
+    values = parse_yaml(block.text, "the page")
+    if MADE_UP.search(block.text):
+        Sweep.model_validate(values)
+        return
+    check_names(Sweep.model_validate(values))
+
+
+@pytest.mark.parametrize("block", of("toml"), ids=str)
+def test_toml_declares_what_exists(block):
+    (groups,) = (each["entry-points"] for each in [tomllib.loads(block.text)["project"]])
+    assert set(groups) <= set(plugins.GROUPS.values())
+    for targets in groups.values():
+        assert all(re.fullmatch(r"[\w.]+:\w+", target) for target in targets.values())
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def parser() -> Any:
+    if not any(each.name == "run" for each in app.registered_commands):
+        harness.register(app)
+    return typer.main.get_command(app)
+
+
+def in_medgraft(words: list[str]) -> list[str] | None:
+    """The words behind ``medgraft`` for a command of it; ``None`` for another program."""
+    if words[0] == "medgraft":
+        return words[1:]
+    return ["run", *words[3:]] if words[:3] == ["python", "-m", "benchmarks.run"] else None
+
+
+@pytest.mark.parametrize("words", list(commands()))
+def test_every_command_is_one(parser, words):
+    inner = in_medgraft(words)
+    if inner is None:
+        check_program(words)
+        return
+    with parser.make_context("medgraft", list(inner)) as context:
+        name, command, rest = parser.resolve_command(context, list(inner))
+        with command.make_context(name, list(rest), parent=context) as own:
+            values = dict(own.params)
+    if name == "run":
+        check_run(values)
+    if name in ("describe", "check") and not MADE_UP.match(str(values["name"])):
+        assert CliRunner().invoke(app, ["describe", values["name"]]).exit_code == 0
+
+
+def check_program(words: list[str]) -> None:
+    """Programs that are not medgraft's: make's targets exist, modules can be found."""
+    if words[0] == "make":
+        assert all(re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M) for target in words[1:])
+    elif words[:2] == ["python", "-m"]:
+        assert (ROOT / words[2].removeprefix("medgraft.").replace(".", "/")).with_suffix(".py").is_file()
+    else:
+        assert words[0] in ("pip", "pytest", "cd"), words
+
+
+def check_run(values: dict[str, Any]) -> None:
+    """Names of a run exist, apart from plugins that the reader makes and files that he has."""
+    from medgraft.benchmarks.texts import listed, listed_encoders, parse_seeds
+
+    if values["config"] is not None:
+        return
+    kept = {"adapters": values["adapters"], "tasks": values["tasks"], "encoders": values["encoders"]}
+    parts = {name: (listed_encoders if name == "encoders" else listed)(text) for name, text in kept.items()}
+    known = {name: [part for part in found or () if not MADE_UP.match(part)] or None for name, found in parts.items()}
+    overrides = {**known, "preset": values["preset"], "seeds": parse_seeds(values["seeds"])}
+    if known["adapters"] is None and values["adapters"]:
+        overrides["adapters"] = ["lora"]
+    if values["encoders"] and any(word in values["encoders"] for word in ("...", "/", "|")):
+        overrides["encoders"] = None
+    try:
+        check_names(read_sweep(None, overrides, values.get("set_") or ()))
+    except UnknownNameError as error:
+        pytest.fail(str(error))
