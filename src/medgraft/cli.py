@@ -214,6 +214,7 @@ def check(
     name: Annotated[str, typer.Argument(help="An adapter, an encoder source:model or a task.")],
     kind: Annotated[Kinds | None, typer.Option(help="What it is, where plugins of several kinds share a name.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of a task's cohort; a small phantom without.")] = None,
+    limit: Annotated[float, typer.Option(help="Seconds for all checks.", min=1, max=86_400)] = 600.0,
     debug: Debug = False,
 ) -> None:
     """Run the conformance kit on one plugin: exit code 0 if it keeps every rule, 1 if not, 2 if it cannot be loaded."""
@@ -222,8 +223,10 @@ def check(
     from medgraft.testing import command
 
     with guarded(debug=debug, resumes=False):
-        outcomes = command.run(command.checks_of(name, kind.value if kind else None, data))
-        command.show(Console(), name, outcomes)
+        console = Console(highlight=False)
+        checks = command.checks_of(name, kind.value if kind else None, data)
+        outcomes = command.run(checks, lambda outcome: command.show(console, outcome), limit)
+        command.show_counts(console, name, outcomes)
         sys.exit(int(any(each.result == "failed" for each in outcomes)))
 
 

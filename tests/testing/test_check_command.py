@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from typer.testing import CliRunner
@@ -85,3 +90,47 @@ def test_no_check_stops_the_others():
         ("first", "failed", "wrong. Change it."),
         ("second", "ok", ""),
     ]
+
+
+# --- as it goes, and within bounds ------------------------------------------------------------------------------------
+
+
+def test_each_outcome_is_told_as_its_check_ends():
+    seen: list[str] = []
+    checks = [Check(name, "it", "A rule.", lambda name=name: seen.append(f"ran {name}")) for name in ("a", "b")]
+    command.run(checks, lambda outcome: seen.append(f"told {outcome.check}"))
+    assert seen == ["ran a", "told a", "ran b", "told b"]
+
+
+def swallows() -> None:
+    while True:
+        with contextlib.suppress(Exception):
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("hangs", [lambda: time.sleep(60), swallows], ids=["sleeps", "swallows"])
+def test_a_plugin_that_hangs_ends_with_the_time_and_the_rest_is_skipped(hangs):
+    handler = signal.getsignal(signal.SIGALRM)
+    checks = [Check("first", "it", "A rule.", lambda: None), Check("hangs", "it", "A rule.", hangs)]
+    outcomes = command.run([*checks, Check("last", "it", "A rule.", lambda: None)], limit=0.3)
+    assert [each.result for each in outcomes] == ["ok", "failed", "skipped"]
+    assert outcomes[1].message == "it: did not end within the 0.3 s for all checks; give more with --limit"
+    assert sum(each.seconds for each in outcomes) < 5
+    assert signal.getsignal(signal.SIGALRM) is handler and signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_the_first_outcome_is_there_before_the_last_check_begins(tmp_path):
+    code = (
+        "import time\nfrom medgraft.testing import command\nfrom medgraft.testing.check import Check\n"
+        "checks = [Check('first', 'it', '', lambda: None), Check('slow', 'it', '', lambda: time.sleep(60))]\n"
+        "command.checks_of = lambda *a: checks\n"
+        "import sys\nfrom medgraft.cli import main\nsys.argv = ['medgraft', 'check', 'lora']\nmain()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert process.stdout is not None and re.fullmatch(r"ok +0\.0 s  first\n", process.stdout.readline())
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and error.splitlines() == ["medgraft check: loading", "interrupted"]

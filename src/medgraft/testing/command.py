@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 import unittest
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -83,33 +86,86 @@ def kind_of(name: str) -> Kind:
     raise UnknownNameError("adapter, encoder or task", name, [*everything, *catalogue().encoders.aliases])
 
 
-def run(checks: Sequence[Check]) -> list[Outcome]:
-    """Runs every check, one after another; none stops the others."""
-    outcomes = []
+class OutOfTime(BaseException):
+    """The time for a plugin is over; no ``Exception``, so that no plugin takes it for an error of its own."""
+
+
+def run(
+    checks: Sequence[Check], told: Callable[[Outcome], None] | None = None, limit: float | None = None
+) -> list[Outcome]:
+    """Runs every check, one after another; none stops the others, but for the end of the time.
+
+    Args:
+        checks: The checks.
+        told: Called with each outcome as it ends.
+        limit: Seconds for all of them; the check that is running then fails, and the rest are skipped. ``None`` for
+            no limit; it needs the main thread.
+    """
+    outcomes: list[Outcome] = []
+    end = None if limit is None else time.monotonic() + limit
     for check in checks:
-        start, result, message = time.perf_counter(), "ok", ""
-        try:
-            check()
-        except ConformanceError as error:
-            result, message = "failed", str(error)
-        except unittest.SkipTest as reason:
-            result, message = "skipped", str(reason)
+        start = time.perf_counter()
+        left = None if end is None else end - time.monotonic()
+        if left is not None and left <= 0:
+            result, message = "skipped", f"the {limit:g} s were over before it began; give more with --limit"
+        else:
+            result, message = _ran(check, left, limit)
         outcomes.append(Outcome(str(check), result, time.perf_counter() - start, message))
+        if told is not None:
+            told(outcomes[-1])
     return outcomes
 
 
-def show(console: Console, name: str, outcomes: Sequence[Outcome]) -> None:
-    """Prints one row per check, then the counts."""
-    from rich.table import Table
+def _ran(check: Check, left: float | None, limit: float | None) -> tuple[str, str]:
+    """Result and message of one check within the seconds that are left."""
+    try:
+        with _ending_after(left):
+            check()
+    except ConformanceError as error:
+        return "failed", str(error)
+    except unittest.SkipTest as reason:
+        return "skipped", str(reason)
+    except OutOfTime:
+        return "failed", f"{check.subject}: did not end within the {limit:g} s for all checks; give more with --limit"
+    return "ok", ""
+
+
+@contextmanager
+def _ending_after(seconds: float | None) -> Iterator[None]:
+    """Raises :class:`OutOfTime` in the block once the time is over, and again until it is out of it."""
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(*_: object) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+STYLES = {"ok": "green", "failed": "bold red", "skipped": "dim"}
+
+
+def show(console: Console, outcome: Outcome) -> None:
+    """Prints one outcome: result, seconds and check, and why, indented, where it is not ``ok``."""
+    from rich.padding import Padding
     from rich.text import Text
 
-    table = Table("check", "result", "seconds", "message")
-    style = {"ok": "green", "failed": "bold red", "skipped": "dim"}
-    for each in outcomes:
-        result = Text(each.result, style[each.result])
-        table.add_row(each.check, result, f"{each.seconds:.2f}", Text(each.message))
-    console.print(table)
-    counts = {result: sum(each.result == result for each in outcomes) for result in style}
+    head = Text(f"{outcome.result:<8}", STYLES[outcome.result])
+    console.print(head + Text(f"{outcome.seconds:6.1f} s  {outcome.check}"))
+    if outcome.message:
+        console.print(Padding(Text(outcome.message), (0, 0, 0, 19)))
+
+
+def show_counts(console: Console, name: str, outcomes: Sequence[Outcome]) -> None:
+    """Prints how many checks came to what."""
+    counts = {result: sum(each.result == result for each in outcomes) for result in STYLES}
     total = sum(each.seconds for each in outcomes)
     told = ", ".join(f"{count} {result}" for result, count in counts.items())
-    console.print(f"{name}: {told} in {total:.1f} s", markup=False)
+    console.print(f"{name}: {told} in {total:.1f} s", markup=False, highlight=False)
