@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
+import typing
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,12 +22,15 @@ import typer
 from typer.testing import CliRunner
 
 from medgraft import plugins
+from medgraft.adapter import Attachment
 from medgraft.benchmarks import cli as harness
 from medgraft.benchmarks.plan import check_names
 from medgraft.benchmarks.request import Sweep, read_sweep
 from medgraft.cli import app
 from medgraft.documents import parse_yaml
 from medgraft.errors import UnknownNameError
+from medgraft.site_picture import pages
+from medgraft.sites import SiteKind
 from medgraft.testing import check_adapter
 
 ROOT = Path(__file__).parents[1]
@@ -121,6 +126,49 @@ def test_the_plugin_of_the_readme_keeps_every_rule(tmp_path, monkeypatch):
             check()
 
 
+def test_the_signatures_in_the_guide_are_the_codes():
+    """Parameters, their kinds, defaults and annotations; a guide may leave out what a source need not have."""
+    from medgraft.adapter import Adapter
+    from medgraft.encoder import Encoder
+    from medgraft.encoders.embedded import EmbeddedSource
+    from medgraft.task import Task
+
+    (code,) = (block.text for block in of("python") if "class MyAdapter" in block.text)
+    space: dict[str, Any] = {}
+    exec(compile(code, "guide", "exec", dont_inherit=True), space)
+    pairs = {"MyAdapter": Adapter, "MyEncoder": Encoder, "MySource": EmbeddedSource, "MyTask": Task}
+    compared = 0
+    for name, real in pairs.items():
+        for method, shown in vars(space[name]).items():
+            if (
+                method.startswith("_")
+                or not (callable(shown) or isinstance(shown, staticmethod))
+                or inspect.isclass(shown)
+            ):
+                continue
+            told, true = inspect.signature(getattr(space[name], method)), inspect.signature(getattr(real, method))
+            assert [(p.name, p.kind, p.default) for p in told.parameters.values()] == [
+                (p.name, p.kind, p.default) for p in true.parameters.values()
+            ], f"{name}.{method}"
+            if real is not EmbeddedSource:  # whose build() says which encoder it is
+                kinds = typing.get_type_hints(getattr(space[name], method), space)
+                assert kinds == typing.get_type_hints(getattr(real, method)), f"{name}.{method}"
+            compared += 1
+    assert compared >= 17
+
+
+def test_the_pictures_of_sites_are_the_encoders_own():
+    assert pages() in (ROOT / "docs" / "sites.md").read_text(), "run python -m medgraft.site_picture"
+
+
+@pytest.mark.parametrize("kind", typing.get_args(SiteKind))
+def test_every_kind_of_site_is_in_the_guide(kind):
+    text = (ROOT / "docs" / "plugins.md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith(f"| `{kind}` |"))
+    for method in re.findall(r"`(\w+)`", row.rpartition("|")[0].rpartition("|")[2]):
+        assert hasattr(Attachment, method), method
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -135,7 +183,8 @@ def test_sweep_files_are_sweeps(block):
 
 @pytest.mark.parametrize("block", of("json"), ids=str)
 def test_json_is_json(block):
-    json.loads(block.text)
+    text = block.text.strip()
+    json.loads(text if text[0] in "[{" else f"{{{text}}}")  # some entries of a larger one
 
 
 @pytest.mark.parametrize("block", of("toml"), ids=str)

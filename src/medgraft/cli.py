@@ -163,6 +163,7 @@ def new(
 def describe(
     name: Annotated[str, typer.Argument(help="An adapter, encoder source or task.")],
     encoder: Annotated[str | None, typer.Option(help="Show where an adapter would attach to this encoder.")] = None,
+    sites: Annotated[bool, typer.Option("--sites", help="Draw the sites of an encoder source:model.")] = False,
     debug: Debug = False,
 ) -> None:
     """Describe one plugin; imports that plugin only."""
@@ -171,7 +172,7 @@ def describe(
     with guarded(debug=debug, resumes=False):
         from medgraft.describing import describe_plugin
 
-        describe_plugin(Console(highlight=False), name, encoder)
+        describe_plugin(Console(highlight=False), name, encoder, sites=sites)
 
 
 @app.command("import")

@@ -12,11 +12,9 @@ from typing import Any
 
 from medgraft.errors import MedgraftError
 from medgraft.plain_text import PlainFormatter, plain
+from medgraft.plugins import check_disabled
 
 BAD_INPUT, INTERRUPTED = 2, 130
-QUICK = ("ls", "new")
-"""Commands that answer before a first line would help."""
-SWEEPS = ("run", "benchmarks.run")
 
 
 @contextmanager
@@ -33,6 +31,7 @@ def guarded(*, debug: bool = False, verbose: bool = False, resumes: bool = True)
     handler.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     try:
+        check_disabled()
         yield
     except MedgraftError as error:
         if debug:
@@ -133,10 +132,11 @@ def entered(name: str, command: Callable[[], object]) -> None:
 
 
 def _announce(name: str) -> None:
-    """A first line before anything heavy is imported; among the progress of a sweep, else out of the output's way."""
+    """A first line before anything heavy is imported: on standard output, since standard error is for what is wrong."""
     words, command = sys.argv[1:], name.rpartition(" ")[2]
-    if not words or any(word in ("--help", "--version") for word in words) or command in QUICK:
+    quick = command == "new" or (command == "ls" and "--broken" not in words)
+    if not words or quick or any(word in ("--help", "--version") for word in words):
         return
-    stream = sys.stdout if command in SWEEPS else sys.stderr
+    stream = sys.stderr if command == "ls" else sys.stdout  # a list is often read by a program
     stream.write(f"{name}: loading\n")
     stream.flush()

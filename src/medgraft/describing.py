@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from medgraft import plugins
-from medgraft.errors import UnknownNameError
+from medgraft.errors import ConfigError, UnknownNameError
 from medgraft.options import Option, described, in_words
-from medgraft.registry import adapter_facts, catalogue, resolve_adapter
+from medgraft.registry import adapter_facts, build_encoder, catalogue, resolve_adapter
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,18 +19,22 @@ if TYPE_CHECKING:
     from medgraft.plugins import Kind, Plugin
 
 
-def describe_plugin(console: Console, name: str, encoder: str | None = None) -> None:
+def describe_plugin(console: Console, name: str, encoder: str | None = None, *, sites: bool = False) -> None:
     """Prints what is known of a plugin; imports that one only.
 
     Args:
         console: Where to.
         name: An adapter (also ``peft:vera``), a task, a source of encoders or an encoder of one.
         encoder: Where the adapter attaches on this encoder.
+        sites: Draw the sites of the encoder that the name stands for.
 
     Raises:
         UnknownNameError: No plugin has the name.
+        ConfigError: ``sites`` are asked of what is no encoder.
     """
     kind, plugin = _found(name)
+    if sites and kind != "encoder":
+        raise ConfigError(f"--sites draws encoders, and {name!r} is an {kind}; name one, such as embedded:chest")
     found = plugins.load(plugin)
     console.print(f"[bold]{plugin.name}[/bold]  {kind}, {plugin.target}, {plugin.distribution} {plugin.version}")
     text = found.__doc__ or sys.modules[plugin.target.partition(":")[0]].__doc__ or ""
@@ -41,6 +45,10 @@ def describe_plugin(console: Console, name: str, encoder: str | None = None) -> 
         for model, line in found.models().items():
             console.print(f"  {plugin.name}:{model}  {line}", markup=False)
         _show_options(console, options_of_source(found), f"{plugin.name}.OPTION")
+        if sites:
+            from medgraft.site_picture import picture
+
+            console.print(picture(build_encoder(name)), markup=False, highlight=False, soft_wrap=True)
     else:
         entry = catalogue().tasks.get(plugin.name) if plugin.builtin else None
         if entry is not None:

@@ -149,7 +149,7 @@ def _disabled() -> set[str]:
 
 
 def check_disabled() -> None:
-    """Refuses names in ``MEDGRAFT_DISABLE_PLUGINS`` that switch nothing off, so that a slip does not go unseen.
+    """Refuses names in ``MEDGRAFT_DISABLE_PLUGINS`` that switch nothing off; every command of medgraft begins with it.
 
     Raises:
         UnknownNameError: No installed plugin of any kind has the name.
@@ -175,7 +175,6 @@ def survey(kind: Kind) -> Survey:
     A built-in name wins over a foreign one. Two foreign distributions with one name are both usable as
     ``distribution:name``, and the bare name is not.
     """
-    check_disabled()
     everything, refused = _entry_points(kind)
     found, off = Survey(refused=refused), _disabled()
     builtin = {plugin.name: plugin for plugin in everything if plugin.builtin}
@@ -338,7 +337,23 @@ def _unfit(plugin: Plugin, found: Any, base: type) -> str:
     """Why an imported object is not what its entry point promises, as the rest of a sentence; empty if it is."""
     if plugin.kind != "encoder" and not (inspect.isclass(found) and issubclass(found, base)):
         return f"is {found!r}, not a subclass of {base.__module__.removesuffix('.adapter')}.{base.__name__}"
+    if plugin.kind != "encoder" and (problem := _unfinished(plugin.kind, found, base)):
+        return problem
     return refused_version(getattr(found, "api_version", None), plugin.distribution)
+
+
+def _unfinished(kind: Kind, found: Any, base: Any) -> str:
+    """What a class of its kind lacks or has of another sort, as the rest of a sentence; empty if it is whole."""
+    method = "attach" if kind == "adapter" else "load"
+    if getattr(found, method) is getattr(base, method):
+        return f"is {found.__name__}, which has no {method}() of its own"
+    missing = [] if kind == "adapter" else [n for n in ("inputs", "objective", "cohort") if not hasattr(found, n)]
+    if missing:
+        return f"is {found.__name__}, which does not say its {' and its '.join(missing)}"
+    config, wanted = found.Config, base.Config
+    if not (inspect.isclass(config) and issubclass(config, wanted)):
+        return f"is {found.__name__}, whose Config is no subclass of {wanted.__module__}.{wanted.__name__}"
+    return ""
 
 
 def _base_class(kind: Kind) -> type:

@@ -365,6 +365,31 @@ def test_switching_off_one_of_two_leaves_the_other_its_bare_name(site, monkeypat
     assert plugins.find("adapter", "gain").distribution == "bolt"
 
 
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("acme_gian", "unknown plugin in MEDGRAFT_DISABLE_PLUGINS 'acme_gian'; did you mean acme_gain"),
+        ("acme_gain,other", "unknown plugin in MEDGRAFT_DISABLE_PLUGINS 'other'"),
+        ("lora", "'lora' is built in, and only plugins of others can be left out"),
+        ("medgraft:lora", "is built in"),
+        ("all", ""),
+        ("acme_gain, acme-graft:acme_mean", ""),
+        ("", ""),
+    ],
+)
+def test_a_command_refuses_to_switch_off_what_is_not_there(acme, monkeypatch, capsys, value, says):
+    from medgraft import console
+
+    monkeypatch.setattr(console.logging, "basicConfig", lambda **options: None)
+    monkeypatch.setenv(plugins.DISABLE_VARIABLE, value)
+    if not says:
+        with console.guarded():
+            return
+    with pytest.raises(SystemExit) as end, console.guarded():
+        pytest.fail("the command ran")
+    assert end.value.code == 2 and says in capsys.readouterr().err
+
+
 # -- the command line -------------------------------------------------------------------------------------------------
 
 
@@ -389,3 +414,61 @@ def test_describing_a_broken_plugin_is_one_sentence_and_exit_code_two(site):
     assert done.returncode == 2
     assert done.stderr.startswith("error: adapter 'acme_bad'") and "no driver" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# --- whole or not -----------------------------------------------------------------------------------------------------
+
+UNFINISHED = """
+from medgraft import Adapter, AdapterConfig, Attachment
+from medgraft.task import Task, TaskConfig, TaskData
+from pydantic import BaseModel
+
+class Whole(Adapter):
+    def attach(self, encoder, sites):
+        return Attachment(encoder)
+
+class NoAttach(Adapter):
+    pass
+
+class PlainConfig(Whole):
+    class Config(BaseModel):
+        width: int = 1
+
+class NoConfig(Whole):
+    Config = None
+
+class Read(Task):
+    inputs, objective, cohort = ("image",), "multiclass", "acme"
+    def load(self, root):
+        return TaskData({}, [], [], {}, ())
+
+class NoLoad(Task):
+    inputs, objective, cohort = ("image",), "multiclass", "acme"
+
+class NoCohort(Task):
+    inputs, objective = ("image",), "multiclass"
+    load = Read.load
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "says"),
+    [
+        ("adapter", "Whole", ""),
+        ("adapter", "NoAttach", r"has no attach\(\) of its own"),
+        ("adapter", "PlainConfig", r"whose Config is no subclass of medgraft\.adapter\.AdapterConfig"),
+        ("adapter", "NoConfig", "whose Config is no subclass"),
+        ("task", "Read", ""),
+        ("task", "NoLoad", r"has no load\(\) of its own"),
+        ("task", "NoCohort", "does not say its cohort"),
+    ],
+)
+def test_what_is_not_whole_is_refused_when_it_is_loaded(tmp_path, monkeypatch, kind, name, says):
+    (tmp_path / "acme_unfinished.py").write_text(UNFINISHED)
+    monkeypatch.syspath_prepend(tmp_path)
+    plugin = plugins.Plugin(kind, "acme", f"acme_unfinished:{name}", "acme", "1.0")
+    if not says:
+        assert plugins.load(plugin).__name__ == name
+        return
+    with pytest.raises(PluginError, match=says):
+        plugins.load(plugin)
