@@ -68,9 +68,13 @@ class FullFinetune(Adapter):
         attachment = Attachment(encoder)
         attachment.on_detach(self.unmerge)
         hits = self._select(encoder, sites)
-        attachment.record(hits)
         self.value.clear()
         used = set().union(*(used_parameters(tower) for tower in encoder.towers().values()))
+
+        def matters(site: Site) -> bool:
+            return not site.path or not used.isdisjoint(encoder.get_submodule(site.path).parameters())
+
+        attachment.record({group: [site for site in found if matters(site)] for group, found in hits.items()})
         roots = [site.path for found in hits.values() for site in found]
         for path, module in encoder.named_modules():
             inside = any(path == root or path.startswith(f"{root}.") for root in roots)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,17 +58,48 @@ class LoraDelta(nn.Module):
         self.geometry: dict[str, Any] = {}
         if self.convolution is not None:
             self.geometry = {key: getattr(base, key) for key in ("stride", "padding", "dilation")}
+        self.same = self.convolution is not None and pads_to_same(base)
 
     def forward(self, x: Tensor) -> Tensor:
         """Branch output: ``[..., in] -> [..., out]``, or feature maps for a convolution."""
         x = self.dropout(x)
         if self.convolution is None:
             return F.linear(F.linear(x, self.A), self.B) * self.scaling
+        if self.same:
+            x = F.pad(
+                x, same_padding(x.shape[2:], self.A.shape[2:], self.geometry["stride"], self.geometry["dilation"])
+            )
         return self.convolution(self.convolution(x, self.A, **self.geometry), self.B) * self.scaling
 
     def weight(self) -> Tensor:
         """The update ``scaling * B A`` in the shape of the weight it belongs to."""
         return (self.B.flatten(1) @ self.A.flatten(1)).view(len(self.B), *self.A.shape[1:]) * self.scaling
+
+
+def pads_to_same(base: nn.Module) -> bool:
+    """Whether a convolution pads by the size of its input as TensorFlow does (timm's ``tf_`` models, BiT, NF-Net).
+
+    Such a layer has no padding of its own to read; timm marks it by its class or by ``same_pad``.
+    """
+    return type(base).__name__.startswith("Conv2dSame") or bool(getattr(base, "same_pad", False))
+
+
+def same_padding(
+    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> list[int]:
+    """TensorFlow's ``SAME`` padding for :func:`torch.nn.functional.pad`: ``ceil(size / stride)`` results per axis.
+
+    An odd number of rows has the extra one behind.
+
+    Example:
+        >>> same_padding((224, 7), (3, 3), (2, 1), (1, 2))
+        [2, 2, 0, 1]
+    """
+    padding: list[int] = []
+    for length, taps, step, gap in zip(size, kernel, stride, dilation, strict=True):
+        total = max((-(-length // step) - 1) * step + (taps - 1) * gap + 1 - length, 0)
+        padding = [total // 2, total - total // 2, *padding]
+    return padding
 
 
 Change = Callable[[Tensor], Tensor | None]
@@ -205,6 +236,8 @@ class Lora(Adapter):
                 )
             for site in usable:
                 base = encoder.get_submodule(site.path)
+                if not _weight(base).is_floating_point():
+                    raise IncompatibleError(f"lora.targets: the weight of {site.name} is quantised; leave it out")
                 if getattr(base, "groups", 1) != 1:
                     raise IncompatibleError(f"lora.targets: {site.name} is a grouped convolution; leave it out")
                 if (mode := getattr(base, "padding_mode", "zeros")) != "zeros":

@@ -19,7 +19,7 @@ from medgraft.adapters.placement import DepthGroup, Hits, key_of, select, unique
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.sites import Site
-from medgraft.tracing import used_parameters
+from medgraft.tracing import used_parts
 
 KINDS = {"projection", "layer", "norm", "branch"}
 
@@ -50,7 +50,7 @@ class ScaleShift(nn.Module):
 class _Place:
     """One weight with its scale and shift, and the bias that can take the shift up."""
 
-    def __init__(self, module: ScaleShift, weight: nn.Parameter, bias: nn.Parameter | None, foldable: bool) -> None:
+    def __init__(self, module: ScaleShift, weight: Tensor, bias: nn.Parameter | None, foldable: bool) -> None:
         self.module, self.weight, self.bias, self.foldable = module, weight, bias, foldable
         self.merged = False
 
@@ -123,32 +123,38 @@ class Ssf(Adapter):
         """Adds one scale and shift per layer that the features depend on."""
         attachment = Attachment(encoder)
         attachment.on_detach(self.unmerge)
-        used = set().union(*(used_parameters(tower) for tower in encoder.towers().values()))
+        parts = [used_parts(tower) for tower in encoder.towers().values()]
+        used, called = set().union(*(p for p, _ in parts)), set().union(*(m for _, m in parts))
+
+        def matters(site: Site) -> bool:
+            module = encoder.get_submodule(site.path)
+            return module in called and not used.isdisjoint(_owner(module, site).parameters())
+
         hits: Hits = {}
         for pattern, found in self._select(encoder, sites).items():
-            hits[pattern] = [site for site in found if _weight(encoder, site) in used]
+            hits[pattern] = [site for site in found if matters(site)]
             if not hits[pattern]:
                 raise IncompatibleError(
-                    f"ssf.targets: {pattern!r} matches {found[0].name}, which no feature depends on"
+                    f"ssf.targets: {pattern!r} matches {found[0].name}, which no feature depends on, or which "
+                    "is never called"
                 )
         attachment.record(hits)
         self.scale_shift.clear()
         self._places.clear()
-        done: set[nn.Parameter] = set()
+        done: set[tuple[str, bool]] = set()
         for site in unique(hits):
-            weight = _weight(encoder, site)
-            if weight in done:
+            if (place := (site.path, site.kind == "branch")) in done:
                 continue  # another row of the same packed weight
-            done.add(weight)
-            self._add(attachment, site, weight)
+            done.add(place)
+            self._add(attachment, site, _weight(encoder, site))
         return attachment
 
-    def _add(self, attachment: Attachment, site: Site, weight: nn.Parameter) -> None:
+    def _add(self, attachment: Attachment, site: Site, weight: Tensor) -> None:
         module = attachment.encoder.get_submodule(site.path)
         added = ScaleShift(weight, _axis(module), self.config.std)
         self.scale_shift[key_of(site)] = added
         if not site.in_mha:
-            place = _Place(added, weight, module._parameters.get("bias"), _foldable(module))
+            place = _Place(added, weight, module._parameters.get("bias"), _foldable(module, weight))
             attachment.map_output(site, place.apply)
         elif site.kind == "branch":
             assert isinstance(module, nn.MultiheadAttention)
@@ -186,16 +192,18 @@ def _second(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], 
     return lambda x, y: function(y)
 
 
-def _weight(encoder: Encoder, site: Site) -> nn.Parameter:
-    module, name = encoder.get_submodule(site.path), "weight"
-    if isinstance(module, nn.MultiheadAttention):
-        if site.kind == "branch":
-            module = module.out_proj
-        else:
-            name = "in_proj_weight"
-    weight = module._parameters[name]
-    assert weight is not None, f"{site.path} has no {name}"
-    return weight
+def _owner(module: nn.Module, site: Site) -> nn.Module:
+    """The module that holds the weight at a site."""
+    return module.out_proj if isinstance(module, nn.MultiheadAttention) and site.kind == "branch" else module
+
+
+def _weight(encoder: Encoder, site: Site) -> Tensor:
+    """A parameter, or what a parametrisation makes of some."""
+    module = encoder.get_submodule(site.path)
+    fused = isinstance(module, nn.MultiheadAttention) and site.kind != "branch"
+    weight = module.in_proj_weight if fused else _owner(module, site).weight
+    assert isinstance(weight, Tensor), f"{site.path} has no weight"
+    return weight.detach() if not isinstance(weight, nn.Parameter) else weight
 
 
 def _axis(module: nn.Module) -> int:
@@ -205,6 +213,6 @@ def _axis(module: nn.Module) -> int:
     return 1 if isinstance(module, maps) or first else -1
 
 
-def _foldable(module: nn.Module) -> bool:
-    """Whether the last thing that a layer does is to scale and shift: not so where its norm ends in an activation."""
-    return isinstance(getattr(module, "act", None), nn.Identity | None)
+def _foldable(module: nn.Module, weight: Tensor) -> bool:
+    """Whether a scale can go into the weight: not so into a parametrised one, nor before an activation of a norm."""
+    return isinstance(weight, nn.Parameter) and isinstance(getattr(module, "act", None), nn.Identity | None)

@@ -102,8 +102,6 @@ class TimmViT(TimmFeatures):
         super().__init__(spec, model, transform, head)
         self.has_cls = getattr(model, "cls_token", None) is not None
         self.rotary = getattr(model, "rope", None) is not None
-        for block in self.model.blocks:
-            _fold_bias(getattr(block, "attn", None))
         self.set_blocks([f"model.blocks.{i}" for i in range(len(self.model.blocks))])
         self.attention = _layouts(self)
 
@@ -160,17 +158,20 @@ def is_staged(model: nn.Module) -> bool:
     return isinstance(model, VisionTransformer | Eva) and type(model).forward_features in families
 
 
-def _fold_bias(attn: Any) -> None:
-    """Moves EVA's separate ``q_bias`` and ``v_bias`` into the packed linear.
+def _fold_biases(model: nn.Module) -> None:
+    """Moves the separate ``q_bias`` and ``v_bias`` of BEiT, EVA and Swin V2 into their packed linears.
 
     timm then applies ``F.linear`` to the weight of ``qkv`` and never calls the module, so an adapter there would be
     dead and no hook would see a query. With the bias in the module, timm calls it; the function is the same.
     """
-    if getattr(attn, "q_bias", None) is None or attn.qkv is None:
-        return
-    bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias]).detach()
-    attn.qkv.bias = nn.Parameter(bias)
-    attn.q_bias = attn.k_bias = attn.v_bias = None
+    for attn in model.modules():
+        found: Any = attn
+        if getattr(found, "q_bias", None) is None or not isinstance(getattr(found, "qkv", None), nn.Linear):
+            continue
+        if found.qkv.bias is None:
+            bias = torch.cat([found.q_bias, found.k_bias, found.v_bias]).detach()
+            found.qkv.bias = nn.Parameter(bias)
+            found.q_bias = found.k_bias = found.v_bias = None
 
 
 class QueryKey:
@@ -244,6 +245,7 @@ def wrap(
         licence: Licence of the weights.
         head: Projection into a shared space, if there is one.
     """
+    _fold_biases(model)
     staged = is_staged(model)
     pooling = _pooling(model)
     if pooling == "none":

@@ -195,7 +195,8 @@ class Encoder(nn.Module):
 
         Names do not depend on the library: ``input``, ``blocks.{i}``, ``blocks.{i}.attn.{q,k,v,out}``, the branches
         ``blocks.{i}.{attn,mlp}``, ``features``; every other linear or convolution and every norm has its module path
-        as its name.
+        as its name. Where blocks have canonical projections, the ``q`` of another attention, such as a pooling head's,
+        is spelled ``query``, so that ``q`` and ``*.q`` mean the blocks'.
         """
         blocks = self.block_paths() or block_roots(self.attention)
         sites = {"input": Site("input", "input", "", stage=0)}
@@ -204,7 +205,7 @@ class Encoder(nn.Module):
         for index, path in enumerate(self.block_paths()):
             stage = self.block_stages[index] if self.block_stages else 0
             sites[f"blocks.{index}"] = Site(f"blocks.{index}", "block", path, block=index, stage=stage)
-        sites.update(layer_sites(self, claimed, blocks, self.block_stages))
+        sites.update(layer_sites(self, claimed, blocks, self.block_stages, spelled=bool(self.attention)))
         sites.update(branch_sites(self, self.attention, blocks, self.block_stages))
         sites.update(norm_sites(self, blocks, self.block_stages))
         sites["features"] = Site("features", "features", "", stage=self.n_stages)

@@ -70,3 +70,11 @@ class CheckpointError(MedgraftError):
 
 class IncompatibleError(MedgraftError):
     """An adapter, an encoder and a task do not fit together; the message says why."""
+
+
+class UnreachedError(IncompatibleError):
+    """An adapter sits where the encoder never calls it, so that its parameters there would train nothing."""
+
+
+class MergeError(ConfigError):
+    """Adapters cannot be folded into the encoder's weights without changing what it returns."""

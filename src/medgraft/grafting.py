@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from medgraft.coverage import Coverage
 from medgraft.encoder import DualEncoder, Encoder
 from medgraft.errors import ConfigError, IncompatibleError, UnknownNameError
 from medgraft.features import Condenser, Features
+from medgraft.merging import merge_checked, untrained
+from medgraft.reach import check_reach
 from medgraft.replicas import claim_hooks
 
 
@@ -49,10 +52,12 @@ class Grafted(nn.Module):
         weights = encoder.spec.weights
         self.base_digest = weights if weights.startswith("pretrained:") else f"state:{state_digest(encoder)}"
         self._active: list[str] = []
+        self._merged = self._taken_off = False
         self._sites = encoder.sites()  # before an adapter adds modules of its own
         with all_or_nothing():
             for name, adapter in adapters.items():
                 self._attach(name, adapter)
+            self._check_reach()
 
     def _attach(self, name: str, adapter: Adapter) -> None:
         name = name.replace(".", "/")  # a module's name has no dot, a distribution's may
@@ -74,6 +79,36 @@ class Grafted(nn.Module):
         if name == "head" and isinstance(value, nn.Module):
             value.train(self.training)
 
+    def _check_reach(self) -> None:
+        """Refuses what would fail at the first run, or train nothing; see :func:`medgraft.reach.check_reach`."""
+        with self._trying() as adapters:
+            check_reach(self.encoder, adapters, self._acting(), self._sites, self.encode)
+
+    @contextmanager
+    def _trying(self) -> Iterator[dict[str, Adapter]]:
+        """The active adapters in evaluation mode, for runs of which nothing is kept."""
+        adapters = dict(self.named_adapters())
+        modes = [(module, module.training) for adapter in adapters.values() for module in adapter.modules()]
+        on = {name: adapter.training for name, adapter in adapters.items()}
+        for adapter in adapters.values():
+            adapter.train(False)
+        try:
+            yield adapters
+        finally:
+            for name, adapter in adapters.items():
+                adapter.train(on[name])
+                adapter.reset_report()
+            for module, mode in modes:
+                module.training = mode
+            self._begin()
+
+    def _require_attached(self) -> None:
+        if self._taken_off:
+            raise ConfigError(
+                "this graft was taken off its encoder by ungraft(), so its adapters act no more; graft() again, or "
+                "run the encoder itself"
+            )
+
     # -- several adapters, one encoder --------------------------------------------------------------------------------
 
     @property
@@ -85,9 +120,10 @@ class Grafted(nn.Module):
         """Attaches another adapter and makes it the only active one; the others keep what they learnt.
 
         Raises:
-            ConfigError: The name is taken.
+            ConfigError: The name is taken, or the graft was taken off.
             IncompatibleError: The adapter does not fit the encoder; nothing has changed then.
         """
+        self._require_attached()
         if name.replace(".", "/") in self.adapters:
             raise ConfigError(f"this graft already has an adapter {name!r}; choose another name")
         before = self._active
@@ -95,6 +131,7 @@ class Grafted(nn.Module):
         try:
             with all_or_nothing():
                 self._attach(name, adapter)
+                self._check_reach()
         except BaseException:
             self.activate(*before)
             raise
@@ -106,8 +143,9 @@ class Grafted(nn.Module):
 
         Raises:
             UnknownNameError: No adapter of this graft has the name.
-            ConfigError: Two of them cannot act at once; nothing has changed then.
+            ConfigError: Two of them cannot act at once, and nothing has changed then; or the graft was taken off.
         """
+        self._require_attached()
         for name in names:
             if name not in self._attachments:
                 raise UnknownNameError("adapter of this graft", name, self._attachments)
@@ -128,19 +166,21 @@ class Grafted(nn.Module):
         return {name: attachment for name, attachment in found.items() if not attachment.gone}
 
     def _switch(self, names: list[str]) -> None:
-        """Takes every adapter off the encoder and notes which are to be put on again."""
+        """Takes every adapter off the encoder, which ends a merge, and notes which are to be put on again."""
         for name in reversed(self._active):
             self._attachments[name].pause()
-        self._active = names
+        self._active, self._merged = names, False
 
     # -- running ------------------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor | Features, *, start: int = 0, scores: bool = False) -> Features:
         """Features of the (first) tower; see :meth:`medgraft.encoder.Encoder.forward`."""
         self._begin()
-        return next(iter(self.towers().values()))(x, start=start, scores=scores)
+        features = next(iter(self.towers().values()))(x, start=start, scores=scores)
+        return untrained(features, self.training) if self._merged else features
 
     def _begin(self) -> None:
+        self._require_attached()
         self._claim()
         for attachment in self._acting().values():
             for forget in attachment.on_call:
@@ -175,6 +215,8 @@ class Grafted(nn.Module):
         first = {name for attachment in self._acting().values() for name in attachment.first}
         order = sorted(inputs, key=lambda name: name not in first)
         found = {name: towers[name](inputs[name], start=start.get(name, 0)) for name in order}
+        if self._merged:
+            found = {name: untrained(features, self.training) for name, features in found.items()}
         return {name: found[name] for name in inputs}
 
     def extra_loss(self, outputs: Mapping[str, Features]) -> Tensor | None:
@@ -246,28 +288,42 @@ class Grafted(nn.Module):
     # -- lifetime -----------------------------------------------------------------------------------------------------
 
     def ungraft(self) -> Encoder:
-        """Detaches everything, last first, and returns the encoder as it was."""
+        """Detaches everything, last first, and returns the encoder as it was; the graft does not run any more."""
         for name in [*reversed(self._active), *self._attachments]:
             if name in self._attachments:
                 self._attachments.pop(name).detach()
+        self._merged, self._taken_off = False, True
         return self.encoder
 
     def merge(self) -> None:
-        """Folds every active adapter into the encoder's weights.
+        """Folds every active adapter into the encoder's weights, where this changes no result.
+
+        Layers and the whole graft run before and after on generated inputs and must agree to within rounding. Merged,
+        the graft cannot be trained until :meth:`unmerge`.
 
         Raises:
-            ConfigError: One of them cannot be merged; none is merged then.
+            ConfigError: One of them cannot be merged, they are merged already, or the graft was taken off.
+            MergeError: The encoder would not return the same, and the sentence names the site; every weight is what
+                it was before then. See :func:`medgraft.merging.merge_checked`.
         """
+        self._require_attached()
         stuck = [name for name, adapter in self.named_adapters() if not adapter.mergeable]
         if stuck:
-            raise ConfigError(f"cannot merge {', '.join(stuck)}: not a change of the encoder's weights")
-        for _, adapter in self.named_adapters():
-            adapter.merge()
+            raise ConfigError(f"cannot merge {', '.join(stuck)}: it has no form that is a change of the weights alone")
+        if self._merged:
+            raise ConfigError("this graft is merged already; unmerge() first")
+        hits = {name: list(self._sites) if not a.hits else [h for f in a.hits.values() for h in f]
+                for name, a in self._acting().items()}  # fmt: skip
+        with self._trying() as adapters:
+            merge_checked(self.encoder, adapters, hits, self._sites, self.encode)
+        self._merged = bool(adapters)
 
     def unmerge(self) -> None:
         """Restores the weights from before :meth:`merge`, bit for bit."""
+        self._require_attached()
         for _, adapter in reversed(list(self.named_adapters())):  # the last one merged kept the sum of the others
             adapter.unmerge()
+        self._merged = False
 
     def save(self, folder: str | Path) -> Path:
         """Writes adapters and head, and nothing of the encoder; see :mod:`medgraft.checkpoint`."""
@@ -275,6 +331,7 @@ class Grafted(nn.Module):
 
     def load(self, folder: str | Path) -> Grafted:
         """Loads what :meth:`save` wrote, strictly; returns itself."""
+        self._require_attached()
         load(self, Path(folder))
         return self
 

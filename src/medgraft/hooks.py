@@ -30,11 +30,16 @@ def add_rows(output: Tensor, delta: Tensor, rows: slice | None) -> Tensor:
     """``output + delta``, where ``delta`` may belong to some rows of a packed weight only.
 
     Out of place, because the library may have saved ``output`` for its own backward pass.
+
+    Raises:
+        ConfigError: The sum has another shape than ``output``, by broadcasting.
     """
-    if rows is None:
-        return output + delta
-    padded = nn.functional.pad(delta, (rows.start, output.shape[-1] - rows.stop))
-    return output + padded
+    if rows is not None:
+        delta = nn.functional.pad(delta, (rows.start, output.shape[-1] - rows.stop))
+    changed = output + delta
+    if changed.shape != output.shape:
+        raise ConfigError(f"an adapter adds {list(delta.shape)} to a layer's output of {list(output.shape)}")
+    return changed
 
 
 def in_type(value: Any, kind: torch.dtype) -> Any:

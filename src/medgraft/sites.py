@@ -15,6 +15,8 @@ from medgraft.errors import IncompatibleError
 
 SiteKind = Literal["input", "block", "branch", "projection", "layer", "norm", "features"]
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+SPELLED = {"q": "query", "k": "key", "v": "value", "kv": "key_value", "qkv": "query_key_value", "out": "output"}
+"""Last parts of paths that are words of the canonical projections, and what a layer elsewhere is called instead."""
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
 
 
@@ -153,12 +155,22 @@ def attention_sites(layouts: Sequence[AttentionLayout], stages: Sequence[int]) -
 
 
 def layer_sites(
-    root: nn.Module, claimed: set[str], block_paths: Sequence[str], stages: Sequence[int]
+    root: nn.Module, claimed: set[str], block_paths: Sequence[str], stages: Sequence[int], spelled: bool = False
 ) -> dict[str, Site]:
     """Every linear and convolution that is called as a module and has no canonical name yet.
 
+    Where blocks have canonical projections, ``q`` means theirs. A pooling head's ``attn_pool.q`` (SigLIP, PE) is
+    another attention, over one learnt query, and goes by ``attn_pool.query``; so do cross-attentions.
+
     The output projection inside an ``nn.MultiheadAttention`` is left out: its forward is never called, so an adapter
     there would hold parameters that get no gradient.
+
+    Args:
+        root: The encoder.
+        claimed: Paths that have a canonical name.
+        block_paths: Paths of the blocks.
+        stages: Stage of each block.
+        spelled: Whether the encoder has canonical projections.
     """
     bypassed = {
         f"{path}.out_proj" if path else "out_proj"
@@ -171,14 +183,19 @@ def layer_sites(
             continue
         block = _block_of(path, block_paths)
         stage = stages[block] if block is not None and stages else 0
-        sites[path] = Site(path, "layer", path, "", block, stage)
+        parent, _, last = path.rpartition(".")
+        name = f"{parent}.{SPELLED[last]}" if spelled and parent and last in SPELLED else path
+        sites[name] = Site(name, "layer", path, "", block, stage)
     return sites
 
 
 def _matches(site: Site, pattern: str) -> bool:
     local = site.name.removeprefix(f"{site.tower}.") if site.tower else site.name
     names = {site.name, local}
-    if site.kind in ("layer", "norm"):
+    last = site.path.rpartition(".")[2]
+    # ``*.q`` asks for what is called q anywhere, and no layer that goes by another name for that very reason.
+    renamed = last in SPELLED and local.endswith(f".{SPELLED[last]}")
+    if site.kind in ("layer", "norm") and not (renamed and pattern.lstrip("*?.") == last):
         names.add(site.path)
     if "." not in pattern and site.kind in ("projection", "layer", "norm"):
         names.add(site.name.rsplit(".", 1)[-1])

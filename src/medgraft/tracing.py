@@ -28,27 +28,37 @@ def trace_features(tower: Encoder) -> Features:
 
 
 def used_parameters(tower: Encoder) -> set[nn.Parameter]:
-    """Parameters of a tower that its tokens or its pooled embedding depend on.
+    """Parameters of a tower that its tokens or its pooled embedding depend on; see :func:`used_parts`."""
+    return used_parts(tower)[0]
+
+
+def used_parts(tower: Encoder) -> tuple[set[nn.Parameter], set[nn.Module]]:
+    """Parameters of a tower that its tokens or its pooled embedding depend on, and the modules that it calls.
 
     Left out are parts that only another call reads, such as the projection into a space shared with text, and parts
-    that no call reads, such as the mask token of a pre-training. Runs the tower once on a blank sample; no backward
-    pass, and neither gradients nor ``requires_grad`` are changed.
+    that no call reads, such as the mask token of a pre-training. A module whose weight the library gives to a function
+    itself is not called, though its weight is used. Runs the tower once on a blank sample; no backward pass, and
+    neither gradients nor ``requires_grad`` are changed.
     """
     frozen = [parameter for parameter in tower.parameters() if not parameter.requires_grad]
     own = set(tower.parameters())
+    called: set[nn.Module] = set()
+    hooks = [module.register_forward_pre_hook(lambda m, args: called.add(m)) for module in tower.modules()]
     try:
         for parameter in frozen:
             parameter.requires_grad_(True)
         with torch.enable_grad():
             features = tower.encode(blank_batch(tower))
     finally:
+        for hook in hooks:
+            hook.remove()
         for parameter in frozen:
             parameter.requires_grad_(False)
-    return own & leaves(features.tokens, features.pooled)
+    return own & graph_of(features.tokens, features.pooled)[1], called
 
 
-def leaves(*outputs: Tensor) -> set[Any]:
-    """Leaves of the graphs of some tensors: what a backward pass would give a gradient."""
+def graph_of(*outputs: Tensor) -> tuple[set[Any], set[Any]]:
+    """Nodes of the graphs of some tensors, and their leaves: the tensors that a backward pass gives a gradient."""
     waiting: list[Any] = [output.grad_fn for output in outputs]
     seen, leaves = set(), set()
     while waiting:
@@ -59,4 +69,9 @@ def leaves(*outputs: Tensor) -> set[Any]:
         if (leaf := getattr(node, "variable", None)) is not None:
             leaves.add(leaf)
         waiting += [following for following, _ in node.next_functions]
-    return leaves
+    return seen, leaves
+
+
+def leaves(*outputs: Tensor) -> set[Any]:
+    """Leaves of the graphs of some tensors: what a backward pass would give a gradient."""
+    return graph_of(*outputs)[1]

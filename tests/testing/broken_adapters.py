@@ -222,6 +222,20 @@ class Thaws(Sound):
         bias.requires_grad_(True)
 
 
+class SitsAtWhatIsNeverCalled(Sound):
+    """Also sits at every ``qkv`` that is a layer of its own, and records no such site."""
+
+    def supports(self, encoder):
+        return Support(True) if "blocks.0" in encoder.sites() else Support(False, "it has no blocks")
+
+    def after(self, encoder, attachment):
+        for name, site in encoder.sites().items():
+            if name.endswith(".attn.qkv"):
+                weight = encoder.get_submodule(site.path).weight
+                self.delta[name.replace(".", "/")] = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+                attachment.add_to_output(site, self.delta[name.replace(".", "/")])
+
+
 class Idle(Sound):
     def after(self, encoder, attachment):
         self.unused = nn.Parameter(torch.ones(3))
@@ -443,6 +457,7 @@ BROKEN: dict[str, type[Adapter]] = {
     "condensed_features_agree": KeepsTooLittle,
     "only_adapter_and_head_train": Thaws,
     "every_parameter_learns": Idle,
+    "every_parameter_learns_where_layers_are_odd": SitsAtWhatIsNeverCalled,
     "trainable_parameters_are_all": Hidden,
     "learning_rates_are_positive": Backwards,
     "training_leaves_the_encoder_alone": WritesToBuffers,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-import unittest
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +12,11 @@ from unittest import mock
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from medgraft.adapter import Adapter, Attachment, Support
 from medgraft.checkpoint import WEIGHTS_NAME
 from medgraft.encoder import Encoder
-from medgraft.errors import ConfigError
 from medgraft.grafting import Grafted
 from medgraft.testing.adapter_subject import AdapterSubject
 from medgraft.testing.check import Rule, require, rule
@@ -302,65 +300,6 @@ def the_file_holds_no_encoder_weight(subject: AdapterSubject, case: str) -> None
         require(not same, f"the file holds {same[0] if same else ''!r} of the encoder as {key!r}")
 
 
-@rule(
-    "Set mergeable = True on the class and restore nothing by arithmetic: merge() adds, and the numbers agree.",
-    each=True,
-)
-def merging_changes_no_output(subject: AdapterSubject, case: str) -> None:
-    """The merged graft gives the unmerged one's numbers to 1e-5 of their size."""
-    grafted, inputs = _mergeable(subject, case)
-    wanted = outputs_of(grafted, inputs)
-    grafted.merge()
-    changed = difference(wanted, outputs_of(grafted, inputs), atol=1e-5, rtol=1e-5)
-    require(not changed, f"after merge(), {changed}")
-
-
-@rule("Keep copies of the weights that merge() changes and copy them back in unmerge() and on_detach().", each=True)
-def unmerging_restores_every_bit(subject: AdapterSubject, case: str) -> None:
-    """unmerge(), and ungraft() of a merged graft, put the encoder's weights back bit for bit."""
-    for finish in ("unmerge", "ungraft"):
-        grafted, inputs = _mergeable(subject, case)
-        weights = weights_of(grafted.encoder)
-        before, outputs = copied(weights), outputs_of(grafted, inputs)
-        grafted.merge()
-        getattr(grafted, finish)()
-        changed = [name for name, tensor in weights.items() if not torch.equal(tensor, before[name])]
-        require(not changed, f"after merge() and {finish}(), {', '.join(changed[:4])} of the encoder differs")
-        if finish == "unmerge":
-            different = difference(outputs, outputs_of(grafted, inputs))
-            require(not different, f"after merge() and unmerge(), {different}")
-
-
-def _mergeable(subject: AdapterSubject, case: str) -> tuple[Grafted, dict[str, Tensor]]:
-    if not all(part.cls.mergeable for part in subject.parts):
-        raise unittest.SkipTest("it cannot be merged into the encoder's weights, and says so")
-    encoder = subject.encoder(case)
-    grafted, inputs = subject.graft(encoder, case), subject.inputs(encoder)
-    steps(grafted, inputs, n=2)
-    return grafted, inputs
-
-
-@rule("Set mergeable = True if merge() works; leave merge() to the base class if it does not.", each=True)
-def what_cannot_merge_says_so(subject: AdapterSubject, case: str) -> None:
-    """merge() of an adapter that is not mergeable is an error and changes nothing."""
-    stuck = [part for part in subject.parts if not part.cls.mergeable]
-    if not stuck:
-        raise unittest.SkipTest("it can be merged")
-    encoder = subject.encoder(case)
-    grafted = subject.graft(encoder, case)
-    before = copied(weights_of(encoder))
-    for name, adapter in grafted.named_adapters():
-        if adapter.mergeable:
-            continue
-        try:
-            adapter.merge()
-        except ConfigError:
-            continue
-        require(False, f"{name} is not mergeable and its merge() raises no ConfigError")
-    changed = difference(before, weights_of(encoder))
-    require(not changed, f"after merge() was refused, {changed}")
-
-
 RULES: tuple[Rule, ...] = (
     only_adapter_and_head_train,
     every_parameter_learns,
@@ -376,7 +315,4 @@ RULES: tuple[Rule, ...] = (
     composes_with_another,
     saving_and_loading_is_exact,
     the_file_holds_no_encoder_weight,
-    merging_changes_no_output,
-    unmerging_restores_every_bit,
-    what_cannot_merge_says_so,
 )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, Support
 from medgraft.encoder import Encoder
-from medgraft.errors import ConfigError
+from medgraft.errors import ConfigError, UnreachedError
 from medgraft.grafting import Grafted
 from medgraft.options import checked
 from medgraft.registry import adapter_class, build_adapter, resolve_adapter
@@ -130,6 +130,8 @@ class AdapterSubject:
             with torch.no_grad():
                 outputs = grafted.encode(self.inputs(encoder))
             trial.width = sum(each.pooled.shape[-1] for each in outputs.values())
+        except UnreachedError as error:  # graft() asks the encoder what supports() cannot know
+            trial.support = Support(False, str(error))
         except Exception as error:  # an author's code; the check of attach() reports it
             trial.error = error
         return trial
