@@ -165,6 +165,7 @@ def load_file(
     *,
     drop: Sequence[str] = (),
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    refit: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
 ) -> None:
     """Loads a local file into ``module``, strictly.
 
@@ -174,12 +175,15 @@ def load_file(
         sha256: Expected digest of the file.
         drop: Patterns (:func:`re.search`) of keys that are known not to belong to an encoder, such as classifiers.
         convert: Renames keys of an older or foreign layout; runs on unwrapped keys, and only if they do not fit.
+        refit: Brings what has its right name to the module's shape; runs first, on unwrapped keys.
 
     Raises:
         CheckpointError: The file is unreadable, or keys or shapes differ.
     """
     own = module.state_dict()
     state = unwrap(read_weights(path, sha256), own)
+    if refit is not None:
+        state = refit(state)
 
     def fitting(found: dict[str, Tensor]) -> dict[str, Tensor]:
         return {k: v for k, v in found.items() if k in own or not any(re.search(each, k) for each in drop)}

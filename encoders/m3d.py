@@ -85,8 +85,11 @@ def vit_state(state: Mapping[str, Tensor], grid: Sequence[int], where: str = "th
     # The published file may hold views of one flat storage in bfloat16.
     inner = {key: value.detach().clone().float() for key, value in inner.items()}
     positions = inner.get(POSITIONS)
-    if positions is not None and positions.shape[1] != math.prod(grid):
-        published = tuple(length // step for length, step in zip(SIZE, PATCH, strict=True))
+    published = tuple(length // step for length, step in zip(SIZE, PATCH, strict=True))
+    alike = (
+        math.prod(grid) != math.prod(published) or tuple(grid) == published
+    )  # as many tokens in another shape are not
+    if positions is not None and (positions.shape[1] != math.prod(grid) or not alike):
         if positions.shape[1] != math.prod(published):
             raise CheckpointError(
                 f"{where} has {positions.shape[1]} positions, neither the {math.prod(grid)} of the grid {tuple(grid)} "

@@ -38,6 +38,7 @@ from medgraft.encoders.monai_towers import (
     VolumeSwin,
     VolumeViT,
 )
+from medgraft.encoders.positions import fitted, recorded_grid
 from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
 
 RESNETS = tuple(f"resnet{depth}" for depth in (10, 18, 34, 50, 101, 152, 200))
@@ -92,6 +93,7 @@ class MonaiSource:
         intensity: str | None = None,
         spatial_dims: int = 3,
         in_channels: int | None = None,
+        weights_grid: Sequence[int] | None = None,
         **options: Any,
     ) -> Encoder:
         """Builds an encoder of volumes ``[1, D, H, W]``, or of images ``[channels, H, W]``.
@@ -105,6 +107,8 @@ class MonaiSource:
             intensity: A key of :data:`INTENSITIES`; unless given, what the model's published weights expect.
             spatial_dims: 3 for volumes, 2 for images.
             in_channels: 1, or 3 for images in colour; unless given, 1 for volumes and 3 for images.
+            weights_grid: Patches along each axis that the positions of a local file were trained on, where they are not
+                the model's and neither the file nor a ``config.json`` beside it says so.
             **options: Passed to MONAI's class, for example ``hidden_size``, ``classification`` or ``shortcut_type``.
 
         Raises:
@@ -139,7 +143,7 @@ class MonaiSource:
         plan = STAGED[model][1](network) if model in STAGED else None
         gone = prune(network, plan) if plan else []
         if isinstance(source, Path):
-            _load(network, source, sha256, model, gone)
+            _load(network, source, sha256, model, gone, weights_grid)
         facts = _facts(name, model, network, source, size, intensity, channels)
         return finish(_measured(kind, facts, network, intensity, plan), source)
 
@@ -156,7 +160,7 @@ def _host(model: str) -> str | None:
     return "https://download.pytorch.org" if model in DENSENETS else "https://github.com"
 
 
-def _load(network: Any, path: Path, sha256: str | None, model: str, gone: Sequence[str]) -> None:
+def _load(network: Any, path: Path, sha256: str | None, model: str, gone: Sequence[str], grid: Any) -> None:
     def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if model.startswith("efficientnet"):
             return rename_efficientnet(list(network.state_dict()), state)
@@ -164,12 +168,20 @@ def _load(network: Any, path: Path, sha256: str | None, model: str, gone: Sequen
             state = {key.removeprefix("vit."): value for key, value in state.items()}
         return rename_swin(state)
 
+    def refit(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        key = "patch_embedding.position_embeddings"
+        key = key if key in state else f"vit.{key}"
+        if model in TRANSFORMERS and key in state and state[key].ndim == 3:
+            stored = tuple(grid) if grid else recorded_grid(path, network.patch)
+            state[key] = fitted(state[key], network.grid, 0, stored, str(path))
+        return state
+
     drop = [*NOT_ENCODER, *(rf"^{re.escape(each)}\." for each in gone)]
     if model == "unetr":
         drop += [r"^(encoder|decoder)\d\.", r"^out\."]
     if model.startswith("segresnet"):
         drop += [r"^vae_", r"^up_layers", r"^head"]
-    load_file(network, path, sha256, drop=drop, convert=convert)
+    load_file(network, path, sha256, drop=drop, convert=convert, refit=refit)
 
 
 @torch.no_grad()

@@ -188,6 +188,7 @@ def build_vit(
     if hasattr(network, "classification_head"):
         del network.classification_head
     steps = patch_size if isinstance(patch_size, list | tuple) else (patch_size,) * len(img_size)
+    network.patch = tuple(steps)
     network.grid = tuple(length // step for length, step in zip(img_size, steps, strict=True))  # MONAI keeps neither
     return network
 

@@ -8,7 +8,7 @@ open_clip's own ViT or a timm trunk, the text tower open_clip's own transformer 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,8 @@ from medgraft.documents import read_json
 from medgraft.encoder import DualEncoder, Encoder, EncoderSpec
 from medgraft.encoders.hf_towers import pair
 from medgraft.encoders.hub import demand, fetching
-from medgraft.encoders.loading import LazyTokenizer, finish, intensity, load_file, options_of, origin, seeded
+from medgraft.encoders.loading import LazyTokenizer, finish, intensity, options_of, origin, seeded
+from medgraft.encoders.open_clip_files import checkpoint_in, load, with_activation
 from medgraft.encoders.open_clip_towers import BertTower, ResNetTower, TextTower, VisionTower
 from medgraft.encoders.timm import wrap
 from medgraft.encoders.transformers import has_tokenizer
@@ -147,30 +148,6 @@ def _fetch(model: str, tag: str | None, name: str) -> Any:
         return open_clip.create_model(model, **settings)
 
 
-def _checkpoint_in(folder: Path) -> Path:
-    names = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
-    found = [folder / n for n in names if (folder / n).is_file()]
-    found += [path for pattern in ("*.safetensors", "*.bin", "*.pt", "*.pth") for path in sorted(folder.glob(pattern))]
-    if not found:
-        raise CheckpointError(f"{folder} holds no weights (*.safetensors, *.bin, *.pt)")
-    return found[0]
-
-
-def _load(network: Any, path: Path, sha256: str | None) -> None:
-    from open_clip.convert import convert_state_dict
-    from open_clip.model import convert_to_custom_text_state_dict
-
-    def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        state = convert_to_custom_text_state_dict(convert_state_dict(network, state))
-        if "logit_scale" in state:
-            state["logit_scale"] = state["logit_scale"].reshape(network.logit_scale.shape)
-        return state
-
-    # Older transformers kept the positions of BERT as a buffer; OpenAI's archives carry sizes as tensors.
-    drop = [r"position_ids$", r"^(input_resolution|context_length|vocab_size)$", r"^text_decoder\."]
-    load_file(network, path, sha256, drop=drop, convert=convert)
-
-
 def _tag(model: str, weights: str) -> str | None:
     """The library's tag that ``weights`` is, or ``None`` for a keyword or a path.
 
@@ -228,6 +205,7 @@ class OpenClipSource:
         sha256: str | None = None,
         config: Mapping[str, Any] | None = None,
         tokenizer: str | None = None,
+        weights_grid: Sequence[int] | None = None,
     ) -> DualEncoder:
         """Builds a dual encoder with towers ``image`` and ``text``.
 
@@ -238,6 +216,8 @@ class OpenClipSource:
             sha256: Expected digest of the local file.
             config: open_clip's ``model_cfg``, instead of the one that belongs to the name.
             tokenizer: Hub id or local folder of the tokenizer, for a transformers text tower.
+            weights_grid: Rows and columns of patches that the positions of a local file were trained on, where they
+                are not the model's and no configuration beside the file says so.
 
         Raises:
             UnknownNameError: open_clip has no such model.
@@ -252,16 +232,19 @@ class OpenClipSource:
         folder = None if isinstance(source, str) else source if source.is_dir() else source.parent
         described = {"model_cfg": copy.deepcopy(dict(config))} if config else None
         described = described or find_config(model, folder, name, fetch=source == "default")
+        file = checkpoint_in(source) if isinstance(source, Path) and source.is_dir() else source
         if source == "default":
             network = _fetch(model, tag, name)
         else:
+            if isinstance(file, Path):
+                described["model_cfg"] = with_activation(name, model, described["model_cfg"], file, sha256)
             remedy = "its text tower is described on the hub only; give a local folder as hf_model_name in config="
             text = described["model_cfg"]["text_cfg"].get("hf_model_name")
             remote = text is not None and text not in PLAIN_BERTS and not Path(text).exists()
             with seeded(), fetching(name, remedy, local=not remote) if config is None else options_of(name):
                 network = construct(described["model_cfg"])
-        if isinstance(source, Path):
-            _load(network, _checkpoint_in(source) if source.is_dir() else source, sha256)
+        if isinstance(file, Path):
+            load(network, file, sha256, weights_grid)
         place = tokenizer or (str(folder) if folder is not None and has_tokenizer(folder) else None)
         return finish(_assemble(model, network, described, source, place), source)
 

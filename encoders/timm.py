@@ -7,7 +7,6 @@ evaluation transform.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,14 +20,15 @@ from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.encoders.hub import demand, fetching
 from medgraft.encoders.loading import (
     StagedEncoder,
+    check_channels,
     finish,
     intensity,
-    load_file,
     options_of,
     origin,
-    rgb_image,
+    raw_image,
     seeded,
 )
+from medgraft.encoders.timm_files import grey, load, quick_gelu, reshape_published
 from medgraft.errors import ConfigError, UnknownNameError
 from medgraft.features import Features
 from medgraft.sources import check_hub_id, check_weights
@@ -55,8 +55,8 @@ class TimmFeatures(StagedEncoder):
         self.head = head
 
     def prepare(self, raw: Any) -> Tensor:
-        """Image ``uint8 [H, W]`` -> ``float32 [3, H', W']`` by the model's evaluation transform."""
-        return self.transform(rgb_image(raw))
+        """Image ``uint8 [H, W]`` -> ``float32 [channels, H', W']`` by the model's evaluation transform."""
+        return self.transform(raw_image(raw, self.spec.channels))
 
     def project(self, tokens: Tensor) -> Tensor:
         """Into the space shared with text; the identity without one."""
@@ -233,6 +233,7 @@ def wrap(
     meaning: str,
     licence: str,
     head: nn.Module | None = None,
+    channels: int = 3,
 ) -> TimmFeatures:
     """A timm model as an encoder.
 
@@ -244,6 +245,7 @@ def wrap(
         meaning: What the values of a prepared image mean.
         licence: Licence of the weights.
         head: Projection into a shared space, if there is one.
+        channels: Of a prepared image, 1 or 3.
     """
     _fold_biases(model)
     staged = is_staged(model)
@@ -255,7 +257,7 @@ def wrap(
         name=name,
         modality="image",
         input_size=tuple(size),
-        channels=3,
+        channels=channels,
         intensity=meaning,
         dim=int(model.num_features),
         heads=heads,
@@ -309,18 +311,6 @@ def _url(model: str) -> str | None:
     return known.url if known is not None and not known.hf_hub_id else None
 
 
-def _convert(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Converts the original authors' checkpoints as timm does (DINOv2, EVA, JAX), where the family has one."""
-    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    return state if convert is None else convert(state, model)
-
-
-def _classifiers(model: Any) -> list[str]:
-    names = model.pretrained_cfg.get("classifier") or ()
-    names = (names,) if isinstance(names, str) else tuple(names)
-    return [rf"^{name}\." for name in (*names, "head", "fc")]
-
-
 class TimmSource:
     """Entry point ``timm``."""
 
@@ -350,14 +340,23 @@ class TimmSource:
         }
 
     @classmethod
-    def build(cls, model: str, weights: str = "default", sha256: str | None = None, **options: Any) -> Encoder:
+    def build(
+        cls,
+        model: str,
+        weights: str = "default",
+        sha256: str | None = None,
+        weights_grid: Sequence[int] | None = None,
+        **options: Any,
+    ) -> Encoder:
         """Builds an encoder.
 
         Args:
             model: Name of a timm model, with or without a tag, or ``hf-hub:owner/name``.
             weights: ``"default"`` for timm's pre-trained ones, ``"random"``, or a local file.
             sha256: Expected digest of the local file.
-            **options: Passed to ``timm.create_model``, for example ``img_size``.
+            weights_grid: Rows and columns of patches that the positions of a local file were trained on, where they
+                are not the model's and neither the file nor a ``config.json`` beside it says so.
+            **options: Passed to ``timm.create_model``, for example ``img_size``, or ``in_chans=1`` for grey images.
 
         Raises:
             UnknownNameError: timm has no such model or tag.
@@ -372,21 +371,26 @@ class TimmSource:
 
         name, source = f"timm:{model}", origin(weights, sha256)
         _check_name(model)
-        if options.get("in_chans", 3) != 3:
-            raise ConfigError(f"encoder {name} takes three channels (grey is repeated), in_chans must stay 3")
-        create = partial(timm.create_model, model, num_classes=0, **options)
+        channels = int(options.get("in_chans", 3))
+        check_channels(name, channels)
+        quick = quick_gelu(model, source, sha256, options)
+        create = partial(timm.create_model, model, num_classes=0, **options, **quick)
         remote = source == "default" or ":" in model
         if source == "default" and ":" not in model and (url := _url(model)):
             demand(name, url)
         with seeded(), fetching(name, url=_url(model)) if remote else options_of(name):
             network: Any = create(pretrained=source == "default")
         if isinstance(source, Path):
-            load_file(network, source, sha256, drop=_classifiers(network), convert=partial(_convert, network))
+            load(network, source, sha256, weights_grid)
+        elif source == "default":
+            reshape_published(network)
         facts = network.pretrained_cfg
         size = options.get("img_size") or getattr(getattr(network, "patch_embed", None), "img_size", None)
         size = (size, size) if isinstance(size, int) else tuple(size or facts["input_size"][1:])
         data = resolve_data_config({"input_size": (3, *size)}, model=network)
+        if channels == 1:
+            data = grey(data | {"input_size": (1, *size)})
         transform: Any = create_transform(**data, is_training=False)
         licence = {"default": facts.get("license") or "unknown", "random": "Apache-2.0"}.get(str(source), "unknown")
         meaning = intensity(data["mean"], data["std"])
-        return finish(wrap(name, network, transform, size, meaning, licence), source)
+        return finish(wrap(name, network, transform, size, meaning, licence, channels=channels), source)

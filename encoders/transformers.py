@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from medgraft.encoders.loading import (
     seeded,
     unwrap,
 )
+from medgraft.encoders.positions import fitted, recorded_grid
 from medgraft.encoders.quiet import quiet
 from medgraft.errors import CheckpointError, ConfigError, IncompatibleError, UnknownNameError
 from medgraft.sources import check_hub_id, check_weights
@@ -121,7 +122,15 @@ def _folder(source: str | Path) -> Path | None:
     return source if source.is_dir() else source.parent
 
 
-def _load(family: Family, name: str, model: str, source: str | Path, config: Any, sha256: str | None) -> Any:
+def _load(
+    family: Family,
+    name: str,
+    model: str,
+    source: str | Path,
+    config: Any,
+    sha256: str | None,
+    grid: Sequence[int] | None = None,
+) -> Any:
     """The library's model with its weights, through the library's loader and its conversions of older layouts."""
     import transformers
 
@@ -137,11 +146,30 @@ def _load(family: Family, name: str, model: str, source: str | Path, config: Any
         if isinstance(source, Path) and source.is_file():
             state = read_weights(source, sha256)
             wanted = kind(config, **{k: v for k, v in extra.items() if k == "add_pooling_layer"}).state_dict()
-            network, report = kind.from_pretrained(None, state_dict=unwrap(state, wanted), **extra)
+            state = _refit(unwrap(state, wanted), config, source, grid)
+            network, report = kind.from_pretrained(None, state_dict=state, **extra)
         else:
             network, report = kind.from_pretrained(source if isinstance(source, Path) else model, **extra)
     _check_report(report, network, source if isinstance(source, Path) else model)
     return network
+
+
+def _refit(
+    state: dict[str, torch.Tensor], config: Any, path: Path, grid: Sequence[int] | None
+) -> dict[str, torch.Tensor]:
+    """Brings learned positions of images to the model's grid, see :mod:`medgraft.encoders.positions`."""
+    vision = getattr(config, "vision_config", config)
+    patch, size = getattr(vision, "patch_size", None), getattr(vision, "image_size", None)
+    if not isinstance(patch, int | list | tuple) or not isinstance(size, int | list | tuple):
+        return state
+    steps = pair(patch)
+    own = tuple(length // step for length, step in zip(pair(size), steps, strict=True))
+    for key, table in state.items():
+        places = key.endswith(("embeddings.position_embeddings", "embeddings.position_embedding.weight"))
+        if places and "text_model" not in key and 0 <= (before := table.shape[-2] - own[0] * own[1]) <= 2:
+            stored = tuple(grid) if grid else recorded_grid(path, steps)
+            state[key] = fitted(table, own, before, stored, str(path))
+    return state
 
 
 def _check_report(report: Mapping[str, Any], network: Any, where: object) -> None:
@@ -223,6 +251,7 @@ class TransformersSource:
         sha256: str | None = None,
         config: Mapping[str, Any] | None = None,
         tokenizer: str | None = None,
+        weights_grid: Sequence[int] | None = None,
     ) -> Encoder:
         """Builds an encoder.
 
@@ -233,6 +262,8 @@ class TransformersSource:
             sha256: Expected digest of the local file.
             config: Options of the family's configuration class, for a bare family.
             tokenizer: Hub id or local folder of the tokenizer, for models that read text.
+            weights_grid: Rows and columns of patches that the positions of a local file were trained on, where they
+                are not the model's and neither the file nor a ``config.json`` beside it says so.
 
         Raises:
             UnknownNameError: No such family or configuration option.
@@ -243,7 +274,7 @@ class TransformersSource:
         if source == "default" and "/" in model:
             demand(name, model)
         family, settings = _find_config(model, name, source, config or {})
-        network = _load(family, name, model, source, settings, sha256)
+        network = _load(family, name, model, source, settings, sha256, weights_grid)
         candidates = [tokenizer, source if isinstance(source, Path) and has_tokenizer(source) else None]
         folder = model if "/" in model else None
         place = next((str(each) for each in candidates if each), folder)

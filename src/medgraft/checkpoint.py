@@ -26,6 +26,7 @@ from medgraft.archives import check_weights, names_bytearray
 from medgraft.documents import read_json
 from medgraft.errors import CheckpointError
 from medgraft.limits import RATIO_FROM
+from medgraft.torchscript import is_torchscript, load_torchscript
 
 if TYPE_CHECKING:
     from medgraft.encoder import Encoder
@@ -115,6 +116,8 @@ def _repeats(tensor: Tensor) -> bool:
 
 def _load_pickled(path: Path) -> Any:
     """Content of a PyTorch file; objects that are no tensors are blank."""
+    if is_torchscript(path):
+        return load_torchscript(path)
     if not names_bytearray(path):
         with suppress(pickle.UnpicklingError):
             return torch.load(path, map_location="cpu", weights_only=True)

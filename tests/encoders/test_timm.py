@@ -213,7 +213,7 @@ def test_unknown_names_are_answered_with_near_ones(name, known):
 
 
 def test_options_that_do_not_fit_are_refused():
-    for options in ({"depht": 2}, {"img_size": 63.5}, {"in_chans": 1}, {"global_pool": ""}):
+    for options in ({"depht": 2}, {"img_size": 63.5}, {"in_chans": 2}, {"global_pool": ""}):
         with pytest.raises(ConfigError, match="timm:vit_tiny_patch16_224"):
             build("vit_tiny_patch16_224", "random", **options)
     with pytest.raises(ConfigError, match="sha256"):
