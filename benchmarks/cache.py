@@ -29,7 +29,7 @@ from medgraft.encoder import Encoder
 from medgraft.errors import DataError
 from medgraft.features import Condenser, Features
 from medgraft.forms import fast_forms
-from medgraft.linear import has_onednn
+from medgraft.linear import fp32_choice
 from medgraft.task import RawInputs
 
 logger = logging.getLogger(__name__)
@@ -303,7 +303,7 @@ def tower_inputs(
     if view is not None:
         facts |= {"view": view, "augmentation": vars(AUGMENTATIONS[modality])}
     # Sums depend on their order, and numbers must not depend on the cache.
-    facts |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "onednn": has_onednn()}
+    facts |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "fp32_product": fp32_choice().product}
     facts |= {"batch": frozen_batch(prepared.array, tower.device), "device": tower.device.type}
     whole = stage >= tower.n_stages
     needs = (META, "tokens.npy", "pooled.npy") if whole else (META, "x.npy")

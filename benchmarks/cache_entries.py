@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from medgraft.cache_folder import cache_root
 from medgraft.errors import ConfigError, MedgraftError
 
 logger = logging.getLogger(__name__)
@@ -38,13 +39,6 @@ UNFINISHED, REMOVED = ".building", ".gone"
 DEFAULT_SIZE = "20GB"
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-def cache_root() -> Path:
-    """``$MEDGRAFT_CACHE``, else ``medgraft`` under the user's cache folder."""
-    if own := os.environ.get("MEDGRAFT_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medgraft"
 
 
 def parse_size(text: str) -> int | None:

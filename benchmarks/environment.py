@@ -41,19 +41,12 @@ def _git(root: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _cpu() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def describe(threads: int) -> dict[str, Any]:
     """Packages, commit, processor, threads and determinism flags; nothing that names the user or the host."""
     import torch
+
+    from medgraft.fp32_product import processor
+    from medgraft.linear import fp32_choice
 
     head, dirty = commit()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -63,7 +56,9 @@ def describe(threads: int) -> dict[str, Any]:
         "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
         "commit": head,
         "dirty": dirty,
-        "cpu": _cpu(),
+        "cpu": processor(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "fp32_product": fp32_choice().product,
         "cpu_count": os.cpu_count(),
         "gpu": gpu,
         "cuda": torch.version.cuda if gpu else None,

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -19,8 +20,9 @@ from medgraft.benchmarks.cache import PreparedInputs, TowerInputs, frozen_batch,
 from medgraft.compiling import compiled
 from medgraft.encoder import Encoder
 from medgraft.features import Features
-from medgraft.forms import fast_forms
+from medgraft.forms import Forms, fast_forms
 from medgraft.grafting import Grafted
+from medgraft.linear import linear
 from medgraft.readout import ClsReadOut
 from medgraft.registry import build_adapters
 
@@ -57,6 +59,7 @@ class Order(BaseModel):
         ours: As medgraft runs it; otherwise as its peers do.
         bf16: Under autocast.
         bf16_frozen: The encoder's weights and the tokens between its blocks too, the frozen part included.
+        fastest_product: A peer's linear maps by whichever library multiplies fp32 matrices faster here.
         compiled: What is trained, or the whole step of a peer, under ``torch.compile``.
         size: Of the encoder, see :data:`SIZES`.
         images: Training images.
@@ -73,6 +76,7 @@ class Order(BaseModel):
     ours: bool
     bf16: bool = False
     bf16_frozen: bool = False
+    fastest_product: bool = False
     compiled: bool = False
     size: str = "small"
     images: int = Field(16, ge=1)
@@ -184,7 +188,14 @@ def peers_lora(order: Order, tower: Encoder, prepared: PreparedInputs, options: 
         return tower(x).pooled
 
     step = torch.compile(encode) if order.compiled else encode
-    return Contender(lambda index: step(on(order.device, prepared.batch(index))), in_order(named))
+    return Contender(
+        lambda index: step(on(order.device, prepared.batch(index))), in_order(named), forms=_fastest_product(order)
+    )
+
+
+def _fastest_product(order: Order) -> Callable[[], AbstractContextManager[object]]:
+    """The context of a peer: its own, or linear maps by the faster library and nothing else changed."""
+    return (lambda: Forms({F.linear: linear})) if order.fastest_product else nullcontext
 
 
 def grafted_adapter(tower: Encoder, name: str, options: dict[str, Any]) -> Grafted:
@@ -198,7 +209,8 @@ def peers_tokens(
     """The encoder without gradients and the adapter on its tokens, both in every step; ACE-HGNN in its dense form."""
     dense = {"return_tokens": True} if name == "ace_hgnn" else {}
     grafted = grafted_adapter(tower, name, {**options, **dense}).to(order.device)
-    return _graft_contender(order, grafted, lambda index: prepared.batch(index), 0)
+    made = _graft_contender(order, grafted, lambda index: prepared.batch(index), 0)
+    return dataclasses.replace(made, forms=_fastest_product(order))
 
 
 def medgrafts(order: Order, tower: Encoder, prepared: PreparedInputs, name: str, options: dict[str, Any]) -> Contender:

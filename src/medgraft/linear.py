@@ -2,13 +2,15 @@
 
 PyTorch sends fp32 products to MKL, which keeps its widest instructions for one maker's processors; oneDNN, which
 PyTorch ships too and uses for convolutions and bf16, writes its own code for what the processor has. On an AMD Zen 5
-its fp32 product takes half the time (2.1 to 2.3 times the speed of ``F.linear`` over transformer sizes) and is as
-exact: both accumulate in fp32, in another order. Products in bf16 go to oneDNN in any case, but only its own linear
-map adds a bias while it writes the result; PyTorch's copies the bias to every row first, a tenth of a wide map's time.
+its fp32 product takes half the time, on another AMD EPYC a seventh less, and it is as exact: both accumulate in fp32, in another
+order. Which one a machine gets is measured, see :mod:`medgraft.fp32_product`. Products in bf16 go to oneDNN in any case,
+but only its own linear map adds a bias while it writes the result; PyTorch's copies the bias to every row first, a tenth
+of a wide map's time.
 """
 
 from __future__ import annotations
 
+import os
 import platform
 from functools import cache
 from typing import Any
@@ -17,6 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from medgraft.cache_folder import cache_root
+from medgraft.errors import ConfigError
+from medgraft.fp32_product import VARIABLE, Choice, kept, measured
 
 SMALLEST = 1 << 23
 """Products of fewer multiplications than this are not worth another way."""
@@ -31,15 +37,32 @@ def has_onednn() -> bool:
 
 
 @cache
+def fp32_choice() -> Choice:
+    """What multiplies fp32 matrices here, decided once per process: asked for, stored, or measured in 0.1 s.
+
+    Raises:
+        ConfigError: ``MEDGRAFT_FP32_PRODUCT`` is neither ``mkl`` nor ``onednn``.
+    """
+    asked = os.environ.get(VARIABLE, "").strip().lower()
+    if asked not in ("", "mkl", "onednn"):
+        raise ConfigError(f"{VARIABLE} is {asked!r}; set it to mkl or onednn, or leave it out for a measurement")
+    if asked == "mkl" or not has_onednn():
+        return Choice("mkl")
+    if asked == "onednn":
+        return Choice("onednn")
+    return kept(cache_root(), lambda: measured(F.linear, onednn_linear))
+
+
+@cache
 def has_onednn_bf16() -> bool:
     """Whether its bf16 product runs on this processor."""
     return has_onednn() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def takes_onednn(*tensors: Tensor) -> bool:
-    """Whether a product of these goes to oneDNN: float32 on the CPU, none of them empty."""
+    """Whether a product of these goes to oneDNN: float32 on the CPU, none of them empty, where it is the faster one."""
     fit = all(t.dtype == torch.float32 and t.device.type == "cpu" and t.numel() > 0 for t in tensors)
-    return fit and has_onednn() and bool(torch.backends.mkldnn.enabled)
+    return fit and has_onednn() and bool(torch.backends.mkldnn.enabled) and fp32_choice().product == "onednn"
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
