@@ -1,10 +1,14 @@
 """Puts the root-level ``registry.yaml`` inside the wheel; everything else is declared in ``pyproject.toml``."""
 
 import shutil
+import warnings
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
+
+# An editable install advises to mind folders of the package's name in the working directory; there is none here.
+warnings.filterwarnings("ignore", message=r"(?s).*Please be careful with folders in your working directory")
 
 
 class BuildWithRegistry(build_py):

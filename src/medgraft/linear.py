@@ -2,10 +2,10 @@
 
 PyTorch sends fp32 products to MKL, which keeps its widest instructions for one maker's processors; oneDNN, which
 PyTorch ships too and uses for convolutions and bf16, writes its own code for what the processor has. On an AMD Zen 5
-its fp32 product takes half the time, on another AMD EPYC a seventh less, and it is as exact: both accumulate in fp32, in another
-order. Which one a machine gets is measured, see :mod:`medgraft.fp32_product`. Products in bf16 go to oneDNN in any case,
-but only its own linear map adds a bias while it writes the result; PyTorch's copies the bias to every row first, a tenth
-of a wide map's time.
+its fp32 product takes half the time, on another AMD EPYC a seventh less, and it is as exact: both accumulate in fp32,
+in another order. Which one a machine gets is measured, see :mod:`medgraft.fp32_product`. Products in bf16 go to oneDNN
+in any case, but only its own linear map adds a bias while it writes the result; PyTorch's copies the bias to every row
+first, a tenth of a wide map's time.
 """
 
 from __future__ import annotations
