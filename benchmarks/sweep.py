@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import statistics
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from medgraft.benchmarks import cohorts
@@ -204,8 +205,34 @@ def _show_diagnostics(members: Sequence[BoardRow], console: Console) -> None:
 
 
 def say(console: Console, text: str) -> None:
-    """One line as it is: foreign names and messages are neither markup nor control sequences."""
-    console.print(one_line(text), markup=False, highlight=False)
+    """One line as it is: foreign names and messages are neither markup nor control sequences.
+
+    A terminal that is too narrow for it gets several, broken between words; a file or pipe always gets one.
+    """
+    line = one_line(text)
+    parts = textwrap.wrap(line, console.width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    for part in parts if console.is_terminal else [line]:
+        console.print(part, markup=False, highlight=False, soft_wrap=True)
+
+
+def fitted(left: str, doing: Sequence[str], width: int) -> str:
+    """What a progress line says beside its bar, in whole parts that fit the width.
+
+    Args:
+        left: Time left; empty if that is not known.
+        doing: What each worker does.
+        width: Columns.
+
+    Example:
+        >>> fitted("2 min left", ["a/lora seed 0: train 5%", "a/vpt seed 0: train 9%"], 44)
+        '2 min left | a/lora seed 0: train 5% | +1'
+    """
+    for shown in range(len(doing), -1, -1):
+        more = [f"+{len(doing) - shown}"] if 0 < shown < len(doing) else []
+        text = " | ".join([*filter(None, [left]), *doing[:shown], *more])
+        if len(text) <= width:
+            return text
+    return ""
 
 
 class Display:
@@ -222,9 +249,11 @@ class Display:
         self.left = {cell.key(): cell for cell in cells}
         self.spent: dict[tuple[str, str], list[float]] = {}
         self.started = time.monotonic()
+        bar = max(5, min(40, console.width // 4))
+        self.room = console.width - bar - len(f"cells {len(cells)}/{len(cells)}") - 4
         self.progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
+            TextColumn("{task.description}"), BarColumn(bar), MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=console, disable=not console.is_terminal,
         )  # fmt: skip
         self.total: TaskID = self.progress.add_task("cells", total=len(cells), note="")
@@ -242,12 +271,13 @@ class Display:
 
     def tick(self, running: Sequence[Running]) -> None:
         """Shows what runs now."""
-        doing = " | ".join(
-            f"{w.job.spec.task}/{w.job.spec.adapter} seed {w.job.spec.seed}: {w.stage} {w.share:.0%}" for w in running
-        )
+        doing = [
+            one_line(f"{w.job.spec.task}/{w.job.spec.adapter} seed {w.job.spec.seed}: {w.stage} {w.share:.0%}")
+            for w in running
+        ]
         left = self.remaining(running)
-        note = f"{doing}  {'about ' + clock(left) + ' left' if left is not None else ''}"
-        self.progress.update(self.total, note=one_line(note))
+        known = f"about {clock(left)} left" if left is not None else ""
+        self.progress.update(self.total, note=fitted(known, doing, self.room))
 
     def finished(self, result: CellResult) -> None:
         """Counts a stored result; says so at once if it failed."""

@@ -221,3 +221,19 @@ def test_the_installed_package_has_no_type_error(clean, tmp_path):
         if each["severity"] == "error"
     ]
     assert errors == []
+
+
+# --- the build --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["editable", "wheel"])
+def test_building_warns_of_nothing(tmp_path, kind):
+    for name in ("src", "adapters", "encoders", "benchmarks"):
+        shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "registry.yaml", "README.md", "LICENSE"):
+        shutil.copy(CHECKOUT / name, tmp_path / name)
+    code = f"from setuptools import build_meta; build_meta.build_{kind}('made')"
+    code = f"import os; os.makedirs('made'); {code}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "_Warning" not in done.stderr and "****" not in done.stderr, done.stderr
