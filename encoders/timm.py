@@ -50,6 +50,7 @@ class TimmFeatures(StagedEncoder):
         self, spec: EncoderSpec, model: nn.Module, transform: Callable[[Any], Tensor], head: nn.Module | None = None
     ) -> None:
         super().__init__(spec)
+        _fold_biases(model)
         self.model: Any = model
         self.transform = transform
         self.head = head
@@ -247,7 +248,6 @@ def wrap(
         head: Projection into a shared space, if there is one.
         channels: Of a prepared image, 1 or 3.
     """
-    _fold_biases(model)
     staged = is_staged(model)
     pooling = _pooling(model)
     if pooling == "none":

@@ -33,6 +33,7 @@ from medgraft.hooks import (
     Shadow,
     Substitute,
     add_rows,
+    do_nothing,
 )
 from medgraft.options import Option, Options
 from medgraft.portable import Portable, copied, portable, settle_functions
@@ -168,6 +169,17 @@ class Attachment(Portable):
         project = Project(self, function, module)
         self.set_attribute(module, "medgraft_projection", project)
         self.set_attribute(module, "forward", MhaForward(module, path, project))
+
+    def keep_called(self, sites: Mapping[str, Site]) -> None:
+        """Has every ``nn.TransformerEncoderLayer`` around a recorded site call its modules.
+
+        Its fused form, which evaluation of a frozen layer takes, reads their weights instead and calls none of them; a
+        hook anywhere inside turns that off.
+        """
+        paths = {sites[hit].path for found in self.hits.values() for hit in found if hit in sites}
+        for path, module in self.encoder.named_modules():
+            if isinstance(module, nn.TransformerEncoderLayer) and any(each.startswith(f"{path}.") for each in paths):
+                self._make(Hang(module, do_nothing, before=True))
 
     def map_input(self, tower: Encoder, function: Callable[[Tensor], Tensor]) -> None:
         """The tower sees ``function(x)`` for a prepared batch ``x`` (stage 0 only)."""

@@ -69,6 +69,7 @@ class Grafted(nn.Module):
         attachment = self._attachments[name] = adapter.attach(self.encoder, self.encoder.sites())
         self.adapters[name] = adapter.to(self.encoder.device)
         _train_in_float32(adapter)
+        attachment.keep_called(self._sites)
         attachment.name, attachment.adapter = name, adapter
         self.encoder.carry(attachment)
         self._active.append(name)
@@ -103,9 +104,9 @@ class Grafted(nn.Module):
             self._begin()
 
     def _require_attached(self) -> None:
-        if self._taken_off:
+        if self._taken_off or any(attachment.gone for attachment in self._attachments.values()):
             raise ConfigError(
-                "this graft was taken off its encoder by ungraft(), so its adapters act no more; graft() again, or "
+                "this graft was taken off its encoder, so its adapters act no more; graft() again, or "
                 "run the encoder itself"
             )
 
@@ -133,8 +134,15 @@ class Grafted(nn.Module):
                 self._attach(name, adapter)
                 self._check_reach()
         except BaseException:
+            self._forget(name.replace(".", "/"))
             self.activate(*before)
             raise
+
+    def _forget(self, name: str) -> None:
+        """Lets go of an adapter that could not be added."""
+        self._attachments.pop(name, None)
+        self.adapters._modules.pop(name, None)
+        self._active = [each for each in self._active if each != name]
 
     def activate(self, *names: str) -> None:
         """Makes exactly these adapters act, in the order in which they were added; no name leaves the bare encoder.

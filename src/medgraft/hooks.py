@@ -52,6 +52,10 @@ def in_type(value: Any, kind: torch.dtype) -> Any:
     return value
 
 
+def do_nothing(module: nn.Module, args: tuple[Any, ...]) -> None:
+    """A hook whose being there is what counts."""
+
+
 class Hook(Portable):
     """Base of the hooks.
 

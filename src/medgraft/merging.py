@@ -270,7 +270,8 @@ def _compare_layers(
             raise MergeError(
                 f"cannot merge at {name} of encoder {encoder.spec.name!r}: its result would change by {apart:.3g} "
                 f"where {allowed * size:.3g} is rounding: the layer does not multiply by its weight as stored (weight "
-                "standardisation, spectral norm) or shares it; use the graft unmerged, or leave the site out"
+                "standardisation, spectral norm), shares it, or its adapters do not fold together; use the graft "
+                "unmerged, or leave the site out"
             )
 
 

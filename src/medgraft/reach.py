@@ -108,6 +108,8 @@ def check_reach(
             adapter's parameters.
         IncompatibleError: The graft does not run.
     """
+    if not adapters:
+        return
     hits = {
         name: {hit: sites[hit] for found in attachment.hits.values() for hit in found if hit in sites}
         for name, attachment in attachments.items()
@@ -124,22 +126,32 @@ def check_reach(
         except Exception as error:  # what an adapter does to a library's model may fail in any way
             _explain(encoder, towers, inputs, adapters, attachments, watch, error)
             return
-        found = _Graph(watch, *graph_of(*_tensors(outputs.values())))
-        missed = _missed(encoder, adapters, hits, found)
-        if missed and (shared := _shared(towers, outputs)):
-            more = graph_of(*shared)
-            missed = _missed(encoder, adapters, hits, _Graph(watch, found.nodes | more[0], found.leaves | more[1]))
-    if missed:
-        raise UnreachedError(_sentence(encoder, missed))
-    if len(adapters) == 1:  # beside others, one may put its own features in the place of what the rest made
-        name, adapter = next(iter(adapters.items()))
-        own = {parameter for parameter in adapter.parameters() if parameter.requires_grad}
-        elsewhere = type(adapter).extra_loss is not Adapter.extra_loss or adapter.logit_scale() is not None
-        if own and hits[name] and not elsewhere and own.isdisjoint(found.leaves):
-            raise UnreachedError(
-                f"adapter {name!r} would train nothing on encoder {encoder.spec.name!r}: the features depend on none "
-                f"of its {len(own)} parameters"
-            )
+        graph = _Graph(watch, *graph_of(*_tensors(outputs.values())))
+        problem = _problem(encoder, adapters, hits, graph)
+        if problem and (shared := _shared(towers, outputs)):
+            nodes, leaves = graph_of(*shared)
+            problem = _problem(encoder, adapters, hits, _Graph(watch, graph.nodes | nodes, graph.leaves | leaves))
+    if problem:
+        raise UnreachedError(problem)
+
+
+def _problem(
+    encoder: Encoder, adapters: Mapping[str, Adapter], hits: Mapping[str, Mapping[str, Site]], graph: _Graph
+) -> str:
+    """What would train nothing, in words; empty if everything is reached."""
+    if missed := _missed(encoder, adapters, hits, graph):
+        return _sentence(encoder, missed)
+    if len(adapters) != 1:  # one may put its own features in the place of what the rest made
+        return ""
+    name, adapter = next(iter(adapters.items()))
+    own = {parameter for parameter in adapter.parameters() if parameter.requires_grad}
+    elsewhere = type(adapter).extra_loss is not Adapter.extra_loss or adapter.logit_scale() is not None
+    if not own or not hits[name] or elsewhere or not own.isdisjoint(graph.leaves):
+        return ""
+    return (
+        f"adapter {name!r} would train nothing on encoder {encoder.spec.name!r}: the features depend on none of its "
+        f"{len(own)} parameters"
+    )
 
 
 def _touched(encoder: Encoder, attachments: Mapping[str, Attachment]) -> dict[str, Encoder]:

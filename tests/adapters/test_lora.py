@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medgraft.adapters.lora import Lora
+from medgraft.adapters.lora import Lora, same_padding
 from medgraft.adapters.placement import depth_range
 from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.errors import ConfigError, IncompatibleError
@@ -296,6 +296,31 @@ def test_a_convolution_is_merged_too():
     before = grafted(x).tokens
     grafted.merge()
     torch.testing.assert_close(grafted(x).tokens, before, **EXACT)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3, 4])
+def test_same_padding_is_timms(stride, dilation, kernel):
+    from timm.layers.padding import pad_same
+
+    for size in ((7, 8), (9, 16), (4, 5)):
+        x, axes = torch.randn(1, 2, *size), [(each, each) for each in (kernel, stride, dilation)]
+        assert torch.equal(F.pad(x, same_padding(size, *axes)), pad_same(x, *axes))
+
+
+@pytest.mark.parametrize("size", [(9, 9), (8, 11)])
+def test_a_convolution_that_pads_by_the_size_of_its_input_is_adapted_and_merged(size):
+    from timm.layers.conv2d_same import Conv2dSame
+
+    grafted, adapter = lora_on(Conv2dSame(2, 4, 3, stride=2, padding=0).double(), rank=2)
+    fill(adapter)
+    x = torch.randn(1, 2, *size, dtype=torch.float64)
+    weight = grafted.encoder.layer.weight + adapter.delta["layer"].weight()
+    wanted = F.conv2d(F.pad(x, same_padding(size, (3, 3), (2, 2), (1, 1))), weight, grafted.encoder.layer.bias, 2)
+    torch.testing.assert_close(grafted(x).tokens, wanted, **EXACT)
+    grafted.merge()
+    torch.testing.assert_close(grafted(x).tokens, wanted, **EXACT)
 
 
 # -- options ----------------------------------------------------------------------------------------------------------

@@ -148,3 +148,32 @@ def test_a_lone_layer_of_an_encoder_without_blocks_is_a_site():
             self.stem = nn.Conv1d(1, 4, 3)
 
     assert list(Flat().sites()) == ["input", "stem", "features"]
+
+
+# -- pooling heads ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pooled() -> Encoder:
+    """A SigLIP of timm, pooled by an attention with a ``q`` and a ``kv`` of its own."""
+    from medgraft.encoders.timm import TimmSource
+
+    return TimmSource.build("vit_base_patch16_siglip_224", "random", img_size=32, depth=2, embed_dim=24, num_heads=2)
+
+
+@pytest.mark.parametrize("pattern", ["q", "*.q", "*q", "*.attn.q", "blocks.*.q", "?*.q", "*.*.q"])
+def test_a_pooling_heads_query_is_none_of_the_blocks(pooled, pattern):
+    assert names(pooled, pattern) == ["blocks.0.attn.q", "blocks.1.attn.q"]
+
+
+@pytest.mark.parametrize("pattern", ["query", "*.query", "*attn_pool.q", "model.attn_pool.q", "model.attn_pool.query"])
+def test_a_pooling_heads_query_has_a_name_of_its_own(pooled, pattern):
+    assert names(pooled, pattern) == ["model.attn_pool.query"]
+    assert pooled.sites()["model.attn_pool.query"].path == "model.attn_pool.q"
+    assert names(pooled, "*attn_pool.kv") == ["model.attn_pool.key_value"]
+
+
+def test_where_blocks_have_no_canonical_projections_a_layer_called_q_stays_one():
+    encoder = tiny.fresh("pixels_2d")
+    encoder.add_module("cross", nn.ModuleDict({"q": nn.Linear(2, 2), "kv": nn.Linear(2, 4)}))
+    assert names(encoder, "q") == names(encoder, "*.q") == ["cross.q"] and names(encoder, "kv") == ["cross.kv"]

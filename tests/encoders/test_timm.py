@@ -16,7 +16,7 @@ from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
 
 from medgraft.checkpoint import file_digest, state_digest
-from medgraft.encoders.timm import TimmSource, TimmViT
+from medgraft.encoders.timm import TimmFeatures, TimmSource, TimmViT
 from medgraft.errors import CheckpointError, ConfigError, DataError, UnknownNameError
 
 SMALL: dict[str, Any] = {"depth": 2, "img_size": 64}
@@ -103,6 +103,22 @@ def test_eva_without_folding_would_have_dead_projections():
     encoder = TimmViT(encoder_of("eva_giant_patch14_224").spec, model, lambda image: image)
     encoder(torch.zeros(1, 3, 56, 56))
     assert calls
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("beit_base_patch16_224", THIN), ("beitv2_base_patch16_224", THIN),
+    ("swinv2_tiny_window8_256", {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 4)}),
+])  # fmt: skip
+def test_beit_and_swin_v2_call_their_projections_and_give_the_same(name, options):
+    model = with_random_biases(timm.create_model(name, num_classes=0, **options)).eval()
+    x = torch.randn(1, 3, *model.pretrained_cfg["input_size"][1:] if "swin" in name else (64, 64))
+    with torch.no_grad():
+        expected = model.forward_features(x)
+        encoder = TimmFeatures(encoder_of(name, **options).spec, model, lambda image: image)
+        called = {path for path, module in model.named_modules() if path.endswith(".qkv")}
+        for path in list(called):
+            model.get_submodule(path).register_forward_hook(lambda *args, path=path: called.discard(path))
+        assert torch.equal(encoder.embed(x), expected) and not called
 
 
 def test_the_transform_of_a_copy_reads_the_copy():
