@@ -32,7 +32,7 @@ def test_it_has_the_rows_of_the_paper():
 def test_networks_from_scratch_keep_their_input_whatever_encoder_is_named():
     found = rows(comparison(encoders=["embedded:brain@random"]))
     assert {row.encoder for row in found if row.adapter == "scratch_cnn"} == {"pixels:3d"}
-    assert {row.encoder for row in found if row.adapter == "brain_adapter"} == {"embedded:brain@random"}
+    assert {row.encoder for row in found if row.adapter == "brain_adapter"} == {"phantom_brain@random"}  # its alias
 
 
 def test_every_row_fits(adni_cohort):

@@ -171,6 +171,7 @@ def test_zero_shot_scores_equal_a_computation_by_hand(chest):
         classes.append(F.normalize(each.mean(dim=0), dim=0))
     assert chest.logit_scale is not None
     logits = chest.logit_scale * image @ torch.stack(classes).T
+    grafted.ungraft()
     torch.testing.assert_close(found, logits.softmax(dim=1))
     assert found.argmax(dim=1).tolist() == logits.argmax(dim=1).tolist()
 
@@ -191,6 +192,7 @@ def test_the_contrastive_loss_leaves_out_pairs_that_share_their_labels(chest):
     logits = grafted.logit_scale() * unit @ unit.T
     expected = F.cross_entropy(logits, torch.arange(3))  # symmetric here, so both directions agree
     torch.testing.assert_close(objective.loss(grafted, outputs, Batch(targets, labels=apart)), expected)
+    grafted.ungraft()
 
 
 def test_a_contrastive_task_without_prompts_is_an_error():

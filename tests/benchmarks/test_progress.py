@@ -10,9 +10,7 @@ from rich.console import Console
 
 from medgraft.benchmarks.sweep import Display, fitted, say
 
-LONG = (
-    "error adni_image_text / inflate3d:slices=8:timm:vit_small_patch14_dinov2 / brain_adapter seed 12: it failed"
-)
+LONG = "error adni_image_text / inflate3d:slices=8:timm:vit_small_patch14_dinov2 / brain_adapter seed 12: it failed"
 
 
 @pytest.mark.parametrize("width", [30, 60, 80, 200])

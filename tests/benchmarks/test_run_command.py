@@ -80,7 +80,7 @@ def test_an_unreadable_checkpoint_is_named(refused, tmp_path):
 
 def test_a_checkpoint_that_does_not_exist_is_named(refused):
     said = refused("--adapters", "lora", "--encoders", "embedded:chest@/nowhere.safetensors")
-    assert "checkpoint /nowhere.safetensors does not exist" in said
+    assert "encoder embedded:chest: weights '/nowhere.safetensors' do not exist" in said
 
 
 def test_a_checksum_mismatch_is_named(refused, monkeypatch):
