@@ -20,6 +20,7 @@ from medgraft.benchmarks.cache import PreparedInputs, TowerInputs, hit_rate, pre
 from medgraft.benchmarks.cohorts import saw
 from medgraft.benchmarks.dense import DetectionObjective, SegmentationObjective
 from medgraft.benchmarks.intact import NotIntactError, Untouched, hidden_leaves, named, report_of
+from medgraft.benchmarks.intervals import few_subjects
 from medgraft.benchmarks.measure import forward_flops, peak_allocation, process_peak, samples_per_second
 from medgraft.benchmarks.metrics import Metric, Predictions, best_thresholds, evaluate
 from medgraft.benchmarks.objectives import make_objective
@@ -58,6 +59,7 @@ class Cell:
 
     def __init__(self, spec: CellSpec, root: Path) -> None:
         self.spec, self.root = spec, root
+        self.few: dict[str, int] = {}  # classes with few test subjects
         self.task = build_task(spec.task, spec.task_options)
         self._record = backends.Record()
 
@@ -209,7 +211,7 @@ class Cell:
         self.diagnostics = {
             name: told for name, adapter in self.grafted.named_adapters() if (told := report_of(name, adapter))
         }
-        self.thresholds = predictions.thresholds
+        self.thresholds, self.few = predictions.thresholds, few_subjects(predictions)
         optional = {"mask": predictions.mask, "thresholds": predictions.thresholds, "asked": predictions.asked}
         arrays = {"scores": predictions.scores, "targets": predictions.targets, "groups": groups}
         arrays |= {name: value for name, value in optional.items() if value is not None}
@@ -311,6 +313,7 @@ class Cell:
                 "variants": list(self.data.variants),
                 "questions": list(self.data.questions),
                 "answers": [list(classes) for classes in self.data.answers],
+                "few_subjects": self.few,
                 "thresholds": None if self.thresholds is None else self.thresholds.tolist(),
                 **self.data.provenance,
             }

@@ -214,7 +214,12 @@ def _hits(overlap: Array, least: float) -> int:
 
 
 def best_score_threshold(detections: Array, boxes: Array) -> float:
-    """Confidence threshold with the best mean challenge score on validation images, of nineteen."""
+    """Confidence threshold with the best mean challenge score on validation images, of nineteen; 0.5 without a box.
+
+    At a threshold at which no image counts, having neither box nor detection, the score is undefined.
+    """
+    if not (boxes[:, :, 2] >= 0).any():
+        return 0.5  # every score is 0 or undefined
     candidates = np.linspace(0.05, 0.95, 19)
     means = []
     for threshold in candidates:
@@ -240,8 +245,10 @@ def detection_points(p: Predictions) -> tuple[dict[str, float], dict[str, Weight
     score = {"rsna_score": float(statistic(np.ones((1, len(boxes))))[0])}
     evaluator = coco_matches(detections, boxes)
     if evaluator is None or not n_boxes.any():
-        value = 0.0 if n_boxes.any() else float("nan")
-        return dict.fromkeys(parts, value) | score, {"rsna_score": statistic}
+        # Nothing found of what is drawn is 0, in every resample that something is drawn in.
+        nothing = _weighted_mean(np.zeros(len(boxes)), n_boxes > 0)
+        weighted = dict.fromkeys(parts, nothing) | {"rsna_score": statistic}
+        return _points(dict.fromkeys(parts, nothing), len(boxes)) | score, weighted
     precision = evaluator.eval["precision"][:, :, 0, 0, -1].mean(axis=1)
     points = {name: float(precision[rows].mean()) for name, rows in which.items()} | score
     average = WeightedPrecision(evaluator, n_boxes)

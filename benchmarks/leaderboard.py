@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from medgraft.benchmarks.board_adapters import HEADS, adapter_rows, recipe, titl
 from medgraft.benchmarks.board_text import as_csv, without_paths
 from medgraft.benchmarks.data.tabular import baseline_lines
 from medgraft.benchmarks.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
+from medgraft.benchmarks.intervals import FEW, few_subjects, joined_interval, pooled_intervals
 from medgraft.benchmarks.kernel_results import OperationResult, section
-from medgraft.benchmarks.metrics import Predictions, interval, points, subject_bootstrap
+from medgraft.benchmarks.metrics import Metric, Predictions
 from medgraft.benchmarks.result_files import UnreadableError
 from medgraft.benchmarks.results import CellResult
 from medgraft.benchmarks.verification import Verified, stored_predictions, verified_results
@@ -40,12 +41,14 @@ class BoardRow:
         metrics: Name -> (mean over the seeds, lower and upper end of the 95% interval).
         note: What tells it from rows of the same encoder and adapter in its table.
         unverified: Seeds whose metrics could not be checked, for want of readable predictions beside them.
+        few: Classes with too few test subjects for their intervals to hold, and how many there are.
     """
 
     cells: list[CellResult]
     metrics: dict[str, tuple[float | None, float | None, float | None]]
     note: str = ""
     unverified: int = 0
+    few: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def section(self) -> tuple[bool, str, str, str]:
@@ -72,6 +75,11 @@ class BoardRow:
         return next((cell for cell in self.cells if cell.status == "success"), self.cells[0])
 
     @property
+    def warning(self) -> str:
+        """Which classes too few test subjects have, in words; empty for none."""
+        return f"few subjects: {', '.join(f'{name} {n}' for name, n in self.few.items())}" if self.few else ""
+
+    @property
     def status(self) -> str:
         """``success``, or how many seeds ended otherwise; and how many could not be checked."""
         bad = [cell.status for cell in self.cells if cell.status != "success"]
@@ -86,25 +94,11 @@ def _predictions(path: Path, cell: CellResult) -> Predictions | None:
         return None
 
 
-def pooled_intervals(each: Sequence[Predictions], names: Iterable[str]) -> dict[str, tuple[float | None, float | None]]:
-    """Intervals of the mean over seeds: every resample of the subjects is applied to all seeds alike.
-
-    Args:
-        each: Predictions of the seeds on one test split.
-        names: Metrics wanted.
-    """
-    weighted = [points(p)[1] for p in each]
-    wanted = [name for name in names if all(name in w for w in weighted)]
-    statistics_ = {name: (lambda w, name=name: np.mean([s[name](w) for s in weighted], axis=0)) for name in wanted}
-    distributions = subject_bootstrap(statistics_, each[0].groups)
-    return {name: interval(values)[:2] for name, values in distributions.items()}
-
-
 def make_row(found: Sequence[tuple[Path, CellResult]]) -> BoardRow:
     """Joins the seeds of a row.
 
-    With the predictions at hand the interval is that of the mean over seeds; without them (only the JSON files were
-    copied) it is the mean of the seeds' own ends, which is a little too wide.
+    With the predictions at hand the interval resamples subjects and seeds; without them (only the JSON files were
+    copied) the seeds' own intervals and their spread are added up, see :mod:`medgraft.benchmarks.intervals`.
     """
     found = sorted(found, key=lambda item: item[1].spec.seed)
     good = [(path, cell) for path, cell in found if cell.status == "success"]
@@ -118,9 +112,14 @@ def make_row(found: Sequence[tuple[Path, CellResult]]) -> BoardRow:
     pooled = pooled_intervals(predictions, names) if same else {}
     for name in names:
         values = [cell.metrics[name] for _, cell in good if name in cell.metrics]
-        low, high = pooled.get(name) or (_mean(v.ci_low for v in values), _mean(v.ci_high for v in values))
-        metrics[name] = (_mean(v.value for v in values), low, high)
-    return BoardRow([cell for _, cell in found], metrics)
+        metrics[name] = (_mean(v.value for v in values), *(pooled.get(name) or _joined(values)))
+    few = few_subjects(predictions[0]) if predictions else good[0][1].data.get("few_subjects", {}) if good else {}
+    return BoardRow([cell for _, cell in found], metrics, few=few)
+
+
+def _joined(values: Sequence[Metric]) -> tuple[float | None, float | None]:
+    known = [(v.value, v.ci_low, v.ci_high) for v in values if None not in (v.value, v.ci_low, v.ci_high)]
+    return joined_interval(*zip(*known, strict=True)) if known and len(known) == len(values) else (None, None)  # pyright: ignore
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -229,7 +228,7 @@ def cells_of_row(row: BoardRow) -> list[str]:
         "-" if peak is None else f"{peak / 2**20:.0f}",
         f"{spec.backend} {spec.precision}{'' if spec.device == 'cpu' else f' {spec.device}'}{_forms(row.first)}",
         str(len(row.cells)),
-        row.status,
+        f"{row.status}; {row.warning}" if row.warning else row.status,
     ]
 
 
@@ -292,7 +291,11 @@ def markdown(
         raise ConfigError(f"no result has the metric {unknown[0]!r}; they have {', '.join(sorted(known))}")
     lines = ["# Leaderboard", "", f"Made by {markdown_code(without_paths(command))}.", ""]
     lines += [
-        "F1 and AUC are means over seeds; brackets hold 95% intervals that resample subjects. `train/s` and `infer/s` "
+        "F1 and AUC are means over seeds; brackets hold 95% intervals that resample test subjects and, where a row has "
+        "several, seeds. They hold what other subjects of the same population and other seeds would change, and not "
+        f"another cohort, split or choice of options. With fewer than {FEW} test subjects of a class (*few subjects*, "
+        "with their number) they are too narrow: simulated coverage of 95% intervals falls to nine in ten and below. "
+        "`train/s` and `infer/s` "
         "are samples per second (training from the cached frozen prefix, inference from prepared inputs), `step MB` is "
         "the peak of allocated tensors in one training step. Rows of one task are ranked by its primary metric; rows "
         "whose intervals overlap widely are not shown to differ.",
@@ -406,6 +409,7 @@ def table(rows: Sequence[BoardRow]) -> pd.DataFrame:
             "device": cell.spec.device,
             "seeds": len(row.cells),
             "status": row.status,
+            "few_subjects": row.warning,
             "epochs": cell.spec.train.epochs,
             "recipe": recipe(cell),
             "limit": cell.spec.limit,

@@ -15,14 +15,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from medgraft.benchmarks import cohorts
 from medgraft.benchmarks.cell import Cell
-from medgraft.benchmarks.metrics import Predictions, interval, points, subject_bootstrap
+from medgraft.benchmarks.intervals import seed_interval
+from medgraft.benchmarks.metrics import Predictions, points, subject_bootstrap
 from medgraft.benchmarks.request import Sweep
 from medgraft.benchmarks.results import CellSpec
 from medgraft.benchmarks.tasks import task_class
@@ -133,22 +133,20 @@ def run_arm(spec: CellSpec, task: Task, data: TaskData, root: Path) -> Predictio
 
 
 def compare(arms: Mapping[str, Sequence[Predictions]], metric: str) -> dict[str, Interval]:
-    """Means over the seeds of both arms and their difference, with intervals from one set of resampled subjects.
+    """Means over the seeds of both arms and of their difference; intervals resample subjects and seeds, alike in both.
 
     Args:
         arms: ``subject`` and ``scan`` -> predictions per seed, all of the same test scans.
         metric: Name of a metric.
     """
     found = {arm: [points(p) for p in each] for arm, each in arms.items()}
-    values = {arm: float(np.mean([value[metric] for value, _ in each])) for arm, each in found.items()}
-    statistics: dict[str, Any] = {
-        arm: (lambda w, each=each: np.mean([weighted[metric](w) for _, weighted in each], axis=0))
-        for arm, each in found.items()
-    }
-    spread = subject_bootstrap(statistics, next(iter(arms.values()))[0].groups)
+    values = {arm: np.array([value[metric] for value, _ in each]) for arm, each in found.items()}
+    parts = {f"{arm} {s}": weighted[metric] for arm, each in found.items() for s, (_, weighted) in enumerate(each)}
+    drawn = subject_bootstrap(parts, next(iter(arms.values()))[0].groups)
+    spread = {arm: np.stack([drawn[f"{arm} {s}"] for s in range(len(each))]) for arm, each in found.items()}
     values["difference"] = values["scan"] - values["subject"]
     spread["difference"] = spread["scan"] - spread["subject"]
-    return {name: (value, *interval(spread[name])[:2]) for name, value in values.items()}
+    return {name: (float(each.mean()), *seed_interval(spread[name], each)) for name, each in values.items()}
 
 
 def longitudinal(sweep: Sweep, announce: Callable[[str], None], jobs: int) -> Sweep:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from medgraft.benchmarks.metrics import Predictions, WeightedStatistic, mean_defined, safe_auc, weighted_auc
+from medgraft.benchmarks.metrics import Predictions, WeightedStatistic, mean_defined, mean_of, safe_auc, weighted_auc
 from medgraft.errors import UnknownNameError
 
 Variant = Callable[[Predictions], tuple[float, WeightedStatistic | None]]
@@ -44,7 +44,7 @@ def auc_rescaled(p: Predictions) -> tuple[float, WeightedStatistic | None]:
         if not np.isnan(aucs[-1]):
             part = weighted_auc(scores[keep, k], actual[keep])
             parts.append(lambda weights, part=part, keep=keep: part(weights[:, keep]))
-    return mean_defined(aucs), (lambda weights: np.mean([part(weights) for part in parts], axis=0)) if parts else None
+    return mean_defined(aucs), mean_of(parts) if parts else None
 
 
 VARIANTS: dict[str, Variant] = {"auc_flattened": auc_flattened, "auc_rescaled": auc_rescaled}

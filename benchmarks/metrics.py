@@ -155,8 +155,20 @@ def weighted_f1(predicted: Array, actual: Array) -> WeightedStatistic:
     return statistic
 
 
-def _mean(parts: list[WeightedStatistic]) -> WeightedStatistic:
-    return lambda weights: np.mean([part(weights) for part in parts], axis=0)
+def mean_of(parts: Sequence[WeightedStatistic]) -> WeightedStatistic:
+    """Mean of statistics, in each resample over those that are defined there, as in the point value.
+
+    A resample in which a rare class has no sample counts with the others. Leaving it out would keep resamples in which
+    that class is well represented, and make the interval too narrow.
+    """
+
+    def statistic(weights: Array) -> Array:
+        values = np.stack([part(weights) for part in parts])
+        known = ~np.isnan(values)
+        total, count = np.where(known, values, 0.0).sum(axis=0), known.sum(axis=0)
+        return np.divide(total, count, out=np.full(len(weights), np.nan), where=count > 0)
+
+    return statistic
 
 
 def mean_defined(values: Sequence[float]) -> float:
@@ -236,7 +248,7 @@ def multiclass_points(p: Predictions) -> tuple[dict[str, float], dict[str, Weigh
     rates = precision_recall_fscore_support(p.targets, guess, labels=np.arange(K), zero_division=0)  # pyright: ignore
     precision, recall, f1, support = (np.asarray(rate) for rate in rates)
     present = np.flatnonzero(support)
-    recall, f1 = (np.where(support > 0, values, np.nan) for values in (recall, f1))
+    precision, recall, f1 = (np.where(support > 0, values, np.nan) for values in (precision, recall, f1))
     f1_parts = [weighted_f1(guessed[k], one_hot[k]) for k in range(K)]
     auc_parts = [weighted_auc(p.scores[:, k], one_hot[k]) for k in range(K)]
     aucs = [safe_auc(one_hot[k], p.scores[:, k]) for k in range(K)]
@@ -253,15 +265,15 @@ def multiclass_points(p: Predictions) -> tuple[dict[str, float], dict[str, Weigh
     recalls = [_recall(guessed[k], one_hot[k]) for k in range(K)]
     precisions = [_precision(guessed[k], one_hot[k]) for k in range(K)]
     weighted: dict[str, WeightedStatistic] = {
-        "f1_macro": _mean([f1_parts[k] for k in present]),
+        "f1_macro": mean_of([f1_parts[k] for k in present]),
         "f1_weighted": _support_weighted(f1_parts, one_hot),
-        "precision_macro": _mean([precisions[k] for k in present]),
+        "precision_macro": mean_of([precisions[k] for k in present]),
         "precision_weighted": _support_weighted(precisions, one_hot),
         "accuracy": lambda w: w @ correct / w.sum(axis=1),
-        "balanced_accuracy": _mean([recalls[k] for k in present]),
+        "balanced_accuracy": mean_of([recalls[k] for k in present]),
     }
     if defined := [auc_parts[k] for k in range(K) if not np.isnan(aucs[k])]:
-        weighted["auc_macro"] = _mean(defined)
+        weighted["auc_macro"] = mean_of(defined)
     for k, name in enumerate(map(slug, p.classes)):
         points |= {f"f1_{name}": float(f1[k]), f"auc_{name}": aucs[k]}
         points |= {f"precision_{name}": float(precision[k]), f"recall_{name}": float(recall[k])}
@@ -289,9 +301,9 @@ def multilabel_points(p: Predictions) -> tuple[dict[str, float], dict[str, Weigh
     }
     weighted: dict[str, WeightedStatistic] = {"f1_weighted": _support_weighted(stats_f1, (actual & mask).T)}
     if len(present):
-        weighted["f1_macro"] = _mean([stats_f1[k] for k in present])
+        weighted["f1_macro"] = mean_of([stats_f1[k] for k in present])
     if defined := [auc_parts[k] for k in range(K) if not np.isnan(aucs[k])]:
-        weighted["auc_macro"] = _mean(defined)
+        weighted["auc_macro"] = mean_of(defined)
     for k, name in enumerate(map(slug, p.classes)):
         points |= {f"f1_{name}": f1[k], f"auc_{name}": aucs[k]}
         weighted |= {f"f1_{name}": stats_f1[k], f"auc_{name}": auc_parts[k]}

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from medgraft.benchmarks.metrics import Array, Predictions, WeightedStatistic, mean_defined, multiclass_points, slug
+from medgraft.benchmarks.metrics import (
+    Array,
+    Predictions,
+    WeightedStatistic,
+    mean_defined,
+    mean_of,
+    multiclass_points,
+    slug,
+)
 
 BY_QUESTION = {
     "f1": "f1_macro",
@@ -39,7 +47,7 @@ def question_points(p: Predictions) -> tuple[dict[str, float], dict[str, Weighte
     for metric in AVERAGED:
         points[metric] = mean_defined([values.get(metric, float("nan")) for _, values, _ in found])
         if parts := [own[metric] for _, _, own in found if metric in own]:
-            weighted[metric] = lambda w, parts=parts: np.mean([part(w) for part in parts], axis=0)
+            weighted[metric] = mean_of(parts)
     for name, values, own in found:
         for prefix, metric in BY_QUESTION.items():
             points[f"{prefix}_{name}"] = values.get(metric, float("nan"))

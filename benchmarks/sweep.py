@@ -192,6 +192,8 @@ def show_board(found: Sequence[BoardRow], console: Console | None = None) -> Non
             texts[primary] = brief(row.metrics.get(primary))
             table.add_row(*(Text(one_line(texts[name])) for name in names))
         console.print(table)
+        for warning in dict.fromkeys(row.warning for row in members if row.warning):
+            say(console, f"{warning} in the test split; the intervals of this table are too narrow")
         _show_diagnostics(members, console)
         console.print()
 

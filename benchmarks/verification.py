@@ -64,6 +64,7 @@ class DataFacts(_Facts):
     table_baselines: dict[str, dict[str, list[str] | tuple[float | None, float | None, float | None]]] = {}
     reader: _Reader | None = None
     left_out: dict[str, int] = {}
+    few_subjects: dict[str, int] = {}
     unreadable_reasons: dict[str, int] = {}
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medgraft.benchmarks.answered import AnsweredObjective
+from medgraft.benchmarks.logistic import mean_loss
 from medgraft.benchmarks.metrics import Predictions, evaluate, multiclass_points
 from medgraft.benchmarks.objectives import Batch, make_objective
 from medgraft.benchmarks.question_metrics import question_points
@@ -136,3 +137,17 @@ def test_metrics_come_with_intervals_and_an_unasked_question_is_undefined():
     assert all(found[name].ci_low is not None for name in ("f1_macro", "f1_dx", "f1_sex", "accuracy_sex", "auc_dx"))
     alone = evaluate(predictions(40, 1, np.zeros(40, int)), resamples=20)
     assert alone["f1_sex"].value is None and alone["f1_macro"].value == alone["f1_dx"].value
+
+
+def test_the_regressions_of_a_head_are_one_softmax_per_question_on_its_own_samples():
+    found = data([0, 1, 0, 1, 0, 1], [2, 3, 0, 4, 1, 3])
+    objective, grafted, outputs = objective_on(found)
+    index = np.array([3, 0, 1])
+    rows = {"image": outputs["image"].replace(pooled=outputs["image"].pooled[index])}
+    problems = objective.problems(found, index)
+    assert [problem.outputs for problem in problems] == [(0, 1, 2), (3, 4)]
+    assert [problem.rows.tolist() for problem in problems] == [[False, True, False], [True, False, True]]
+    batch = Batch(torch.from_numpy(found.targets[index]), index=index)
+    logits = objective.logits(grafted, rows).detach().double().numpy()
+    loss = objective.loss(grafted, rows, batch).item()
+    assert mean_loss(problems, logits) == pytest.approx(loss, rel=1e-5)

@@ -12,6 +12,7 @@ from medgraft.benchmarks.dense import WHOLE, into_window, spread, window
 from medgraft.benchmarks.dense_metrics import (
     ALL_IOUS,
     WeightedPrecision,
+    best_score_threshold,
     coco_matches,
     detection_points,
     dice_of,
@@ -83,6 +84,17 @@ def test_no_detection_is_zero_and_no_box_undefined():
     box = [[[0.1, 0.1, 0.4, 0.5]]]
     assert detection_points(predictions([[NONE5]], box))[0]["map"] == 0
     assert np.isnan(detection_points(predictions([[[0.1, 0.1, 0.4, 0.5, 0.9]]], [[NONE4]]))[0]["map"])
+
+
+def test_nothing_found_of_what_is_drawn_is_zero_with_an_interval():
+    boxes = [[[0.1, 0.1, 0.4, 0.5]]] * 2 + [[NONE4]] * 2
+    found = evaluate(predictions([[NONE5]] * 4, boxes), resamples=100)["map"]
+    assert (found.value, found.ci_low, found.ci_high) == (0, 0, 0) and found.undefined_share > 0
+
+
+def test_a_validation_split_without_boxes_chooses_no_threshold():
+    detections = np.array([[[0.1, 0.1, 0.4, 0.5, 0.9]]])
+    assert best_score_threshold(detections, np.array([[NONE4]])) == 0.5
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -130,12 +130,15 @@ def test_the_interval_of_a_row_pools_the_seeds_over_one_set_of_resamples(tmp_pat
     assert high - low < 0.9 * single
 
 
-def test_without_predictions_the_interval_is_the_mean_of_the_seeds_own(tmp_path):
-    ends = [store(tmp_path, seed).metrics["f1_macro"].ci_low or 0 for seed in range(3)]
+def test_without_predictions_the_seeds_own_intervals_and_their_spread_are_added_up(tmp_path):
+    found = [store(tmp_path, seed).metrics["f1_macro"] for seed in range(3)]
+    values = [each.value or 0 for each in found]
+    below = np.mean(values) - np.mean([each.ci_low or 0 for each in found])
+    seeds = 4.302653 * np.std(values, ddof=1) / np.sqrt(3)  # Student's quantile of two degrees of freedom
     for path in tmp_path.rglob("*.npz"):
         path.unlink()
     (row,) = board_rows([tmp_path])
-    assert row.metrics["f1_macro"][1] == pytest.approx(np.mean(ends))
+    assert row.metrics["f1_macro"][1] == pytest.approx(np.mean(values) - np.hypot(below, seeds))
 
 
 def test_seeds_with_other_test_samples_are_not_resampled_together(tmp_path):

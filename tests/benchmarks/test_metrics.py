@@ -184,6 +184,35 @@ def test_a_class_that_is_absent_from_the_test_set_is_none_and_left_out_of_the_me
     assert found["f1_macro"].ci_low is not None
 
 
+@pytest.mark.parametrize("metric", ["precision", "recall", "f1", "auc"])
+def test_no_metric_of_a_class_without_a_test_sample_is_zero(metric):
+    p = multiclass(0, classes=4)
+    absent = Predictions(p.scores, np.where(p.targets == 3, 0, p.targets), p.groups, p.classes)
+    assert (absent.scores.argmax(axis=1) == 3).any()  # it is predicted, so its precision might be taken for 0
+    found = evaluate(absent, resamples=100)
+    assert found[f"{metric}_d"].value is None and found[f"{metric}_d"].ci_low is None
+    values, weighted = multiclass_points(absent)
+    assert np.isnan(weighted[f"{metric}_d"](np.ones((2, 60)))).all()
+    whole = {"precision": "precision_macro", "recall": "balanced_accuracy", "f1": "f1_macro", "auc": "auc_macro"}
+    assert values[whole[metric]] == pytest.approx(np.mean([values[f"{metric}_{name}"] for name in "abc"]))
+
+
+def test_a_class_that_is_there_and_never_predicted_has_precision_zero():
+    p = Predictions(np.eye(3)[[0, 0, 0, 1]], np.array([0, 0, 2, 1]), np.arange(4), tuple("abc"))
+    assert multiclass_points(p)[0]["precision_c"] == 0.0  # as scikit-learn counts it, so that no class is dropped
+
+
+@pytest.mark.parametrize("metric", ["f1_macro", "precision_macro", "balanced_accuracy", "auc_macro"])
+def test_a_resample_without_a_class_is_the_mean_over_the_others(metric):
+    p = multiclass(1)
+    weights = np.where(p.targets == 2, 0.0, 1.0)[None]
+    part = {"f1_macro": "f1", "precision_macro": "precision", "balanced_accuracy": "recall", "auc_macro": "auc"}[metric]
+    _, weighted = multiclass_points(p)
+    expected = np.mean([weighted[f"{part}_{name}"](weights)[0] for name in "ab"])
+    assert weighted[metric](weights)[0] == pytest.approx(expected)
+    assert evaluate(p, resamples=200)[metric].undefined_share == 0
+
+
 def test_all_labels_undefined_gives_none_without_an_interval():
     p = multilabel(6)
     p.targets[:] = 0
