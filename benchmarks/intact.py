@@ -7,6 +7,7 @@ and a write through ``.data`` does not raise them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -40,7 +41,7 @@ class NotIntactError(MedgraftError):
 
 
 def checksum(tensor: Tensor) -> tuple[Any, ...]:
-    """A checksum of a tensor's bytes that tells any two apart that differ in one word, at four gigabytes a second.
+    """A checksum of a tensor's bytes that tells any two apart that differ in one word, at three gigabytes a second.
 
     Each block of 64-bit words is multiplied with odd random numbers and summed, modulo 2^64 (multilinear hashing,
     Carter and Wegman, JCSS 1979); a multiplication with an odd number is invertible, so no single change is lost.
@@ -52,11 +53,13 @@ def checksum(tensor: Tensor) -> tuple[Any, ...]:
     end = raw.numel() // 8 * 8
     words = (raw[:end] if raw.data_ptr() % 8 == 0 else raw[:end].clone()).view(torch.int64)
     factors = _factors(raw.device)
-    sums = [(part * factors[: len(part)]).sum() for part in words.split(WORDS)]
+    products = torch.empty_like(factors)  # written over and over: a new block each time costs more than the sums
+    sums = [torch.mul(part, factors[: len(part)], out=products[: len(part)]).sum() for part in words.split(WORDS)]
     whole = torch.stack(sums).cpu().numpy().tobytes() if sums else b""
     return tuple(tensor.shape), str(tensor.dtype), hashlib.sha256(whole + bytes(raw[end:].tolist())).digest()
 
 
+@functools.cache
 def _factors(device: torch.device) -> Tensor:
     odd = np.random.default_rng(20).integers(-(2**62), 2**62, WORDS) | 1
     return torch.from_numpy(odd).to(device)
