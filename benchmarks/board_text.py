@@ -1,4 +1,4 @@
-"""What a board's files may hold: no formula in a spreadsheet, no path of the machine in its command."""
+"""Numbers as a board shows them, and what its files may hold: no formula for a spreadsheet, no path of the machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,29 @@ import shlex
 import pandas as pd
 
 from medgraft.plain_text import spreadsheet_text
+
+
+def with_interval(metric: tuple[float | None, float | None, float | None] | None) -> str:
+    """``value [low, high]``."""
+    if metric is None or metric[0] is None:
+        return "-"
+    value, low, high = metric
+    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def count(value: float | None) -> str:
+    """Large counts in thousands and millions.
+
+    Example:
+        >>> count(969217), count(512), count(None)
+        ('969.2k', '512', '-')
+    """
+    if value is None:
+        return "-"
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.1f}{unit}"
+    return f"{value:g}"
 
 
 def as_csv(frame: pd.DataFrame) -> str:

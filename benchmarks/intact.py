@@ -132,7 +132,7 @@ def named(names: Iterable[str]) -> str:
 
     Example:
         >>> named(["a", "", "c", "d", "e", "f"])
-        "a, the encoder itself, c, d and 2 more"
+        'a, the encoder itself, c, d and 2 more'
     """
     every = [name or "the encoder itself" for name in names]
     more = len(every) - SHOWN

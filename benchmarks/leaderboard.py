@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from medgraft.benchmarks.board_adapters import HEADS, adapter_rows, recipe, title, without_dashes
-from medgraft.benchmarks.board_text import as_csv, without_paths
+from medgraft.benchmarks.board_text import as_csv, count, with_interval, without_paths
 from medgraft.benchmarks.data.tabular import baseline_lines
 from medgraft.benchmarks.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
 from medgraft.benchmarks.intervals import FEW, few_subjects, joined_interval, pooled_intervals
@@ -165,34 +165,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
     for name, value in values.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": str(value)[:24]}
     return flat
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A metric for people; a dash where it is undefined."""
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def with_interval(metric: tuple[float | None, float | None, float | None] | None) -> str:
-    """``value [low, high]``."""
-    if metric is None or metric[0] is None:
-        return "-"
-    value, low, high = metric
-    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def count(value: float | None) -> str:
-    """Large counts in thousands and millions.
-
-    Example:
-        >>> count(969217), count(512), count(None)
-        ('969.2k', '512', '-')
-    """
-    if value is None:
-        return "-"
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= limit:
-            return f"{value / limit:.1f}{unit}"
-    return f"{value:g}"
 
 
 def _median(row: BoardRow, name: str) -> float | None:

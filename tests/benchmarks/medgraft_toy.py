@@ -234,7 +234,7 @@ class ToyTrouble(Adapter):
         self.outside[0].get_buffer("scale").mul_(2)
 
     def _awake(self) -> None:
-        self.outside[0].mix.training = True
+        self.outside[0].get_submodule("mix").training = True
 
     def _swap(self) -> None:
         self.outside[0].mix = nn.Linear(8, 8)
