@@ -102,7 +102,7 @@ class ClipAdapter(Adapter):
 
 def _mixing(tower: Encoder, bottleneck: EmbeddingBottleneck, ratio: float) -> Callable[[Features], Features]:
     def mix(features: Features) -> Features:
-        f = shared_embedding(tower, features)
+        f = shared_embedding(tower, features).to(bottleneck.down.weight.dtype)
         with torch.autocast(f.device.type, enabled=False):
             mixed = ratio * bottleneck(f) + (1 - ratio) * f
         return features.replace(pooled=mixed, embedding=F.normalize(mixed, dim=-1))

@@ -366,5 +366,5 @@ class GatedXattn(Adapter):
             tokens = torch.where(features.mask[..., None], tokens, plain[:, :-1])
         embedding = features.embedding
         if embedding is None and shared is not None:
-            embedding = F.normalize(shared.project(features.pooled), dim=-1)
+            embedding = F.normalize(shared.project(features.pooled.to(shared.dtype)), dim=-1)
         return features.replace(tokens=tokens, pooled=pooled, embedding=embedding)

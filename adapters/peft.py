@@ -7,7 +7,7 @@ attachment keeps the originals and puts them back.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +18,7 @@ from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.adapters.placement import check_rank
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError, UnknownNameError
+from medgraft.hooks import HALVES
 from medgraft.options import Option
 from medgraft.sites import Site, match_sites
 
@@ -67,6 +68,7 @@ class PeftAdapter(Adapter):
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         self.method = self.config.method.lower()
+        self._fixed: list[tuple[nn.Module, str, str]] = []
         self.identity_at_init = self.method not in NOT_IDENTITY
         self.misfit = UNFIT.get(self.method, "")
         if not self.misfit and "target_modules" not in {field.name for field in dataclasses.fields(self._kind())}:
@@ -152,7 +154,25 @@ class PeftAdapter(Adapter):
         # The encoder was frozen before, so what takes gradients now is what peft means to train.
         own = {name: p for name, p in tuner.named_parameters() if p.requires_grad and id(p) not in before.known}
         self.trained = nn.ParameterDict({n.removeprefix("model.").replace(".", "/"): p for n, p in own.items()})
+        self._fixed = before.new_fixed(tuner, {id(p) for p in own.values()})
+        self._cast_fixed(lambda x: x.float() if x.dtype in HALVES else x)
         return attachment
+
+    def hung_tensors(self) -> list[Tensor]:
+        """Projections that some methods draw once and never train."""
+        return [getattr(module, places)[name] for module, places, name in self._fixed]
+
+    def _cast_fixed(self, fn: Callable[[Tensor], Tensor]) -> None:
+        for module, places, name in self._fixed:
+            known = getattr(module, places)
+            if places == "_buffers":
+                known[name] = fn(known[name])
+            else:
+                known[name].data = fn(known[name].data)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PeftAdapter:
+        self._cast_fixed(fn)
+        return super()._apply(fn, recurse)
 
     def train(self, mode: bool = True) -> PeftAdapter:
         """Also switches the dropout inside peft's layers, which lie in the frozen encoder."""
@@ -185,13 +205,24 @@ class _Snapshot:
         self.modules = dict(encoder.named_modules())
         self.tree = _Tree(encoder)
         self.attributes = set(encoder.__dict__)
-        self.known = {id(parameter) for parameter in encoder.parameters()}
+        self.known = {id(tensor) for tensor in (*encoder.parameters(), *encoder.buffers())}
         self.weights = [
             (parameter, parameter.detach().clone())
             for path in paths
             for parameter in encoder.get_submodule(path).parameters()
         ]
         self.frozen = [parameter for parameter in encoder.parameters() if not parameter.requires_grad]
+
+    def new_fixed(self, tuner: nn.Module, trained: set[int]) -> list[tuple[nn.Module, str, str]]:
+        """Where the floating-point tensors hang that peft added and does not train: module, kind of place, name."""
+        found = {}
+        for module in tuner.modules():
+            for places in ("_parameters", "_buffers"):
+                for name, tensor in getattr(module, places).items():
+                    known = id(tensor) in self.known or id(tensor) in trained
+                    if tensor is not None and tensor.is_floating_point() and not known:
+                        found[id(module), name] = (module, places, name)
+        return list(found.values())
 
     def broken_promise(self) -> str:
         """What was changed besides the modules that were named, in words; empty if nothing was."""

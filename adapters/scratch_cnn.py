@@ -20,6 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.convolution import average_pool_3d
 from medgraft.encoder import Encoder
 from medgraft.features import Features
 from medgraft.sites import Site
@@ -51,6 +52,14 @@ class ResidualStage(nn.Module):
         return F.relu(x + self.norm3(self.conv2(F.relu(self.norm2(self.conv1(x))))))
 
 
+class AveragePool3d(nn.AvgPool3d):
+    """The mean over windows, also in half precision on a CPU."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[B, C, *size] -> [B, C, *size / kernel_size]``."""
+        return average_pool_3d(input, self.kernel_size)
+
+
 class SmallCnn(nn.Module):
     """Averages 2 x 2 (x 2) values, then a stem that quarters the size and two residual stages.
 
@@ -62,7 +71,7 @@ class SmallCnn(nn.Module):
 
     def __init__(self, rank: int, channels: int, width: int) -> None:
         super().__init__()
-        flat, solid = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d), (nn.Conv3d, nn.MaxPool3d, nn.AvgPool3d)
+        flat, solid = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d), (nn.Conv3d, nn.MaxPool3d, AveragePool3d)
         conv, pool, average = flat if rank == 2 else solid
         self.stem = nn.Sequential(
             average(2),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.adapters.placement import towers_with_features, trained_dtype
 from medgraft.adapters.real_slices import by_depth
+from medgraft.convolution import average_pool_3d
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError
 from medgraft.features import Condenser, Features
@@ -44,7 +45,7 @@ def pool_grid(tokens: Tensor, grid: Sequence[int], size: int = 2) -> tuple[Tenso
     if not 1 <= len(grid) <= 3 or math.prod(grid) != tokens.shape[1]:
         raise ConfigError(f"{tokens.shape[1]} tokens do not fill a grid {tuple(grid)} of one to three axes")
     maps = tokens.transpose(1, 2).unflatten(2, tuple(grid))
-    average = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(grid) - 1]
+    average = (F.avg_pool1d, F.avg_pool2d, average_pool_3d)[len(grid) - 1]
     maps = average(maps, tuple(min(size, length) for length in grid))  # pyright: ignore[reportArgumentType]
     return maps.flatten(2).transpose(1, 2), tuple(maps.shape[2:])
 

@@ -278,6 +278,7 @@ class Cell:
         towers = self.towers()
         return Efficiency(
             trainable=self.grafted.trainable_count(),
+            trainable_dtype=self.grafted.trainable_dtypes(),
             encoder_parameters=sum(
                 p.numel()
                 for name, tower in self.encoder.towers().items()

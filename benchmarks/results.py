@@ -154,6 +154,7 @@ class Efficiency(_Model):
 
     Attributes:
         trainable: Trainable parameters by part.
+        trainable_dtype: Types that they are trained in, by part; float32 unless the encoder is wider.
         encoder_parameters: Frozen parameters of the towers that ran.
         forward_flops: Floating-point operations of one sample's forward pass (matrix products and convolutions).
         train_samples_per_s: Training throughput, data loading excluded, with the cached prefix that training used.
@@ -165,6 +166,7 @@ class Efficiency(_Model):
     """
 
     trainable: dict[str, int]
+    trainable_dtype: dict[str, str] = {}
     encoder_parameters: int
     forward_flops: float | None = None
     train_samples_per_s: float | None = None

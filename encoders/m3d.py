@@ -24,6 +24,7 @@ from torch import Tensor
 
 from medgraft.attention import AttentionLayout
 from medgraft.checkpoint import load_strict, read_weights
+from medgraft.convolution import average_pool_3d
 from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.encoders.hub import demand
 from medgraft.encoders.loading import StagedEncoder, file_in, finish, hub_file, options_of, origin, seeded
@@ -175,7 +176,7 @@ class M3DEncoder(StagedEncoder):
         tokens = self.model.norm(x)
         if self.has_cls:
             return Features(tokens, tokens[:, 0], 1, self.model.grid)
-        maps = F.avg_pool3d(tokens[:, 1:].transpose(1, 2).unflatten(2, self.model.grid), 2)
+        maps = average_pool_3d(tokens[:, 1:].transpose(1, 2).unflatten(2, self.model.grid), 2)
         tokens = maps.flatten(2).transpose(1, 2)
         return Features(tokens, tokens.mean(dim=1), 0, tuple(maps.shape[2:]))
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medgraft.convolution import average_pool_3d
 from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.encoders.embedded import BRAIN_SIZE, CHEST_SIZE, prepare_radiograph, prepare_volume
 from medgraft.errors import ConfigError, UnknownNameError
@@ -45,7 +46,7 @@ class Pixels(Encoder):
         if start != 0 or tuple(x.shape[1:]) != (1, *self.spec.input_size):
             wanted = ", ".join(str(n) for n in ("B", 1, *self.spec.input_size))
             raise ConfigError(f"encoder {self.spec.name} takes [{wanted}] at stage 0, got {list(x.shape)} at {start}")
-        values = (F.avg_pool2d if x.ndim == 4 else F.avg_pool3d)(x, POOL).flatten(1)
+        values = (F.avg_pool2d if x.ndim == 4 else average_pool_3d)(x, POOL).flatten(1)
         return Features(values[:, :, None], values, 0, self.grid)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError
 from medgraft.features import Condenser, Features
 from medgraft.hooks import (
+    HALVES,
     AddToOutput,
     AskScores,
     Callback,
@@ -50,6 +51,7 @@ __all__ = [
     "Support",
     "add_rows",
     "all_or_nothing",
+    "train_in_float32",
 ]
 
 
@@ -278,13 +280,21 @@ def all_or_nothing() -> Iterator[None]:
         _made.reset(token)
 
 
+def train_in_float32(parameters: Iterable[nn.Parameter]) -> None:
+    """Widens what is trained in half precision, where most steps at a usual learning rate round to none."""
+    for parameter in parameters:
+        if parameter.requires_grad and parameter.dtype in HALVES:
+            parameter.data = parameter.data.float()
+
+
 class Adapter(nn.Module):
     """Base class of adapter plugins.
 
     A plugin declares a nested ``Config`` (pydantic, ``extra="forbid"``), says in :meth:`supports` what it fits, and
     in :meth:`attach` builds its parameters as its own submodules and connects them to the encoder through an
     :class:`Attachment`. It never stores the encoder or its weights among its own parameters, so ``state_dict()`` is
-    the whole and only content of its checkpoint.
+    the whole and only content of its checkpoint. What it trains is float32, also on an encoder in half precision, and a
+    module that it makes later takes its mode.
 
     Attributes:
         api_version: Version of this contract that the plugin was written for. A subclass that leaves it alone
@@ -329,6 +339,13 @@ class Adapter(nn.Module):
             variant: Which member of the family, ``vera`` of ``peft:vera``; ``None`` where none was named.
         """
         return ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Parameter):
+            train_in_float32([value])
+        super().__setattr__(name, value)
+        if isinstance(value, nn.Module) and value.training != self.training:
+            value.train(self.training)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: portable(value) for name, value in self.__dict__.items()}
@@ -428,6 +445,13 @@ class Adapter(nn.Module):
     def report(self) -> dict[str, Any]:
         """Diagnostics, as JSON, of the samples that ran in evaluation mode since :meth:`reset_report`."""
         return {}
+
+    def hung_tensors(self) -> Sequence[Tensor]:
+        """Tensors of its own that hang among the encoder's modules, besides its parameters; none for most.
+
+        They keep their type where the encoder alone is moved to another.
+        """
+        return ()
 
     def learning_rate_scale(self, parameter: str) -> float:
         """Factor on the learning rate of one of the adapter's parameters, by its name in ``state_dict()``."""

@@ -12,7 +12,7 @@ import logging
 import os
 import pickle
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,7 +146,36 @@ def load_strict(module: nn.Module, state: dict[str, Tensor], where: str) -> None
     ]
     if problems:
         raise CheckpointError(f"{where} does not fit: {'; '.join(problems)}")
+    refuse_not_finite(state, {name for name, _ in module.named_buffers()}, where)
     module.load_state_dict(state)
+
+
+def refuse_not_finite(state: Mapping[str, Tensor], buffers: Collection[str], where: str) -> None:
+    """Refuses weights that make every output NaN, as a training that diverged or a damaged file leaves them.
+
+    Args:
+        state: Name -> tensor.
+        buffers: Names that may hold infinities, as masks do.
+        where: The checkpoint, for the error.
+
+    Raises:
+        CheckpointError: With the name of each such tensor, and how many of its numbers are not finite.
+    """
+    found = []
+    for name, tensor in state.items():
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            continue
+        nan = int(tensor.isnan().sum())
+        infinite = 0 if name in buffers else int(tensor.isinf().sum())
+        kinds = [f"{count:,} {kind}" for count, kind in ((nan, "NaN"), (infinite, "infinite")) if count]
+        if kinds:
+            found.append(f"{name} ({' and '.join(kinds)} of {tensor.numel():,} numbers)")
+    if found:
+        more = f" and {len(found) - 6} more" if len(found) > 6 else ""
+        raise CheckpointError(
+            f"{where} holds numbers that are not finite: {', '.join(found[:6])}{more}; its training diverged or the "
+            "file is damaged; take an earlier checkpoint"
+        )
 
 
 def _trained_state(grafted: Grafted) -> dict[str, Tensor]:
@@ -164,6 +193,7 @@ def save(grafted: Grafted, folder: Path) -> Path:
     """
     import medgraft
     from medgraft.card import write_card
+    from medgraft.registry import RANDOM_SEED
 
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
@@ -174,6 +204,7 @@ def save(grafted: Grafted, folder: Path) -> Path:
             "medgraft_version": medgraft.__version__,
             "base_encoder": grafted.encoder.spec.model_dump(mode="json"),
             "base_digest": grafted.base_digest,
+            "base_seed": RANDOM_SEED if grafted.encoder.spec.weights == "random" else None,
             "adapters": {name: _description(adapter) for name, adapter in grafted.adapters.items()},
             "active": list(grafted.active),
             "head": type(grafted.head).__name__ if grafted.head is not None else None,
@@ -261,7 +292,7 @@ def load_graft(folder: str | Path, encoder: Encoder | str | None = None, head: n
     folder = Path(folder)
     config = read_config(folder)
     if encoder is None or isinstance(encoder, str):
-        encoder = build_encoder(encoder or config["base_encoder"]["name"])
+        encoder = build_encoder(encoder or _base_name(folder, config))
     adapters = {}
     for name, stored in config["adapters"].items():
         if stored["plugin"] is None:
@@ -273,6 +304,39 @@ def load_graft(folder: str | Path, encoder: Encoder | str | None = None, head: n
     grafted = Grafted(encoder, adapters, head)
     load(grafted, folder)
     return grafted.eval()
+
+
+def _base_name(folder: Path, config: dict[str, Any]) -> str:
+    """Name that builds the encoder which a folder's adapters were trained on.
+
+    Raises:
+        CheckpointError: Its random weights came of another seed than this version draws them from.
+    """
+    from medgraft.registry import RANDOM_SEED
+
+    base = config["base_encoder"]
+    if base.get("weights") != "random":
+        return base["name"]
+    if (seed := config.get("base_seed")) not in (None, RANDOM_SEED):
+        raise CheckpointError(
+            f"{folder} was trained on random weights of {base['name']} from seed {seed}, and this medgraft draws them "
+            f"from seed {RANDOM_SEED}; pass the encoder itself"
+        )
+    return base["name"] if "@" in base["name"] else f"{base['name']}@random"
+
+
+def _other_weights(folder: Path, grafted: Grafted, config: dict[str, Any]) -> str:
+    """Why an encoder is not the one that a folder's adapters were trained on."""
+    base, own = config["base_encoder"], grafted.encoder.spec
+    text = f"{folder} was trained on encoder {base['name']!r} with weights {config['base_digest'][:24]}; this encoder, "
+    text += f"{own.name!r}, has {grafted.base_digest[:24]}"
+    if base.get("weights") == own.weights == "random" and base["name"] == own.name:
+        text += (
+            f". Random weights from seed {config.get('base_seed')} are those of @random only without options of one's "
+            "own, without changes afterwards, and with the same version of the library that draws them; build the "
+            "encoder as it was then and pass it"
+        )
+    return text
 
 
 def load(grafted: Grafted, folder: Path) -> None:
@@ -289,10 +353,7 @@ def load(grafted: Grafted, folder: Path) -> None:
             config["base_encoder"]["name"],
         )
     elif grafted.base_digest != config["base_digest"]:
-        raise CheckpointError(
-            f"{folder} was trained on encoder {config['base_encoder']['name']!r} with weights "
-            f"{config['base_digest'][:24]}; this encoder, {grafted.encoder.spec.name!r}, has {grafted.base_digest[:24]}"
-        )
+        raise CheckpointError(_other_weights(folder, grafted, config))
     names, stored = list(grafted.adapters), config["adapters"]
     if sorted(names) != sorted(stored):
         raise CheckpointError(f"{folder} holds adapters {', '.join(stored)}; this graft has {', '.join(names)}")
@@ -315,3 +376,4 @@ def load(grafted: Grafted, folder: Path) -> None:
         holder["head"] = grafted.head
     load_strict(holder, state, str(folder))
     grafted.activate(*config["active"])
+    grafted.train(grafted.training)  # what an adapter made for the file's tensors too

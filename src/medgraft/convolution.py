@@ -1,4 +1,4 @@
-"""3D convolutions that must not run in bf16 on a CPU."""
+"""3D operations that must not, or cannot, run in bf16 on a CPU."""
 
 from __future__ import annotations
 
@@ -27,6 +27,24 @@ def exact_conv3d(*args: Any, **kwargs: Any) -> Tensor:
             with torch.autocast("cpu", enabled=False):
                 return torch.conv3d(*map(widened, args), **{key: widened(value) for key, value in kwargs.items()})
     return torch.conv3d(*args, **kwargs)
+
+
+def average_pool_3d(x: Tensor, size: int | tuple[int, ...]) -> Tensor:
+    """``F.avg_pool3d``, which a CPU has in no half precision: there the mean is taken in fp32.
+
+    Args:
+        x: ``[B, C, D, H, W]``.
+        size: Of the window and of its step.
+
+    Example:
+        >>> average_pool_3d(torch.ones(1, 2, 4, 4, 4, dtype=torch.bfloat16), 2).dtype
+        torch.bfloat16
+    """
+    pool: Any = torch.nn.functional.avg_pool3d
+    narrow = x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16)
+    if not narrow or torch.is_autocast_enabled("cpu"):
+        return pool(x, size)
+    return pool(x.float(), size).to(x.dtype)
 
 
 def widened(value: Any) -> Any:

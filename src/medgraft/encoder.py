@@ -270,8 +270,8 @@ class Encoder(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Encoder:
         """Moves or casts the encoder; parameters of adapters that hang among its modules keep their own type."""
-        trained = {id(p) for p in self._adapters_parameters()}
-        trained |= {id(p.grad) for p in self._adapters_parameters() if p.grad is not None}
+        trained = {id(p) for p in self._adapters_tensors()}
+        trained |= {id(p.grad) for p in self._adapters_tensors() if p.grad is not None}
 
         def applied(tensor: Tensor) -> Tensor:
             made = fn(tensor)
@@ -279,9 +279,9 @@ class Encoder(nn.Module):
 
         return super()._apply(applied if trained else fn, recurse)
 
-    def _adapters_parameters(self) -> list[nn.Parameter]:
+    def _adapters_tensors(self) -> list[Tensor]:
         adapters = [attachment.adapter for attachment in self.carried() if attachment.adapter is not None]
-        return [parameter for adapter in adapters for parameter in adapter.parameters()]
+        return [tensor for adapter in adapters for tensor in (*adapter.parameters(), *adapter.hung_tensors())]
 
     @property
     def device(self) -> torch.device:
@@ -299,7 +299,7 @@ class Encoder(nn.Module):
         What adapters train stays as it is.
         """
         kept = {id(p) for module in self.modules() if is_norm(module) for p in module.parameters()}
-        kept |= {id(p) for p in self._adapters_parameters()}
+        kept |= {id(p) for p in self._adapters_tensors()}
         for parameter in self.parameters():
             if parameter.is_floating_point() and id(parameter) not in kept:
                 parameter.data = parameter.data.to(torch.bfloat16)

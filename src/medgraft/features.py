@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 
 
@@ -48,6 +50,48 @@ class Features:
         """The same with every tensor on a device."""
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return self.replace(**moved)
+
+
+TENSORS = ("tokens", "pooled", "cls_scores", "cls_probs", "mask", "embedding")
+
+
+def _flat(features: Features) -> tuple[list[Tensor], tuple[Any, ...]]:
+    """Tensors, and what else makes features of them again: their names, the prefix, the grid and the condenser."""
+    names = tuple(name for name in TENSORS if getattr(features, name) is not None)
+    parts = [getattr(features, name) for name in names]
+    return parts, (names, features.n_prefix, tuple(features.grid), features.condensed)
+
+
+def _flat_with_keys(features: Features) -> tuple[list[tuple[Any, Tensor]], tuple[Any, ...]]:
+    parts, rest = _flat(features)
+    return [(pytree.GetAttrKey(name), part) for name, part in zip(rest[0], parts, strict=True)], rest
+
+
+def _from_flat(parts: Iterable[Any], rest: tuple[Any, ...]) -> Features:
+    names, n_prefix, grid, condensed = rest
+    return Features(**dict(zip(names, parts, strict=True)), n_prefix=n_prefix, grid=tuple(grid), condensed=condensed)
+
+
+def _to_json(rest: tuple[Any, ...]) -> Any:
+    names, n_prefix, grid, condensed = rest
+    return [list(names), int(n_prefix), [int(length) for length in grid], condensed]
+
+
+def _from_json(stored: Any) -> tuple[Any, ...]:
+    names, n_prefix, grid, condensed = stored
+    return tuple(names), n_prefix, tuple(grid), condensed
+
+
+# So that torch.export, torch.func and whatever else maps over tensors of nested results look into features.
+pytree.register_pytree_node(
+    Features,
+    _flat,
+    _from_flat,
+    serialized_type_name="medgraft.Features",
+    to_dumpable_context=_to_json,
+    from_dumpable_context=_from_json,
+    flatten_with_keys_fn=_flat_with_keys,
+)
 
 
 @dataclass(frozen=True)

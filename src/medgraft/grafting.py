@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from medgraft.adapter import Adapter, Attachment, all_or_nothing
+from medgraft.adapter import Adapter, Attachment, all_or_nothing, train_in_float32
 from medgraft.checkpoint import load, save, state_digest
 from medgraft.coverage import Coverage
 from medgraft.encoder import DualEncoder, Encoder
@@ -68,7 +67,7 @@ class Grafted(nn.Module):
             )
         attachment = self._attachments[name] = adapter.attach(self.encoder, self.encoder.sites())
         self.adapters[name] = adapter.to(self.encoder.device)
-        _train_in_float32(adapter)
+        train_in_float32(adapter.parameters())
         attachment.keep_called(self._sites)
         attachment.name, attachment.adapter = name, adapter
         self.encoder.carry(attachment)
@@ -162,6 +161,7 @@ class Grafted(nn.Module):
         try:
             for name in self._active:
                 self._attachments[name].resume()
+            self.train(self.training)
         except BaseException:
             self._switch(before)
             for name in before:
@@ -256,12 +256,23 @@ class Grafted(nn.Module):
         unique = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
         return list(unique.values())
 
-    def trainable_count(self) -> dict[str, int]:
-        """Trainable numbers by part: each active adapter by name, then ``head``."""
+    def _parts(self) -> dict[str, list[nn.Parameter]]:
+        """What is trained, by part: each active adapter by name, then ``head``."""
         parts: dict[str, nn.Module] = dict(self.named_adapters()) | (
             {"head": self.head} if self.head is not None else {}
         )
-        return {name: sum(p.numel() for p in part.parameters() if p.requires_grad) for name, part in parts.items()}
+        return {name: [p for p in part.parameters() if p.requires_grad] for name, part in parts.items()}
+
+    def trainable_count(self) -> dict[str, int]:
+        """Trainable numbers by part: each active adapter by name, then ``head``."""
+        return {name: sum(p.numel() for p in part) for name, part in self._parts().items()}
+
+    def trainable_dtypes(self) -> dict[str, str]:
+        """Types of what is trained, by part, such as ``float32``; parts without any are left out."""
+        kinds = {
+            name: sorted({str(p.dtype).removeprefix("torch.") for p in part}) for name, part in self._parts().items()
+        }
+        return {name: ", ".join(found) for name, found in kinds.items() if found}
 
     def coverage(self) -> Coverage:
         """Active adapter -> target pattern -> names of the sites it hit; prints as the encoder's tree of sites."""
@@ -350,13 +361,6 @@ class Grafted(nn.Module):
         for module in [self.adapters, *([self.head] if self.head is not None else [])]:
             module.train(mode)
         return self
-
-
-def _train_in_float32(adapter: Adapter) -> None:
-    """Widens what is trained in half precision, where most steps at a usual learning rate round to none."""
-    for parameter in adapter.parameters():
-        if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
-            parameter.data = parameter.data.float()
 
 
 def refuse_carried(encoder: Encoder) -> None:

@@ -6,9 +6,10 @@ points only, see :mod:`medgraft.plugins`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+RANDOM_SEED = 0
+"""Of the weights that ``@random`` draws."""
 
 
 class _Entry(BaseModel):
@@ -359,6 +363,16 @@ def check_encoder(name: str) -> EncoderName:
     return parsed
 
 
+@contextlib.contextmanager
+def _random_weights() -> Iterator[None]:
+    """Random weights inside are always the same, whoever draws them; the caller's random state is untouched."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(RANDOM_SEED)
+        yield
+
+
 def build_encoder(name: str) -> Encoder:
     """Builds a frozen encoder from its name.
 
@@ -372,7 +386,8 @@ def build_encoder(name: str) -> Encoder:
     parsed = check_encoder(name)
     source = plugins.load(parsed.plugin)
     extra = {"sha256": parsed.sha256} if parsed.sha256 else {}
-    encoder = source.build(parsed.model, parsed.weights, **extra)
+    with _random_weights() if parsed.weights == "random" else contextlib.nullcontext():
+        encoder = source.build(parsed.model, parsed.weights, **extra)
     if not isinstance(encoder, Encoder):
         raise PluginError(f"encoder source {parsed.plugin.name!r} built {type(encoder)!r}, not a medgraft.Encoder")
     return encoder.freeze()

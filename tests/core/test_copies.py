@@ -6,6 +6,7 @@ import copy
 import gc
 import multiprocessing
 import pickle
+from typing import Any
 
 import pytest
 import tiny_encoders as tiny
@@ -89,7 +90,8 @@ def test_lambdas_of_a_plugin_follow_the_copy_and_share_what_they_shared(way):
     run(grafted)
     kept = grafted.adapters["gain"].calls()
     twin = WAYS[way](grafted)
-    gain, other = grafted.adapters["gain"], twin.adapters["gain"]
+    gain: Any = grafted.adapters["gain"]
+    other: Any = twin.adapters["gain"]
     with torch.no_grad():
         other.gain.fill_(2.0)
     assert not torch.equal(run(twin), run(grafted)), "a default argument and a variable are the copy's"
@@ -121,8 +123,8 @@ def test_the_state_of_a_graft_is_copied(state, way):
 def test_a_copy_keeps_flags_types_heads_and_shared_parameters():
     head = nn.Linear(48, 3)
     grafted = graft(tiny.fresh("timm"), "lora", head=head)
-    lora = grafted.adapters["lora"]
-    deltas = list(lora.delta.values())
+    lora: Any = grafted.adapters["lora"]
+    deltas: list[Any] = list(lora.delta.values())
     deltas[0].A.requires_grad_(False)
     deltas[1].A = deltas[2].A
     head.bias = nn.Parameter(torch.zeros(3, dtype=torch.float64), requires_grad=False)
@@ -219,7 +221,8 @@ def test_a_copy_of_the_encoder_alone_is_bare():
 
 def test_a_pickle_of_the_encoder_alone_carries_adapters_that_come_off():
     grafted = shake(graft(tiny.fresh("timm"), "lora")).eval()
-    twin = stored(grafted.encoder)
+    whole: Any = grafted.encoder
+    twin = stored(whole)
     assert torch.equal(run(twin), run(grafted.encoder))
     assert torch.equal(run(ungraft_all(twin)), run(tiny.fresh("timm")))
 

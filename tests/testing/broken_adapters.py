@@ -16,6 +16,7 @@ from medgraft.adapter import Adapter, Attachment, Support
 from medgraft.adapters.linear_probe import LinearProbe
 from medgraft.errors import IncompatibleError
 from medgraft.features import Condenser
+from medgraft.hooks import HALVES
 from medgraft.sites import Site, match_sites
 
 # -- what it says of itself -------------------------------------------------------------------------------------------
@@ -172,7 +173,8 @@ class WrongUnderAutocast(Sound):
 
 class SinglePrecision(Sound):
     def change(self, x, delta):
-        return x + (delta @ torch.eye(delta.shape[-1]) if not torch.is_autocast_enabled("cpu") else delta)
+        kind = delta.dtype if delta.dtype in HALVES else torch.float32
+        return x + (delta @ torch.eye(delta.shape[-1], dtype=kind) if not torch.is_autocast_enabled("cpu") else delta)
 
 
 class WrongWhenCompiled(Sound):
@@ -396,6 +398,23 @@ class Shared(Sound):
         return self
 
 
+class Narrows(Sound):
+    def before(self, encoder, attachment):
+        self.narrow = encoder.dtype in HALVES
+
+    def train(self, mode=True):
+        for parameter in self.parameters() if getattr(self, "narrow", False) else ():
+            parameter.data = parameter.data.to(torch.bfloat16)
+        return super().train(mode)
+
+
+class AlwaysWide(Sound):
+    def change(self, x, delta):
+        if delta.dtype in HALVES and not torch.is_autocast_enabled("cpu"):
+            delta = delta @ torch.eye(delta.shape[-1])
+        return x + delta
+
+
 class HasANote(Sound):
     def make(self, dim):
         delta = super().make(dim)
@@ -470,6 +489,8 @@ BROKEN: dict[str, type[Adapter]] = {
     "composes_with_another": Loner,
     "saving_and_loading_is_exact": Forgetful,
     "the_file_holds_no_encoder_weight": Copies,
+    "training_in_half_precision_moves_what_is_trained": Narrows,
+    "a_graft_moves_to_half_precision": AlwaysWide,
     "a_deep_copy_is_its_own": Shared,
     "a_pickle_is_its_own": HasANote,
     "a_replica_is_its_own": AsksForAParameter,

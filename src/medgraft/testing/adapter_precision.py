@@ -70,7 +70,7 @@ def a_graft_moves_to_half_precision(subject: AdapterSubject, case: str) -> None:
             size = torch.linalg.vector_norm(wanted[name].flatten(1), dim=1).clamp(min=1e-6)
             gap = (torch.linalg.vector_norm((value.float() - wanted[name]).flatten(1), dim=1) / size).median()
             # As under autocast: a tower chains tens of roundings, and a tie may fall the other way for a sample.
-            require(gap < 0.12, f"moved to {kind}, {name} differs by {gap:.1%} of its size")
+            require(gap < 0.2, f"moved to {kind}, {name} differs by {gap:.1%} of its size")
         value = loss(moved.train(), moved.encode({name: _in(x, kind) for name, x in inputs.items()}))
         if value.requires_grad:
             value.backward()

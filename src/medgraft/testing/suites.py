@@ -42,12 +42,13 @@ def check_adapter(
         adapter_declaration,
         adapter_merging,
         adapter_numbers,
+        adapter_precision,
         adapter_shortcuts,
     )
     from medgraft.testing.adapter_subject import AdapterSubject
 
     parts = (adapter_declaration, adapter_numbers, adapter_shortcuts)
-    parts += (adapter_attachment, adapter_merging, adapter_conduct, adapter_copies)
+    parts += (adapter_attachment, adapter_merging, adapter_conduct, adapter_copies, adapter_precision)
     rules = tuple(rule for part in parts for rule in part.RULES)
     subject = AdapterSubject(adapter, encoders, config)
     if isinstance(adapter, str):

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgraft.attention import AttentionLayout
+from medgraft.convolution import average_pool_3d
 from medgraft.encoder import DualEncoder, Encoder, EncoderSpec, Modality, TextEncoder
 from medgraft.errors import ConfigError
 from medgraft.features import Features
@@ -251,7 +252,7 @@ class TinyPixels(Encoder):
 
     def encode(self, x: Tensor, *, start: int = 0) -> Features:
         """``[B, 1, *input_size]`` -> tokens ``[B, N, 1]`` and pooled ``[B, N]``."""
-        values = (F.avg_pool2d if x.ndim == 4 else F.avg_pool3d)(x, PATCH).flatten(1)
+        values = (F.avg_pool2d if x.ndim == 4 else average_pool_3d)(x, PATCH).flatten(1)
         return Features(values[:, :, None], values, 0, self.grid)
 
     def prepare(self, raw: Any) -> Tensor:
