@@ -214,7 +214,8 @@ class ToyTrouble(Adapter):
         how = self.config.how
         if self.training:
             return f.replace(pooled=f.pooled * self.factor * (self.kept[0] if how == "hidden" else 1))
-        if how == "rows":
+        f = f.replace(pooled=f.pooled * torch.nan_to_num(self.factor, nan=1.0))
+        if how == "rows" and len(f.pooled) > 1:
             return f.replace(pooled=f.pooled[:-1], tokens=f.tokens[:-1])
         return f.replace(pooled=f.pooled * float("nan")) if how == "blind" and self.steps else f
 

@@ -274,6 +274,8 @@ def test_everything_comes_off_an_encoder_of_a_larger_model():
     model = Model(grafted)
     assert encoder_of(model) is grafted.encoder
     assert ungraft_all(model) is grafted.encoder and torch.equal(run(grafted.encoder), run(tiny.fresh("timm")))
+    with pytest.raises(ConfigError, match="taken off its encoder, so its adapters act no more"):
+        run(grafted)
     with pytest.raises(ConfigError, match="should hold one encoder, and holds none"):
         ungraft_all(nn.Linear(1, 1))
     with pytest.raises(ConfigError, match="holds test:mha, test:mha"):

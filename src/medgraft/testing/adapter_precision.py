@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor
 
@@ -58,10 +56,9 @@ def a_graft_moves_to_half_precision(subject: AdapterSubject, case: str) -> None:
     """Moved to bfloat16 or float16 as a whole, the graft has that type, runs in it and gives about the same numbers."""
     encoder = subject.encoder(case)
     inputs = subject.inputs(encoder, size=6)
-    grafted = subject.graft(encoder, case)
-    wanted = outputs_of(grafted, inputs)
+    wanted = outputs_of(subject.graft(encoder, case), inputs)
     for kind in (torch.bfloat16, torch.float16):
-        moved = copy.deepcopy(grafted).to(kind)
+        moved = subject.graft(subject.encoder(case), case).to(kind)
         odd = [name for name, p in moved.named_parameters() if p.is_floating_point() and p.dtype != kind]
         require(not odd, f"moved to {kind}, {', '.join(odd[:4])} is not")
         got = outputs_of(moved, {name: _in(x, kind) for name, x in inputs.items()})
