@@ -19,9 +19,11 @@ def recipe(cell: CellResult) -> str:
 
     Example: ``6 epochs, lr 0.001, head lr 0.003, batch 32, weight decay 0.01, warm-up 0.1``.
     """
-    train = cell.spec.train
+    train, head = cell.spec.train, cell.training.get("head", {})
     if train.epochs == 0:
         return "nothing trained"
+    if head.get("folds") and head.get("C") is not None:
+        return f"logistic regression, C {head['C']:g} by {head['folds']}-fold cross-validation over training subjects"
     epochs = f"{train.epochs} epoch{'s' if train.epochs > 1 else ''}"
     keep = "" if train.keep == "last" else ", keeps the epoch of lowest loss"
     return (

@@ -75,10 +75,16 @@ class _Stage(_Facts):
     trainable: int
 
 
+class _Head(_Facts):
+    C: float | None = None
+    folds: int = 0
+
+
 class TrainingFacts(_Facts):
     """What a board reads of a result's ``training``."""
 
     stages: list[_Stage] = []
+    head: _Head = _Head()
 
 
 class EncoderFacts(_Facts):
