@@ -88,8 +88,9 @@ def train(
     """
     objective, head = runner.objective, runner.grafted.head
     adapters = [adapter for _, adapter in runner.grafted.named_adapters()]
-    linear = isinstance(objective, ClassificationObjective) and isinstance(head, Head)
-    if not linear or how.epochs == 0 or not all(adapter.refit_head for adapter in adapters):
+    if not isinstance(objective, ClassificationObjective) or not isinstance(head, Head):
+        return runner.fit(train_index, how, seed, progress)
+    if how.epochs == 0 or not all(adapter.refit_head for adapter in adapters):
         return runner.fit(train_index, how, seed, progress)
     runner.require_trainable()
     if not any(_changes_in_training(adapter) for adapter in adapters):

@@ -99,8 +99,8 @@ def few_subjects(p: Predictions) -> dict[str, int]:
     Of a label, the rarer of those who have it and those who have not; of masks and boxes likewise.
     """
     if p.objective == "detection":
-        p_has, p_not = (p.targets[:, :, 2] >= 0).any(axis=1), (p.targets[:, :, 2] < 0).all(axis=1)
-        counts = {p.classes[0]: min(_subjects(p, p_has), _subjects(p, p_not))}
+        has = np.any(p.targets[:, :, 2] >= 0, axis=1)
+        counts = {p.classes[0]: min(_subjects(p, np.asarray(has)), _subjects(p, np.asarray(~has)))}
     elif p.objective == "segmentation":
         counts = {p.classes[0]: min(_subjects(p, p.targets > 0), _subjects(p, p.targets == 0))}
     elif p.targets.ndim == 1:

@@ -394,7 +394,7 @@ def table(rows: Sequence[BoardRow]) -> pd.DataFrame:
             record |= {name: value, f"{name}_ci_low": low, f"{name}_ci_high": high}
         records.append(record)
     frame = pd.DataFrame(records)
-    return frame.drop(columns=[name for name in frame if name not in ALWAYS and frame[name].isna().all()])
+    return frame.drop(columns=[name for name in frame if name not in ALWAYS and bool(np.all(frame[name].isna()))])
 
 
 def write_board(

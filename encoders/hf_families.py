@@ -123,7 +123,7 @@ def family_of(model_type: str, name: str) -> Family:
     if model_type in FAMILIES:
         return replace(FAMILIES[model_type], key=model_type)
     import transformers
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # pyright: ignore
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES as ENCODERS
     from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
@@ -156,7 +156,7 @@ def _near(name: str, known: Any) -> list[str]:
 
 def _processor(key: str) -> str:
     """Name of an architecture's image processor; that of ViT where the library names none."""
-    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES as NAMES
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES as NAMES  # pyright: ignore
 
     found = NAMES.get(key) or NAMES.get(key.removesuffix("_vision_model")) or {}
     if key.startswith("dinov3"):

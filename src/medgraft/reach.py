@@ -239,7 +239,7 @@ def _own_failure(
     towers: Mapping[str, Encoder], inputs: Mapping[str, Tensor], attachments: Mapping[str, Attachment]
 ) -> str:
     """What the encoder itself raises on a blank sample, its adapters taken off; empty if nothing."""
-    for attachment in reversed(attachments.values()):
+    for attachment in reversed(list(attachments.values())):
         attachment.pause()
     try:
         with torch.no_grad():

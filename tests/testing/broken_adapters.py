@@ -282,10 +282,10 @@ class AdjustsWhenEvaluated(Sound):
     def before(self, encoder, attachment):
         self.outside = (next(encoder.parameters()),)
 
-    @torch.no_grad()
     def change(self, x, delta):
         if not self.training:
-            self.outside[0].mul_(1.0001)
+            with torch.no_grad():
+                self.outside[0].mul_(1.0001)
         return x + delta
 
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
 
 from medgraft.settings import Settings
-from medgraft.testing.adapter_subject import AdapterSubject
+from medgraft.testing.adapter_subject import AdapterSubject, settings_given_back
 from medgraft.testing.check import Rule, require, rule
 from medgraft.testing.snapshots import outputs_of
 from medgraft.testing.training import steps
@@ -26,27 +22,13 @@ def settings_stay_as_they_are(subject: AdapterSubject, case: str) -> None:
     encoder = subject.encoder(case)
     inputs = subject.inputs(encoder)
     before = Settings.now()
-    with _settings_given_back(before):
+    with settings_given_back(before):
         grafted = subject.graft(encoder, case, seed=SEED)
         require(not (problem := before.problem(SEED)), f"after attach(), {problem}")
         steps(grafted, inputs, n=3)
         require(not (problem := before.problem(SEED)), f"after training, {problem}")
         outputs_of(grafted, inputs)
         require(not (problem := before.problem(SEED)), f"after evaluation, {problem}")
-
-
-@contextmanager
-def _settings_given_back(before: Settings) -> Iterator[None]:
-    """Undoes what an adapter under test does to those that most harm the checks that follow."""
-    try:
-        yield
-    finally:
-        facts = before.facts
-        torch.set_default_dtype(facts["torch.get_default_dtype()"])
-        torch.set_num_threads(facts["torch.get_num_threads()"])
-        torch.set_grad_enabled(facts["torch.is_grad_enabled()"])
-        torch.use_deterministic_algorithms(facts["torch.are_deterministic_algorithms_enabled()"])
-        torch.set_float32_matmul_precision(facts["torch.get_float32_matmul_precision()"])
 
 
 @rule("Return plain dicts, lists, strings and numbers from report(), as JSON has them.", each=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from medgraft.errors import ConfigError, UnreachedError
 from medgraft.grafting import Grafted
 from medgraft.options import checked
 from medgraft.registry import adapter_class, build_adapter, resolve_adapter
+from medgraft.settings import Settings
 from medgraft.testing.tiny import ENCODERS, example_inputs
 from medgraft.testing.training import CLASSES
 
@@ -61,6 +63,20 @@ class Trial:
     support: Support | None = None
     width: int = 0
     error: Exception | None = None
+
+
+@contextmanager
+def settings_given_back(before: Settings) -> Iterator[None]:
+    """Undoes what an adapter under test does to those that most harm the checks that follow."""
+    try:
+        yield
+    finally:
+        facts = before.facts
+        torch.set_default_dtype(facts["torch.get_default_dtype()"])
+        torch.set_num_threads(facts["torch.get_num_threads()"])
+        torch.set_grad_enabled(facts["torch.is_grad_enabled()"])
+        torch.use_deterministic_algorithms(facts["torch.are_deterministic_algorithms_enabled()"])
+        torch.set_float32_matmul_precision(facts["torch.get_float32_matmul_precision()"])
 
 
 class AdapterSubject:
@@ -110,7 +126,7 @@ class AdapterSubject:
     @functools.cached_property
     def trials(self) -> dict[str, Trial]:
         """What happened with each encoder, tried once."""
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), settings_given_back(Settings.now()):
             torch.manual_seed(0)
             return {name: self._try(name) for name in self.encoders}
 
