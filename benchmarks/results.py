@@ -37,7 +37,8 @@ NUMBERS_VERSION = 6
 Version 6: what use on foreign models and files showed to be wrong; pixels that DICOM, PNG and NIfTI files
 mean otherwise than they were read; the probe is a logistic regression with cross-validated L2, and the heads of
 adapters are fitted anew where that is clearly better; tables whose rows end in a comma, copies below ``derivatives/``,
-and boxes and masks on resized images mean something else than they were read as.
+and boxes and masks on resized images mean something else than they were read as; parameters of peft train in float32 on
+encoders in half precision too.
 """
 
 LATER_FIELDS = {"augment_views": 0, "device": "cpu"}
