@@ -129,7 +129,7 @@ class TaskData:
         check_told_apart(self.targets, self.mask, judged, self.classes, groups)
         scarce = {name: index for name, index in labelled.items() if name in judged or name == "val"}
         if found := few_subjects(self.targets, self.mask, self.subjects, scarce, self.classes):
-            self.provenance["few_subjects"] = found
+            self.provenance["missing_in_splits"] = found
             warn_of(found)
 
     def _learns_from(self, name: str) -> bool:

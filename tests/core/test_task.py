@@ -193,7 +193,7 @@ def test_samples_that_differ_in_what_is_learnt_pass(changes):
 def test_a_class_that_a_split_has_no_subject_of_is_named(caplog):
     whole = data(targets=np.array([0, 1, 0, 2, 1, 0]), classes=("no", "yes", "a rare thing")).check()
     expected = {"yes": {"train": 1, "val": 0, "test": 1}, "a rare thing": {"train": 0, "val": 0, "test": 1}}
-    assert whole.provenance["few_subjects"] == expected
+    assert whole.provenance["missing_in_splits"] == expected
     assert "a rare thing (train 0, val 0, test 1)" in caplog.text and "too few subjects" in caplog.text
 
 
@@ -201,7 +201,7 @@ def test_a_class_that_every_split_has_is_not_named():
     subjects = np.array(["a", "b", "c", "d", "e", "f"])
     splits = {"train": np.array([0, 1]), "val": np.array([2, 3]), "test": np.array([4, 5])}
     whole = data(targets=np.array([0, 1] * 3), subjects=subjects, splits=splits).check()
-    assert "few_subjects" not in whole.provenance
+    assert "missing_in_splits" not in whole.provenance
 
 
 def test_a_leak_into_a_further_split_is_found_too():
