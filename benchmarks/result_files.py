@@ -16,8 +16,9 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class UnreadableError(MedgraftError):
 
 
 @contextlib.contextmanager
-def opened(path: Path, bound: str) -> Iterator[IO[bytes]]:
+def opened(path: Path, bound: str) -> Iterator[BufferedReader]:
     """A regular file, open to be read; anything else is not even opened.
 
     Args:

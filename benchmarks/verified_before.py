@@ -33,7 +33,7 @@ def digest(path: Path) -> str:
     bounds = ("MEDGRAFT_MAX_DOCUMENT_BYTES", "MEDGRAFT_MAX_UNPACKED_BYTES")
     for file, bound in zip((path, path.with_suffix(".npz")), bounds, strict=True):
         with opened(file, bound) as handle:
-            whole.update(hashlib.sha256(handle.read()).digest())
+            whole.update(hashlib.file_digest(handle, "sha256").digest())
     return whole.hexdigest()
 
 
