@@ -308,7 +308,8 @@ def _url(model: str) -> str | None:
     import timm
 
     known = None if ":" in model else timm.get_pretrained_cfg(model)
-    return known.url if known is not None and not known.hf_hub_id else None
+    url = None if known is None or known.hf_hub_id else known.url
+    return url[0] if isinstance(url, tuple) else url  # a tuple ends in the name that the file is kept by
 
 
 class TimmSource:

@@ -227,6 +227,9 @@ def _explain(
             encoder.spec.name, where, ", ".join(map(str, types)), encoder.dtype, text,
         )  # fmt: skip
         return
+    if encoder.device.type == "meta":  # a branch on a value cannot run where there are none
+        logger.warning("%s%s has no values, so its graft was not tried (%s)", encoder.spec.name, where, text)
+        return
     if own := _own_failure(towers, inputs, attachments):
         logger.warning("%s does not run on a blank sample (%s), so its graft was not tried", encoder.spec.name, own)
         return

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._utils import _rebuild_tensor_v2
 
 
 class _Module:
@@ -53,9 +54,8 @@ def load_torchscript(path: Path) -> dict[str, Tensor]:
 
 def _reader(archive: zipfile.ZipFile, root: str) -> type[pickle.Unpickler]:
     storages: dict[str, Any] = {}
-    rebuild = torch._utils._rebuild_tensor_v2
     known: dict[tuple[str, str], Any] = {
-        ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: rebuild(*arguments),
+        ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: _rebuild_tensor_v2(*arguments),
         ("collections", "OrderedDict"): OrderedDict,
         ("torch.jit._pickle", "restore_type_tag"): lambda value, _: value,
     }

@@ -12,11 +12,13 @@ from medgraft.features import Features
 
 
 def blank_batch(tower: Encoder) -> Tensor:
-    """One prepared sample without content: zeros ``[1, channels, *size]``, or ids ``[1, L]`` of one real token."""
+    """One prepared sample without content: zeros ``[1, channels, *size]``, or ids ``[1, L]`` that end in padding."""
     spec = tower.spec
     if spec.modality == "text":
-        token = 0 if getattr(tower, "pad_id", 0) else 1
-        return torch.full((1, *spec.input_size), token, dtype=torch.long, device=tower.device)
+        padding = int(getattr(tower, "pad_id", 0))
+        ids = torch.full((1, *spec.input_size), padding, dtype=torch.long, device=tower.device)
+        ids[:, : -(-ids.shape[1] // 2)] = 0 if padding else 1
+        return ids
     dtype = next((p.dtype for p in tower.parameters() if p.is_floating_point()), torch.float32)
     return torch.zeros(1, spec.channels, *spec.input_size, dtype=dtype, device=tower.device)
 

@@ -157,8 +157,8 @@ def test_a_text_tower_that_nothing_trains_reads_the_prompts_once(chest, images, 
     calls: list[int] = []
     tower = chest.towers()["text"]
     block = tower.get_submodule(tower.block_paths()[0])
-    handle = block.register_forward_hook(lambda *_: calls.append(1))
     grafted, objective = Grafted(chest, build_adapters(adapter)), prompted()
+    handle = block.register_forward_hook(lambda *_: calls.append(1))  # after the one blank run of grafting
     outputs = grafted.encode({"image": images})
     for _ in range(3):
         objective.loss(grafted, outputs, Batch(torch.tensor([0, 1, 2, 0, 1])))
