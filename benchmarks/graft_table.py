@@ -36,6 +36,11 @@ TINY_HF: dict[str, Any] = {
     "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128,
 }  # fmt: skip
 IMAGE_HF = {**TINY_HF, "image_size": 64}
+DINO_HF = {name: value for name, value in IMAGE_HF.items() if name != "intermediate_size"}  # a ratio there
+CLIP_IMAGE: dict[str, Any] = {"image_size": 64, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16}
+CLIP_TEXT: dict[str, Any] = {
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}, "embed_dim": 32,
+}  # fmt: skip
 # Encoder -> options that make it small; a full-size one where its library takes none.
 ENCODERS: dict[str, dict[str, Any]] = {
     **{f"timm:{name}": VIT for name in (
@@ -61,14 +66,16 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "efficientvit_m0", "convit_tiny", "pit_ti_224", "botnet26t_256", "halonet26t", "lambda_resnet26t", "resnest14d",
         "skresnet18", "hrnet_w18_small", "ghostnet_050", "dla34", "tnt_s_patch16_224",
     )},
-    **{f"transformers:{name}": {"config": IMAGE_HF} for name in ("vit", "dinov2", "dinov2_with_registers")},
+    "transformers:vit": {"config": IMAGE_HF},
+    **{f"transformers:{name}": {"config": DINO_HF} for name in ("dinov2", "dinov2_with_registers")},
     **{f"transformers:{name}": {"config": {"vision_config": IMAGE_HF, "text_config": TINY_HF}} for name in (
         "clip", "siglip",
     )},
     **{f"transformers:{name}": {"config": {**TINY_HF, "max_position_embeddings": 40}} for name in (
         "bert", "roberta", "llama",
     )},
-    "open_clip:ViT-B-32": {},
+    "open_clip:ViT-B-32": {"config": {"vision_cfg": CLIP_IMAGE, **CLIP_TEXT}},
+    "open_clip:RN50": {"config": {"vision_cfg": CLIP_IMAGE | {"layers": [1, 1, 1, 1]}, **CLIP_TEXT}},
     "open_clip:ViT-B-16-SigLIP": {},
     "monai:vit": {"img_size": (32, 32, 32), "hidden_size": 96, "num_heads": 3, "num_layers": 2, "mlp_dim": 128},
     "monai:resnet18": {"img_size": (32, 32, 32)},
