@@ -193,6 +193,7 @@ def _gradients(grafted: Grafted, inputs: Mapping[str, Tensor]) -> str:
         terms += [(value * torch.randn_like(value)).sum() for value in read]
     if (extra := grafted.extra_loss(outputs)) is not None:
         terms.append(extra)
+    terms += [scale for _, each in grafted.named_adapters() if (scale := each.logit_scale()) is not None]
     total = torch.stack([term.reshape(()) for term in terms]).sum()
     if not total.isfinite():
         return "its features are not finite"
