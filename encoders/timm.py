@@ -51,6 +51,7 @@ class TimmFeatures(StagedEncoder):
     ) -> None:
         super().__init__(spec)
         _fold_biases(model)
+        _keep_no_biases(model)
         self.model: Any = model
         self.transform = transform
         self.head = head
@@ -173,6 +174,21 @@ def _fold_biases(model: nn.Module) -> None:
             bias = torch.cat([found.q_bias, found.k_bias, found.v_bias]).detach()
             found.qkv.bias = nn.Parameter(bias)
             found.q_bias = found.k_bias = found.v_bias = None
+
+
+def _keep_no_biases(model: nn.Module) -> None:
+    """Lets LeViT and its kin read their position biases anew in each run.
+
+    In evaluation mode timm keeps the gathered ones, which are then those of the weights before: an adapter that trains
+    them would train nothing, and they would outlive ``ungraft()``.
+    """
+    for module in model.modules():
+        if hasattr(module, "attention_bias_cache"):
+            module.register_forward_pre_hook(_forget_biases)
+
+
+def _forget_biases(module: nn.Module, args: Any) -> None:
+    module.attention_bias_cache = {}  # type: ignore[assignment]
 
 
 class QueryKey:

@@ -18,6 +18,7 @@ from timm.data.transforms_factory import create_transform
 from medgraft.checkpoint import file_digest, state_digest
 from medgraft.encoders.timm import TimmFeatures, TimmSource, TimmViT
 from medgraft.errors import CheckpointError, ConfigError, DataError, UnknownNameError
+from medgraft.grafting import graft
 
 SMALL: dict[str, Any] = {"depth": 2, "img_size": 64}
 THIN: dict[str, Any] = {"embed_dim": 96, "num_heads": 3, **SMALL}
@@ -119,6 +120,28 @@ def test_beit_and_swin_v2_call_their_projections_and_give_the_same(name, options
         for path in list(called):
             model.get_submodule(path).register_forward_hook(lambda *args, path=path: called.discard(path))
         assert torch.equal(encoder.embed(x), expected) and not called
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "tiny_vit_5m_224", "efficientvit_m0"])
+def test_position_biases_are_read_anew_in_each_run(name):
+    """timm keeps what it gathered of them in evaluation mode: they would train nothing and outlive the graft."""
+    encoder = TimmSource.build(name, "random")
+    with torch.no_grad():
+        for value in encoder.parameters():
+            value.add_(0.02 * torch.randn_like(value))  # gains that start at zero hide what lies behind them
+    x = torch.randn(1, 3, *encoder.spec.input_size)
+    before = encoder(x).pooled.detach()
+    grafted = graft(encoder, "full_finetune")
+    biases = [value for key, value in grafted.adapters.named_parameters() if key.endswith("attention_biases")]
+    for _ in range(2):  # a graph that was kept would be gone in the second step
+        grafted.zero_grad()
+        grafted(x).tokens.square().sum().backward()
+        assert biases and all(value.grad is not None and value.grad.abs().sum() > 0 for value in biases)
+    with torch.no_grad():
+        for value in biases:
+            value.add_(torch.randn_like(value))
+        assert not torch.allclose(grafted(x).pooled, before)
+        assert torch.equal(grafted.ungraft()(x).pooled, before)
 
 
 def test_the_transform_of_a_copy_reads_the_copy():
