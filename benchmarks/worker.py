@@ -97,10 +97,12 @@ def run_cell(job: Job, progress: Progress) -> tuple[CellResult, dict[str, np.nda
         The result, and the arrays of predictions to be kept beside it.
     """
     import torch
+    from threadpoolctl import threadpool_limits
 
     from medgraft.benchmarks.cell import Cell
 
     torch.set_num_threads(job.spec.threads)
+    threadpool_limits(job.spec.threads)  # NumPy's products too: cells side by side would wait for each other's threads
     torch.use_deterministic_algorithms(True, warn_only=True)
     clock = {"start": time.perf_counter()}
     cell = Cell(job.spec, job.root)

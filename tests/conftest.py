@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+
+# Read by NumPy's and SciPy's libraries when they are loaded: tests run side by side, and their threads would wait.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+import signal
 import tempfile
 
 import pytest
@@ -16,6 +21,8 @@ _cache = tempfile.TemporaryDirectory(prefix="medgraft-test-cache-")
 os.environ["MEDGRAFT_CACHE"] = _cache.name
 
 torch.set_num_threads(1)
+# A script's `nohup make test &` ignores Ctrl-C, children inherit that, and commands rightly say so.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -61,6 +61,8 @@ def table_baselines(
         Name -> ``fields``, ``n_train``, and the metrics of :data:`REPORTED`, each ``[value, low, high]`` with a
         95% interval over subjects; or ``unavailable`` with the columns that hold nothing in the training rows.
     """
+    from threadpoolctl import threadpool_limits
+
     table, train, test = predictors(frame), splits["train"], splits["test"]
     _, groups = np.unique(frame["subject"].to_numpy(str)[test], return_inverse=True)
     out: dict[str, Any] = {}
@@ -69,7 +71,8 @@ def table_baselines(
         if empty := [column for k, column in enumerate(columns) if np.isnan(values[train, k]).all()]:
             out[name] = {"unavailable": empty}
             continue
-        model = _fitted(values[train], targets[train], frame["subject"].to_numpy(str)[train])
+        with threadpool_limits(1):  # threads of so small a regression wait for each other, and for those of other cells
+            model = _fitted(values[train], targets[train], frame["subject"].to_numpy(str)[train])
         found = evaluate(Predictions(model.predict_proba(values[test]), targets[test], groups, tuple(classes)))
         scores = {each: [found[each].value, found[each].ci_low, found[each].ci_high] for each in REPORTED}
         out[name] = {"fields": list(columns), "n_train": len(train), **scores}
