@@ -162,9 +162,17 @@ class Encoder(nn.Module):
 
         Returns:
             The features; ``cls_scores`` and ``cls_probs`` are set if ``scores``.
+
+        Raises:
+            ConfigError: ``x`` is neither a tensor nor features, or the encoder has no scores.
         """
         if isinstance(x, Features):
             return x
+        if not isinstance(x, Tensor):
+            raise ConfigError(
+                f"encoder {self.spec.name} takes a prepared batch, got a {type(x).__name__}; make one with prepare(), "
+                "or of texts with tokenize()"
+            )
         if not scores:
             return self.encode(x, start=start)
         if not self.attention:

@@ -22,6 +22,12 @@ def test_what_a_subclass_must_implement_says_so(method):
         getattr(Encoder(SPEC), method)(torch.zeros(1))
 
 
+@pytest.mark.parametrize("raw", ["a chest film", [[1.0]], {"image": torch.zeros(1, 1, 64, 64)}, None])
+def test_what_is_no_batch_is_refused_by_its_type(raw):
+    with pytest.raises(ConfigError, match=f"takes a prepared batch, got a {type(raw).__name__}; make one with prepare"):
+        tiny.shared("chest").towers()["image"](raw)
+
+
 def test_an_encoder_without_stages_can_only_be_run_whole():
     x = torch.zeros(1)
     assert Encoder(SPEC).prefix(x, 0) is x
