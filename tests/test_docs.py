@@ -108,8 +108,6 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatc
 def test_what_a_page_measures_by_can_be_run(code):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0 and re.search(r"\d", done.stdout), done.stderr[-2000:]
-    if "brain_adapter" in code and "peak_allocation" in code:  # a volume of 256 cubed through M3D's ViT
-        assert float(done.stdout.split()[0]) < 2 * 0.19, "docs/brain_adapter.md states 0.19 GB"
 
 
 @pytest.mark.slow

@@ -157,6 +157,7 @@ def float64_works(subject: AdapterSubject, case: str) -> None:
 
 
 MANY_PIECES = 8
+"""Graphs from one forward pass above which tracing takes seconds for each kind of encoder."""
 
 
 @rule("Keep data-dependent Python control flow and shadowed attributes out of the forward pass.")
