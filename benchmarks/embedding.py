@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from medgraft.benchmarks import cohorts
 from medgraft.benchmarks.cache_entries import cache_root
+from medgraft.benchmarks.environment import use_threads
 from medgraft.benchmarks.result_files import UnreadableError, read_json
 from medgraft.benchmarks.results import CellResult, CellSpec
 from medgraft.benchmarks.tasks import build_task
@@ -108,12 +109,10 @@ def embed(result: CellResult, root: Path, progress: Callable[[float], None] = la
         root: Folder of its cohort.
         progress: Called with the share of the training that is done.
     """
-    import torch
-
     from medgraft.benchmarks.cell import Cell
 
     spec = result.spec
-    torch.set_num_threads(spec.threads)
+    use_threads(spec.threads)
     cell = Cell(spec, root)
     with cell.operations():
         cell.load()

@@ -1,4 +1,4 @@
-"""What a result records about the machine and the software that made it."""
+"""What a result records about the machine and the software that made it, and the threads that a cell may use."""
 
 from __future__ import annotations
 
@@ -39,6 +39,15 @@ def commit() -> tuple[str | None, bool | None]:
 def _git(root: Path, *arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True)
     return done.stdout.strip()
+
+
+def use_threads(threads: int) -> None:
+    """Keeps PyTorch and NumPy's products to so many threads: cells side by side would wait for each other's."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
 
 
 def describe(threads: int) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from medgraft.benchmarks import cohorts
 from medgraft.benchmarks.cell import Cell
+from medgraft.benchmarks.environment import use_threads
 from medgraft.benchmarks.intervals import seed_interval
 from medgraft.benchmarks.metrics import Predictions, points, subject_bootstrap
 from medgraft.benchmarks.request import Sweep
@@ -111,9 +112,7 @@ def exposed(data: TaskData) -> float:
 
 def run_arm(spec: CellSpec, task: Task, data: TaskData, root: Path) -> Predictions:
     """Trains one cell on the split that the data have, and predicts their test scans."""
-    import torch
-
-    torch.set_num_threads(spec.threads)
+    use_threads(spec.threads)
     cell = Cell(spec, root)
     cell.task = type("GivenSplit", (type(task),), {"load": lambda self, root: data})(task.config)
     with cell.operations():

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from medgraft.benchmarks import environment
 from medgraft.benchmarks.results import (
     CellResult,
     CellSpec,
@@ -97,12 +98,10 @@ def run_cell(job: Job, progress: Progress) -> tuple[CellResult, dict[str, np.nda
         The result, and the arrays of predictions to be kept beside it.
     """
     import torch
-    from threadpoolctl import threadpool_limits
 
     from medgraft.benchmarks.cell import Cell
 
-    torch.set_num_threads(job.spec.threads)
-    threadpool_limits(job.spec.threads)  # NumPy's products too: cells side by side would wait for each other's threads
+    environment.use_threads(job.spec.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     clock = {"start": time.perf_counter()}
     cell = Cell(job.spec, job.root)
@@ -114,8 +113,6 @@ def _run_steps(
     cell: Cell, job: Job, progress: Progress, clock: dict[str, float]
 ) -> tuple[CellResult, dict[str, np.ndarray]]:
     """The steps of a cell, each with the time at which it ends."""
-    from medgraft.benchmarks import environment
-
     progress(STEPS["load"], 0.0)
     cell.load()
     clock["load"] = time.perf_counter()
@@ -183,8 +180,6 @@ def failure(job: Job, status: Status, message: str, doing: str = "") -> CellResu
         message: Why, for a person.
         doing: What ran then, as :data:`Progress` was told.
     """
-    from medgraft.benchmarks import environment
-
     return CellResult(
         key=job.spec.key(),
         status=status,

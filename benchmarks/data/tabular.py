@@ -61,8 +61,6 @@ def table_baselines(
         Name -> ``fields``, ``n_train``, and the metrics of :data:`REPORTED`, each ``[value, low, high]`` with a
         95% interval over subjects; or ``unavailable`` with the columns that hold nothing in the training rows.
     """
-    from threadpoolctl import threadpool_limits
-
     table, train, test = predictors(frame), splits["train"], splits["test"]
     _, groups = np.unique(frame["subject"].to_numpy(str)[test], return_inverse=True)
     out: dict[str, Any] = {}
@@ -71,8 +69,7 @@ def table_baselines(
         if empty := [column for k, column in enumerate(columns) if np.isnan(values[train, k]).all()]:
             out[name] = {"unavailable": empty}
             continue
-        with threadpool_limits(1):  # threads of so small a regression wait for each other, and for those of other cells
-            model = _fitted(values[train], targets[train], frame["subject"].to_numpy(str)[train])
+        model = _fitted(values[train], targets[train], frame["subject"].to_numpy(str)[train])
         found = evaluate(Predictions(model.predict_proba(values[test]), targets[test], groups, tuple(classes)))
         scores = {each: [found[each].value, found[each].ci_low, found[each].ci_high] for each in REPORTED}
         out[name] = {"fields": list(columns), "n_train": len(train), **scores}
@@ -89,6 +86,7 @@ def _fitted(values: np.ndarray, targets: np.ndarray, subjects: np.ndarray) -> An
     from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     model = make_pipeline(
         SimpleImputer(strategy="median", add_indicator=True),
@@ -104,7 +102,8 @@ def _fitted(values: np.ndarray, targets: np.ndarray, subjects: np.ndarray) -> An
         scoring="neg_log_loss",
         cv=StratifiedGroupKFold(folds),
     )
-    return search.fit(values, targets, groups=subjects)
+    with threadpool_limits(1):  # threads of so small a regression wait for each other, and for those of other cells
+        return search.fit(values, targets, groups=subjects)
 
 
 def baseline_lines(found: Mapping[str, Any]) -> list[str]:
