@@ -187,8 +187,8 @@ def _keep_no_biases(model: nn.Module) -> None:
             module.register_forward_pre_hook(_forget_biases)
 
 
-def _forget_biases(module: nn.Module, args: Any) -> None:
-    module.attention_bias_cache = {}  # type: ignore[assignment]
+def _forget_biases(module: Any, args: Any) -> None:
+    module.attention_bias_cache = {}
 
 
 class QueryKey:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import tempfile
 
 # Read by NumPy's and SciPy's libraries when they are loaded: tests run side by side, and their threads would wait.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
-
-import signal
-import tempfile
 
 import pytest
 import torch

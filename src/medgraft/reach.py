@@ -216,7 +216,8 @@ def _explain(
 ) -> None:
     """Raises what a failed run means; only warns where it says nothing of the graft as it will be used.
 
-    That is so if the graft may still be cast to one type, or if the encoder's facts do not describe what it takes.
+    That is so if the graft may still be cast to one type, if the encoder holds no values, or if its facts do not
+    describe what it takes.
     """
     text = f"{type(error).__name__}: {' '.join(str(error).split())[:240]}"
     where = f" at {watch.running[-1]}" if watch.running else ""

@@ -55,7 +55,7 @@ def load_torchscript(path: Path) -> dict[str, Tensor]:
 def _reader(archive: zipfile.ZipFile, root: str) -> type[pickle.Unpickler]:
     storages: dict[str, Any] = {}
     known: dict[tuple[str, str], Any] = {
-        ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: _rebuild_tensor_v2(*arguments),
+        ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor_v2,
         ("collections", "OrderedDict"): OrderedDict,
         ("torch.jit._pickle", "restore_type_tag"): lambda value, _: value,
     }

@@ -84,10 +84,9 @@ def test_no_identifier_is_in_any_file_or_on_the_terminal(swept):
 
 
 def test_a_quiet_run_writes_nothing_to_stderr(swept):
-    told = (
-        swept.done.stderr.splitlines()
-    )  # twelve samples per split lack classes of chexpert, which is said, and no more
-    assert len(set(told)) == 1 and SCARCE in told[0], told
+    # Twelve samples per split lack classes of chexpert, which is said, and no more.
+    lines = swept.done.stderr.splitlines()
+    assert len(set(lines)) == 1 and SCARCE in lines[0], lines
 
 
 def test_predictions_hold_numbers_only(swept):
