@@ -7,9 +7,17 @@ STAMP := $(VENV)/.installed
 ADAPTERS ?= ace_lora,brain_adapter
 PACKAGES := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: install run test clean
+# Where pyright, editors and the like find medgraft.adapters and so on: an editable installation finds them by a hook that
+# only a running Python knows. Made anew each time, since it takes no time.
+LINKS := $(VENV)/links/medgraft
 
-install: $(STAMP)
+.PHONY: install links run test clean
+
+install: $(STAMP) links
+
+links: $(STAMP)
+	@rm -rf $(LINKS) && mkdir -p $(LINKS)
+	@ln -s $(CURDIR)/src/medgraft/* $(CURDIR)/adapters $(CURDIR)/encoders $(CURDIR)/benchmarks $(LINKS)/
 
 $(STAMP): pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit("medgraft needs Python 3.11 or newer, this is %d.%d; set PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
@@ -21,7 +29,7 @@ $(STAMP): pyproject.toml setup.py
 run: $(STAMP)
 	$(BIN)/python -m benchmarks.run --adapters $(ADAPTERS) $(ARGS)
 
-test: $(STAMP)
+test: $(STAMP) links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n auto --dist loadscope $(ARGS)

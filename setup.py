@@ -1,10 +1,10 @@
-"""Puts the root-level ``registry.yaml`` inside the wheel; everything else is declared in ``pyproject.toml``."""
+"""Packages of the four folders of code, and the root-level ``registry.yaml`` inside the wheel."""
 
 import shutil
 import warnings
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_namespace_packages, setup
 from setuptools.command.build_py import build_py
 
 # An editable install advises to mind folders of the package's name in the working directory; there is none here.
@@ -23,4 +23,21 @@ class BuildWithRegistry(build_py):
             shutil.copyfile(Path(__file__).parent / "registry.yaml", target)
 
 
-setup(cmdclass={"build_py": BuildWithRegistry})
+FOLDERS = {
+    "medgraft": "src/medgraft",
+    "medgraft.adapters": "adapters",
+    "medgraft.encoders": "encoders",
+    "medgraft.benchmarks": "benchmarks",
+}
+
+
+def packages() -> list[str]:
+    """Every folder of code by its import name; folders of data files (weights, templates) among them."""
+    found = []
+    for name, folder in FOLDERS.items():
+        inner = find_namespace_packages(folder, exclude=["*__pycache__*"])
+        found += [name, *(f"{name}.{package}" for package in inner)]
+    return found
+
+
+setup(packages=packages(), package_dir=FOLDERS, cmdclass={"build_py": BuildWithRegistry})

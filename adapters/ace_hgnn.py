@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -16,13 +17,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.ace_graphs import GraphKind, NeighbourGraph
-from medgraft.adapters.kernels import backends
-from medgraft.adapters.kernels.hypergraph import cls_hyperedges, hypergraph_layer, read_cls
+from medgraft.adapters.kernels.hypergraph.op import cls_hyperedges, hypergraph_layer, read_cls
+from medgraft.adapters.parts.ace_graphs import GraphKind, NeighbourGraph
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError
 from medgraft.features import Condenser, Features
+from medgraft.modality import is_text
+from medgraft.ops import backends
 from medgraft.sites import Site
+from medgraft.towers import Reading, reads_text, towers_reading
 
 
 class BottleneckMap(nn.Module):
@@ -102,6 +105,9 @@ class AceHgnnAdapter(Adapter):
     published. The graph runs in float32 under autocast, since half precision makes ties in the top-k.
     """
 
+    paper = "Aydin et al., ACE-LoRA, 2026 (arXiv 2603.17079), section on the attention-conditioned hypergraph network"
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.001, "epochs": 10})
     identity_at_init = False
 
     class Config(AdapterConfig):
@@ -123,7 +129,7 @@ class AceHgnnAdapter(Adapter):
 
         hidden_dim: int = Field(128, ge=1)
         top_k: int = Field(5, ge=1)
-        modality: Literal["both", "visual", "text"] = "both"
+        modality: Reading = "both"
         graph: Literal["attention"] | GraphKind = "attention"
         cls_attention: Literal["published", "logits", "probabilities"] = "published"
         return_tokens: bool = False
@@ -135,14 +141,11 @@ class AceHgnnAdapter(Adapter):
         super().__init__(config)
         self.layer = nn.ModuleDict()
         self._prompts = 1
+        if self.config.modality == "visual":
+            self.text_padding = 0  # a graph of text has nodes of padding, as many as the context has room for
 
     def _towers(self, encoder: Encoder) -> dict[str, Encoder]:
-        wanted = self.config.modality
-        return {
-            name: tower
-            for name, tower in encoder.towers().items()
-            if wanted == "both" or (name == "text") == (wanted == "text")
-        }
+        return towers_reading(encoder, self.config.modality)
 
     def supports(self, encoder: Encoder) -> Support:
         """Fits encoders whose CLS token attends to the others in the last block."""
@@ -171,18 +174,19 @@ class AceHgnnAdapter(Adapter):
             # The graph runs in float32 at least, whatever the encoder's weights are kept in.
             layer.to(torch.promote_types(kind, torch.float32))
             self.layer[name] = layer
-            attachment.map_features(tower, self._refine(tower, layer, text=name == "text"), scores=True)
+            attachment.map_features(tower, self._refine(tower, layer, text=reads_text(tower)), scores=True)
         return attachment
 
     def _make_layer(self, width: int) -> AceHgnn | NeighbourGraph:
-        own = self.config
-        if own.graph == "attention":
-            return AceHgnn(width, own.hidden_dim, own.top_k)
-        return NeighbourGraph(own.graph, width, own.hidden_dim, own.top_k)
+        config = self.config
+        if config.graph == "attention":
+            return AceHgnn(width, config.hidden_dim, config.top_k)
+        return NeighbourGraph(config.graph, width, config.hidden_dim, config.top_k)
 
-    def joining_prompts(self, count: int) -> AbstractContextManager[None] | None:
+    def prompt_ensemble(self, count: int) -> AbstractContextManager[None] | None:
         """Joins the prompts of a class before the graph, where ``prompt_ensemble`` says so and text has a graph."""
-        return self._joining(count) if self.config.prompt_ensemble == "tokens" and "text" in self.layer else None
+        joins = self.config.prompt_ensemble == "tokens" and any(map(is_text, self.layer))
+        return self._joining(count) if joins else None
 
     @contextmanager
     def _joining(self, count: int) -> Iterator[None]:
@@ -194,23 +198,22 @@ class AceHgnnAdapter(Adapter):
 
     def _cls_row(self, features: Features, text: bool) -> Tensor:
         """What CLS weighs tokens by, mean over the heads, ``[B, N - n_prefix]``."""
-        wanted = self.config.cls_attention
-        probabilities = text if wanted == "published" else wanted == "probabilities"
+        cls_attention = self.config.cls_attention
+        probabilities = text if cls_attention == "published" else cls_attention == "probabilities"
         row = features.cls_probs if probabilities else features.cls_scores
         if row is None:
             raise ConfigError("the hypergraph needs CLS scores; compute the features with scores=True")
         return row.mean(dim=1)
 
-    def condenser(self, tower: Encoder) -> Condenser | None:
+    def precompute(self, tower: Encoder) -> Condenser | None:
         """The hyperedges that reach CLS, which are sums of tokens: no parameter comes before their first map."""
-        own, text = self.config, tower.spec.modality == "text"
-        wanted = own.modality == "both" or (own.modality == "text") == text
-        if own.graph != "attention" or own.return_tokens or not wanted:
+        config, text = self.config, reads_text(tower)
+        if config.graph != "attention" or config.return_tokens or not towers_reading(tower, config.modality):
             return None
-        key = f"ace_hgnn top_k={own.top_k} cls_attention={own.cls_attention}"
+        key = f"ace_hgnn top_k={config.top_k} cls_attention={config.cls_attention}"
 
         def apply(features: Features) -> Features:
-            edges, weights = cls_hyperedges(*self._nodes(tower, features, text), own.top_k)
+            edges, weights = cls_hyperedges(*self._nodes(tower, features, text), config.top_k)
             places, pooled = (edges.shape[1] - 1,), features.pooled
             return Features(edges, pooled, n_prefix=1, grid=places, cls_scores=weights[:, None], condensed=key)
 
@@ -238,13 +241,13 @@ class AceHgnnAdapter(Adapter):
 
         def refine(features: Features) -> Features:
             with torch.autocast(features.tokens.device.type, enabled=False):
-                made = refined(features)
-                cls = F.normalize(made[:, 0] if self.config.return_tokens else made, dim=-1)
+                output = refined(features)
+                cls = F.normalize(output[:, 0] if self.config.return_tokens else output, dim=-1)
             if not self.config.return_tokens:
                 return features.replace(pooled=cls, embedding=cls)
             mask = features.mask
             if mask is not None:
                 mask = torch.cat([mask[:, :1], mask[:, features.n_prefix :]], dim=1)
-            return features.replace(tokens=made, n_prefix=1, mask=mask, pooled=cls, embedding=cls)
+            return features.replace(tokens=output, n_prefix=1, mask=mask, pooled=cls, embedding=cls)
 
         return refine

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -17,13 +18,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.ace_graphs import GraphKind
 from medgraft.adapters.ace_hgnn import AceHgnnAdapter
 from medgraft.adapters.lora import Lora
-from medgraft.adapters.placement import DepthGroup
-from medgraft.checkpoint import UNRECORDED
+from medgraft.adapters.parts.ace_graphs import GraphKind
+from medgraft.adapters.parts.ace_lora_files import BIOMEDCLIP, export_ace_lora, import_ace_lora
+from medgraft.adapters.parts.placement import DepthGroup
+from medgraft.checkpoints.weights import UNRECORDED
 from medgraft.encoder import DualEncoder, Encoder
 from medgraft.sites import Site
+from medgraft.towers import reads_text
 
 
 class AceLora(Adapter):
@@ -32,6 +35,9 @@ class AceLora(Adapter):
     The hypergraph makes a fresh graft differ from the encoder, as published (``identity_at_init`` is false).
     """
 
+    paper = "Aydin et al., ACE-LoRA, 2026 (arXiv 2603.17079)"
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
     identity_at_init = False
 
     class Config(AdapterConfig):
@@ -77,20 +83,23 @@ class AceLora(Adapter):
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
-        own = self.config
+        options = self.config
         self.lora = Lora(
             Lora.Config(
-                rank=own.rank,
-                alpha=own.alpha,
+                rank=options.rank,
+                alpha=options.alpha,
                 rank_stabilised=True,
-                dropout=own.dropout,
+                dropout=options.dropout,
                 targets=("q", "k", "v"),
-                depth=own.depth,
+                depth=options.depth,
             )
         )
-        self.hgnn = None if own.hypergraph == "none" else AceHgnnAdapter(_hypergraph_options(own, own.hypergraph))
+        self.hgnn = (
+            None if options.hypergraph == "none" else AceHgnnAdapter(_hypergraph_options(options, options.hypergraph))
+        )
         self.identity_at_init = self.hgnn is None
-        self.text_dropout = nn.Dropout(own.text_dropout)
+        self.text_padding = 0 if self.hgnn is None else self.hgnn.text_padding
+        self.text_dropout = nn.Dropout(options.text_dropout)
         self.register_parameter("scale", None)
 
     def supports(self, encoder: Encoder) -> Support:
@@ -111,7 +120,7 @@ class AceLora(Adapter):
 
     def _drop_text(self, attachment: Attachment, encoder: Encoder, sites: Mapping[str, Site]) -> None:
         towers = encoder.towers()
-        mine = [site for site in sites.values() if (site.tower or next(iter(towers))) == "text"]
+        mine = [site for site in sites.values() if reads_text(towers[site.tower or next(iter(towers))])]
         first = [site for site in mine if site.kind == "block" and site.block == 0]
         branches = [site for site in mine if site.kind == "branch" and site.name.endswith(".mlp")]
         for site in first:
@@ -121,18 +130,16 @@ class AceLora(Adapter):
         attachment.record({"text_dropout": [*first, *branches]} if mine else {})
 
     def logit_scale(self) -> Tensor | None:
-        """The trained multiplier; ``None`` in evaluation where ``test_scale`` asks for the encoder's."""
+        """The trained multiplier, a scalar; ``None`` in evaluation where ``test_scale`` asks for the encoder's."""
         return self.scale if self.training or self.config.test_scale == "trained" else None
 
     @staticmethod
     def import_file(path: Path, out: Path, encoder: str | None = None) -> str:
-        """Makes an adapter folder of the authors' file, see :mod:`medgraft.adapters.ace_lora_files`; says what came."""
-        from medgraft.adapters.ace_lora_files import BIOMEDCLIP, import_ace_lora
-
+        """Makes an adapter folder of the authors' file; see :mod:`medgraft.adapters.parts.ace_lora_files`."""
         encoder = encoder or BIOMEDCLIP
-        made = import_ace_lora(path, out, encoder)
-        text = f"{made.numbers:,} numbers of ACE-LoRA written to {made.folder}, for encoder {encoder}"
-        if made.base_digest != UNRECORDED:
+        imported = import_ace_lora(path, out, encoder)
+        text = f"{imported.numbers:,} numbers of ACE-LoRA written to {imported.folder}, for encoder {encoder}"
+        if imported.base_digest != UNRECORDED:
             return text
         return (
             f"{text}\nthe weights of {encoder} are not on this machine, so the folder does not record which ones the "
@@ -142,22 +149,20 @@ class AceLora(Adapter):
     @staticmethod
     def export_file(folder: Path, path: Path) -> str:
         """Writes an adapter folder in the authors' layout; says what was written."""
-        from medgraft.adapters.ace_lora_files import export_ace_lora
-
         return f"{export_ace_lora(folder, path):,} numbers written to {path} in the layout of ACE-LoRA's authors"
 
-    def joining_prompts(self, count: int) -> AbstractContextManager[None] | None:
+    def prompt_ensemble(self, count: int) -> AbstractContextManager[None] | None:
         """Joins the prompts of a class as the hypergraph does."""
-        return None if self.hgnn is None else self.hgnn.joining_prompts(count)
+        return None if self.hgnn is None else self.hgnn.prompt_ensemble(count)
 
 
-def _hypergraph_options(own: AceLora.Config, modality: Literal["both", "visual", "text"]) -> AceHgnnAdapter.Config:
+def _hypergraph_options(config: AceLora.Config, modality: Literal["both", "visual", "text"]) -> AceHgnnAdapter.Config:
     return AceHgnnAdapter.Config(
-        hidden_dim=own.hidden_dim,
-        top_k=own.top_k,
+        hidden_dim=config.hidden_dim,
+        top_k=config.top_k,
         modality=modality,
-        graph=own.graph,
-        cls_attention=own.cls_attention,
-        return_tokens=own.return_tokens,
-        prompt_ensemble=own.prompt_ensemble,
+        graph=config.graph,
+        cls_attention=config.cls_attention,
+        return_tokens=config.return_tokens,
+        prompt_ensemble=config.prompt_ensemble,
     )

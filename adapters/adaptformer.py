@@ -7,26 +7,35 @@ numbers inside, Kaiming's start of ``Down`` and zeros in ``Up``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
-from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.bottleneck import Bottleneck
-from medgraft.adapters.placement import DepthGroup, Hits, key_of, select, unique
+from medgraft.adapter import AdapterConfig, Attachment
+from medgraft.adapters.parts.bottleneck import Bottleneck
+from medgraft.adapters.parts.placement import DepthGroup, Hits, select
 from medgraft.encoder import Encoder
-from medgraft.errors import IncompatibleError
+from medgraft.site_adapter import SiteAdapter
 from medgraft.sites import Site
 
 
-class AdaptFormer(Adapter):
+class AdaptFormer(SiteAdapter):
     """A parallel bottleneck that reads what the MLP reads, the frozen norm's output, as the paper's equations say.
 
     The authors' code reads the tokens before that norm. Where an encoder scales the MLP's output (layer scale), the
     bottleneck's is scaled with it. In post-norm blocks (BERT) the MLP reads the attention's normed output.
     """
+
+    paper = (
+        "Chen et al., AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition, NeurIPS 2022 (arXiv "
+        "2205.13535)"
+    )
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
+    text_padding = 0
 
     class Config(AdapterConfig):
         """Options.
@@ -44,35 +53,18 @@ class AdaptFormer(Adapter):
         depth: DepthGroup = "all"
 
     config: Config
+    modules_name = "bottleneck"
 
-    def __init__(self, config: Config | None = None) -> None:
-        super().__init__(config)
-        self.bottleneck = nn.ModuleDict()
-
-    def supports(self, encoder: Encoder) -> Support:
-        """Fits encoders with transformer blocks, in two and three dimensions and on text."""
-        try:
-            self._select(encoder, encoder.sites())
-        except IncompatibleError as error:
-            return Support(False, str(error))
-        return Support(True)
-
-    def _select(self, encoder: Encoder, sites: Mapping[str, Site]) -> Hits:
+    def select(self, encoder: Encoder, sites: Mapping[str, Site]) -> Hits:
+        """Branches that ``targets`` names, in the blocks that ``depth`` names."""
         return select(encoder, sites, self.config.targets, {"branch"}, depth=self.config.depth, what="adaptformer")
 
-    def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
-        """Puts a bottleneck beside each branch."""
-        attachment = Attachment(encoder)
-        hits = self._select(encoder, sites)
-        attachment.record(hits)
-        self.bottleneck.clear()
-        for site in unique(hits):
-            like = next(encoder.get_submodule(site.path).parameters())
-            dim = like.shape[1] if site.in_mha else like.shape[0]
-            bottleneck = Bottleneck(dim, self.config.width, F.relu, 0.0, like)
-            self.bottleneck[key_of(site)] = bottleneck
-            attachment.add_to_branch(site, self._scaled(bottleneck))
-        return attachment
+    def build(self, encoder: Encoder, site: Site) -> Bottleneck:
+        """The bottleneck beside one branch, ``[B, N, C] -> [B, N, C]``."""
+        like = next(encoder.get_submodule(site.path).parameters())
+        dim = like.shape[1] if site.in_mha else like.shape[0]
+        return Bottleneck(dim, self.config.width, F.relu, 0.0, like)
 
-    def _scaled(self, bottleneck: nn.Module) -> Callable[[Tensor], Tensor]:
-        return lambda x: self.config.scale * bottleneck(x)
+    def connect(self, attachment: Attachment, site: Site, module: nn.Module) -> None:
+        """Adds what the bottleneck makes of the branch's input ``[B, N, C]``, scaled, to the branch's output."""
+        attachment.add_to_branch(site, lambda x: self.config.scale * module(x))

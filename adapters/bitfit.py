@@ -7,17 +7,18 @@ Ben Zaken et al., "BitFit: Simple Parameter-efficient Fine-tuning for Transforme
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from pydantic import Field
 from torch import nn
 
-from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.placement import DepthGroup, Hits, select
-from medgraft.adapters.substitution import Substitution
+from medgraft.adapter import Adapter, AdapterConfig, Attachment
+from medgraft.adapters.parts.placement import DepthGroup, Hits, select
+from medgraft.adapters.parts.substitution import Substitution
+from medgraft.attachment.blank_run import used_parameters
 from medgraft.encoder import Encoder
 from medgraft.errors import IncompatibleError
 from medgraft.sites import Site
-from medgraft.tracing import used_parameters
 
 KINDS = {"projection", "layer", "norm", "branch"}
 
@@ -30,6 +31,13 @@ class BitFit(Adapter):
     variant is ``targets=("q", "fc1")`` where projections are apart. Running means and variances of batch norms stay.
     """
 
+    paper = (
+        "Ben Zaken et al., BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked "
+        "Language-models, ACL 2022 (arXiv 2106.10199)"
+    )
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
+    text_padding = 0
     mergeable = True
 
     class Config(AdapterConfig):
@@ -49,15 +57,8 @@ class BitFit(Adapter):
         super().__init__(config)
         self.bias = Substitution()
 
-    def supports(self, encoder: Encoder) -> Support:
-        """Fits every encoder with biases, CNNs included."""
-        try:
-            self._select(encoder, encoder.sites())
-        except IncompatibleError as error:
-            return Support(False, str(error))
-        return Support(True)
-
-    def _select(self, encoder: Encoder, sites: Mapping[str, Site]) -> Hits:
+    def select(self, encoder: Encoder, sites: Mapping[str, Site]) -> Hits:
+        """Layers and norms with a bias that ``targets`` names; fits every encoder with biases, CNNs included."""
         # The output projection of a fused attention is no layer of its own; its branch stands for it.
         offered = {name: site for name, site in sites.items() if site.kind != "branch" or site.in_mha}
         hits = select(encoder, offered, self.config.targets, KINDS, depth=self.config.depth, what="bitfit")
@@ -72,11 +73,11 @@ class BitFit(Adapter):
         def matters(site: Site) -> bool:
             return any(value in used for _, _, value in _biases(encoder, site))
 
-        hits = _with_any(self._select(encoder, sites), matters, "has no bias that a feature depends on")
+        hits = _with_any(self.select(encoder, sites), matters, "has no bias that a feature depends on")
         attachment.record(hits)
         self.bias.clear()
         done: set[tuple[str, str]] = set()
-        for site in (site for found in hits.values() for site in found):
+        for site in (site for matches in hits.values() for site in matches):
             for path, name, _ in _biases(encoder, site):
                 if (path, name) not in done:
                     done.add((path, name))
@@ -93,9 +94,9 @@ class BitFit(Adapter):
 
 
 def _with_any(hits: Hits, keep, reason: str) -> Hits:
-    kept = {pattern: [site for site in found if keep(site)] for pattern, found in hits.items()}
-    for pattern, found in kept.items():
-        if not found:
+    kept = {pattern: [site for site in matches if keep(site)] for pattern, matches in hits.items()}
+    for pattern, matches in kept.items():
+        if not matches:
             raise IncompatibleError(
                 f"bitfit.targets: nothing that {pattern!r} matches, {hits[pattern][0].name} first, {reason}"
             )

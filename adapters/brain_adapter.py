@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import torch
@@ -23,18 +24,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.kernels import backends
-from medgraft.adapters.kernels.bottleneck import bottleneck_3d
+from medgraft.adapters.kernels.bottleneck.op import bottleneck_3d
 from medgraft.adapters.linear_probe import mean_token
-from medgraft.adapters.placement import TokenGrid, key_of
-from medgraft.adapters.real_slices import on_real_slices
+from medgraft.adapters.parts.placement import TokenGrid, key_of
+from medgraft.adapters.parts.real_slices import on_real_slices
+from medgraft.attachment.blank_run import blank_batch
+from medgraft.attachment.portable import Portable
 from medgraft.encoder import Encoder
 from medgraft.errors import IncompatibleError
 from medgraft.features import Features
 from medgraft.losses import label_guided_info_nce
-from medgraft.portable import Portable
+from medgraft.ops import backends
 from medgraft.sites import Site
-from medgraft.tracing import blank_batch
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -91,7 +92,7 @@ class VolumeBottleneck(Portable, nn.Module):
 class BlockBottleneck(nn.Module):
     """``x + up(gelu(mix(down(x))))`` on a map of features, zero at the start (ours, after ST-Adapter).
 
-    Runs as the shared operation :func:`~medgraft.adapters.kernels.bottleneck.bottleneck_3d`.
+    Runs as the shared operation :func:`~medgraft.adapters.kernels.bottleneck.op.bottleneck_3d`.
 
     Args:
         dim: Channels ``C`` of the map.
@@ -139,7 +140,14 @@ class BrainAdapter(Adapter):
     """
 
     identity_at_init = False
-    row_wise = True
+    paper = (
+        "Zhang et al., Brain-Adapter: Enhancing Neurological Disorder Analysis with Adapter-Tuning Multimodal Large "
+        "Language Models, 2025 (arXiv 2501.16282)"
+    )
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.001, "epochs": 9, "batch_size": 8})
+    text_padding = 0
+    token_wise = True
 
     class Config(AdapterConfig):
         """Options.
@@ -174,7 +182,7 @@ class BrainAdapter(Adapter):
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         if self.config.recompute:
-            self.row_wise = False  # blocks that are computed again run whole both times
+            self.token_wise = False  # blocks that are computed again run whole both times
         self.bottleneck = nn.ModuleDict()
         self.projection = nn.ModuleDict()
 
@@ -248,7 +256,10 @@ class BrainAdapter(Adapter):
             attachment.set_attribute(block, "forward", recomputed(block.forward))
 
     def extra_loss(self, outputs: Mapping[str, Features]) -> Tensor | None:
-        """Two-way contrastive loss between volume and text embeddings, as in ConVIRT (Zhang et al., 2020)."""
+        """Two-way contrastive loss between volume and text embeddings, as in ConVIRT (Zhang et al., 2020).
+
+        A scalar; ``None`` where one of the two did not run. Embeddings are ``[B, E]``.
+        """
         if self.config.contrastive_weight == 0 or set(outputs) != {"volume", "text"}:
             return None
         volume, text = outputs["volume"].embedding, outputs["text"].embedding

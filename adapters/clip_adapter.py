@@ -8,6 +8,7 @@ the projected embedding before its length is made one. The last ReLU is in the a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +16,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.placement import Modality, towers_with_features
-from medgraft.classes import shared_embedding
+from medgraft.adapters.parts.placement import towers_with_features
+from medgraft.class_prompts import shared_embedding
 from medgraft.encoder import Encoder
 from medgraft.features import Features
 from medgraft.sites import Site
+from medgraft.towers import Reading, reads_text
 
 
 class EmbeddingBottleneck(nn.Module):
@@ -51,6 +53,12 @@ class ClipAdapter(Adapter):
     mixed embedding, so that a linear head reads it too, and ``embedding`` the same with unit length.
     """
 
+    paper = (
+        "Gao et al., CLIP-Adapter: Better Vision-Language Models with Feature Adapters, IJCV 2024 (arXiv 2110.04544)"
+    )
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.001, "epochs": 100})
+    text_padding = 0
     identity_at_init = False
 
     class Config(AdapterConfig):
@@ -67,7 +75,7 @@ class ClipAdapter(Adapter):
         reduction: int = Field(4, ge=1)
         ratio: float = Field(0.2, gt=0, le=1)
         text_ratio: float = Field(0.2, gt=0, le=1)
-        modality: Modality = "visual"
+        modality: Reading = "visual"
         last_relu: bool = True
 
     config: Config
@@ -95,7 +103,7 @@ class ClipAdapter(Adapter):
             width = tower.project(torch.zeros(1, tower.spec.dim, device=tower.device, dtype=kind)).shape[-1]
             bottleneck = EmbeddingBottleneck(width, self.config.reduction, self.config.last_relu).to(kind)
             self.bottleneck[name] = bottleneck
-            ratio = self.config.text_ratio if name == "text" else self.config.ratio
+            ratio = self.config.text_ratio if reads_text(tower) else self.config.ratio
             attachment.map_features(tower, _mixing(tower, bottleneck, ratio))
         return attachment
 

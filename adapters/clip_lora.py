@@ -7,6 +7,8 @@ AdamW at 2e-4 with weight decay 0.01, a half cosine, batches of 32, 500 steps pe
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from pydantic import Field
 
 from medgraft.adapters.lora import Lora
@@ -14,6 +16,13 @@ from medgraft.adapters.lora import Lora
 
 class ClipLora(Lora):
     """LoRA with the published settings."""
+
+    paper = (
+        "Zanella and Ben Ayed, Low-Rank Few-Shot Adaptation of Vision-Language Models, CVPR Workshops 2024 (arXiv "
+        "2405.18541)"
+    )
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.001, "epochs": 40})
 
     class Config(Lora.Config):
         """Options of LoRA with the defaults of CLIP-LoRA.

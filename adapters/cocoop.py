@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import torch
 from pydantic import Field
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from medgraft.adapter import AdapterConfig, Attachment
 from medgraft.adapters.coop import ContextPrompts
-from medgraft.classes import unit_embedding
+from medgraft.class_prompts import unit_embedding
 from medgraft.encoder import Encoder
 from medgraft.features import Features
 from medgraft.sites import Site
@@ -32,6 +33,9 @@ class CoCoOp(ContextPrompts):
     runs alone gets the vectors unmoved.
     """
 
+    paper = "Zhou et al., Conditional Prompt Learning for Vision-Language Models, CVPR 2022 (arXiv 2203.05557)"
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.002, "epochs": 10, "batch_size": 4})
     identity_at_init = False
     per_image = True
 
@@ -82,7 +86,7 @@ class CoCoOp(ContextPrompts):
 
     @contextmanager
     def prompting(self, classes: Tensor, images: Tensor | None) -> Iterator[None]:
-        """Moves the vectors by ``images``, whatever ran before."""
+        """Moves the vectors by ``images``, ``[R, E]``, whatever ran before."""
         self._override = images
         try:
             yield

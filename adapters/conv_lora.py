@@ -13,20 +13,21 @@ Mixture-of-Experts Layer", ICLR 2017 (arXiv 1701.06538), equations 3 to 5, on th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support, add_rows
-from medgraft.adapters.placement import DepthGroup, Hits, TokenGrid, check_rank, key_of, select, tower_of, unique
+from medgraft.adapter import AdapterConfig, Attachment, add_rows
+from medgraft.adapters.parts.placement import DepthGroup, Hits, TokenGrid, check_rank, select, tower_of, unique
+from medgraft.attachment.portable import Portable
 from medgraft.encoder import Encoder
-from medgraft.errors import IncompatibleError
 from medgraft.features import Features
-from medgraft.portable import Portable
+from medgraft.site_adapter import SiteAdapter
 from medgraft.sites import Site
 
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
@@ -118,7 +119,7 @@ class ConvLoraDelta(Portable, nn.Module):
         return F.linear(self.grid.join(prefix, torch.cat(mixed)[order]), self.decode)
 
 
-class ConvLora(Adapter):
+class ConvLora(SiteAdapter):
     """Conv-LoRA on key and value projections of image and volume towers, or on those that ``targets`` names.
 
     The paper adapts the query too. Where the CLS token is read, a patch's query in the last block reaches nothing that
@@ -128,6 +129,14 @@ class ConvLora(Adapter):
     such tokens (CLS, registers) take the plain low-rank path. The interpolation is linear, the paper names none.
     Its function is no linear map of the input, so it cannot be merged.
     """
+
+    paper = (
+        "Zhong et al., Convolution Meets LoRA: Parameter Efficient Finetuning for Segment Anything Model, ICLR 2024 "
+        "(arXiv 2401.17868)"
+    )
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
+    text_padding = 0
 
     class Config(AdapterConfig):
         """Options.
@@ -147,61 +156,60 @@ class ConvLora(Adapter):
         depth: DepthGroup = "all"
 
     config: Config
+    modules_name = "delta"
+    delta: nn.ModuleDict
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
-        self.delta = nn.ModuleDict()
+        self._grids: dict[str, TokenGrid] = {}
 
-    def supports(self, encoder: Encoder) -> Support:
-        """Fits image and volume towers of transformer blocks."""
-        try:
-            self._select(encoder, encoder.sites())
-        except IncompatibleError as error:
-            return Support(False, str(error))
-        return Support(True)
-
-    def _select(self, encoder: Encoder, sites: Mapping[str, Site]) -> Hits:
+    def select(self, encoder: Encoder, sites: Mapping[str, Site]) -> Hits:
+        """Projections of image and volume towers of transformer blocks that ``targets`` names."""
         targets, depth = self.config.targets, self.config.depth
         hits = select(encoder, sites, targets, {"projection"}, depth=depth, what="conv_lora", gridded=True)
         for site in unique(hits):
-            module = encoder.get_submodule(site.path)
-            weight = module.in_proj_weight if isinstance(module, nn.MultiheadAttention) else module.weight
-            assert isinstance(weight, Tensor)
-            check_rank(self.config.rank, weight, site)
+            check_rank(self.config.rank, _weight(encoder, site), site)
         return hits
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Adds one branch per projection."""
-        attachment = Attachment(encoder)
-        hits = self._select(encoder, sites)
-        attachment.record(hits)
-        self.delta.clear()
-        grids: dict[str, TokenGrid] = {}
+        self._grids = {}
+        return super().attach(encoder, sites)
+
+    def build(self, encoder: Encoder, site: Site) -> ConvLoraDelta:
+        """The branch of one projection, ``[B, N, in] -> [B, N, out]``."""
+        if site.tower not in self._grids:
+            self._grids[site.tower] = TokenGrid(tower_of(encoder, site))
+        weight = _weight(encoder, site).detach()
+        rows = weight if site.rows is None else weight[site.rows]
+        return ConvLoraDelta(rows, self.config.rank, self.config.experts, self._grids[site.tower])
+
+    def connect_all(self, attachment: Attachment, modules: Sequence[tuple[Site, nn.Module]]) -> None:
+        """Adds each branch to its projection; those of one fused attention are added together."""
         fused: dict[str, list[tuple[Site, nn.Module]]] = {}
-        for site in unique(hits):
-            if site.tower not in grids:
-                grids[site.tower] = TokenGrid(tower_of(encoder, site))
-            module = encoder.get_submodule(site.path)
-            weight = module.in_proj_weight if isinstance(module, nn.MultiheadAttention) else module.weight
-            assert isinstance(weight, Tensor)
-            rows = weight.detach() if site.rows is None else weight.detach()[site.rows]
-            delta = ConvLoraDelta(rows, self.config.rank, self.config.experts, grids[site.tower])
-            self.delta[key_of(site)] = delta
+        for site, delta in modules:
             if site.in_mha:
                 fused.setdefault(site.path, []).append((site, delta))
             else:
                 attachment.add_to_output(site, delta)
         for path, branches in fused.items():
             attachment.map_projection(path, _sum(branches))
-        return attachment
 
     def extra_loss(self, outputs: Mapping[str, Features]) -> Tensor | None:
-        """Balance losses of the gates in the last forward pass, summed and weighted."""
+        """Balance losses of the gates in the last pass: their weighted sum, a scalar; ``None`` in evaluation."""
         branches = [delta for delta in self.delta.values() if isinstance(delta, ConvLoraDelta)]
         losses = [delta.balance for delta in branches if delta.balance is not None]
         if not self.training or not losses or self.config.balance == 0:
             return None
         return self.config.balance * torch.stack(losses).sum()
+
+
+def _weight(encoder: Encoder, site: Site) -> Tensor:
+    """Weight at a projection, ``[out, in]``, packed where a layer packs several."""
+    module = encoder.get_submodule(site.path)
+    weight = module.in_proj_weight if isinstance(module, nn.MultiheadAttention) else module.weight
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 def _sum(branches: list[tuple[Site, nn.Module]]) -> Callable[[Tensor, Tensor], Tensor]:

@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import AdapterConfig, Attachment, Support
-from medgraft.classes import ClassAdapter
+from medgraft.class_prompts import ClassAdapter
 from medgraft.encoder import Encoder, TextEncoder
 from medgraft.errors import CheckpointError, ConfigError
 from medgraft.sites import Site
@@ -92,7 +93,7 @@ class ContextPrompts(ClassAdapter):
     def __init__(self, config: AdapterConfig | None = None) -> None:
         super().__init__(config)
         self.register_parameter("context", None)
-        self._given: Tensor | None = None
+        self._vectors: Tensor | None = None
         self._cut: Callable[[str], bool] = lambda text: False
 
     context: Tensor | None
@@ -107,11 +108,13 @@ class ContextPrompts(ClassAdapter):
         if not (support := super().supports(encoder)):
             return support
         tower = encoder.towers()["text"]
-        length, asked = tower.spec.input_size[0], getattr(self.config, "length", 0)
+        length, n_context = tower.spec.input_size[0], getattr(self.config, "length", 0)
         if word_table(tower) is None:
             return Support(False, "its text tower has no table of word embeddings")
-        if asked > length - 3:
-            return Support(False, f"its text tower reads {length} tokens, which {asked} context vectors nearly fill")
+        if n_context > length - 3:
+            return Support(
+                False, f"its text tower reads {length} tokens, which {n_context} context vectors nearly fill"
+            )
         return Support(True)
 
     def open_room(self, attachment: Attachment, sites: Mapping[str, Site], words: str, length: int) -> Tensor:
@@ -130,25 +133,26 @@ class ContextPrompts(ClassAdapter):
         form = text_form(tower)
         vectors = _from_words(tower, table, form, words) if words else _drawn(table, length)
         self.room = len(vectors)
+        self.text_padding = self.room + 1  # a text that ends in padding with the vectors in is one that was not cut
         self._cut = lambda text: bool((tower.prepare(text)[-self.room :] != form.filler).any())
         attachment.record({"words": [site for site in sites.values() if site.kind == "input" and site.tower == "text"]})
 
         def make_room(ids: Tensor) -> Tensor:
-            self._given = self.contexts(len(ids))
-            return ids if self._given is None else with_room(ids, self.room, form)
+            self._vectors = self.contexts(len(ids))
+            return ids if self._vectors is None else with_room(ids, self.room, form)
 
         def fill(embedded: Tensor) -> Tensor:
-            if self._given is None:
+            if self._vectors is None:
                 return embedded
-            given, self._given = self._given.to(embedded.dtype), None
-            return torch.cat([embedded[:, : form.start], given, embedded[:, form.start + self.room :]], dim=1)
+            vectors, self._vectors = self._vectors.to(embedded.dtype), None
+            return torch.cat([embedded[:, : form.start], vectors, embedded[:, form.start + self.room :]], dim=1)
 
         attachment.map_input(tower, make_room)
         path = next(name for name, module in encoder.named_modules() if module is table)
         attachment.map_output(Site("words", "layer", path, "text"), fill)
         return vectors
 
-    def own_prompts(self, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    def class_prompts(self, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
         """The class's name and a full stop.
 
         Raises:
@@ -186,6 +190,9 @@ class CoOp(ContextPrompts):
     Not the identity at the start: the vectors are words that the text did not have.
     """
 
+    paper = "Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022 (arXiv 2109.01134)"
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.002, "epochs": 100})
     identity_at_init = False
 
     class Config(AdapterConfig):
@@ -217,21 +224,24 @@ class CoOp(ContextPrompts):
         self._fresh = fresh if self.config.class_specific else None
         return attachment
 
-    def meet_classes(self, images: Tensor, targets: Tensor, count: int) -> None:
-        """Makes class-specific vectors, drawn for each class on its own, or the same words for all."""
+    def fit_classes(self, images: Tensor, targets: Tensor, count: int) -> None:
+        """Makes class-specific vectors ``[K, M, C]``, drawn for each class on its own, or the same words for all.
+
+        See :meth:`ClassAdapter.fit_classes`.
+        """
         if self._fresh is None:
             return
         fresh = self._fresh.expand(count, -1, -1)
         self.context = nn.Parameter(fresh.clone() if self.config.init else torch.randn_like(fresh) * DEVIATION)
 
-    def make_room(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def resize_for_load(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Makes class-specific vectors of the file's number."""
         if self._fresh is not None and "context" in shapes:
             self.context = nn.Parameter(self._fresh.new_zeros(shapes["context"]))
 
     @contextmanager
     def prompting(self, classes: Tensor, images: Tensor | None) -> Iterator[None]:
-        """Notes the classes, for class-specific vectors."""
+        """Notes the classes, ``int64 [R]``, for class-specific vectors."""
         self._classes = classes
         try:
             yield

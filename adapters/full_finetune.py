@@ -7,14 +7,15 @@ Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Langua
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
-from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.placement import DepthGroup, in_depth
-from medgraft.adapters.substitution import Substitution
+from medgraft.adapter import Adapter, AdapterConfig, Attachment
+from medgraft.adapters.parts.placement import DepthGroup, in_depth
+from medgraft.adapters.parts.substitution import Substitution
+from medgraft.attachment.blank_run import used_parameters
 from medgraft.encoder import Encoder
 from medgraft.errors import IncompatibleError
 from medgraft.sites import Site
-from medgraft.tracing import used_parameters
 
 
 class FullFinetune(Adapter):
@@ -27,6 +28,13 @@ class FullFinetune(Adapter):
     means and variances of batch norms and all dropout.
     """
 
+    paper = (
+        "Devlin et al., BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding, NAACL 2019 "
+        "(arXiv 1810.04805), for transformers"
+    )
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.0001, "epochs": 6})
+    text_padding = 0
     mergeable = True
 
     class Config(AdapterConfig):
@@ -44,38 +52,31 @@ class FullFinetune(Adapter):
         super().__init__(config)
         self.value = Substitution()
 
-    def supports(self, encoder: Encoder) -> Support:
-        """Fits every encoder with parameters; a depth group needs blocks."""
-        try:
-            self._select(encoder, encoder.sites())
-        except IncompatibleError as error:
-            return Support(False, str(error))
-        return Support(True)
-
-    def _select(self, encoder: Encoder, sites: Mapping[str, Site]) -> dict[str, list[Site]]:
+    def select(self, encoder: Encoder, sites: Mapping[str, Site]) -> dict[str, list[Site]]:
+        """Everything but the features, or the blocks that ``depth`` names."""
         depth = self.config.depth
         if next(encoder.parameters(), None) is None:
             raise IncompatibleError("full_finetune trains the values of an encoder, and this one has none")
         if depth == "all":
             return {"all": [site for site in sites.values() if site.kind != "features"]}
-        found = [site for site in sites.values() if site.block is not None and in_depth(encoder, site, depth)]
-        if not found:
+        selected = [site for site in sites.values() if site.block is not None and in_depth(encoder, site, depth)]
+        if not selected:
             raise IncompatibleError(f"full_finetune.depth: this encoder has no block in depth group {depth!r}")
-        return {depth: found}
+        return {depth: selected}
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Puts the copies in the place of the values."""
         attachment = Attachment(encoder)
         attachment.on_detach(self.unmerge)
-        hits = self._select(encoder, sites)
+        hits = self.select(encoder, sites)
         self.value.clear()
         used = set().union(*(used_parameters(tower) for tower in encoder.towers().values()))
 
         def matters(site: Site) -> bool:
             return not site.path or not used.isdisjoint(encoder.get_submodule(site.path).parameters())
 
-        attachment.record({group: [site for site in found if matters(site)] for group, found in hits.items()})
-        roots = [site.path for found in hits.values() for site in found]
+        attachment.record({group: [site for site in matches if matters(site)] for group, matches in hits.items()})
+        roots = [site.path for matches in hits.values() for site in matches]
         for path, module in encoder.named_modules():
             inside = any(path == root or path.startswith(f"{root}.") for root in roots)
             if self.config.depth != "all" and not inside:

@@ -13,6 +13,7 @@ media ``m`` are not normalised here; the resampler's last norm does that.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,16 +22,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.cross_attention import GatedMlp, IdeficsForm, MaskedCrossAttention, Visibility
-from medgraft.adapters.perceiver_layers import feed_forward
+from medgraft.adapters.parts.cross_attention import GatedMlp, IdeficsForm, MaskedCrossAttention, Visibility
+from medgraft.adapters.parts.perceiver_layers import feed_forward
+from medgraft.adapters.parts.placement import trained_dtype
+from medgraft.adapters.parts.published_weights import join_key_value, part_of
 from medgraft.adapters.perceiver_resampler import PerceiverResampler, as_media
-from medgraft.adapters.placement import trained_dtype
-from medgraft.adapters.published_weights import join_key_value, part_of
-from medgraft.checkpoint import load_strict
-from medgraft.encoder import DualEncoder, Encoder
-from medgraft.errors import ConfigError
+from medgraft.checkpoints.weights import load_strict
+from medgraft.encoder import Encoder
+from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.features import Features
 from medgraft.sites import Site
+from medgraft.towers import shares_space, text_tower, visual_tower
 
 
 class GatedCrossAttention(nn.Module):
@@ -186,7 +188,7 @@ class GatedCrossAttention(nn.Module):
         Args:
             state_dict: Of one block or of a whole model.
             prefix: Which block of a whole model, by the end of what precedes its keys
-                (``"gated_cross_attn_layers.3"``); see :func:`~medgraft.adapters.published_weights.part_of`.
+                (``"gated_cross_attn_layers.3"``); see :func:`~medgraft.adapters.parts.published_weights.part_of`.
 
         Returns:
             Keys of other modules, which were not used.
@@ -215,9 +217,9 @@ class GatedCrossAttention(nn.Module):
         Raises:
             CheckpointError: A key is missing, unexpected or of another shape; nothing is changed then.
         """
-        found, others = part_of(state_dict, "alpha_cross_attn", prefix)
-        unused = [key for key in found if "rotary_emb" in key]
-        named = {IDEFICS_NAMES.get(key, key): value for key, value in found.items() if key not in unused}
+        tensors, others = part_of(state_dict, "alpha_cross_attn", prefix)
+        unused = [key for key in tensors if "rotary_emb" in key]
+        named = {IDEFICS_NAMES.get(key, key): value for key, value in tensors.items() if key not in unused}
         state = join_key_value(named, "to_k.weight", "to_v.weight", "to_kv.weight")
         gate_proj = state.get("ff.1.gate.weight")
         form = IdeficsForm(
@@ -265,6 +267,11 @@ class GatedXattn(Adapter):
     nothing to train here.
     """
 
+    paper = "Alayrac et al., Flamingo: a Visual Language Model for Few-Shot Learning, NeurIPS 2022 (arXiv 2204.14198)"
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.001, "epochs": 9})
+    text_padding = 0
+
     class Config(AdapterConfig):
         """Options.
 
@@ -297,28 +304,35 @@ class GatedXattn(Adapter):
 
     def supports(self, encoder: Encoder) -> Support:
         """Fits dual encoders of text and one visual modality."""
-        names = set(encoder.towers())
-        if len(names) == 2 and "text" in names:
+        names = encoder.towers()
+        if len(names) == 2 and text_tower(encoder) and visual_tower(encoder):
             return Support(True)
         return Support(False, f"it reads {' and '.join(sorted(names))}; gated_xattn needs a visual and a text tower")
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Remembers the visual features of a call, and maps the text features that follow."""
-        attachment, own, towers = Attachment(encoder), self.config, encoder.towers()
-        text = towers["text"]
-        visual_name, visual = next((name, tower) for name, tower in towers.items() if name != "text")
+        attachment, config = Attachment(encoder), self.config
+        reader, seen = text_tower(encoder), visual_tower(encoder)
+        if reader is None or seen is None:
+            raise IncompatibleError(f"gated_xattn does not fit {encoder.spec.name}: {self.supports(encoder).reason}")
+        (text_name, text), (visual_name, visual) = reader, seen
         features = {site.tower: site for site in sites.values() if site.kind == "features"}
-        attachment.record({"text features": [features["text"]], "visual features": [features[visual_name]]})
-        if own.resampler_depth:
+        attachment.record({"text features": [features[text_name]], "visual features": [features[visual_name]]})
+        if config.resampler_depth:
             self.resampler = PerceiverResampler(
-                visual.spec.dim, own.resampler_depth, own.head_dim, own.heads, own.num_latents, ff_mult=own.ff_mult
+                visual.spec.dim,
+                config.resampler_depth,
+                config.head_dim,
+                config.heads,
+                config.num_latents,
+                ff_mult=config.ff_mult,
             )
         self.blocks = nn.ModuleList(
-            GatedCrossAttention(text.spec.dim, visual.spec.dim, own.head_dim, own.heads, own.ff_mult)
-            for _ in range(own.depth)
+            GatedCrossAttention(text.spec.dim, visual.spec.dim, config.head_dim, config.heads, config.ff_mult)
+            for _ in range(config.depth)
         )
         self.to(torch.promote_types(trained_dtype(text), trained_dtype(visual)))
-        shared = isinstance(encoder, DualEncoder) and encoder.logit_scale is not None
+        shared = shares_space(encoder, text_name)
         attachment.set_attribute(encoder, "towers", self._forgetful(encoder))
         attachment.map_features(visual, self._see)
         attachment.map_features(text, lambda output: self._read(output, text if shared else None))

@@ -9,15 +9,16 @@ block, which are trained too, a block has ``2 (2 m d + d + m)`` and ``2 d`` numb
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import AdapterConfig, Attachment
-from medgraft.adapters.bottleneck import Bottleneck, SerialAdapter
-from medgraft.adapters.placement import DepthGroup, Hits, select, tower_of, unique
-from medgraft.adapters.substitution import Substitution
+from medgraft.adapters.parts.bottleneck import Bottleneck, SerialAdapter
+from medgraft.adapters.parts.placement import DepthGroup, Hits, select, tower_of, unique
+from medgraft.adapters.parts.substitution import Substitution
 from medgraft.encoder import Encoder
 from medgraft.sites import Site
 
@@ -31,6 +32,10 @@ class Houlsby(SerialAdapter):
     bottleneck.
     """
 
+    paper = "Houlsby et al., Parameter-Efficient Transfer Learning for NLP, ICML 2019 (arXiv 1902.00751)"
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
+    text_padding = 0
     identity_at_init = False
 
     class Config(AdapterConfig):
@@ -61,8 +66,8 @@ class Houlsby(SerialAdapter):
         """Branches that ``targets`` names, in the blocks that ``depth`` names."""
         return select(encoder, sites, self.config.targets, {"branch"}, depth=self.config.depth, what="houlsby")
 
-    def build(self, dim: int, like: Tensor) -> Bottleneck:
-        """The bottleneck of one branch."""
+    def build_bottleneck(self, dim: int, like: Tensor) -> Bottleneck:
+        """The bottleneck of one branch, ``[B, N, dim] -> [B, N, dim]``."""
         return Bottleneck(dim, self.config.width, F.gelu, self.config.std, like)
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:

@@ -8,6 +8,7 @@ that an adapter has to clear (Kornblith et al., "Do Better ImageNet Models Trans
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -24,6 +25,15 @@ Solver = Literal["lbfgs", "sgd"]
 
 class LinearProbe(Adapter):
     """Chooses what the head reads; trains nothing itself."""
+
+    paper = (
+        "Alain and Bengio, Understanding intermediate layers using linear classifier probes, 2016 (arXiv 1610.01644)"
+    )
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType(
+        {"epochs": 60}
+    )  # of dense heads and linear_probe:sgd; a logistic regression has none
+    text_padding = 0
 
     class Config(AdapterConfig):
         """Options.
@@ -62,7 +72,7 @@ class LinearProbe(Adapter):
                 attachment.map_features(tower, self._pool)
         return attachment
 
-    def condenser(self, tower: Encoder) -> Condenser:
+    def precompute(self, tower: Encoder) -> Condenser:
         """All of it: the probe trains nothing, and its head reads one vector."""
         key = f"linear_probe pooling={self.config.pooling}"
         pool = self._pool if self.config.pooling != "encoder" else lambda features: features

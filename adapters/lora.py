@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,12 +22,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.kernels import backends, packed_lora
-from medgraft.adapters.placement import DepthGroup, check_rank, in_depth
+from medgraft.adapter import Adapter, AdapterConfig, Attachment
+from medgraft.adapters.kernels.packed_lora import op as packed_lora
+from medgraft.adapters.parts.placement import DepthGroup, check_rank, in_depth
+from medgraft.attachment.portable import Portable
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError
-from medgraft.portable import Portable
+from medgraft.ops import backends
 from medgraft.sites import Site, match_sites
 
 CONVOLUTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
@@ -72,7 +74,7 @@ class LoraDelta(nn.Module):
         return self.convolution(self.convolution(x, self.A, **self.geometry), self.B) * self.scaling
 
     def weight(self) -> Tensor:
-        """The update ``scaling * B A`` in the shape of the weight it belongs to."""
+        """The update ``scaling * B A`` in the shape of the weight it belongs to, ``[out, in, *kernel]``."""
         return (self.B.flatten(1) @ self.A.flatten(1)).view(len(self.B), *self.A.shape[1:]) * self.scaling
 
 
@@ -116,7 +118,7 @@ def _plus(base: Tensor, added: Tensor | None) -> Tensor:
 
 
 class FusedLinear(Portable):
-    """A linear map and its LoRA branches as one operation, wherever :mod:`~medgraft.adapters.kernels.backends` says so.
+    """A linear map and its LoRA branches as one operation, wherever :mod:`~medgraft.ops.backends` says so.
 
     It stands in for the map's ``forward`` and for the change that a hook adds behind it: one of the two adds the
     branches, whichever form runs.
@@ -145,14 +147,14 @@ class FusedLinear(Portable):
         self.added = False
         if not self.merged():
             A, B = (torch.stack([getattr(delta, name) for delta in self.deltas]) for name in "AB")
-            made = backends.outside_autocast(self._fused, x, self.base.weight, self.base.bias, A, B)
-            if made is not None:
+            output = backends.outside_autocast(self._fused, x, self.base.weight, self.base.bias, A, B)
+            if output is not None:
                 self.added = True
-                return made
+                return output
         return F.linear(x, self.base.weight, self.base.bias)
 
     def change(self, x: Tensor) -> Tensor | None:
-        """What is still to be added behind :meth:`forward`."""
+        """What is still to be added behind :meth:`forward`, ``[..., D] -> [..., O]``; ``None`` for nothing."""
         return None if self.added else self.plain(x)
 
     def _fused(self, x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor) -> Tensor | None:
@@ -170,8 +172,11 @@ class Lora(Adapter):
     eager mode, it stays with it.
     """
 
+    paper = "Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022 (arXiv 2106.09685)"
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
     mergeable = True
-    row_wise = True
+    token_wise = True
 
     class Config(AdapterConfig):
         """Options.
@@ -210,28 +215,16 @@ class Lora(Adapter):
         if self._merged:
             raise ConfigError("this LoRA is merged, so the encoder would keep the old update; unmerge before loading")
 
-    @property
-    def affine_projections(self) -> bool:
-        """Without dropout."""
-        return self.config.dropout == 0
-
-    def supports(self, encoder: Encoder) -> Support:
-        """Fits wherever every target pattern finds a linear map or an ungrouped convolution."""
-        try:
-            self._select(encoder, encoder.sites())
-        except IncompatibleError as error:
-            return Support(False, str(error))
-        return Support(True)
-
-    def _select(self, encoder: Encoder, sites: Mapping[str, Site]) -> dict[str, list[Site]]:
+    def select(self, encoder: Encoder, sites: Mapping[str, Site]) -> dict[str, list[Site]]:
+        """Linear maps and ungrouped convolutions that ``targets`` names."""
         hits = match_sites(sites, self.config.targets, "lora.targets")
         selected: dict[str, list[Site]] = {}
-        for pattern, found in hits.items():
-            usable = [site for site in found if site.kind in ("projection", "layer")]
+        for pattern, matches in hits.items():
+            usable = [site for site in matches if site.kind in ("projection", "layer")]
             usable = [site for site in usable if in_depth(encoder, site, self.config.depth)]
             if not usable:
                 raise IncompatibleError(
-                    f"lora.targets: {pattern!r} matches {found[0].name} and the like, but no linear map or "
+                    f"lora.targets: {pattern!r} matches {matches[0].name} and the like, but no linear map or "
                     f"convolution in depth group {self.config.depth!r}"
                 )
             for site in usable:
@@ -250,11 +243,11 @@ class Lora(Adapter):
         """Adds one branch per site."""
         attachment = Attachment(encoder)
         attachment.on_detach(self.unmerge)
-        hits = self._select(encoder, sites)
+        hits = self.select(encoder, sites)
         attachment.record(hits)
         self.delta.clear()
         self._places.clear()
-        for site in {site.name: site for found in hits.values() for site in found}.values():
+        for site in {site.name: site for matches in hits.values() for site in matches}.values():
             base = encoder.get_submodule(site.path)
             rows = _weight(base)[site.rows] if site.rows is not None else _weight(base)
             delta = LoraDelta(base, len(rows), self.config.rank, self.config.scaling, self.config.dropout)
@@ -313,13 +306,13 @@ class Lora(Adapter):
         def change(x: Tensor) -> Tensor | None:
             if self._merged:
                 return None
-            made = {start: delta(x) for start, (_, delta) in by_start.items()}
-            like = next(iter(made.values()))  # under autocast the branches have another type than x
+            outputs = {start: delta(x) for start, (_, delta) in by_start.items()}
+            like = next(iter(outputs.values()))  # under autocast the branches have another type than x
             parts, at = [], 0
             for start, (stop, _) in sorted(by_start.items()):
                 if at < start:
                     parts.append(like.new_zeros(*like.shape[:-1], start - at))
-                parts.append(made[start])
+                parts.append(outputs[start])
                 at = stop
             if at < width:
                 parts.append(like.new_zeros(*like.shape[:-1], width - at))

@@ -18,10 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medgraft.adapters.lora import Lora, LoraDelta
-from medgraft.checkpoint import CONFIG_NAME, WEIGHTS_NAME, load_strict, read_weights
-from medgraft.documents import read_json
+from medgraft.checkpoints.folder import CONFIG_NAME, WEIGHTS_NAME
+from medgraft.checkpoints.weights import load_strict, read_weights
 from medgraft.encoder import Encoder
 from medgraft.errors import CheckpointError, ConfigError
+from medgraft.files.documents import read_json
 from medgraft.grafting import Grafted
 from medgraft.sites import Site
 
@@ -170,15 +171,15 @@ def _plain_config(folder: Path) -> dict[str, Any]:
 
 def _branches(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """Module path -> ``(A, B)``; branches of zeros, which change nothing, are left out."""
-    found: dict[str, dict[str, Tensor]] = {}
+    pairs: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         match = re.fullmatch(rf"{re.escape(PREFIX)}(.+)\.lora_([AB])(?:\.[^.]+)?\.weight", key)
         if match is None:
             raise CheckpointError(f"{folder} is no plain LoRA: it holds {key!r}")
-        found.setdefault(match[1], {})[match[2]] = value
-    if half := [path for path, pair in found.items() if len(pair) != 2]:
+        pairs.setdefault(match[1], {})[match[2]] = value
+    if half := [path for path, pair in pairs.items() if len(pair) != 2]:
         raise CheckpointError(f"{folder}: {half[0]} has only one of lora_A and lora_B")
-    kept = {path: (pair["A"], pair["B"]) for path, pair in found.items()}
+    kept = {path: (pair["A"], pair["B"]) for path, pair in pairs.items()}
     idle = re.compile(r".+\.base_layer\.out_proj")
     return {path: pair for path, pair in kept.items() if not (idle.fullmatch(path) and not pair[1].any())}
 

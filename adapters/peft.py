@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -15,10 +16,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.placement import check_rank
+from medgraft.adapters.parts.placement import check_rank
+from medgraft.attachment.hooks import HALVES
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError, UnknownNameError
-from medgraft.hooks import HALVES
 from medgraft.options import Option
 from medgraft.sites import Site, match_sites
 
@@ -47,6 +48,11 @@ class PeftAdapter(Adapter):
     ``fourierft``, ``unilora`` and ``vblora``, which peft starts at random (``identity_at_init`` is false for them), nor
     with options that choose such a start.
     """
+
+    paper = "Mangrulkar et al., PEFT, 2022; the method's own paper by peft's documentation"
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
+    text_padding = 0
 
     variant_field: ClassVar[str | None] = "method"
 
@@ -79,17 +85,17 @@ class PeftAdapter(Adapter):
     @classmethod
     def variant_options(cls, variant: str | None) -> Sequence[Option]:
         """Arguments of peft's configuration class for the method, in peft's words."""
-        from medgraft.adapters.peft_options import options_of
+        from medgraft.adapters.parts.peft_options import options_of
 
         return options_of(variant or cls.Config.model_fields["method"].default, DEFAULTS)
 
     def _kind(self) -> Any:
         from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
-        known = {kind.value.lower(): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-        if self.method not in known:
-            raise UnknownNameError("peft method", self.config.method, known)
-        return known[self.method]
+        configs = {kind.value.lower(): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+        if self.method not in configs:
+            raise UnknownNameError("peft method", self.config.method, configs)
+        return configs[self.method]
 
     def _peft_config(self, modules: list[str]) -> Any:
         options = DEFAULTS.get(self.method, {}) | self.config.options
@@ -100,8 +106,8 @@ class PeftAdapter(Adapter):
 
     def _matched(self, encoder: Encoder, sites: Mapping[str, Site]) -> dict[str, list[Site]]:
         hits = match_sites(sites, self.config.targets, f"peft:{self.config.method} targets")
-        for pattern, found in hits.items():
-            hits[pattern] = [site for site in found if site.kind in ("projection", "layer")]
+        for pattern, matches in hits.items():
+            hits[pattern] = [site for site in matches if site.kind in ("projection", "layer")]
             if not hits[pattern]:
                 raise IncompatibleError(f"peft targets: {pattern!r} matches no linear map or convolution")
             if any(site.in_mha for site in hits[pattern]):
@@ -113,7 +119,7 @@ class PeftAdapter(Adapter):
                 raise IncompatibleError(f"peft targets: {pattern!r} already carries a layer of another peft method")
         if self.method == "lora":
             rank = self._peft_config(["x"]).r
-            for site in (site for found in hits.values() for site in found):
+            for site in (site for matches in hits.values() for site in matches):
                 weight = getattr(encoder.get_submodule(site.path), "weight", None)
                 if isinstance(weight, Tensor) and weight.dim() > 1:
                     check_rank(rank, weight, dataclasses.replace(site, rows=None))
@@ -136,7 +142,7 @@ class PeftAdapter(Adapter):
         attachment = Attachment(encoder)
         hits = self._matched(encoder, sites)
         attachment.record(hits)
-        paths = sorted({site.path for found in hits.values() for site in found})
+        paths = sorted({site.path for matches in hits.values() for site in matches})
         before = _Snapshot(encoder, paths)
         attachment.on_detach(before.restore, redo=lambda: injected.restore())
         config = self._peft_config(paths)
@@ -152,23 +158,25 @@ class PeftAdapter(Adapter):
         injected = _Tree(encoder)
         self._wrapped = [(encoder.get_submodule(path), before.modules[path]) for path in paths]
         # The encoder was frozen before, so what takes gradients now is what peft means to train.
-        own = {name: p for name, p in tuner.named_parameters() if p.requires_grad and id(p) not in before.known}
-        self.trained = nn.ParameterDict({n.removeprefix("model.").replace(".", "/"): p for n, p in own.items()})
-        self._fixed = before.new_fixed(tuner, {id(p) for p in own.values()})
+        trainable = {
+            name: p for name, p in tuner.named_parameters() if p.requires_grad and id(p) not in before.tensor_ids
+        }
+        self.trained = nn.ParameterDict({n.removeprefix("model.").replace(".", "/"): p for n, p in trainable.items()})
+        self._fixed = before.new_fixed(tuner, {id(p) for p in trainable.values()})
         self._cast_fixed(lambda x: x.float() if x.dtype in HALVES else x)
         return attachment
 
     def hung_tensors(self) -> list[Tensor]:
-        """Projections that some methods draw once and never train."""
+        """Projections, of any shape, that some methods draw once and never train."""
         return [getattr(module, places)[name] for module, places, name in self._fixed]
 
     def _cast_fixed(self, fn: Callable[[Tensor], Tensor]) -> None:
         for module, places, name in self._fixed:
-            known = getattr(module, places)
+            tensors = getattr(module, places)
             if places == "_buffers":
-                known[name] = fn(known[name])
+                tensors[name] = fn(tensors[name])
             else:
-                known[name].data = fn(known[name].data)
+                tensors[name].data = fn(tensors[name].data)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PeftAdapter:
         self._cast_fixed(fn)
@@ -205,7 +213,7 @@ class _Snapshot:
         self.modules = dict(encoder.named_modules())
         self.tree = _Tree(encoder)
         self.attributes = set(encoder.__dict__)
-        self.known = {id(tensor) for tensor in (*encoder.parameters(), *encoder.buffers())}
+        self.tensor_ids = {id(tensor) for tensor in (*encoder.parameters(), *encoder.buffers())}
         self.weights = [
             (parameter, parameter.detach().clone())
             for path in paths
@@ -215,14 +223,14 @@ class _Snapshot:
 
     def new_fixed(self, tuner: nn.Module, trained: set[int]) -> list[tuple[nn.Module, str, str]]:
         """Where the floating-point tensors hang that peft added and does not train: module, kind of place, name."""
-        found = {}
+        fixed = {}
         for module in tuner.modules():
             for places in ("_parameters", "_buffers"):
                 for name, tensor in getattr(module, places).items():
-                    known = id(tensor) in self.known or id(tensor) in trained
-                    if tensor is not None and tensor.is_floating_point() and not known:
-                        found[id(module), name] = (module, places, name)
-        return list(found.values())
+                    excluded = id(tensor) in self.tensor_ids or id(tensor) in trained
+                    if tensor is not None and tensor.is_floating_point() and not excluded:
+                        fixed[id(module), name] = (module, places, name)
+        return list(fixed.values())
 
     def broken_promise(self) -> str:
         """What was changed besides the modules that were named, in words; empty if nothing was."""

@@ -14,6 +14,7 @@ squared ReLU in the paper.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -22,15 +23,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.kernels.perceiver import normalised as kernel_normalised
-from medgraft.adapters.perceiver_layers import Activation, PerceiverAttention, feed_forward
-from medgraft.adapters.placement import Modality, towers_with_features, trained_dtype
-from medgraft.adapters.published_weights import join_key_value, part_of
-from medgraft.checkpoint import load_strict
+from medgraft.adapters.kernels.perceiver.op import normalised as kernel_normalised
+from medgraft.adapters.parts.perceiver_layers import Activation, PerceiverAttention, feed_forward
+from medgraft.adapters.parts.placement import towers_with_features, trained_dtype
+from medgraft.adapters.parts.published_weights import join_key_value, part_of
+from medgraft.checkpoints.weights import load_strict
 from medgraft.encoder import Encoder
 from medgraft.errors import CheckpointError, ConfigError
 from medgraft.features import Condenser, Features
 from medgraft.sites import Site
+from medgraft.towers import Reading
 
 
 class PerceiverResampler(nn.Module):
@@ -148,7 +150,7 @@ class PerceiverResampler(nn.Module):
         Args:
             state_dict: Of the resampler alone or of a whole model; whatever precedes its keys (``perceiver.``,
                 ``module.perceiver.``) is found.
-            prefix: Which of several resamplers, see :func:`~medgraft.adapters.published_weights.part_of`.
+            prefix: Which of several resamplers, see :func:`~medgraft.adapters.parts.published_weights.part_of`.
 
         Returns:
             Keys of other modules, which were not used.
@@ -167,7 +169,7 @@ class PerceiverResampler(nn.Module):
 
         Args:
             state_dict: Of the resampler alone or of a whole model (``model.perceiver_resampler.``).
-            prefix: See :func:`~medgraft.adapters.published_weights.part_of`.
+            prefix: See :func:`~medgraft.adapters.parts.published_weights.part_of`.
 
         Returns:
             Keys of other modules, which were not used.
@@ -175,8 +177,8 @@ class PerceiverResampler(nn.Module):
         Raises:
             CheckpointError: A key is missing, unexpected or of another shape; nothing is changed then.
         """
-        found, others = part_of(state_dict, "latents", prefix)
-        state = {_from_idefics(key): value for key, value in found.items()}
+        tensors, others = part_of(state_dict, "latents", prefix)
+        state = {_from_idefics(key): value for key, value in tensors.items()}
         self._load(join_key_value(state, "to_k.weight", "to_v.weight", "to_kv.weight"), "the Idefics resampler")
         for layer in self.layers:
             layer[1][2] = nn.ReLU()  # pyright: ignore[reportIndexIssue]
@@ -236,6 +238,10 @@ class PerceiverResamplerAdapter(Adapter):
     the encoder (``identity_at_init`` is false).
     """
 
+    paper = "Alayrac et al., Flamingo: a Visual Language Model for Few-Shot Learning, NeurIPS 2022 (arXiv 2204.14198)"
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.0005, "epochs": 8})
+    text_padding = 0
     identity_at_init = False
 
     class Config(AdapterConfig):
@@ -262,7 +268,7 @@ class PerceiverResamplerAdapter(Adapter):
         activation: Activation = "gelu"
         max_frames: int | None = Field(None, ge=1)
         pooling: Literal["mean", "first"] = "mean"
-        modality: Modality = "visual"
+        modality: Reading = "visual"
 
     config: Config
 
@@ -283,24 +289,24 @@ class PerceiverResamplerAdapter(Adapter):
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Adds one resampler per tower, on its tokens."""
         attachment = Attachment(encoder)
-        own = self.config
-        for name, (tower, site) in towers_with_features(encoder, sites, own.modality).items():
+        config = self.config
+        for name, (tower, site) in towers_with_features(encoder, sites, config.modality).items():
             attachment.record({"features": [site]})
             resampler = PerceiverResampler(
                 tower.spec.dim,
-                own.depth,
-                own.head_dim,
-                own.heads,
-                own.num_latents,
-                max_frames=own.max_frames,
-                ff_mult=own.ff_mult,
-                activation=own.activation,
+                config.depth,
+                config.head_dim,
+                config.heads,
+                config.num_latents,
+                max_frames=config.max_frames,
+                ff_mult=config.ff_mult,
+                activation=config.activation,
             )
             self.resampler[name] = resampler.to(trained_dtype(tower))
-            attachment.map_features(tower, _resample(resampler, own))
+            attachment.map_features(tower, _resample(resampler, config))
         return attachment
 
-    def condenser(self, tower: Encoder) -> Condenser | None:
+    def precompute(self, tower: Encoder) -> Condenser | None:
         """The normalised tokens: each layer's norm of them differs in its affine part only."""
         name = tower.spec.modality
         if name not in self.resampler or self.config.max_frames is not None:

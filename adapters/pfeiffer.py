@@ -8,14 +8,15 @@ equation 1: ``h <- U ReLU(D h) + r``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from medgraft.adapter import AdapterConfig
-from medgraft.adapters.bottleneck import Bottleneck, SerialAdapter
-from medgraft.adapters.placement import DepthGroup, Hits, select
+from medgraft.adapters.parts.bottleneck import Bottleneck, SerialAdapter
+from medgraft.adapters.parts.placement import DepthGroup, Hits, select
 from medgraft.encoder import Encoder
 from medgraft.sites import Site
 
@@ -27,6 +28,14 @@ class Pfeiffer(SerialAdapter):
     bottleneck reads what it is added to, in both kinds. The papers leave the start open; here ``U`` starts at zero, so
     a fresh graft changes nothing.
     """
+
+    paper = (
+        "Pfeiffer et al., AdapterFusion: Non-Destructive Task Composition for Transfer Learning, EACL 2021 (arXiv "
+        "2005.00247)"
+    )
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
+    text_padding = 0
 
     class Config(AdapterConfig):
         """Options.
@@ -48,6 +57,6 @@ class Pfeiffer(SerialAdapter):
         """Branches that ``targets`` names, in the blocks that ``depth`` names."""
         return select(encoder, sites, self.config.targets, {"branch"}, depth=self.config.depth, what="pfeiffer")
 
-    def build(self, dim: int, like: Tensor) -> Bottleneck:
-        """The bottleneck of one branch."""
+    def build_bottleneck(self, dim: int, like: Tensor) -> Bottleneck:
+        """The bottleneck of one branch, ``[B, N, dim] -> [B, N, dim]``."""
         return Bottleneck(dim, max(dim // self.config.reduction, 8), F.relu, 0.0, like)

@@ -13,6 +13,7 @@ arXiv 2501.16282) compares itself with.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch.nn.functional as F
@@ -20,10 +21,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.convolution import average_pool_3d
 from medgraft.encoder import Encoder
+from medgraft.fast.convolution import average_pool_3d
 from medgraft.features import Features
 from medgraft.sites import Site
+from medgraft.towers import grid_axes
 
 
 class ResidualStage(nn.Module):
@@ -110,6 +112,13 @@ class ScratchCnn(Adapter):
     and stored alike. A fresh network is not the identity (``identity_at_init`` is false).
     """
 
+    paper = (
+        "He et al., Deep Residual Learning for Image Recognition, CVPR 2016 (arXiv 1512.03385), reduced to a stem "
+        "and two stages"
+    )
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.001, "head_lr": 0.001, "epochs": 12, "batch_size": 16})
+    text_padding = 0
     identity_at_init = False
 
     class Config(AdapterConfig):
@@ -129,7 +138,7 @@ class ScratchCnn(Adapter):
     def supports(self, encoder: Encoder) -> Support:
         """Fits encoders without weights."""
         if encoder.spec.weights == "none":
-            if self.config.architecture == "small" or encoder.spec.modality == "volume":
+            if self.config.architecture == "small" or grid_axes(encoder) == 3:
                 return Support(True)
             return Support(False, f"architecture {self.config.architecture!r} reads volumes; choose pixels:3d")
         return Support(False, "a network from scratch uses no encoder; choose pixels:2d or pixels:3d")

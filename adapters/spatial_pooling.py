@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -17,13 +18,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.placement import towers_with_features, trained_dtype
-from medgraft.adapters.real_slices import by_depth
-from medgraft.convolution import average_pool_3d
+from medgraft.adapters.parts.placement import towers_with_features, trained_dtype
+from medgraft.adapters.parts.real_slices import by_depth
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError
+from medgraft.fast.convolution import average_pool_3d
 from medgraft.features import Condenser, Features
 from medgraft.sites import Site
+from medgraft.towers import reads_text, visual_tower
 
 Pooling = Literal["spatial", "sequence"]
 
@@ -107,10 +109,10 @@ class SpatialPooling(nn.Module):
         out = whole.new_zeros(len(tokens), *whole.shape[1:])
         filled = torch.zeros_like(out[..., 0], dtype=torch.bool)
         for samples, slices in by_depth(real):
-            own = by_slice[samples[:, None], slices].flatten(1, 2)
-            made, _ = self(own, (slices.shape[1], *grid[1:]))
-            out[samples, : made.shape[1]] = made
-            filled[samples, : made.shape[1]] = True
+            real_tokens = by_slice[samples[:, None], slices].flatten(1, 2)
+            pooled, _ = self(real_tokens, (slices.shape[1], *grid[1:]))
+            out[samples, : pooled.shape[1]] = pooled
+            filled[samples, : pooled.shape[1]] = True
         return out, shape, filled
 
 
@@ -121,6 +123,13 @@ class SpatialPoolingAdapter(Adapter):
     false), as published.
     """
 
+    paper = (
+        "Bai et al., M3D: Advancing 3D Medical Image Analysis with Multi-Modal Large Language Models, 2024 (arXiv "
+        "2404.00578)"
+    )
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.001, "epochs": 8})
+    text_padding = 0
     identity_at_init = False
 
     class Config(AdapterConfig):
@@ -146,23 +155,25 @@ class SpatialPoolingAdapter(Adapter):
 
     def supports(self, encoder: Encoder) -> Support:
         """Fits every encoder with a visual tower."""
-        if set(encoder.towers()) - {"text"}:
+        if visual_tower(encoder) is not None:
             return Support(True)
         return Support(False, "it reads text only; spatial pooling needs the token grid of images or volumes")
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Adds pooling and projection to the features of each visual tower."""
-        attachment, own = Attachment(encoder), self.config
+        attachment, config = Attachment(encoder), self.config
         for name, (tower, site) in towers_with_features(encoder, sites, "visual").items():
             attachment.record({"features": [site]})
-            pooling = SpatialPooling(tower.spec.dim, own.out_dim or tower.spec.dim, own.size, own.layers, own.pooling)
+            pooling = SpatialPooling(
+                tower.spec.dim, config.out_dim or tower.spec.dim, config.size, config.layers, config.pooling
+            )
             self.pooling[name] = pooling.to(trained_dtype(tower))
             attachment.map_features(tower, _pool(pooling))
         return attachment
 
-    def condenser(self, tower: Encoder) -> Condenser | None:
+    def precompute(self, tower: Encoder) -> Condenser | None:
         """The pooled tokens, where no slices are padded."""
-        if tower.spec.modality == "text":
+        if reads_text(tower):
             return None
         key, pooling = (
             f"spatial_pooling size={self.config.size} {self.config.pooling}",

@@ -8,18 +8,19 @@ folds it into a linear map, ``W' = gamma W`` and ``b' = gamma b + beta``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.placement import DepthGroup, Hits, key_of, select, unique
+from medgraft.adapter import Adapter, AdapterConfig, Attachment
+from medgraft.adapters.parts.placement import DepthGroup, Hits, key_of, select, unique
+from medgraft.attachment.blank_run import used_parts
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.sites import Site
-from medgraft.tracing import used_parts
 
 KINDS = {"projection", "layer", "norm", "branch"}
 
@@ -40,7 +41,7 @@ class ScaleShift(nn.Module):
         self.axis = axis
 
     def forward(self, y: Tensor, *, scale: bool = True, shift: bool = True) -> Tensor:
-        """``gamma * y + beta``, or one half of it, in the type of ``y``."""
+        """``gamma * y + beta``, or one half of it, in the type of ``y``, which is ``[..., C]`` or ``[B, C, *size]``."""
         shape = [1] * y.ndim
         shape[self.axis] = -1
         out = self.gamma.view(shape) * y if scale else y
@@ -77,6 +78,13 @@ class Ssf(Adapter):
     whole scale and shift.
     """
 
+    paper = (
+        "Lian et al., Scaling and Shifting Your Features: A New Baseline for Efficient Model Tuning, NeurIPS 2022 "
+        "(arXiv 2210.08823)"
+    )
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
+    text_padding = 0
     mergeable = True
 
     class Config(AdapterConfig):
@@ -106,15 +114,8 @@ class Ssf(Adapter):
         if self._kept:
             raise ConfigError("this SSF is merged, so the encoder would keep the old scale; unmerge before loading")
 
-    def supports(self, encoder: Encoder) -> Support:
-        """Fits every encoder with layers, CNNs included."""
-        try:
-            self._select(encoder, encoder.sites())
-        except IncompatibleError as error:
-            return Support(False, str(error))
-        return Support(True)
-
-    def _select(self, encoder: Encoder, sites: Mapping[str, Site]) -> Hits:
+    def select(self, encoder: Encoder, sites: Mapping[str, Site]) -> Hits:
+        """Layers and norms that ``targets`` names; fits every encoder with layers, CNNs included."""
         # The output projection of a fused attention is no layer of its own; its branch stands for it.
         offered = {name: site for name, site in sites.items() if site.kind != "branch" or site.in_mha}
         return select(encoder, offered, self.config.targets, KINDS, depth=self.config.depth, what="ssf")
@@ -131,11 +132,11 @@ class Ssf(Adapter):
             return module in called and not used.isdisjoint(_owner(module, site).parameters())
 
         hits: Hits = {}
-        for pattern, found in self._select(encoder, sites).items():
-            hits[pattern] = [site for site in found if matters(site)]
+        for pattern, matches in self.select(encoder, sites).items():
+            hits[pattern] = [site for site in matches if matters(site)]
             if not hits[pattern]:
                 raise IncompatibleError(
-                    f"ssf.targets: {pattern!r} matches {found[0].name}, which no feature depends on, or which "
+                    f"ssf.targets: {pattern!r} matches {matches[0].name}, which no feature depends on, or which "
                     "is never called"
                 )
         attachment.record(hits)

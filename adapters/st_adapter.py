@@ -8,16 +8,17 @@ depth, height and width, and an image has a two-dimensional convolution.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.placement import DepthGroup, Hits, TokenGrid, key_of, select, tower_of, unique
+from medgraft.adapter import AdapterConfig, Attachment
+from medgraft.adapters.parts.placement import DepthGroup, Hits, TokenGrid, select, tower_of
 from medgraft.encoder import Encoder
-from medgraft.errors import IncompatibleError
+from medgraft.site_adapter import SiteAdapter
 from medgraft.sites import Site
 
 
@@ -55,13 +56,20 @@ class GridBottleneck(nn.Module):
         return self.up(inside.movedim(1, -1)).movedim(-1, 1)
 
 
-class StAdapter(Adapter):
+class StAdapter(SiteAdapter):
     """One bottleneck per block of the image and volume towers, in front of its attention.
 
     The convolution and all biases start at zero, as in the authors' code, so a fresh graft changes nothing. Prefix
     tokens (CLS, registers) have no place on the grid and stay as they are. The paper's ``f`` is read as GELU; the
     authors' code leaves it out (``activation="none"``). Its second position, in front of the MLP, is not offered.
     """
+
+    paper = (
+        "Pan et al., ST-Adapter: Parameter-Efficient Image-to-Video Transfer Learning, NeurIPS 2022 (arXiv 2206.13559)"
+    )
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
+    text_padding = 0
 
     class Config(AdapterConfig):
         """Options.
@@ -86,46 +94,34 @@ class StAdapter(Adapter):
             return value
 
     config: Config
+    modules_name = "bottleneck"
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
-        self.bottleneck = nn.ModuleDict()
+        self._grids: dict[str, TokenGrid] = {}
 
-    def supports(self, encoder: Encoder) -> Support:
-        """Fits image and volume towers of transformer blocks."""
-        try:
-            self._select(encoder, encoder.sites())
-        except IncompatibleError as error:
-            return Support(False, str(error))
-        return Support(True)
-
-    def _select(self, encoder: Encoder, sites: Mapping[str, Site]) -> Hits:
+    def select(self, encoder: Encoder, sites: Mapping[str, Site]) -> Hits:
+        """Blocks of image and volume towers that ``depth`` names."""
         patterns, depth = ("blocks.*",), self.config.depth
         return select(encoder, sites, patterns, {"block"}, depth=depth, what="st_adapter", gridded=True)
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Puts a bottleneck in front of each block."""
-        attachment = Attachment(encoder)
-        hits = self._select(encoder, sites)
-        attachment.record(hits)
-        self.bottleneck.clear()
-        grids: dict[str, TokenGrid] = {}
-        for site in unique(hits):
-            tower, own = tower_of(encoder, site), self.config
-            if site.tower not in grids:
-                grids[site.tower] = TokenGrid(tower)
-            grid, dim = grids[site.tower], tower.spec.dim
-            bottleneck = GridBottleneck(
-                dim,
-                max(dim // own.reduction, 1),
-                len(grid.shape),
-                own.kernel,
-                own.activation,
-                next(tower.parameters()),
-            )
-            self.bottleneck[key_of(site)] = bottleneck
-            attachment.map_block_input(site, _residual(bottleneck, grid))
-        return attachment
+        self._grids = {}
+        return super().attach(encoder, sites)
+
+    def build(self, encoder: Encoder, site: Site) -> GridBottleneck:
+        """The bottleneck in front of one block, over a map ``[B, C, *grid]``."""
+        tower, options = tower_of(encoder, site), self.config
+        if site.tower not in self._grids:
+            self._grids[site.tower] = TokenGrid(tower)
+        dim, axes = tower.spec.dim, len(self._grids[site.tower].shape)
+        width = max(dim // options.reduction, 1)
+        return GridBottleneck(dim, width, axes, options.kernel, options.activation, next(tower.parameters()))
+
+    def connect(self, attachment: Attachment, site: Site, module: nn.Module) -> None:
+        """Adds what the bottleneck makes of the block's tokens ``[B, N, C]`` to those with a place on the grid."""
+        attachment.map_block_input(site, _residual(module, self._grids[site.tower]))
 
 
 def _residual(bottleneck: nn.Module, grid: TokenGrid) -> Callable[[Tensor], Tensor]:

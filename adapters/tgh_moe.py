@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -28,11 +29,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.ffn_copies import Ffn, ffn_of
-from medgraft.adapters.placement import DepthGroup, Hits, key_of, select, tower_of, unique
-from medgraft.adapters.routing import evenness
-from medgraft.adapters.tgh_layers import (
+from medgraft.adapters.parts.ffn_copies import Ffn, ffn_of
+from medgraft.adapters.parts.placement import DepthGroup, Hits, key_of, select, tower_of, unique
+from medgraft.adapters.parts.routing import evenness, top_k_gates
+from medgraft.adapters.parts.tgh_layers import (
     Choice,
+    Experts,
     PromptReader,
     Routed,
     TaskLevel,
@@ -40,14 +42,17 @@ from medgraft.adapters.tgh_layers import (
     TokenLevel,
     prompt_embedding,
 )
-from medgraft.adapters.tgh_report import RoutingReport
+from medgraft.adapters.parts.tgh_report import RoutingReport
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.features import Features
-from medgraft.schedule import ONE_STAGE, Stage
+from medgraft.schedule import ONE_PHASE, Phase
 from medgraft.sites import Site
+from medgraft.towers import text_tower
 
 logger = logging.getLogger(__name__)
+
+__all__ = ["Experts", "TghMoe", "top_k_gates"]
 
 MEMORY = 0.9
 """Share of the running load that one training step keeps."""
@@ -68,6 +73,11 @@ class TghMoe(Adapter):
     A router whose load has collapsed on as few experts as each token may use is set to zero, so that its block becomes
     the average of all experts. This is logged and reported, and stored with the weights.
     """
+
+    paper = "Yu et al., text-guided hierarchical mixture of experts (TGH-MoE), 2026 (arXiv 2604.10233)"
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.001, "epochs": 8})
+    text_padding = 0
 
     class Config(AdapterConfig):
         """Options.
@@ -161,56 +171,60 @@ class TghMoe(Adapter):
     def supports(self, encoder: Encoder) -> Support:
         """Fits image and volume towers of transformer blocks; prompts need a text tower beside one visual tower."""
         try:
-            for site in unique(self._select(encoder, encoder.sites())):
+            for site in unique(self.select(encoder, encoder.sites())):
                 if self.config.expert == "ffn_copy":
                     ffn_of(encoder, tower_of(encoder, site), site)
         except IncompatibleError as error:
             return Support(False, str(error))
         return Support(True)
 
-    def _select(self, encoder: Encoder, sites: Mapping[str, Site]) -> Hits:
+    def select(self, encoder: Encoder, sites: Mapping[str, Site]) -> Hits:
+        """Branches of image and volume towers that ``targets`` names."""
         targets, depth = self.config.targets, self.config.depth
         return select(encoder, sites, targets, {"branch"}, depth=depth, what="tgh_moe", gridded=True)
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Puts both mixtures beside the MLP of each selected block, and reads the prompt before the image."""
-        attachment, own = Attachment(encoder), self.config
+        attachment, config = Attachment(encoder), self.config
         attachment.on_call.append(self._begin)
-        hits = self._select(encoder, sites)
+        hits = self.select(encoder, sites)
         attachment.record(hits)
         places = unique(hits)
         towers = {id(tower_of(encoder, site)): tower_of(encoder, site) for site in places}
-        text = encoder.towers().get("text") if own.text else None
+        prompts = text_tower(encoder) if config.text else None
         like = next(tower_of(encoder, places[0]).parameters())
         self.reader = None
-        if text is not None:
-            self.reader = PromptReader(text.spec.dim, own.prompt_dim, own.tasks if own.levels != "token" else 1, like)
-            attachment.first.add("text")
+        if prompts is not None:
+            modality, text = prompts
+            self.reader = PromptReader(
+                text.spec.dim, config.prompt_dim, config.tasks if config.levels != "token" else 1, like
+            )
+            attachment.first.add(modality)
             attachment.map_features(text, self._read)
         for tower in towers.values():
             attachment.map_features(tower, self._end)
         self.blocks.clear()
         for site in places:
             tower = tower_of(encoder, site)
-            ffn = ffn_of(encoder, tower, site) if own.expert == "ffn_copy" else None
+            ffn = ffn_of(encoder, tower, site) if config.expert == "ffn_copy" else None
             self.blocks[key_of(site)] = self._block(tower.spec.dim, next(tower.parameters()), ffn)
             attachment.add_to_branch(site, self._delta(key_of(site), tower))
         return attachment
 
     def _block(self, dim: int, like: Tensor, ffn: Ffn | None) -> TghBlock:
-        own, shared, task = self.config, None, None
-        text_dim = own.prompt_dim if self.reader is not None else 0
-        if own.levels != "task":
-            image = own.token_router == "image+text"
-            shared = TokenLevel(own.experts, own.top_k, dim, own.width, text_dim, image, like, ffn)
-        if own.levels != "token":
-            task = TaskLevel(own.tasks, own.task_experts, own.task_top_k, dim, own.width, like, ffn)
-        return TghBlock(shared, task, own.scale)
+        config, shared, task = self.config, None, None
+        text_dim = config.prompt_dim if self.reader is not None else 0
+        if config.levels != "task":
+            image = config.token_router == "image+text"
+            shared = TokenLevel(config.experts, config.top_k, dim, config.width, text_dim, image, like, ffn)
+        if config.levels != "token":
+            task = TaskLevel(config.tasks, config.task_experts, config.task_top_k, dim, config.width, like, ffn)
+        return TghBlock(shared, task, config.scale)
 
     # -- running ------------------------------------------------------------------------------------------------------
 
-    def tell_tasks(self, tasks: Tensor | None) -> None:
-        """Teacher forcing in training, and whose load is whose in evaluation.
+    def set_task_ids(self, tasks: Tensor | None) -> None:
+        """Teacher forcing in training, and whose load is whose in evaluation: the task of each sample, ``int64 [B]``.
 
         Raises:
             ConfigError: A task is numbered beyond ``tasks``.
@@ -255,92 +269,92 @@ class TghMoe(Adapter):
 
     def _choose(self, samples: int, device: torch.device) -> Choice:
         """What the prompts of this call decide."""
-        own = self.config
+        config = self.config
         one = torch.ones(samples, device=device)
         nobody = torch.zeros(samples, dtype=torch.long, device=device)
         if self.reader is None or self._prompt is None:
-            return Choice(None, nobody, one, one.bool() if own.tasks == 1 else ~one.bool())
+            return Choice(None, nobody, one, one.bool() if config.tasks == 1 else ~one.bool())
         t, prompted = self._prompt
         if len(t) != samples:
             raise ConfigError(f"{len(t)} prompts for {samples} images or volumes in the same call; give one each")
         text = self.reader(t.to(self.reader.project.weight.dtype)) * prompted[:, None]
-        if own.tasks == 1 or own.levels == "token":
+        if config.tasks == 1 or config.levels == "token":
             return Choice(text, nobody, one, one.bool())
         return self._place(text, prompted)
 
     def _place(self, text: Tensor, prompted: Tensor) -> Choice:
-        own = self.config
+        config = self.config
         assert self.reader is not None
         cosines = self.reader.cosines(text)
-        probs = torch.softmax(cosines / own.tau, dim=-1)
+        probs = torch.softmax(cosines / config.tau, dim=-1)
         nearest = cosines.argmax(dim=-1)
-        known = prompted & (cosines.detach().amax(dim=-1) >= own.unknown_below)
-        told = self._tasks if self.training else None
-        if told is not None:
-            told = told.to(cosines.device)
-            each = F.cross_entropy(cosines / own.tau, told, reduction="none")
+        known = prompted & (cosines.detach().amax(dim=-1) >= config.unknown_below)
+        tasks = self._tasks if self.training else None
+        if tasks is not None:
+            tasks = tasks.to(cosines.device)
+            each = F.cross_entropy(cosines / config.tau, tasks, reduction="none")
             self._task_term = (each * prompted).sum() / prompted.sum().clamp(min=1)
-        if own.task_router == "soft":
-            average = torch.full_like(probs, 1 / own.tasks)
+        if config.task_router == "soft":
+            average = torch.full_like(probs, 1 / config.tasks)
             return Choice(
                 text, nearest, torch.ones_like(probs[:, 0]), known, torch.where(known[:, None], probs, average)
             )
-        if told is not None:
-            return Choice(text, told, torch.ones_like(probs[:, 0]), torch.ones_like(known))
+        if tasks is not None:
+            return Choice(text, tasks, torch.ones_like(probs[:, 0]), torch.ones_like(known))
         chosen = probs.gather(1, nearest[:, None])[:, 0]
         return Choice(text, nearest, 1 + (chosen - chosen.detach()), known)
 
     # -- training -----------------------------------------------------------------------------------------------------
 
     def extra_loss(self, outputs: Mapping[str, Features]) -> Tensor | None:
-        """Balance and z losses, means over blocks, and the prototypes' cross-entropy, each weighted."""
-        own, terms = self.config, []
+        """Balance and z losses, means over blocks, and the prototypes' cross-entropy: the weighted sum, a scalar."""
+        config, terms = self.config, []
         if not self.training:
             return None
         if self._routed:
-            terms.append(own.balance * torch.stack([each.balance for each in self._routed.values()]).mean())
-            terms.append(own.z * torch.stack([each.z for each in self._routed.values()]).mean())
+            terms.append(config.balance * torch.stack([each.balance for each in self._routed.values()]).mean())
+            terms.append(config.z * torch.stack([each.z for each in self._routed.values()]).mean())
         if self._task_term is not None:
-            terms.append(own.task_loss * self._task_term)
+            terms.append(config.task_loss * self._task_term)
         return torch.stack(terms).sum() if terms else None
 
     def after_step(self) -> None:
         """Keeps a running load of each block, and makes routers dense that have collapsed."""
-        own = self.config
+        config = self.config
         self._steps += 1
-        if own.collapse_below == 0 or own.top_k == own.experts:
+        if config.collapse_below == 0 or config.top_k == config.experts:
             return
         for key, routed in self._routed.items():
             load = routed.load
             self._running[key] = load if key not in self._running else MEMORY * self._running[key] + (1 - MEMORY) * load
             level = self.blocks[key].shared
             assert isinstance(level, TokenLevel)
-            even = evenness(self._running[key], own.top_k)
-            if self._steps >= PATIENCE and even < own.collapse_below and not level.is_dense:
+            even = evenness(self._running[key], config.top_k)
+            if self._steps >= PATIENCE and even < config.collapse_below and not level.is_dense:
                 level.make_dense()
                 logger.warning(
                     "tgh_moe: the router of %s sends %.0f%% of the tokens to %d of %d experts; it is made dense",
                     key.replace("/", "."),
-                    100 * float(self._running[key].topk(own.top_k).values.sum()),
-                    own.top_k,
-                    own.experts,
+                    100 * float(self._running[key].topk(config.top_k).values.sum()),
+                    config.top_k,
+                    config.experts,
                 )
 
-    def schedule(self) -> tuple[Stage, ...]:
+    def phases(self) -> tuple[Phase, ...]:
         """Task-shared, then task-specific, where there are both levels; else one stage.
 
         The first trains the shared experts, both routers and the prototypes, the second the task experts.
         """
-        own = self.config
-        if own.stages == "one" or own.levels != "both":
-            return ONE_STAGE
+        config = self.config
+        if config.stages == "one" or config.levels != "both":
+            return ONE_PHASE
         shared = ("blocks.*.shared.*", *(("reader.*",) if self.reader is not None else ()))
         return (
-            Stage("task-shared", shared, own.first_share),
-            Stage("task-specific", ("blocks.*.task.*",), 1 - own.first_share),
+            Phase("task-shared", shared, config.first_share),
+            Phase("task-specific", ("blocks.*.task.*",), 1 - config.first_share),
         )
 
-    def enter_stage(self, stage: str | None) -> None:
+    def enter_phase(self, stage: str | None) -> None:
         """The task level is off in the first stage."""
         self._task_on = stage != "task-shared"
         if stage == "task-specific" and self.config.upcycle:
@@ -351,11 +365,11 @@ class TghMoe(Adapter):
 
     # -- diagnostics --------------------------------------------------------------------------------------------------
 
-    def reset_report(self) -> None:
+    def reset_diagnostics(self) -> None:
         """Starts counting anew."""
         self._report = RoutingReport(self.config.tasks)
 
-    def report(self) -> dict[str, Any]:
+    def diagnostics(self) -> dict[str, Any]:
         """Router entropy, load of each expert per task, accuracy of ``m*``, and blocks whose router was made dense."""
         dense = [
             key.replace("/", ".")

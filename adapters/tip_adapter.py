@@ -9,6 +9,7 @@ Tip-Adapter-F trains the keys, starting from the same cache.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import AdapterConfig, Attachment
-from medgraft.classes import ClassAdapter
+from medgraft.class_prompts import ClassAdapter
 from medgraft.encoder import Encoder
 from medgraft.sites import Site
 
@@ -28,6 +29,14 @@ class TipAdapter(ClassAdapter):
     choose ``alpha`` and ``beta`` by a search on the validation split; here both are options. A saved Tip-Adapter holds
     the embeddings of its training images.
     """
+
+    paper = (
+        "Zhang et al., Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification, ECCV 2022 (arXiv "
+        "2207.09519)"
+    )
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.001, "epochs": 20, "warmup": 0.0})
+    text_padding = 0
 
     class Config(AdapterConfig):
         """Options; the defaults are those that the authors' search starts from on ImageNet.
@@ -58,11 +67,11 @@ class TipAdapter(ClassAdapter):
         attachment.record({"features": [site for site in sites.values() if site.kind == "features"]})
         return attachment
 
-    def meet_classes(self, images: Tensor, targets: Tensor, count: int) -> None:
-        """Fills the cache."""
+    def fit_classes(self, images: Tensor, targets: Tensor, count: int) -> None:
+        """Fills the cache: keys ``[n, E]`` are the images, values ``[n, K]`` their classes."""
         self._hold(images.detach().clone(), F.one_hot(targets, count).to(images.dtype))
 
-    def make_room(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def resize_for_load(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Makes a cache of the file's size."""
         if "keys" in shapes and "values" in shapes:
             self._hold(torch.zeros(shapes["keys"]), torch.zeros(shapes["values"]))
@@ -71,7 +80,7 @@ class TipAdapter(ClassAdapter):
         self.keys = nn.Parameter(keys, requires_grad=self.config.train_keys)
         self.values = values.to(keys.device)
 
-    def evidence(self, images: Tensor) -> Tensor | None:
+    def extra_logits(self, images: Tensor) -> Tensor | None:
         """``alpha exp(-beta (1 - f F^T)) L``, ``[B, K]``; ``None`` for an empty cache."""
         if self.keys is None or self.values is None:
             return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -17,9 +18,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.placement import DepthGroup, Hits, key_of, select, tower_of, unique
+from medgraft.adapters.parts.placement import DepthGroup, Hits, key_of, select, tower_of, unique
 from medgraft.encoder import Encoder
-from medgraft.errors import IncompatibleError
 from medgraft.features import Features
 from medgraft.sites import Site
 
@@ -34,6 +34,10 @@ class Vpt(Adapter):
     shares of a sum that prompts take part in.
     """
 
+    paper = "Jia et al., Visual Prompt Tuning, ECCV 2022 (arXiv 2203.12119)"
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.003, "epochs": 10})
+    text_padding = 0
     identity_at_init = False
 
     class Config(AdapterConfig):
@@ -57,22 +61,21 @@ class Vpt(Adapter):
 
     def supports(self, encoder: Encoder) -> Support:
         """Fits image and volume towers of transformer blocks whose positions are added to the tokens."""
-        try:
-            hits = self._select(encoder, encoder.sites())
-        except IncompatibleError as error:
-            return Support(False, str(error))
-        if any(tower_of(encoder, site).rotary for site in unique(hits)):
+        if not (support := super().supports(encoder)):
+            return support
+        if any(tower_of(encoder, site).rotary for site in unique(self.select(encoder, encoder.sites()))):
             return Support(False, "its attention turns tokens by their place, and a prompt token has none")
         return Support(True)
 
-    def _select(self, encoder: Encoder, sites: Mapping[str, Site]) -> Hits:
+    def select(self, encoder: Encoder, sites: Mapping[str, Site]) -> Hits:
+        """Blocks of image and volume towers that ``depth`` names."""
         patterns, depth = ("blocks.*",), self.config.depth
         return select(encoder, sites, patterns, {"block"}, depth=depth, what="vpt", gridded=True)
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Lets blocks read prompts, and takes them out again."""
         attachment = Attachment(encoder)
-        hits = self._select(encoder, sites)
+        hits = self.select(encoder, sites)
         attachment.record(hits)
         self.prompt.clear()
         by_tower: dict[str, list[Site]] = {}

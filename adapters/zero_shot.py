@@ -6,6 +6,7 @@ Radford et al., "Learning Transferable Visual Models From Natural Language Super
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from medgraft.adapter import Adapter, Attachment, Support
 from medgraft.encoder import DualEncoder, Encoder
@@ -14,6 +15,14 @@ from medgraft.sites import Site
 
 class ZeroShot(Adapter):
     """Attaches nothing."""
+
+    paper = (
+        "Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021 (arXiv "
+        "2103.00020)"
+    )
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"epochs": 0})
+    text_padding = 0
 
     def supports(self, encoder: Encoder) -> Support:
         """Fits encoders whose image and text towers share a space."""

@@ -11,18 +11,17 @@ registered; they are resized trilinearly and z-scored over the voxels that are n
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from medgraft.encoder import Encoder, EncoderSpec
-from medgraft.encoders.hub import demand
-from medgraft.encoders.loading import file_in, finish, hub_file, load_file, options_of, origin, seeded
 from medgraft.encoders.monai import NOT_ENCODER
-from medgraft.encoders.monai_networks import build_vit
-from medgraft.encoders.monai_towers import INTENSITIES, VolumeViT
-from medgraft.errors import UnknownNameError
+from medgraft.encoders.parts.loading import hub_file
+from medgraft.encoders.parts.monai_networks import build_vit
+from medgraft.encoders.parts.monai_towers import INTENSITIES, VolumeViT
+from medgraft.encoders.parts.published import PublishedSource, Release
 from medgraft.features import Features
 
 SIZE = (96, 96, 96)
@@ -36,18 +35,18 @@ class FirstPatchViT(VolumeViT):
     """The ViT with the first patch token as ``pooled``."""
 
     def pool(self, x: Tensor) -> Features:
-        """Final norm; ``pooled`` is token 0, that of a corner."""
+        """Final norm of ``[B, N, C]``; ``pooled``, ``[B, C]``, is token 0, that of a corner."""
         features = super().pool(x)
         return features.replace(pooled=features.tokens[:, 0])
 
 
-class BrainIacSource:
-    """Entry point ``brainiac``."""
+class BrainIacSource(PublishedSource):
+    """Entry point ``brainiac``; its options are those of MONAI's ViT: ``hidden_size``, ``num_layers``."""
 
-    api_version = 1
+    name, size = "brainiac", SIZE
 
-    @staticmethod
-    def models() -> dict[str, str]:
+    @classmethod
+    def models(cls) -> dict[str, str]:
         """Names that ``build`` takes, with a line each."""
         return {
             "v2": "3D ViT-B/16 on 96 x 96 x 96, brain MRI; reads the first patch token, as its authors do",
@@ -55,41 +54,29 @@ class BrainIacSource:
         }
 
     @classmethod
-    def build(cls, model: str, weights: str = "default", sha256: str | None = None, **options: Any) -> Encoder:
-        """Builds an encoder of volumes ``[1, 96, 96, 96]``.
-
-        Args:
-            model: A key of :meth:`models`.
-            weights: ``"default"`` (a mirror on the hub), ``"random"``, or a local file or a folder with one.
-            sha256: Expected digest of the local file.
-            **options: Passed to MONAI's ViT, for encoders of one's own: ``img_size``, ``hidden_size``, ``num_layers``.
-
-        Raises:
-            UnknownNameError: No such model.
-            ConfigError: An option does not fit.
-            CheckpointError: The weights cannot be fetched, read or fitted.
-        """
-        if model not in cls.models():
-            raise UnknownNameError("brainiac encoder", model, cls.models())
-        name, source = f"brainiac:{model}", origin(weights, sha256)
-        size = tuple(int(n) for n in options.pop("img_size", SIZE))
-        if source == "default":
-            demand(name, HUB[0])
-        with seeded(), options_of(name):
-            network = build_vit("vit", False, img_size=size, **options)
-        if source != "random":
-            path = hub_file(name, *HUB) if source == "default" else file_in(Path(source), FILES)
-            load_file(network, path, sha256, drop=NOT_ENCODER)
-        spec = EncoderSpec(
-            name=name,
-            modality="volume",
-            input_size=size,
-            intensity=INTENSITIES["znorm"],
-            dim=network.norm.normalized_shape[0],
-            heads=network.blocks[0].attn.num_heads,
-            pooling="first patch token" if model == "v2" else "mean",
-            licence="Apache-2.0" if source == "random" else "academic, non-commercial; see the authors' repository",
-            cohorts=() if source == "random" else COHORTS,
-            weights="random",
+    def release(cls, model: str) -> Release:
+        """A mirror on the hub; see :class:`PublishedSource`."""
+        licence = "academic, non-commercial; see the authors' repository"
+        return Release(
+            place=HUB[0],
+            fetch=lambda: hub_file(f"brainiac:{model}", *HUB),
+            files=FILES,
+            drop=NOT_ENCODER,
+            licence=licence,
+            cohorts=COHORTS,
+            local_licence=licence,
+            local_cohorts=COHORTS,
         )
-        return finish((FirstPatchViT if model == "v2" else VolumeViT)(spec, network, "znorm"), source)
+
+    @classmethod
+    def network(cls, model: str, size: tuple[int, int, int], **options: Any) -> nn.Module:
+        """See :class:`PublishedSource`."""
+        return build_vit("vit", False, img_size=size, **options)
+
+    @classmethod
+    def encoder(cls, model: str, network: Any, facts: Callable[..., EncoderSpec]) -> Encoder:
+        """See :class:`PublishedSource`."""
+        first = model == "v2"
+        sizes = {"dim": network.norm.normalized_shape[0], "heads": network.blocks[0].attn.num_heads}
+        spec = facts(intensity=INTENSITIES["znorm"], pooling="first patch token" if first else "mean", **sizes)
+        return (FirstPatchViT if first else VolumeViT)(spec, network, "znorm")

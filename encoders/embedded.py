@@ -31,10 +31,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from medgraft.attention import AttentionLayout
-from medgraft.checkpoint import file_digest, load_strict, read_weights
+from medgraft.checkpoints.weights import file_digest, load_strict, read_weights
 from medgraft.encoder import DualEncoder, Encoder, EncoderSpec, TextEncoder
-from medgraft.errors import CheckpointError, UnknownNameError
+from medgraft.errors import CheckpointError
 from medgraft.features import Features
+from medgraft.sources import Source
 
 CHEST_SIZE = (128, 128)
 BRAIN_SIZE = (64, 80, 64)
@@ -102,7 +103,7 @@ class ConvStemViT(Encoder):
         return torch.cat([self.cls.expand(len(x), -1, -1), patches], dim=1) + self.position
 
     def prefix(self, x: Tensor, stop: int) -> Tensor:
-        """Stage 1 follows the stem, stage ``1 + i`` precedes block ``i``."""
+        """``[B, 1, *size] -> [B, 1 + N, C]``; stage 1 follows the stem, stage ``1 + i`` precedes block ``i``."""
         if stop == 0:
             return x
         x = self.embed(x)
@@ -111,7 +112,7 @@ class ConvStemViT(Encoder):
         return x
 
     def encode(self, x: Tensor, *, start: int = 0) -> Features:
-        """Features; ``pooled`` is the CLS token."""
+        """Features of a batch ``[B, 1, *size]`` or a hidden state ``[B, 1 + N, C]``; ``pooled`` is the CLS token."""
         if start == 0:
             x, start = self.embed(x), 1
         for block in self.blocks[start - 1 :]:
@@ -124,7 +125,7 @@ class ConvStemViT(Encoder):
         return [f"blocks.{i}" for i in range(len(self.blocks))]
 
     def project(self, tokens: Tensor) -> Tensor:
-        """Into the space shared with text; the identity without one."""
+        """Into the space shared with text, ``[..., C] -> [..., E]``; the identity without one."""
         return self.shared(tokens)
 
     def prepare(self, raw: Any) -> Tensor:
@@ -192,6 +193,8 @@ class TextTower(TextEncoder):
         shared_dim: Width of the space shared with images, 0 for none.
     """
 
+    any_length = True
+
     def __init__(self, spec: EncoderSpec, vocabulary: Sequence[str], depth: int = 2, shared_dim: int = 0) -> None:
         super().__init__(spec)
         self.index = {word: i for i, word in enumerate(vocabulary)}
@@ -211,7 +214,7 @@ class TextTower(TextEncoder):
 
     def encode(self, x: Tensor, *, start: int = 0) -> Features:
         """Features of token ids ``[B, L]``; ``pooled`` is the CLS token."""
-        mask = x != self.pad_id
+        mask = self.real_tokens(x)
         tokens = self.words(x) + self.position[:, : x.shape[1]]
         for block in self.blocks:
             tokens = block(tokens, mask)
@@ -223,7 +226,7 @@ class TextTower(TextEncoder):
         return [f"blocks.{i}" for i in range(len(self.blocks))]
 
     def project(self, tokens: Tensor) -> Tensor:
-        """Into the space shared with images; the identity without one."""
+        """Into the space shared with images, ``[..., C] -> [..., E]``; the identity without one."""
         return self.shared(tokens)
 
 
@@ -274,13 +277,13 @@ def read_card(name: str) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read: {error}; install medgraft again") from error
 
 
-class EmbeddedSource:
+class EmbeddedSource(Source):
     """Entry point ``embedded``."""
 
-    api_version = 1
+    name = "embedded"
 
-    @staticmethod
-    def models() -> dict[str, str]:
+    @classmethod
+    def models(cls) -> dict[str, str]:
         """Names that ``build`` takes, with a line each."""
         return {
             "chest": "2D ViT + text tower, pre-trained on generated radiographs and reports (image and text)",
@@ -288,7 +291,7 @@ class EmbeddedSource:
         }
 
     @classmethod
-    def build(cls, model: str, weights: str = "default", sha256: str | None = None) -> DualEncoder:
+    def make(cls, model: str, weights: str, sha256: str | None) -> DualEncoder:
         """Builds an embedded encoder.
 
         Args:
@@ -296,8 +299,6 @@ class EmbeddedSource:
             weights: ``"default"`` for the shipped ones, ``"random"`` (seeded, always the same), or a local file.
             sha256: Expected digest of the weights file.
         """
-        if model not in cls.models():
-            raise UnknownNameError("embedded encoder", model, cls.models())
         card = read_card(model)
         name: Name = "chest" if model == "chest" else "brain"
         if weights == "random":

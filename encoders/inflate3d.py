@@ -25,14 +25,15 @@ import torch
 from torch import Tensor
 
 from medgraft.attention import capture_cls_rows
-from medgraft.checkpoint import read_weights
+from medgraft.checkpoints.weights import read_weights
 from medgraft.encoder import DualEncoder, Encoder, EncoderSpec
-from medgraft.encoders.loading import origin
-from medgraft.encoders.slice_attention import Inflation, SliceAttention, Turned
+from medgraft.encoders.parts.loading import origin
+from medgraft.encoders.parts.slice_attention import Inflation, SliceAttention, Turned
 from medgraft.encoders.slices import pad_slices, take_slices
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.features import Features
-from medgraft.options import checked, from_text, told
+from medgraft.options import as_text, checked, from_text
+from medgraft.sources import Source
 
 
 class InflatedEncoder(Encoder):
@@ -72,7 +73,7 @@ class InflatedEncoder(Encoder):
         return [_inside(path) for path in self.plane.block_paths()]
 
     def project(self, tokens: Tensor) -> Tensor:
-        """Into the space that the 2D encoder shares with text, where there is one."""
+        """Into the space that the 2D encoder shares with text, where there is one, ``[..., C] -> [..., E]``."""
         return self.plane.project(tokens)
 
     def prepare(self, raw: Any) -> Tensor:
@@ -81,9 +82,9 @@ class InflatedEncoder(Encoder):
         Raises:
             DataError: It is no volume, or has no slice; see :func:`medgraft.encoders.slices.take_slices`.
         """
-        own = self.options
-        images = take_slices(raw, own.axis, own.slices, own.slice_spacing)
-        return pad_slices(torch.stack([self.plane.prepare(image) for image in images], dim=1), own.slices)
+        options = self.options
+        images = take_slices(raw, options.axis, options.slices, options.slice_spacing)
+        return pad_slices(torch.stack([self.plane.prepare(image) for image in images], dim=1), options.slices)
 
     def prefix(self, x: Tensor, stop: int) -> Tensor:
         """The 2D encoder's hidden state of every slice, ``[B, S, N, C]``, NaN in padded slices."""
@@ -95,7 +96,7 @@ class InflatedEncoder(Encoder):
         return hidden if real is None else hidden.masked_fill(~real[:, :, None, None], float("nan"))
 
     def encode(self, x: Tensor, *, start: int = 0) -> Features:
-        """Features of a prepared batch, or of what :meth:`prefix` gave."""
+        """Features of a prepared batch ``[B, C, S, H, W]``, or of what :meth:`prefix` gave."""
         slices, real = self._slices(x, start)
         with self._across(real):
             return self._gather(self.plane.encode(slices, start=start), real)
@@ -148,9 +149,9 @@ class InflatedEncoder(Encoder):
         spec = self.spec
         if start == 0:
             if x.ndim != 5 or tuple(x.shape[1:]) != (spec.channels, *spec.input_size):
-                wanted = ", ".join(map(str, ("B", spec.channels, *spec.input_size)))
+                expected = ", ".join(map(str, ("B", spec.channels, *spec.input_size)))
                 remedy = "use its prepare(), or pad_slices() for volumes of fewer slices"
-                raise ConfigError(f"encoder {spec.name} takes [{wanted}], got {list(x.shape)}; {remedy}")
+                raise ConfigError(f"encoder {spec.name} takes [{expected}], got {list(x.shape)}; {remedy}")
             x = x.transpose(1, 2)
         elif x.ndim != 4 or x.shape[1] != self.sliced:
             raise ConfigError(f"encoder {spec.name} takes hidden states [B, {self.sliced}, N, C], got {list(x.shape)}")
@@ -215,8 +216,8 @@ def describe(options: Inflation) -> str:
         >>> describe(Inflation(slices=8, rotary=False, depth_2d=2))
         'slices=8,depth_2d=2,rotary=false,axis=2'
     """
-    given = options.model_dump(mode="json", exclude_none=True)
-    return ",".join(f"{name}={str(value).lower()}" for name, value in given.items())
+    values = options.model_dump(mode="json", exclude_none=True)
+    return ",".join(f"{name}={str(value).lower()}" for name, value in values.items())
 
 
 def inflate(encoder: Encoder, **options: Any) -> Encoder:
@@ -239,13 +240,13 @@ def inflate(encoder: Encoder, **options: Any) -> Encoder:
         >>> volume.spec.modality, volume.towers()["volume"].spec.input_size
         ('volume+text', (4, 128, 128))
     """
-    own = checked(Inflation, options, "options of inflate3d")
+    inflation = checked(Inflation, options, "options of inflate3d")
     towers = encoder.towers()
     plane = towers.get("image")
     if plane is None:
         raise IncompatibleError(f"encoder {encoder.spec.name} reads {' and '.join(towers)}; inflate3d needs images")
-    _check_parts(plane, own)
-    volume = InflatedEncoder(plane, own)
+    _check_parts(plane, inflation)
+    volume = InflatedEncoder(plane, inflation)
     _check_attention(volume)
     if not isinstance(encoder, DualEncoder):
         return volume.freeze()
@@ -279,12 +280,12 @@ def _check_attention(volume: InflatedEncoder) -> None:
     dtype = next(p.dtype for p in plane.parameters())
     x = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(plane.device, dtype)
     flat = Inflation(slices=1, rotary=False)
-    wanted = plane.encode(x).tokens
+    expected = plane.encode(x).tokens
     with ExitStack() as stack:
         for layout in upper:
             stack.enter_context(SliceAttention(layout, flat, None).on(plane))
-        found = plane.encode(x).tokens
-    if not torch.allclose(found, wanted, rtol=1e-2, atol=1e-3 * float(wanted.abs().max())):
+        actual = plane.encode(x).tokens
+    if not torch.allclose(actual, expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max())):
         raise IncompatibleError(
             f"encoder {plane.spec.name} does more in its attention than multiply queries, keys and values (a bias by "
             "position, or a norm behind it); inflate3d would change what it computes"
@@ -319,11 +320,10 @@ def _value(name: str, text: str) -> Any:
     return text if field is None else from_text(field.annotation, text)
 
 
-class Inflate3dSource:
+class Inflate3dSource(Source):
     """Entry point ``inflate3d``: ``inflate3d:timm:vit_small_patch16_224@random``, options in front of the 2D name."""
 
-    api_version = 1
-    hub_ids = True
+    name, hub_ids = "inflate3d", True
     Config = Inflation
 
     @staticmethod
@@ -345,13 +345,13 @@ class Inflate3dSource:
             'slices=4,window=3:phantom_chest'
         """
         texts, inner = parse(model)
-        given = {name: _value(name, text) for name, text in texts.items()} | dict(options)
-        checked(Inflation, given, "options of inflate3d")
-        front = ",".join(f"{name}={told(value)}" for name, value in given.items())
+        values = {name: _value(name, text) for name, text in texts.items()} | dict(options)
+        checked(Inflation, values, "options of inflate3d")
+        front = ",".join(f"{name}={as_text(value)}" for name, value in values.items())
         return f"{front}:{inner}" if front else inner
 
-    @staticmethod
-    def models() -> dict[str, str]:
+    @classmethod
+    def models(cls) -> dict[str, str]:
         """Examples; ``build`` takes the name of every encoder of images."""
         return {
             "timm:vit_small_patch16_224": "16 slices, the lower half of the blocks in the plane",
@@ -361,7 +361,7 @@ class Inflate3dSource:
         }
 
     @classmethod
-    def build(cls, model: str, weights: str = "default", sha256: str | None = None, **options: Any) -> Encoder:
+    def make(cls, model: str, weights: str, sha256: str | None, **options: Any) -> Encoder:
         """Builds an encoder.
 
         Args:
@@ -378,10 +378,10 @@ class Inflate3dSource:
         from medgraft.registry import build_encoder
 
         texts, inner = parse(model)
-        given = {name: _value(name, text) for name, text in texts.items()}
+        values = {name: _value(name, text) for name, text in texts.items()}
         if not inner:
             raise ConfigError(f"'inflate3d:{model}' names no 2D encoder; write inflate3d:timm:vit_small_patch16_224")
         source = origin(weights, sha256)
         if sha256 is not None and isinstance(source, Path):
             read_weights(source, sha256)  # the 2D encoder's source is asked by name, which carries no digest
-        return inflate(build_encoder(inner if weights == "default" else f"{inner}@{weights}"), **{**given, **options})
+        return inflate(build_encoder(inner if weights == "default" else f"{inner}@{weights}"), **{**values, **options})

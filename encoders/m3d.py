@@ -23,14 +23,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medgraft.attention import AttentionLayout
-from medgraft.checkpoint import load_strict, read_weights
-from medgraft.convolution import average_pool_3d
+from medgraft.checkpoints.weights import load_strict, read_weights
 from medgraft.encoder import Encoder, EncoderSpec
-from medgraft.encoders.hub import demand
-from medgraft.encoders.loading import StagedEncoder, file_in, finish, hub_file, options_of, origin, seeded
-from medgraft.encoders.m3d_vit import PATCH, SIZE, M3DViT
-from medgraft.errors import CheckpointError, ConfigError, DataError, UnknownNameError
+from medgraft.encoders.parts.hub import demand
+from medgraft.encoders.parts.loading import StagedEncoder, file_in, finish, hub_file, options_of, origin, seeded
+from medgraft.encoders.parts.m3d_vit import PATCH, SIZE, M3DViT
+from medgraft.errors import CheckpointError, ConfigError, DataError
+from medgraft.fast.convolution import average_pool_3d
 from medgraft.features import Features
+from medgraft.sources import Source
 
 HUB = ("GoodBaiBai88/M3D-CLIP", "model.safetensors")
 FILES = ("model.safetensors", "pretrained_ViT.bin", "pytorch_model.bin")
@@ -70,18 +71,18 @@ def vit_state(state: Mapping[str, Tensor], grid: Sequence[int], where: str = "th
     other parts of those models (text tower, projections, language model) are left out.
 
     Args:
-        state: Name -> tensor, as read.
+        state: Name -> tensor of any shape, as read.
         grid: The patch grid of the model; positions of the published 8 x 16 x 16 grid are interpolated to it.
         where: What is read, for the error.
 
     Raises:
         CheckpointError: There is no such encoder in it, or more than one, or its grid is not known.
     """
-    found = [key.removesuffix(ANCHOR) for key in state if key == ANCHOR or key.endswith(f".{ANCHOR}")]
-    if len(found) != 1:
-        sample = ", ".join(found or list(state)[:4]) or "nothing"
-        raise CheckpointError(f"{where} holds {len(found)} M3D vision encoders, and one is needed; it has {sample}")
-    inner = {key.removeprefix(found[0]): value for key, value in state.items() if key.startswith(found[0])}
+    prefixes = [key.removesuffix(ANCHOR) for key in state if key == ANCHOR or key.endswith(f".{ANCHOR}")]
+    if len(prefixes) != 1:
+        sample = ", ".join(prefixes or list(state)[:4]) or "nothing"
+        raise CheckpointError(f"{where} holds {len(prefixes)} M3D vision encoders, and one is needed; it has {sample}")
+    inner = {key.removeprefix(prefixes[0]): value for key, value in state.items() if key.startswith(prefixes[0])}
     inner = {k: v for k, v in inner.items() if not k.startswith(BESIDE) and not any(part in k for part in NOT_ENCODER)}
     # The published file may hold views of one flat storage in bfloat16.
     inner = {key: value.detach().clone().float() for key, value in inner.items()}
@@ -156,23 +157,29 @@ class M3DEncoder(StagedEncoder):
         return prepare_volume(values.T, self.spec.input_size)
 
     def resize(self, x: Tensor) -> Tensor:
-        """Averages areas, as the published preparation does; 256 x 256 x 256 becomes means of eight slices."""
+        """Averages areas, as the published preparation does; 256 x 256 x 256 becomes means of eight slices.
+
+        ``[B, channels, *any] -> [B, channels, *network_size]``.
+        """
         size = self.model.img_size
         return x if tuple(x.shape[2:]) == size else F.interpolate(x, size=size, mode="area")
 
     def checked(self, x: Tensor) -> Tensor:
-        """A prepared batch; one of the network's own size is taken too, as an adapter of the input may return it."""
+        """A prepared batch ``[B, channels, *input_size]`` in the network's size, ``[B, channels, *network_size]``.
+
+        One of the network's own size is taken too, as an adapter of the input may return it.
+        """
         size = self.model.img_size
         if x.ndim == 5 and x.shape[1] == self.spec.channels and tuple(x.shape[2:]) == size:
             return x
         return self.resize(super().checked(x))
 
     def embed(self, x: Tensor) -> Tensor:
-        """CLS and patches with positions."""
+        """Volumes ``[B, channels, *network_size]`` -> CLS and patches with positions, ``[B, 1 + N, C]``."""
         return self.model.embed(x)
 
     def pool(self, x: Tensor) -> Features:
-        """Final norm; ``pooled`` is CLS, or the mean of the pooled tokens."""
+        """Final norm of ``[B, 1 + N, C]``; ``pooled``, ``[B, C]``, is CLS, or the mean of the pooled tokens."""
         tokens = self.model.norm(x)
         if self.has_cls:
             return Features(tokens, tokens[:, 0], 1, self.model.grid)
@@ -181,13 +188,13 @@ class M3DEncoder(StagedEncoder):
         return Features(tokens, tokens.mean(dim=1), 0, tuple(maps.shape[2:]))
 
 
-class M3dSource:
+class M3dSource(Source):
     """Entry point ``m3d``."""
 
-    api_version = 1
+    name = "m3d"
 
-    @staticmethod
-    def models() -> dict[str, str]:
+    @classmethod
+    def models(cls) -> dict[str, str]:
         """Names that ``build`` takes, with a line each."""
         return {
             "clip": "3D ViT-B of M3D-CLIP on 32 x 256 x 256, CLS and 2,048 tokens; pre-trained on CT only",
@@ -196,11 +203,11 @@ class M3dSource:
         }
 
     @classmethod
-    def build(
+    def make(
         cls,
         model: str,
-        weights: str = "default",
-        sha256: str | None = None,
+        weights: str,
+        sha256: str | None,
         img_size: Sequence[int] = SIZE,
         volume_size: Sequence[int] | None = None,
         **options: Any,
@@ -218,12 +225,9 @@ class M3dSource:
             **options: Of :class:`M3DViT`, for encoders of one's own.
 
         Raises:
-            UnknownNameError: No such model.
             ConfigError: An option does not fit.
             CheckpointError: The weights cannot be fetched, read or fitted.
         """
-        if model not in cls.models():
-            raise UnknownNameError("m3d encoder", model, cls.models())
         name, source, size = f"m3d:{model}", origin(weights, sha256), tuple(int(n) for n in img_size)
         if source == "default":
             demand(name, HUB[0])

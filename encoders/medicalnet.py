@@ -11,7 +11,7 @@ the same features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,14 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medgraft.encoder import Encoder
-from medgraft.encoders.hub import demand
-from medgraft.encoders.loading import finish, hub_file, options_of, origin, seeded
+from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.encoders.monai import NOT_ENCODER
-from medgraft.encoders.monai_networks import build_resnet
-from medgraft.encoders.monai_towers import VolumeResNet
-from medgraft.encoders.published import Release, volume_size
-from medgraft.errors import DataError, UnknownNameError
+from medgraft.encoders.parts.loading import hub_file
+from medgraft.encoders.parts.monai_networks import build_resnet
+from medgraft.encoders.parts.monai_towers import VolumeResNet
+from medgraft.encoders.parts.published import PublishedSource, Release
+from medgraft.errors import DataError
 
 SIZE = (56, 448, 448)
 DEPTHS = (10, 18, 34, 50, 101, 152, 200)
@@ -73,13 +72,13 @@ class MedicalNet(VolumeResNet):
         return prepare_volume(raw, self.spec.input_size)
 
 
-class MedicalNetSource:
-    """Entry point ``medicalnet``."""
+class MedicalNetSource(PublishedSource):
+    """Entry point ``medicalnet``; its options are those of MONAI's ResNet."""
 
-    api_version = 1
+    name, size = "medicalnet", SIZE
 
-    @staticmethod
-    def models() -> dict[str, str]:
+    @classmethod
+    def models(cls) -> dict[str, str]:
         """Names that ``build`` takes, with a line each."""
         return {
             f"resnet{depth}": f"3D ResNet-{depth} with dilations, {512 if depth < 50 else 2048} features, CT and MRI"
@@ -87,46 +86,31 @@ class MedicalNetSource:
         }
 
     @classmethod
-    def build(
-        cls,
-        model: str,
-        weights: str = "default",
-        sha256: str | None = None,
-        img_size: Sequence[int] = SIZE,
-        **options: Any,
-    ) -> Encoder:
-        """Builds an encoder of volumes ``[1, D, H, W]``.
-
-        Args:
-            model: A key of :meth:`models`.
-            weights: ``"default"`` (from the hub), ``"random"``, or a local file or a folder with one.
-            sha256: Expected digest of the local file.
-            img_size: Depth, height and width of a prepared volume; the network takes any.
-            **options: Passed to MONAI's ResNet.
-
-        Raises:
-            UnknownNameError: No such model.
-            ConfigError: An option does not fit.
-            CheckpointError: The weights cannot be fetched, read or fitted.
-        """
-        if model not in cls.models():
-            raise UnknownNameError("medicalnet encoder", model, cls.models())
-        name, source = f"medicalnet:{model}", origin(weights, sha256)
-        size, depth = volume_size(name, img_size), model.removeprefix("resnet")
-        if source == "default":
-            demand(name, f"TencentMedicalNet/MedicalNet-Resnet{depth}")
-        with seeded(), options_of(name):
-            network = build_resnet(model, False, **options)
-        dilate(network)
-        files = (f"resnet_{depth}_23dataset.pth", f"resnet_{depth}.pth")
-        release = Release(
-            fetch=lambda: hub_file(name, f"TencentMedicalNet/MedicalNet-Resnet{depth}", *files),
+    def release(cls, model: str) -> Release:
+        """See :class:`PublishedSource`."""
+        depth = model.removeprefix("resnet")
+        place, files = (
+            f"TencentMedicalNet/MedicalNet-Resnet{depth}",
+            (f"resnet_{depth}_23dataset.pth", f"resnet_{depth}.pth"),
+        )
+        return Release(
+            place=place,
+            fetch=lambda: hub_file(f"medicalnet:{model}", place, *files),
             files=files,
             drop=HEADS,
             licence="MIT",
             cohorts=("3DSeg-8",),
         )
-        release.load(network, source, sha256)
-        intensity = "z-scores over the voxels above 0, background 0"
-        spec = release.spec(name, source, input_size=size, intensity=intensity, dim=network.in_planes)
-        return finish(MedicalNet(spec, network, "znorm"), source)
+
+    @classmethod
+    def network(cls, model: str, size: tuple[int, int, int], **options: Any) -> nn.Module:
+        """The network takes volumes of any size; see :class:`PublishedSource`."""
+        network = build_resnet(model, False, **options)
+        dilate(network)
+        return network
+
+    @classmethod
+    def encoder(cls, model: str, network: Any, facts: Callable[..., EncoderSpec]) -> Encoder:
+        """See :class:`PublishedSource`."""
+        spec = facts(intensity="z-scores over the voxels above 0, background 0", dim=network.in_planes)
+        return MedicalNet(spec, network, "znorm")

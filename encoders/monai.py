@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from medgraft.encoder import Encoder, EncoderSpec
-from medgraft.encoders.hub import demand, fetching
-from medgraft.encoders.loading import finish, load_file, options_of, origin, reason, seeded
-from medgraft.encoders.monai_networks import (
+from medgraft.encoders.parts.hub import demand, fetching
+from medgraft.encoders.parts.loading import finish, load_file, options_of, origin, reason, seeded
+from medgraft.encoders.parts.monai_networks import (
     STAGED,
     Plan,
     build_densenet,
@@ -29,7 +29,7 @@ from medgraft.encoders.monai_networks import (
     rename_efficientnet,
     rename_swin,
 )
-from medgraft.encoders.monai_towers import (
+from medgraft.encoders.parts.monai_towers import (
     INTENSITIES,
     StagedNetwork,
     VolumeDenseNet,
@@ -38,8 +38,9 @@ from medgraft.encoders.monai_towers import (
     VolumeSwin,
     VolumeViT,
 )
-from medgraft.encoders.positions import fitted, recorded_grid
+from medgraft.encoders.parts.positions import fitted, recorded_grid
 from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
+from medgraft.sources import Source
 
 RESNETS = tuple(f"resnet{depth}" for depth in (10, 18, 34, 50, 101, 152, 200))
 DENSENETS = tuple(f"densenet{depth}" for depth in (121, 169, 201, 264))
@@ -64,13 +65,13 @@ NOT_ENCODER = (
 )
 
 
-class MonaiSource:
+class MonaiSource(Source):
     """Entry point ``monai``."""
 
-    api_version = 1
+    name = "monai"
 
-    @staticmethod
-    def models() -> dict[str, str]:
+    @classmethod
+    def models(cls) -> dict[str, str]:
         """Names that ``build`` takes, with a line each."""
         resnets = {name: f"ResNet-{name[6:]}; the default weights are MedicalNet's" for name in RESNETS}
         densenets = {name: f"DenseNet-{name[8:]}" for name in DENSENETS}
@@ -84,11 +85,11 @@ class MonaiSource:
         }
 
     @classmethod
-    def build(
+    def make(
         cls,
         model: str,
-        weights: str = "default",
-        sha256: str | None = None,
+        weights: str,
+        sha256: str | None,
         img_size: Sequence[int] | None = None,
         intensity: str | None = None,
         spatial_dims: int = 3,
@@ -112,12 +113,9 @@ class MonaiSource:
             **options: Passed to MONAI's class, for example ``hidden_size``, ``classification`` or ``shortcut_type``.
 
         Raises:
-            UnknownNameError: No such model.
             ConfigError: An option does not fit the model.
             CheckpointError: The weights cannot be fetched, read or fitted.
         """
-        if model not in BUILDERS:
-            raise UnknownNameError("monai encoder", model, BUILDERS)
         name, source = f"monai:{model}", origin(weights, sha256)
         create, kind, usual = BUILDERS[model]
         if spatial_dims not in USUAL_SIZES:

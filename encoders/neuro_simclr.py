@@ -11,22 +11,21 @@ outside.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from medgraft.encoder import Encoder
-from medgraft.encoders.hub import demand
-from medgraft.encoders.loading import finish, options_of, origin, seeded, url_file
+from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.encoders.monai import NOT_ENCODER
-from medgraft.encoders.monai_networks import build_resnet
-from medgraft.encoders.monai_towers import INTENSITIES, VolumeResNet
-from medgraft.encoders.published import Release, volume_size
-from medgraft.errors import DataError, UnknownNameError
+from medgraft.encoders.parts.loading import url_file
+from medgraft.encoders.parts.monai_networks import build_resnet
+from medgraft.encoders.parts.monai_towers import INTENSITIES, VolumeResNet
+from medgraft.encoders.parts.published import PublishedSource, Release
+from medgraft.errors import DataError
 
 SIZE = (150, 192, 192)
 TEMPLATE = (193, 229, 193)
@@ -70,10 +69,10 @@ def _fitted(values: Tensor, size: Sequence[int]) -> Tensor:
         return fitted
     low, high = inside.amin(dim=0).tolist(), (inside.amax(dim=0) + 1).tolist()
     box = values[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
-    factor = min(wanted / length for wanted, length in zip(size, box.shape, strict=True))
-    scaled = [min(wanted, max(1, round(length * factor))) for wanted, length in zip(size, box.shape, strict=True)]
+    factor = min(target / length for target, length in zip(size, box.shape, strict=True))
+    scaled = [min(target, max(1, round(length * factor))) for target, length in zip(size, box.shape, strict=True)]
     box = F.interpolate(box[None, None], size=scaled, mode="trilinear", align_corners=False)[0, 0]
-    place = [(wanted - length) // 2 for wanted, length in zip(size, scaled, strict=True)]
+    place = [(target - length) // 2 for target, length in zip(size, scaled, strict=True)]
     fitted[tuple(slice(at, at + length) for at, length in zip(place, scaled, strict=True))] = box
     return fitted
 
@@ -86,57 +85,37 @@ class NeuroSimClr(VolumeResNet):
         return prepare_volume(raw, self.spec.input_size)
 
 
-class NeuroSimClrSource:
-    """Entry point ``neuro_simclr``."""
+class NeuroSimClrSource(PublishedSource):
+    """Entry point ``neuro_simclr``; its options are those of MONAI's ResNet."""
 
-    api_version = 1
+    name, size = "neuro_simclr", SIZE
 
-    @staticmethod
-    def models() -> dict[str, str]:
+    @classmethod
+    def models(cls) -> dict[str, str]:
         """Names that ``build`` takes, with a line each."""
         return {"t1": "3D ResNet-18 on 150 x 192 x 192 voxels of 1 mm, 512 features, brain T1"}
 
     @classmethod
-    def build(
-        cls,
-        model: str,
-        weights: str = "default",
-        sha256: str | None = None,
-        img_size: Sequence[int] = SIZE,
-        **options: Any,
-    ) -> Encoder:
-        """Builds an encoder of volumes ``[1, D, H, W]``.
-
-        Args:
-            model: ``"t1"``.
-            weights: ``"default"`` (the authors' release), ``"random"``, or a local file or a folder with one.
-            sha256: Expected digest of the local file.
-            img_size: Depth, height and width of a prepared volume; the network takes any.
-            **options: Passed to MONAI's ResNet.
-
-        Raises:
-            UnknownNameError: No such model.
-            ConfigError: An option does not fit.
-            CheckpointError: The weights cannot be fetched, read or fitted.
-        """
-        if model not in cls.models():
-            raise UnknownNameError("neuro_simclr encoder", model, cls.models())
-        name, source = f"neuro_simclr:{model}", origin(weights, sha256)
-        size = volume_size(name, img_size)
-        common: dict[str, Any] = {"shortcut_type": "B", "bias_downsample": True, "conv1_t_stride": 1}
-        if source == "default":
-            demand(name, URL)
-        with seeded(), options_of(name):
-            network = build_resnet("resnet18", False, **{**common, **options})
-        release = Release(
-            fetch=lambda: url_file(name, URL),
+    def release(cls, model: str) -> Release:
+        """See :class:`PublishedSource`."""
+        return Release(
+            place=URL,
+            fetch=lambda: url_file(f"neuro_simclr:{model}", URL),
             files=(FILE,),
             drop=(*NOT_ENCODER, r"^projector\."),
             licence="MIT",
             cohorts=("ADNI",),
             local_cohorts=("ADNI",),
         )
-        release.load(network, source, sha256)
-        facts: dict[str, Any] = {"input_size": size, "spacing": 1.0, "intensity": INTENSITIES["znorm"]}
-        spec = release.spec(name, source, dim=network.in_planes, **facts)
-        return finish(NeuroSimClr(spec, network, "znorm"), source)
+
+    @classmethod
+    def network(cls, model: str, size: tuple[int, int, int], **options: Any) -> nn.Module:
+        """The network takes volumes of any size; see :class:`PublishedSource`."""
+        common: dict[str, Any] = {"shortcut_type": "B", "bias_downsample": True, "conv1_t_stride": 1}
+        return build_resnet("resnet18", False, **{**common, **options})
+
+    @classmethod
+    def encoder(cls, model: str, network: Any, facts: Callable[..., EncoderSpec]) -> Encoder:
+        """See :class:`PublishedSource`."""
+        spec = facts(spacing=1.0, intensity=INTENSITIES["znorm"], dim=network.in_planes)
+        return NeuroSimClr(spec, network, "znorm")

@@ -18,17 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medgraft.documents import read_json
 from medgraft.encoder import DualEncoder, Encoder, EncoderSpec
-from medgraft.encoders.hf_towers import pair
-from medgraft.encoders.hub import demand, fetching
-from medgraft.encoders.loading import LazyTokenizer, finish, intensity, options_of, origin, seeded
-from medgraft.encoders.open_clip_files import checkpoint_in, load, with_activation
-from medgraft.encoders.open_clip_towers import BertTower, ResNetTower, TextTower, VisionTower
+from medgraft.encoders.parts.hf.towers import pair
+from medgraft.encoders.parts.hub import demand, fetching
+from medgraft.encoders.parts.loading import LazyTokenizer, finish, intensity, options_of, origin, seeded
+from medgraft.encoders.parts.open_clip_files import checkpoint_in, load, with_activation
+from medgraft.encoders.parts.open_clip_towers import BertTower, ResNetTower, TextTower, VisionTower
 from medgraft.encoders.timm import wrap
 from medgraft.encoders.transformers import has_tokenizer
 from medgraft.errors import CheckpointError, IncompatibleError, UnknownNameError
-from medgraft.sources import check_hub_id, check_weights
+from medgraft.files.documents import read_json
+from medgraft.sources import Source, check_hub_id, check_weights
 
 BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 BIOMEDBERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
@@ -73,27 +73,27 @@ def find_config(model: str, folder: Path | None, name: str, *, fetch: bool = Tru
     import open_clip
 
     if folder is not None and (folder / CONFIG_NAME).is_file():
-        found = read_json(folder / CONFIG_NAME, CheckpointError)
-        if not isinstance(found, dict):
+        config = read_json(folder / CONFIG_NAME, CheckpointError)
+        if not isinstance(config, dict):
             raise CheckpointError(f"{folder / CONFIG_NAME} cannot be read: it holds no table of settings")
-        return found if "model_cfg" in found else {"model_cfg": found}
+        return config if "model_cfg" in config else {"model_cfg": config}
     if model == BIOMEDCLIP and not fetch:
         return {"model_cfg": copy.deepcopy(BIOMEDCLIP_CONFIG)}
     if model.startswith("hf-hub:"):
         with fetching(name, what="configuration"):
             return {"model_cfg": open_clip.get_model_config(model)}
-    found = open_clip.get_model_config(model)
-    if found is None:
+    config = open_clip.get_model_config(model)
+    if config is None:
         remedy = "A hub id behind 'hf-hub:' is accepted too."
         raise UnknownNameError("open_clip model", model, _near(model, open_clip.list_models()), remedy)
     tags = open_clip.list_pretrained_tags_by_model(model)  # SigLIP's mean and deviation stand with its weights
-    return {"model_cfg": found, "preprocess_cfg": open_clip.get_pretrained_cfg(model, tags[0]) if tags else {}}
+    return {"model_cfg": config, "preprocess_cfg": open_clip.get_pretrained_cfg(model, tags[0]) if tags else {}}
 
 
-def _near(model: str, known: list[str]) -> list[str]:
+def _near(model: str, names: list[str]) -> list[str]:
     import difflib
 
-    return difflib.get_close_matches(model, known, n=3, cutoff=0.5) or list(OpenClipSource.models())
+    return difflib.get_close_matches(model, names, n=3, cutoff=0.5) or list(OpenClipSource.models())
 
 
 @contextmanager
@@ -140,9 +140,9 @@ def _fetch(model: str, tag: str | None, name: str) -> Any:
         if not tags:
             raise CheckpointError(f"encoder {name}: open_clip has no pre-trained weights of it; use @random or @/path")
         tag = tag or tags[0]
-        known = open_clip.get_pretrained_cfg(model, tag) or {}
-        url = None if known.get("hf_hub") else known.get("url")
-        quick = bool(known.get("quick_gelu", False))
+        pretrained_cfg = open_clip.get_pretrained_cfg(model, tag) or {}
+        url = None if pretrained_cfg.get("hf_hub") else pretrained_cfg.get("url")
+        quick = bool(pretrained_cfg.get("quick_gelu", False))
         settings |= {"pretrained": tag, "force_quick_gelu": quick}
     with fetching(name, url=url):
         return open_clip.create_model(model, **settings)
@@ -165,11 +165,10 @@ def _tag(model: str, weights: str) -> str | None:
     return None
 
 
-class OpenClipSource:
+class OpenClipSource(Source):
     """Entry point ``open_clip``."""
 
-    api_version = 1
-    hub_ids = True
+    name, hub_ids = "open_clip", True
 
     @staticmethod
     def check(model: str, weights: str) -> None:
@@ -184,8 +183,8 @@ class OpenClipSource:
             find_config(model, None, name)
         check_weights(name, weights, open_clip.list_pretrained_tags_by_model(model))
 
-    @staticmethod
-    def models() -> dict[str, str]:
+    @classmethod
+    def models(cls) -> dict[str, str]:
         """A few models, with a line each; ``build`` takes every name of ``open_clip.list_models()`` and hub ids."""
         return {
             "ViT-B-32": "CLIP ViT-B/32, and its sizes up to ViT-bigG-14",
@@ -198,11 +197,11 @@ class OpenClipSource:
         }
 
     @classmethod
-    def build(
+    def make(
         cls,
         model: str,
-        weights: str = "default",
-        sha256: str | None = None,
+        weights: str,
+        sha256: str | None,
         config: Mapping[str, Any] | None = None,
         tokenizer: str | None = None,
         weights_grid: Sequence[int] | None = None,
@@ -267,12 +266,12 @@ def _read_tokenizer(model: str, text: Mapping[str, Any], place: str | None) -> C
     length = int(text.get("context_length", 77))
     if place is not None or text.get("hf_tokenizer_name"):
         options: dict[str, Any] = {**text.get("tokenizer_kwargs", {}), "tokenizer_mode": text.get("tokenizer_mode")}
-        found: Any = HFTokenizer(place or text["hf_tokenizer_name"], context_length=length, **options)
+        tokenizer: Any = HFTokenizer(place or text["hf_tokenizer_name"], context_length=length, **options)
     elif model in open_clip.list_models():
-        found = open_clip.get_tokenizer(model, context_length=length)
+        tokenizer = open_clip.get_tokenizer(model, context_length=length)
     else:
-        found = SimpleTokenizer(context_length=length)
-    return partial(_tokenize, found)
+        tokenizer = SimpleTokenizer(context_length=length)
+    return partial(_tokenize, tokenizer)
 
 
 def _tokenize(tokenizer: Any, text: str) -> Tensor:

@@ -1,8 +1,9 @@
-"""Two separate frozen encoders as one dual encoder: ``pair:<visual encoder>|<text encoder>``.
+"""Separate frozen encoders as one: ``pair:<visual encoder>|<text encoder>``, or more, each of another modality.
 
-Each half is any encoder by its name, weights included: ``pair:m3d:clip_pooled@FILE|transformers:llama@FOLDER``,
-``pair:brainiac:v2|transformers:bert@random``. A half that is itself dual gives the tower that is needed. The two share
-no space; an adapter that projects both, such as Brain-Adapter, makes one.
+Each part is any encoder by its name, weights included: ``pair:m3d:clip_pooled@FILE|transformers:llama@FOLDER``,
+``pair:brainiac:v2|transformers:bert@random``. A part that has several towers itself gives the first that no other part
+reads: of two parts, the first one's visual tower and the second one's text tower. They share no space; an adapter that
+projects them, such as Brain-Adapter, makes one.
 """
 
 from __future__ import annotations
@@ -10,74 +11,81 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from medgraft.encoder import DualEncoder, Encoder
+from medgraft.encoder import Encoder, MultimodalEncoder
 from medgraft.errors import ConfigError
 from medgraft.registry import build_encoder, check_encoder
+from medgraft.sources import Source
+from medgraft.towers import reads_text
 
-FORM = "pair:<image or volume encoder>|<text encoder>"
+FORM = "pair:<visual encoder>|<text encoder>, or more encoders, each of another modality"
 
 
-class PairSource:
+class PairSource(Source):
     """Entry point ``pair``."""
 
-    api_version = 1
-    hub_ids = True
+    name, hub_ids = "pair", True
 
     @staticmethod
     def check(model: str, weights: str) -> None:
-        """Raises for a name of another form, and for a half that there is not."""
-        for half in _halves(model, weights):
-            check_encoder(half)
+        """Raises for a name of another form, and for a part that there is not."""
+        for part in _parts(model, weights):
+            check_encoder(part)
 
-    @staticmethod
-    def models() -> dict[str, str]:
+    @classmethod
+    def models(cls) -> dict[str, str]:
         """Names that ``build`` takes, with a line each."""
         return {"<image or volume encoder>|<text encoder>": "two encoders by their own names, without a shared space"}
 
     @classmethod
-    def build(cls, model: str, weights: str = "default", sha256: str | None = None) -> DualEncoder:
-        """Builds both halves.
+    def make(cls, model: str, weights: str, sha256: str | None) -> MultimodalEncoder:
+        """Builds the parts.
 
         Args:
             model: Everything up to the first ``@`` of the name, or all of it.
-            weights: What follows that ``@``; the weights of the second half have their own.
+            weights: What follows that ``@``; the weights of the other parts have their own.
             sha256: Not accepted, since there is no single file.
 
         Raises:
-            ConfigError: The name has another form, or a half is not what it should be.
-            MedgraftError: A half cannot be built.
+            ConfigError: The name has another form, or a part reads nothing that no other one does.
+            MedgraftError: A part cannot be built.
         """
         if sha256 is not None:
-            raise ConfigError(f"encoder pair:{model} is two encoders, of which no checksum can be given")
-        first, second = _halves(model, weights)
-        visual = _tower(first, ("volume", "image"))
-        text = _tower(second, ("text",))
-        modality = visual.spec.modality
-        own = [visual.spec, text.spec]
+            raise ConfigError(f"encoder pair:{model} is several encoders, of which no checksum can be given")
+        names = _parts(model, weights)
+        towers: dict[str, Encoder] = {}
+        for place, name in enumerate(names):
+            modality, tower = _tower(name, set(towers), text=place == len(names) - 1)
+            towers[modality] = tower
+        specs = [tower.spec for tower in towers.values()]
         changes: dict[str, Any] = {
-            "name": f"pair:{first}|{second}",
-            "modality": f"{modality}+text",
-            "licence": " and ".join(dict.fromkeys(each.licence for each in own)),
-            "cohorts": tuple(dict.fromkeys(cohort for each in own for cohort in each.cohorts)),
-            "weights": _joined([each.weights for each in own]),
+            "name": f"pair:{'|'.join(names)}",
+            "modality": "+".join(towers),
+            "licence": " and ".join(dict.fromkeys(spec.licence for spec in specs)),
+            "cohorts": tuple(dict.fromkeys(cohort for spec in specs for cohort in spec.cohorts)),
+            "weights": _joined([spec.weights for spec in specs]),
         }
-        return DualEncoder(visual.spec.model_copy(update=changes), {modality: visual, "text": text})
+        return MultimodalEncoder(specs[0].model_copy(update=changes), towers)
 
 
-def _halves(model: str, weights: str) -> tuple[str, str]:
+def _parts(model: str, weights: str) -> list[str]:
     name = model if weights == "default" else f"{model}@{weights}"
-    first, bar, second = name.partition("|")
-    if not (first and bar and second) or "|" in second:
+    parts = name.split("|")
+    if len(parts) < 2 or not all(parts):
         raise ConfigError(f"encoder pair:{name} is not of the form {FORM}")
-    return first, second
+    return parts
 
 
-def _tower(name: str, modalities: tuple[str, ...]) -> Encoder:
+def _tower(name: str, taken: set[str], *, text: bool) -> tuple[str, Encoder]:
+    """The tower that a part gives: of several, a visual one, but a text tower from the last part."""
     towers = build_encoder(name).towers()
-    for modality in modalities:
-        if modality in towers:
-            return towers[modality]
-    raise ConfigError(f"encoder {name} reads {' and '.join(towers)}, not {' or '.join(modalities)}; {FORM}")
+    free = {modality: tower for modality, tower in towers.items() if modality not in taken}
+    if len(free) > 1:
+        free = {m: tower for m, tower in free.items() if reads_text(tower) == text} or free
+    if not free:
+        raise ConfigError(
+            f"encoder {name} reads {' and '.join(towers)}, which another part reads already; the form is {FORM}"
+        )
+    return next(iter(free.items()))
 
 
 def _joined(weights: list[str]) -> str:

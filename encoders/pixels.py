@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medgraft.convolution import average_pool_3d
 from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.encoders.embedded import BRAIN_SIZE, CHEST_SIZE, prepare_radiograph, prepare_volume
-from medgraft.errors import ConfigError, UnknownNameError
+from medgraft.errors import ConfigError
+from medgraft.fast.convolution import average_pool_3d
 from medgraft.features import Features
+from medgraft.sources import Source
 
 POOL = 4  # 128 x 128 -> 32 x 32, and 64 x 80 x 64 -> 16 x 20 x 16
 
@@ -44,19 +45,19 @@ class Pixels(Encoder):
     def encode(self, x: Tensor, *, start: int = 0) -> Features:
         """``[B, 1, *input_size]`` -> tokens ``[B, N, 1]`` and pooled ``[B, N]``."""
         if start != 0 or tuple(x.shape[1:]) != (1, *self.spec.input_size):
-            wanted = ", ".join(str(n) for n in ("B", 1, *self.spec.input_size))
-            raise ConfigError(f"encoder {self.spec.name} takes [{wanted}] at stage 0, got {list(x.shape)} at {start}")
+            expected = ", ".join(str(n) for n in ("B", 1, *self.spec.input_size))
+            raise ConfigError(f"encoder {self.spec.name} takes [{expected}] at stage 0, got {list(x.shape)} at {start}")
         values = (F.avg_pool2d if x.ndim == 4 else average_pool_3d)(x, POOL).flatten(1)
         return Features(values[:, :, None], values, 0, self.grid)
 
 
-class PixelsSource:
+class PixelsSource(Source):
     """Entry point ``pixels``."""
 
-    api_version = 1
+    name = "pixels"
 
-    @staticmethod
-    def models() -> dict[str, str]:
+    @classmethod
+    def models(cls) -> dict[str, str]:
         """Names that ``build`` takes, with a line each."""
         return {
             "2d": "grey values of a radiograph on a 32 x 32 grid",
@@ -64,7 +65,7 @@ class PixelsSource:
         }
 
     @classmethod
-    def build(cls, model: str, weights: str = "default", sha256: str | None = None) -> Pixels:
+    def make(cls, model: str, weights: str, sha256: str | None) -> Pixels:
         """Builds a baseline.
 
         Args:
@@ -73,11 +74,8 @@ class PixelsSource:
             sha256: Not accepted, since there is no file.
 
         Raises:
-            UnknownNameError: No such model.
             ConfigError: A file was given.
         """
-        if model not in cls.models():
-            raise UnknownNameError("pixels encoder", model, cls.models())
         if weights not in ("default", "random", "none") or sha256 is not None:
             raise ConfigError(f"encoder pixels:{model} has no weights, so it cannot take {weights!r}; drop the @ part")
         flat = model == "2d"

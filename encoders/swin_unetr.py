@@ -11,22 +11,21 @@ Swin (``mlp.fc1``), and the heads of the pre-training tasks beside the transform
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from medgraft.encoder import Encoder
-from medgraft.encoders.hub import demand
-from medgraft.encoders.loading import finish, options_of, origin, seeded, url_file
+from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.encoders.monai import NOT_ENCODER
-from medgraft.encoders.monai_networks import build_swin, rename_swin
-from medgraft.encoders.monai_towers import INTENSITIES, VolumeSwin
-from medgraft.encoders.published import Release, volume_size
-from medgraft.errors import DataError, UnknownNameError
+from medgraft.encoders.parts.loading import url_file
+from medgraft.encoders.parts.monai_networks import build_swin, rename_swin
+from medgraft.encoders.parts.monai_towers import INTENSITIES, VolumeSwin
+from medgraft.encoders.parts.published import PublishedSource, Release
+from medgraft.errors import DataError
 
 SIZE = (96, 96, 96)
 HU = (-1000.0, 1000.0)
@@ -50,13 +49,13 @@ class HounsfieldSwin(VolumeSwin):
         return F.interpolate(volume, size=self.spec.input_size, mode="trilinear", align_corners=False)[0]
 
 
-class SwinUnetrSource:
-    """Entry point ``swin_unetr``."""
+class SwinUnetrSource(PublishedSource):
+    """Entry point ``swin_unetr``; its options are of MONAI's class: ``feature_size``, ``depths``, ``num_heads``."""
 
-    api_version = 1
+    name, size, multiple = "swin_unetr", SIZE, 32
 
-    @staticmethod
-    def models() -> dict[str, str]:
+    @classmethod
+    def models(cls) -> dict[str, str]:
         """Names that ``build`` takes, with a line each."""
         return {
             "ssl": "Swin encoder of SwinUNETR on 96 x 96 x 96, CT in Hounsfield units, 768 features",
@@ -64,46 +63,27 @@ class SwinUnetrSource:
         }
 
     @classmethod
-    def build(
-        cls,
-        model: str,
-        weights: str = "default",
-        sha256: str | None = None,
-        img_size: Sequence[int] = SIZE,
-        **options: Any,
-    ) -> Encoder:
-        """Builds an encoder of volumes ``[1, D, H, W]``.
-
-        Args:
-            model: A key of :meth:`models`.
-            weights: ``"default"`` (MONAI's release), ``"random"``, or a local file or a folder with one.
-            sha256: Expected digest of the local file.
-            img_size: Depth, height and width of a prepared volume, multiples of 32.
-            **options: Passed to MONAI's class: ``feature_size``, ``depths``, ``num_heads``.
-
-        Raises:
-            UnknownNameError: No such model.
-            ConfigError: An option does not fit.
-            CheckpointError: The weights cannot be fetched, read or fitted.
-        """
-        if model not in cls.models():
-            raise UnknownNameError("swin_unetr encoder", model, cls.models())
-        name, source = f"swin_unetr:{model}", origin(weights, sha256)
-        size = volume_size(name, img_size, 32)
-        if source == "default":
-            demand(name, URL)
-        with seeded(), options_of(name):
-            network = build_swin("swin_unetr", False, **options)
-        release = Release(
-            fetch=lambda: url_file(name, URL),
+    def release(cls, model: str) -> Release:
+        """See :class:`PublishedSource`."""
+        return Release(
+            place=URL,
+            fetch=lambda: url_file(f"swin_unetr:{model}", URL),
             files=(FILE,),
             drop=HEADS,
             licence="Apache-2.0",
             cohorts=("HNSCC", "LIDC-IDRI", "LUNA16", "TCIA Colon", "TCIA COVID-19"),
             convert=rename_swin,
         )
-        release.load(network, source, sha256)
+
+    @classmethod
+    def network(cls, model: str, size: tuple[int, int, int], **options: Any) -> nn.Module:
+        """The network takes volumes of any size in multiples of 32; see :class:`PublishedSource`."""
+        return build_swin("swin_unetr", False, **options)
+
+    @classmethod
+    def encoder(cls, model: str, network: Any, facts: Callable[..., EncoderSpec]) -> Encoder:
+        """See :class:`PublishedSource`."""
         hounsfield = model == "ssl"
         intensity = "Hounsfield units of -1000..1000 scaled to 0..1" if hounsfield else INTENSITIES["unit"]
-        spec = release.spec(name, source, input_size=size, intensity=intensity, dim=16 * network.embed_dim)
-        return finish((HounsfieldSwin if hounsfield else VolumeSwin)(spec, network, "unit"), source)
+        spec = facts(intensity=intensity, dim=16 * network.embed_dim)
+        return (HounsfieldSwin if hounsfield else VolumeSwin)(spec, network, "unit")

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from medgraft.attention import AttentionLayout
 from medgraft.encoder import Encoder, EncoderSpec
-from medgraft.encoders.hub import demand, fetching
-from medgraft.encoders.loading import (
+from medgraft.encoders.parts.hub import demand, fetching
+from medgraft.encoders.parts.loading import (
     StagedEncoder,
     check_channels,
     finish,
@@ -28,10 +28,10 @@ from medgraft.encoders.loading import (
     raw_image,
     seeded,
 )
-from medgraft.encoders.timm_files import grey, load, quick_gelu, reshape_published
+from medgraft.encoders.parts.timm_files import grey, load, quick_gelu, reshape_published
 from medgraft.errors import ConfigError, UnknownNameError
 from medgraft.features import Features
-from medgraft.sources import check_hub_id, check_weights
+from medgraft.sources import Source, check_hub_id, check_weights
 
 
 class TimmFeatures(StagedEncoder):
@@ -61,14 +61,18 @@ class TimmFeatures(StagedEncoder):
         return self.transform(raw_image(raw, self.spec.channels))
 
     def project(self, tokens: Tensor) -> Tensor:
-        """Into the space shared with text; the identity without one."""
+        """Into the space shared with text, ``[..., C] -> [..., E]``; the identity without one."""
         if self.head is None:
             return tokens
         # open_clip may let the trunk's classifier be the projection, and have nothing behind it.
         return self.head(self.model.get_classifier()(tokens) if self.model.num_classes else tokens)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Runs the whole trunk: feature map or tokens, as the model lays them out."""
+        """Runs the whole trunk on ``[B, channels, H, W]``.
+
+        Returns:
+            Tokens ``[B, N, C]`` or a feature map ``[B, C, H', W']`` or ``[B, H', W', C]``, as the model lays them out.
+        """
         features = self.model.forward_features(x)
         if not isinstance(features, Tensor):
             raise ConfigError(
@@ -108,7 +112,10 @@ class TimmViT(TimmFeatures):
         self.attention = _layouts(self)
 
     def rope(self, index: int) -> Tensor | None:
-        """Rotation of queries and keys in block ``index``; ``None`` where positions are only added."""
+        """Rotation of queries and keys in block ``index``; ``None`` where positions are only added.
+
+        Sines, then cosines, of ``N`` patches: ``[N, 2 head_dim]``, or ``[heads, N, 2 head_dim]`` if heads differ.
+        """
         if not self.rotary:
             return None
         embedding = self._rope()
@@ -125,7 +132,7 @@ class TimmViT(TimmFeatures):
         return self.model.norm_pre(x[0] if isinstance(x, tuple) else x)
 
     def run(self, x: Tensor, first: int, stop: int) -> Tensor:
-        """Runs blocks ``first`` to ``stop - 1``; the rotation, which all may share, is made once."""
+        """Blocks ``first`` to ``stop - 1``, ``[B, N, C] -> [B, N, C]``; a rotation that all share is made once."""
         blocks = self.model.blocks
         if not self.rotary:
             for i in range(first, stop):
@@ -137,7 +144,7 @@ class TimmViT(TimmFeatures):
         return x
 
     def pool(self, x: Tensor) -> Features:
-        """Final norm and the model's own pooling."""
+        """Final norm of ``[B, N, C]`` and the model's own pooling, ``[B, C]``."""
         tokens = self.model.norm(x)
         pooled = self.model.forward_head(tokens, pre_logits=True)
         return Features(tokens, pooled, self.model.num_prefix_tokens, self.grid)
@@ -166,14 +173,14 @@ def _fold_biases(model: nn.Module) -> None:
     timm then applies ``F.linear`` to the weight of ``qkv`` and never calls the module, so an adapter there would be
     dead and no hook would see a query. With the bias in the module, timm calls it; the function is the same.
     """
-    for attn in model.modules():
-        found: Any = attn
-        if getattr(found, "q_bias", None) is None or not isinstance(getattr(found, "qkv", None), nn.Linear):
+    for module in model.modules():
+        attn: Any = module
+        if getattr(attn, "q_bias", None) is None or not isinstance(getattr(attn, "qkv", None), nn.Linear):
             continue
-        if found.qkv.bias is None:
-            bias = torch.cat([found.q_bias, found.k_bias, found.v_bias]).detach()
-            found.qkv.bias = nn.Parameter(bias)
-            found.q_bias = found.k_bias = found.v_bias = None
+        if attn.qkv.bias is None:
+            bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias]).detach()
+            attn.qkv.bias = nn.Parameter(bias)
+            attn.q_bias = attn.k_bias = attn.v_bias = None
 
 
 def _keep_no_biases(model: nn.Module) -> None:
@@ -199,7 +206,7 @@ class QueryKey:
         self.index = index
 
     def __call__(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Per-head norms, then the rotation of all but the prefix tokens."""
+        """Per-head norms of ``[B, heads, N, head_dim]``, then the rotation of all but the prefix tokens."""
         attn: Any = self.encoder.model.blocks[self.index].attn
         q, k = attn.q_norm(q), attn.k_norm(k)
         rope = self.encoder.rope(self.index)
@@ -222,8 +229,8 @@ def _layouts(encoder: TimmViT) -> list[AttentionLayout]:
     layouts = []
     for index, block in enumerate(encoder.model.blocks):
         attn: Any = getattr(block, "attn", None)
-        known = type(attn) in (Attention, AttentionRope, EvaAttention)
-        if not known or getattr(attn, "num_kv_groups", 1) > 1:
+        supported = type(attn) in (Attention, AttentionRope, EvaAttention)
+        if not supported or getattr(attn, "num_kv_groups", 1) > 1:
             return []
         plain = not encoder.rotary and isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity)
         path = f"model.blocks.{index}.attn"
@@ -257,7 +264,7 @@ def wrap(
     Args:
         name: Full name of the encoder.
         model: The model, without a classifier.
-        transform: PIL image -> prepared tensor.
+        transform: PIL image -> prepared tensor ``float32 [channels, H, W]``.
         size: Height and width of a prepared image.
         meaning: What the values of a prepared image mean.
         licence: Licence of the weights.
@@ -298,11 +305,11 @@ def _pooling(model: Any) -> str:
     return names.get(kind, kind)
 
 
-def _near(name: str, known: Sequence[str]) -> list[str]:
+def _near(name: str, names: Sequence[str]) -> list[str]:
     """Names worth suggesting; the families if none is near, since timm knows more than a thousand."""
     import difflib
 
-    return difflib.get_close_matches(name, known, n=3, cutoff=0.5) or list(TimmSource.models())
+    return difflib.get_close_matches(name, names, n=3, cutoff=0.5) or list(TimmSource.models())
 
 
 def _check_name(model: str) -> None:
@@ -323,16 +330,15 @@ def _url(model: str) -> str | None:
     """Where a model's weights lie, if not on the hub."""
     import timm
 
-    known = None if ":" in model else timm.get_pretrained_cfg(model)
-    url = None if known is None or known.hf_hub_id else known.url
+    pretrained_cfg = None if ":" in model else timm.get_pretrained_cfg(model)
+    url = None if pretrained_cfg is None or pretrained_cfg.hf_hub_id else pretrained_cfg.url
     return url[0] if isinstance(url, tuple) else url  # a tuple ends in the name that the file is kept by
 
 
-class TimmSource:
+class TimmSource(Source):
     """Entry point ``timm``."""
 
-    api_version = 1
-    hub_ids = True
+    name, hub_ids = "timm", True
 
     @staticmethod
     def check(model: str, weights: str) -> None:
@@ -342,8 +348,8 @@ class TimmSource:
             _check_name(model)
         check_weights(f"timm:{model}", weights)
 
-    @staticmethod
-    def models() -> dict[str, str]:
+    @classmethod
+    def models(cls) -> dict[str, str]:
         """A few families, with a line each; ``build`` takes every name of ``timm.list_models()``."""
         return {
             "vit_base_patch16_224": "ViT-B/16 and its sizes (tiny, small, base, large), patches and tags",
@@ -357,11 +363,11 @@ class TimmSource:
         }
 
     @classmethod
-    def build(
+    def make(
         cls,
         model: str,
-        weights: str = "default",
-        sha256: str | None = None,
+        weights: str,
+        sha256: str | None,
         weights_grid: Sequence[int] | None = None,
         **options: Any,
     ) -> Encoder:

@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medgraft.checkpoint import read_weights
+from medgraft.checkpoints.weights import read_weights
 from medgraft.encoder import DualEncoder, Encoder, EncoderSpec
-from medgraft.encoders.hf_families import FAMILIES, OTHERS, Family, family_of
-from medgraft.encoders.hf_layers import heads_of
-from medgraft.encoders.hf_processors import image_processor, processor_place
-from medgraft.encoders.hf_text import TextModel, reads_forwards, spec_of_text
-from medgraft.encoders.hf_towers import PilProcessor, TextTower, VisionTower, pair
-from medgraft.encoders.hf_vision import CALLS, LibraryVision, reads_pooler
-from medgraft.encoders.hub import REMEDY, demand, fetching
-from medgraft.encoders.loading import (
+from medgraft.encoders.parts.hf.families import FAMILIES, OTHERS, Family, family_of
+from medgraft.encoders.parts.hf.layers import heads_of
+from medgraft.encoders.parts.hf.processors import image_processor, processor_place
+from medgraft.encoders.parts.hf.text import TextModel, reads_forwards, spec_of_text
+from medgraft.encoders.parts.hf.towers import PilProcessor, TextTower, VisionTower, pair
+from medgraft.encoders.parts.hf.vision import CALLS, LibraryVision, reads_pooler
+from medgraft.encoders.parts.hub import REMEDY, demand, fetching
+from medgraft.encoders.parts.loading import (
     LazyTokenizer,
     check_channels,
     finish,
@@ -33,10 +33,10 @@ from medgraft.encoders.loading import (
     seeded,
     unwrap,
 )
-from medgraft.encoders.positions import fitted, recorded_grid
-from medgraft.encoders.quiet import quiet
+from medgraft.encoders.parts.positions import fitted, recorded_grid
+from medgraft.encoders.parts.quiet import quiet
 from medgraft.errors import CheckpointError, ConfigError, IncompatibleError, UnknownNameError
-from medgraft.sources import check_hub_id, check_weights
+from medgraft.sources import Source, check_hub_id, check_weights
 
 # Cohorts that the authors name as training data, so that a benchmark can see a leak.
 COHORTS = {
@@ -63,24 +63,24 @@ def _fresh_config(family: Family, name: str, overrides: Mapping[str, Any]) -> An
 
     kind = getattr(transformers, family.config)
     with quiet(), options_of(name):
-        known = kind().to_dict()
+        defaults = kind().to_dict()
         for key, value in overrides.items():
-            nested = known[key] if key in known and isinstance(value, Mapping) else {}
+            nested = defaults[key] if key in defaults and isinstance(value, Mapping) else {}
             unknown = (
-                [key] if not _reads(family, known, key) else [k for k in value if k not in nested] if nested else []
+                [key] if not _reads(family, defaults, key) else [k for k in value if k not in nested] if nested else []
             )
             if unknown:
-                raise UnknownNameError(f"option of {family.config}", unknown[0], nested or known)
+                raise UnknownNameError(f"option of {family.config}", unknown[0], nested or defaults)
         return kind(**overrides)
 
 
-def _reads(family: Family, known: Mapping[str, Any], key: str) -> bool:
+def _reads(family: Family, options: Mapping[str, Any], key: str) -> bool:
     """Whether a configuration has an option, or the model's code asks for it, as DeBERTa's for ``share_att_key``."""
     import inspect
 
     import transformers
 
-    if key in known:
+    if key in options:
         return True
     code = inspect.getsource(inspect.getmodule(getattr(transformers, family.model)))  # pyright: ignore
     return bool(re.search(rf"config\.{re.escape(key)}\b|\(config, \"{re.escape(key)}\"", code))
@@ -107,9 +107,9 @@ def _find_config(model: str, name: str, source: str | Path, overrides: Mapping[s
         return family, _fresh_config(family, name, {})
     with fetching(name, what="configuration", local=Path(place).exists()):
         config = AutoConfig.from_pretrained(place)
-    if "/" not in model and (own := family_of(model, name)).key != config.model_type:
+    if "/" not in model and (expected := family_of(model, name)).key != config.model_type:
         tower: Any = getattr(config, "vision_config", None)  # the image tower of a pair
-        if tower is None or tower.model_type != own.key:
+        if tower is None or tower.model_type != expected.key:
             raise UnknownNameError("transformers family", config.model_type, [model], f"{place} is of it.")
         config = tower
     return family_of(config.model_type, name), config
@@ -145,8 +145,8 @@ def _load(
     with fetching(name, local=isinstance(source, Path)):
         if isinstance(source, Path) and source.is_file():
             state = read_weights(source, sha256)
-            wanted = kind(config, **{k: v for k, v in extra.items() if k == "add_pooling_layer"}).state_dict()
-            state = _refit(unwrap(state, wanted), config, source, grid)
+            expected = kind(config, **{k: v for k, v in extra.items() if k == "add_pooling_layer"}).state_dict()
+            state = _refit(unwrap(state, expected), config, source, grid)
             network, report = kind.from_pretrained(None, state_dict=state, **extra)
         else:
             network, report = kind.from_pretrained(source if isinstance(source, Path) else model, **extra)
@@ -157,18 +157,18 @@ def _load(
 def _refit(
     state: dict[str, torch.Tensor], config: Any, path: Path, grid: Sequence[int] | None
 ) -> dict[str, torch.Tensor]:
-    """Brings learned positions of images to the model's grid, see :mod:`medgraft.encoders.positions`."""
+    """Brings learned positions of images to the model's grid, see :mod:`medgraft.encoders.parts.positions`."""
     vision = getattr(config, "vision_config", config)
     patch, size = getattr(vision, "patch_size", None), getattr(vision, "image_size", None)
     if not isinstance(patch, int | list | tuple) or not isinstance(size, int | list | tuple):
         return state
     steps = pair(patch)
-    own = tuple(length // step for length, step in zip(pair(size), steps, strict=True))
+    target = tuple(length // step for length, step in zip(pair(size), steps, strict=True))
     for key, table in state.items():
         places = key.endswith(("embeddings.position_embeddings", "embeddings.position_embedding.weight"))
-        if places and "text_model" not in key and 0 <= (before := table.shape[-2] - own[0] * own[1]) <= 2:
+        if places and "text_model" not in key and 0 <= (before := table.shape[-2] - target[0] * target[1]) <= 2:
             stored = tuple(grid) if grid else recorded_grid(path, steps)
-            state[key] = fitted(table, own, before, stored, str(path))
+            state[key] = fitted(table, target, before, stored, str(path))
     return state
 
 
@@ -178,18 +178,18 @@ def _check_report(report: Mapping[str, Any], network: Any, where: object) -> Non
     What a checkpoint holds for a module that the encoder does not have is a head. Mask tokens and the poolers of a
     pre-training are not run.
     """
-    own = {*dict(network.named_children()), *dict(network.named_parameters(recurse=False))}
+    parts = {*dict(network.named_children()), *dict(network.named_parameters(recurse=False))}
     unused = {"mask_token", "position_ids", *(() if reads_pooler(network) else ("pooler",))}
-    found = {
+    mismatches = {
         "missing": [key for key in report["missing_keys"] if not unused & set(key.split("."))],
         "unexpected": [
             key
             for key in report["unexpected_keys"]
-            if not HEADS & set(key.split(".")) and (_first(key, network) not in BESIDE or _first(key, network) in own)
+            if not HEADS & set(key.split(".")) and (_first(key, network) not in BESIDE or _first(key, network) in parts)
         ],
         "of another shape": report["mismatched_keys"],
     }
-    problems = [f"{label}: {', '.join(map(_key, sorted(keys)[:6]))}" for label, keys in found.items() if keys]
+    problems = [f"{label}: {', '.join(map(_key, sorted(keys)[:6]))}" for label, keys in mismatches.items() if keys]
     if problems:
         raise CheckpointError(f"{where} does not fit: {'; '.join(problems)}")
 
@@ -221,11 +221,10 @@ def has_tokenizer(folder: str | Path) -> bool:
     return any((Path(folder) / name).is_file() for name in TOKENIZER_FILES)
 
 
-class TransformersSource:
+class TransformersSource(Source):
     """Entry point ``transformers``."""
 
-    api_version = 1
-    hub_ids = True
+    name, hub_ids = "transformers", True
 
     @staticmethod
     def check(model: str, weights: str) -> None:
@@ -237,18 +236,18 @@ class TransformersSource:
             family_of(model, name)
         check_weights(name, weights)
 
-    @staticmethod
-    def models() -> dict[str, str]:
+    @classmethod
+    def models(cls) -> dict[str, str]:
         """Families, with a line each; ``build`` also takes the library's others, hub ids and local folders."""
-        own = {name: f"{family.line}; for example {family.example}" for name, family in FAMILIES.items()}
-        return {**own, **OTHERS}
+        families = {name: f"{family.line}; for example {family.example}" for name, family in FAMILIES.items()}
+        return {**families, **OTHERS}
 
     @classmethod
-    def build(
+    def make(
         cls,
         model: str,
-        weights: str = "default",
-        sha256: str | None = None,
+        weights: str,
+        sha256: str | None,
         config: Mapping[str, Any] | None = None,
         tokenizer: str | None = None,
         weights_grid: Sequence[int] | None = None,
@@ -295,10 +294,10 @@ def _facts(family: Family, name: str, source: str | Path, config: Any, transform
     check_channels(name, channels)
     size = transform.size
     if not family.general:
-        own = pair(vision.image_size)
-        if size is not None and size != own and not family.any_size:
-            raise ConfigError(f"encoder {name} takes {own} images, but its image processor makes {size}")
-        size = size if family.any_size and size is not None else own
+        image_size = pair(vision.image_size)
+        if size is not None and size != image_size and not family.any_size:
+            raise ConfigError(f"encoder {name} takes {image_size} images, but its image processor makes {size}")
+        size = size if family.any_size and size is not None else image_size
     return EncoderSpec(
         name=name,
         modality="image",

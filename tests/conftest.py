@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 
 # Read by NumPy's and SciPy's libraries when they are loaded: tests run side by side, and their threads would wait.
@@ -30,6 +31,15 @@ def seeded():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+@pytest.fixture(autouse=True)
+def shared_encoders_stay():
+    """A test that leaves a shared encoder changed fails itself, not whichever comes after it in its process."""
+    yield
+    encoders = sys.modules.get("tiny_encoders")  # no test of this process has asked for one otherwise
+    if encoders is not None and (changed := encoders.changed_encoders()):
+        pytest.fail(f"the test changed the shared encoders {changed}: take tiny_encoders.fresh(name) instead")
 
 
 def pytest_unconfigure():

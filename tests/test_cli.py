@@ -14,9 +14,8 @@ from typer.testing import CliRunner, Result
 
 import medgraft
 from medgraft import plugins
-from medgraft.benchmarks import cli as harness
-from medgraft.cli import app
-from medgraft.console import guarded
+from medgraft.benchmarks.commands.main import app
+from medgraft.commands.console import guarded
 from medgraft.errors import DataError
 from medgraft.registry import catalogue
 
@@ -38,15 +37,13 @@ HEAVY = (
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     monkeypatch.setenv("COLUMNS", "200")
-    if not any(each.name == "run" for each in app.registered_commands):
-        harness.register(app)
     return lambda *arguments: CliRunner().invoke(app, list(arguments))
 
 
 def imported_by(*arguments: str) -> tuple[int, set[str], str]:
     """Exit code, imported top-level modules and output of the command in a fresh process."""
     code = (
-        "import json, sys\nfrom medgraft.cli import main\nsys.argv = ['medgraft', *sys.argv[1:]]\n"
+        "import json, sys\nfrom medgraft.benchmarks.commands.main import main\nsys.argv = ['medgraft', *sys.argv[1:]]\n"
         "try:\n    main()\nexcept SystemExit as end:\n    code = end.code or 0\n"
         "print('\\n' + json.dumps([code, sorted({name.partition('.')[0] for name in sys.modules})]))"
     )
@@ -70,7 +67,7 @@ def test_quick_answers_import_nothing_heavy(arguments):
 
 def test_listing_imports_no_plugin():
     code = (
-        "import sys; from typer.testing import CliRunner; from medgraft.cli import app\n"
+        "import sys; from typer.testing import CliRunner; from medgraft.benchmarks.commands.main import app\n"
         "for kind in ('adapters', 'encoders', 'tasks'):\n"
         "    assert CliRunner().invoke(app, ['ls', kind]).exit_code == 0\n"
         "print([name for name in sys.modules if name.startswith(('medgraft.adapters', 'medgraft.encoders', "
@@ -173,7 +170,7 @@ def test_describe_shows_where_an_adapter_attaches(run):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["lorra"], "unknown adapter, encoder or task 'lorra'; did you mean lora"),
+        (["lorra"], "unknown plugin 'lorra'; did you mean lora"),
         (["lora", "--encoder", "embeded:chest"], "unknown encoder 'embeded:chest'; did you mean"),
         (["lora", "--encoder", "embedded:chst"], "unknown embedded encoder 'chst'; did you mean chest"),
         (["lora", "--encoder", "pixels:2d"], "does not fit encoder 'pixels:2d'"),

@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from collections.abc import Mapping
 import torch
 from medgraft import Adapter, AdapterConfig, Attachment, Encoder, Features, Grafted, Site, Support, build_encoder, graft
 from medgraft.adapters.lora import Lora
-from medgraft.benchmarks.results import CellResult
+from medgraft.benchmarks.cell.results import CellResult
 from medgraft.encoders.embedded import EmbeddedSource
 from medgraft.task import Task, TaskData
 
@@ -179,11 +180,13 @@ def test_the_harness_plans_from_the_wheel(clean, tmp_path):
 # --- types ------------------------------------------------------------------------------------------------------------
 
 
-def check_types(home: Path, folder: Path, what: Path) -> list[dict]:
-    """Pyright's diagnostics of severity ``error`` or ``information``, in the project's own mode."""
-    (folder / "pyrightconfig.json").write_text(
-        json.dumps({"include": [str(what)], "typeCheckingMode": "basic", "pythonVersion": "3.11"})
-    )
+def check_types(home: Path, folder: Path, what: str, strict: Sequence[str] = ()) -> list[dict]:
+    """Pyright's diagnostics of severity ``error`` or ``information``, in the project's own mode.
+
+    Paths are relative to the folder; pyright ignores others.
+    """
+    settings = {"include": [what], "strict": strict, "typeCheckingMode": "basic", "pythonVersion": "3.11"}
+    (folder / "pyrightconfig.json").write_text(json.dumps(settings))
     done = subprocess.run(
         [
             sys.executable,
@@ -204,7 +207,7 @@ def check_types(home: Path, folder: Path, what: Path) -> list[dict]:
 
 def test_a_plugin_is_type_checked_against_the_wheel(clean, tmp_path):
     (tmp_path / "consumer.py").write_text(CONSUMER)
-    found = check_types(clean, tmp_path, tmp_path / "consumer.py")
+    found = check_types(clean, tmp_path, "consumer.py")
     errors = [each for each in found if each["severity"] == "error"]
     assert [each["range"]["start"]["line"] for each in errors] == [len(CONSUMER.splitlines()) - 1], errors
     revealed = [each["message"] for each in found if each["severity"] == "information"]
@@ -214,7 +217,8 @@ def test_a_plugin_is_type_checked_against_the_wheel(clean, tmp_path):
 @pytest.mark.timeout(900)  # it reads the types of torch, pandas and scikit-learn: a minute or two of one core
 def test_the_installed_package_has_no_type_error(clean, tmp_path):
     package = Path(shutil.copytree(site_packages(clean) / "medgraft", tmp_path / "medgraft"))
-    found = check_types(clean, tmp_path, package)
+    core = [f"medgraft/{path.name}" for path in (CHECKOUT / "src" / "medgraft").iterdir()]
+    found = check_types(clean, tmp_path, "medgraft", strict=core)
     errors = [
         f"{Path(each['file']).relative_to(package)}:{each['range']['start']['line'] + 1}: {each['message']}"
         for each in found
@@ -237,3 +241,24 @@ def test_building_warns_of_nothing(tmp_path, kind):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "_Warning" not in done.stderr and "****" not in done.stderr, done.stderr
+
+
+def test_static_tools_find_every_package_of_the_checkout(tmp_path):
+    """``make install`` links the four folders under one name, where pyright's ``extraPaths`` points."""
+    home = tmp_path / "venv"
+    home.mkdir()
+    (home / ".installed").touch()  # so that make has nothing to install
+    done = subprocess.run(["make", "links", f"VENV={home}"], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    places = ["adapters/lora.py", "encoders/timm.py", "benchmarks/sweep/plan.py", "src/medgraft/objective.py"]
+    settings = {"include": [str(CHECKOUT / place) for place in places], "extraPaths": [str(home / "links")]}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps({**settings, "pythonVersion": "3.11"}))
+    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "-p", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    report = json.loads(done.stdout)
+    assert report["summary"]["filesAnalyzed"] >= len(places)
+    assert [
+        each["message"] for each in report["generalDiagnostics"] if each.get("rule") == "reportMissingImports"
+    ] == []
+    lora = (home / "links" / "medgraft" / "adapters" / "lora.py").resolve()
+    assert lora == CHECKOUT / "adapters" / "lora.py"  # what a tool opens is the checkout's file

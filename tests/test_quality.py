@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from medgraft.benchmarks.request import Sweep
-from medgraft.benchmarks.results import CellResult, read_results
-from medgraft.benchmarks.sweep import sweep_and_show
+from medgraft.benchmarks.cell.results import CellResult, read_results
+from medgraft.benchmarks.sweep.request import Sweep
+from medgraft.benchmarks.sweep.run import sweep_and_show
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -121,6 +121,10 @@ BUILDERS: dict[str, Callable[[], Encoder]] = {
 }
 
 
+State = dict[str, Any]
+_lent: set[str] = set()
+
+
 def fresh(name: str) -> Encoder:
     """A new frozen encoder; the same weights every time."""
     with torch.random.fork_rng(devices=[]):
@@ -131,9 +135,43 @@ def fresh(name: str) -> Encoder:
 
 
 @functools.cache
+def _kept(name: str) -> tuple[Encoder, State]:
+    encoder = fresh(name)
+    return encoder, _state(encoder)
+
+
 def shared(name: str) -> Encoder:
-    """One encoder per process, for tests that leave it as they found it."""
-    return fresh(name)
+    """One encoder per process, for tests that leave it as they found it; `changed_encoders` holds them to that."""
+    _lent.add(name)
+    return _kept(name)[0]
+
+
+def changed_encoders() -> list[str]:
+    """Shared encoders that were asked for since the last call and are not as they were made; made anew for the next."""
+    changed = [name for name in sorted(_lent) if _state(_kept(name)[0]) != _kept(name)[1]]
+    _lent.clear()
+    if changed:
+        _kept.cache_clear()
+    return changed
+
+
+def _state(encoder: Encoder) -> State:
+    """What another test would stumble over: types, devices, modes, parameters swapped, written to or unfrozen."""
+    return {
+        name: (
+            tower.training,
+            [type(module).__name__ + str(module.training) for module in tower.modules()],
+            [
+                (key, id(x), x.dtype, x.device, x._version, x.requires_grad, x.grad is None)
+                for key, x in _tensors(tower)
+            ],
+        )
+        for name, tower in encoder.towers().items()
+    }
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*module.named_parameters(), *module.named_buffers()]
 
 
 def batch(encoder: Encoder, size: int = 2) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Operations that adapters share, one per file, each with its plain reference."""
+"""Operations that adapters share, a folder each: ``op`` with its plain reference, and its ``triton`` kernels."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ OPS = ("info_nce", "hypergraph", "packed_lora", "perceiver", "moe", "bottleneck"
 
 def load_op(name: str) -> Any:
     """The module of an operation, imported on first use (it brings Triton with it)."""
-    return import_module(f"{__name__}.{name}")
+    return import_module(f"{__name__}.{name}.op")

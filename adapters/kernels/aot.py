@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from medgraft.adapters.kernels.triton_runtime import TARGETS, Variant, precision, triton_obstacle
 from medgraft.errors import ConfigError
+from medgraft.ops.triton_runtime import TARGETS, Variant, precision, triton_obstacle
 
 BEGIN, END = "<!-- aot table: begin -->", "<!-- aot table: end -->"
 # Shared memory per block in KiB (of the smallest GPU that uses the target's tiles, for sm_80 that is 8.6 and 8.9), and
@@ -93,9 +93,9 @@ def compile_variant(variant: Variant, target: str) -> Row:
     gpu = GPUTarget("hip", target, 64) if amd else GPUTarget("cuda", int(target.removeprefix("sm_")), 32)
     options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
     built = triton.compile(source, target=gpu, options=options)
-    told = " ".join(f"{key}={value}" for key, value in tile.blocks.items())
+    blocks = " ".join(f"{key}={value}" for key, value in tile.blocks.items())
     name = f"{kernel.__name__} {variant.label}".strip()
-    facts = (name, target, f"{told} w={tile.num_warps} s={tile.num_stages}")
+    facts = (name, target, f"{blocks} w={tile.num_warps} s={tile.num_stages}")
     if amd:
         return Row(*facts, *_read_amd(built.asm["amdgcn"], built.metadata.shared), None)
     return Row(*facts, *_read_nvidia(built, target))
@@ -103,9 +103,9 @@ def compile_variant(variant: Variant, target: str) -> Row:
 
 def _read_amd(assembly: str, shared: int) -> tuple[int, int, int, int]:
     def number(field: str) -> int:
-        found = re.search(rf"\.{field}:\s*(\d+)", assembly)
-        assert found is not None, field
-        return int(found.group(1))
+        match = re.search(rf"\.{field}:\s*(\d+)", assembly)
+        assert match is not None, field
+        return int(match.group(1))
 
     matrix = len(re.findall(MATRIX_INSTRUCTIONS["gfx942"], assembly))
     return number("vgpr_count"), number("vgpr_spill_count"), shared, matrix
@@ -145,14 +145,14 @@ def occupancy(registers: int, shared: int, warps: int, target: str) -> float:
 
 def problems(row: Row, needs_matrix: bool) -> list[str]:
     """What disqualifies a variant: spills, too much shared memory, no tensor cores where it multiplies matrices."""
-    found = []
+    reasons = []
     if row.spills:
-        found.append(f"spills {row.spills}")
+        reasons.append(f"spills {row.spills}")
     if row.shared > SHARED_LIMIT[row.target] * 1024:
-        found.append(f"uses {row.shared} bytes of shared memory of {SHARED_LIMIT[row.target] * 1024}")
+        reasons.append(f"uses {row.shared} bytes of shared memory of {SHARED_LIMIT[row.target] * 1024}")
     if needs_matrix and not row.matrix:
-        found.append("uses no tensor cores")
-    return [f"{row.kernel} ({row.tile}) on {row.target} {problem}" for problem in found]
+        reasons.append("uses no tensor cores")
+    return [f"{row.kernel} ({row.tile}) on {row.target} {problem}" for problem in reasons]
 
 
 def table(rows: Iterable[Row]) -> str:
@@ -194,13 +194,13 @@ def main(path: str) -> None:
     Raises:
         ConfigError: A variant is disqualified; all of them are named.
     """
-    made = [(variant, compile_variant(variant, target)) for variant in variants() for target in variant.tuned]
-    if bad := [problem for variant, row in made for problem in problems(row, variant.matrix)]:
+    results = [(variant, compile_variant(variant, target)) for variant in variants() for target in variant.tuned]
+    if bad := [problem for variant, row in results for problem in problems(row, variant.matrix)]:
         raise ConfigError("; ".join(bad))
     page = Path(path)
     before, rest = page.read_text().split(BEGIN, 1)
     after = rest.split(END, 1)[1]
-    page.write_text(f"{before}{BEGIN}\n\n{table(row for _, row in made)}\n\n{END}{after}")
+    page.write_text(f"{before}{BEGIN}\n\n{table(row for _, row in results)}\n\n{END}{after}")
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessP
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medgraft.benchmarks.data.one_file import one_file
-from medgraft.benchmarks.data.reading import PHANTOM_MARKER, is_phantom
+from medgraft.benchmarks.cohorts.tables.reading import PHANTOM_MARKER, is_phantom
 from medgraft.benchmarks.prepare.volume import PREPARE_VERSION, PrepareConfig, prepare_volume, simple_itk
 from medgraft.errors import ConfigError, DataError
+from medgraft.files.one_file import one_file
 
 MARKER, REPORT = "prepared.json", "prepared_report.csv"
 _VOLUME = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
@@ -77,20 +77,20 @@ def find_sources(root: Path) -> list[Source]:
     if not root.is_dir():
         raise DataError(f"{root} is neither a folder nor a file; name the cohort's folder with --in")
     bids = any(root.glob("sub-*/"))
-    found: dict[Path, Source] = {}
+    sources: dict[Path, Source] = {}
     for folder, folders, files in os.walk(root):
         folders.sort()
         here = Path(folder).relative_to(root)
         for name in sorted(files):
             if _VOLUME.search(name) and (not bids or re.search(r"_T1w\.nii", name)):
                 target = here / _VOLUME.sub(".nii.gz", name)
-                found.setdefault(target, Source(Path(folder, name), target))
+                sources.setdefault(target, Source(Path(folder, name), target))
             elif match := _DICOM.search(name):
                 target = here / f"{here.parts[1] if len(here.parts) > 1 else 'series'}_I{match.group(1)}.nii.gz"
-                found.setdefault(target, Source(Path(folder), target))
-    if not found:
+                sources.setdefault(target, Source(Path(folder), target))
+    if not sources:
         raise DataError(f"{root} holds no .nii or .nii.gz file and no DICOM series named *_I<image id>.dcm")
-    return list(found.values())
+    return list(sources.values())
 
 
 def prepare_cohort(
@@ -219,11 +219,11 @@ def _claim(out: Path, config: PrepareConfig) -> None:
     marker = out / MARKER
     if marker.is_file():
         try:
-            known = json.loads(marker.read_text(encoding="utf-8"))
+            claim = json.loads(marker.read_text(encoding="utf-8"))
         except ValueError:
-            known = None
-        if known != record:
-            raise DataError(f"{out} was prepared as {known}, not as {record}; name another --out, or delete it")
+            claim = None
+        if claim != record:
+            raise DataError(f"{out} was prepared as {claim}, not as {record}; name another --out, or delete it")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is in use and was not made by medgraft prepare; name a new folder")
     else:

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from medgraft.benchmarks.data.adni import load_volume
-from medgraft.benchmarks.data.brain_template import BOX_EXTENT, BOX_LOW, template_t1
+from medgraft.benchmarks.cohorts.adni.reader import load_volume
+from medgraft.benchmarks.phantoms.brain.template import BOX_EXTENT, BOX_LOW, template_t1
 from medgraft.errors import ConfigError, DataError
 
 Array = NDArray[Any]
@@ -201,7 +201,7 @@ def _register(moving: Any) -> Any:
     for mode in (sitk.CenteredTransformInitializerFilter.MOMENTS, sitk.CenteredTransformInitializerFilter.GEOMETRY):
         start = sitk.CenteredTransformInitializer(fixed, moving, sitk.Euler3DTransform(), mode)
         starts.append(_optimise(fixed, wide, moving, sitk.Euler3DTransform(start), shrink=(4, 2)))
-    _, rigid = min(starts, key=lambda found: found[0])
+    _, rigid = min(starts, key=lambda candidate: candidate[0])
     affine = sitk.AffineTransform(3)
     affine.SetCenter(rigid.GetCenter())
     affine.SetMatrix(rigid.GetMatrix())

@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from medgraft.benchmarks.data.brain_phantom import AGEING_TARGETS, GENERATOR_VERSION, generate_ageing
-from medgraft.benchmarks.data.clinical_text import TEXT_FIELDS, compose_text
+from medgraft.benchmarks.cohorts.tables.clinical_text import TEXT_FIELDS, compose_text
+from medgraft.benchmarks.phantoms.brain.renderer import AGEING_TARGETS, GENERATOR_VERSION, generate_ageing
 from medgraft.benchmarks.pretrain.probe import cosine, rounded
-from medgraft.checkpoint import file_digest
+from medgraft.checkpoints.weights import file_digest
 from medgraft.encoder import Encoder
 from medgraft.encoders.embedded import SPECIALS, WORD, assemble, prepare_volume
 
@@ -113,7 +113,7 @@ class Readout(nn.Module):
 def fit(
     tower: Encoder, readout: Readout, loss: Callable[[], Tensor], steps: int, peak: float
 ) -> list[dict[str, float]]:
-    """Optimises a tower and its readout; returns the log."""
+    """Optimises a tower and its readout on inputs ``[n, ...]``; returns the log."""
     parameters = [*tower.parameters(), *readout.parameters()]
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.05)
     tower.requires_grad_(True)
@@ -137,7 +137,7 @@ def fit(
 
 
 def fit_volumes(tower: Encoder, volumes: Tensor, targets: Tensor, steps: int, batch_size: int, seed: int):
-    """Anatomy regression with random shifts and gains; returns the readout and the log."""
+    """Anatomy regression on ``[n, 1, D, H, W]`` with random shifts and gains; returns the readout and the log."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed + 1)
     readout = Readout(tower.spec.dim, targets.shape[1])
@@ -168,22 +168,22 @@ def fit_notes(tower: Encoder, steps: int, batch_size: int, seed: int):
         rows = [draw_note_row(rng) for _ in range(batch_size)]
         notes = [compose_text(row, "full", seed=int(rng.integers(1 << 30))) for row in rows]
         pairs = [note_targets(row) for row in rows]
-        values, known = (torch.tensor(part) for part in zip(*pairs, strict=True))
+        values, answered = (torch.tensor(part) for part in zip(*pairs, strict=True))
         features = tower(torch.stack([tower.prepare(note) for note in notes]))
         errors = [F.smooth_l1_loss(p, values, reduction="none") for p in readout(features.tokens, features.mask)]
-        return sum(((error * known).sum() / known.sum() for error in errors), torch.zeros(()))
+        return sum(((error * answered).sum() / answered.sum() for error in errors), torch.zeros(()))
 
     return readout, fit(tower, readout, loss, steps, 1e-3)
 
 
 @torch.no_grad()
 def r_squared(prediction: Tensor, target: Tensor) -> list[float]:
-    """Share of variance explained, per target."""
+    """Share of variance explained, ``[n, K]`` -> ``[K]``."""
     return rounded((1 - (prediction - target).pow(2).mean(0) / target.var(0, unbiased=False)).tolist())
 
 
 def prepare_all(volumes: np.ndarray) -> Tensor:
-    """Raw ``uint8`` volumes -> prepared inputs, kept in half precision to save memory."""
+    """Raw volumes ``uint8 [n, D, H, W]`` -> prepared inputs ``[n, 1, ...]``, in half precision to save memory."""
     size = volumes.shape[1:]
     return torch.stack([prepare_volume(torch.from_numpy(v).float(), size).half() for v in volumes])
 

@@ -27,10 +27,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from medgraft.benchmarks.data.chest_cohort import GENERATOR_VERSION, ChestArrays, generate
-from medgraft.benchmarks.data.chexpert import CHEXPERT_14
+from medgraft.benchmarks.cohorts.chest.chexpert import CHEXPERT_14
+from medgraft.benchmarks.phantoms.chest.cohort import GENERATOR_VERSION, ChestArrays, generate
 from medgraft.benchmarks.pretrain.probe import cosine, downsample, encode_all, pca, probe_auc, rounded
-from medgraft.checkpoint import file_digest
+from medgraft.checkpoints.weights import file_digest
 from medgraft.encoder import DualEncoder
 from medgraft.encoders.embedded import SPECIALS, WORD, ConvStemViT, TextTower, assemble
 
@@ -145,14 +145,14 @@ class Trainer:
         return image, text
 
     def tokens(self, chosen: Tensor) -> Tensor:
-        """Token ids of the chosen sentences, each in a template drawn anew; half of them stand bare, as in a report."""
+        """Token ids ``[B, L]`` of chosen sentences, each in a template drawn anew; half stand bare, as in a report."""
         picks = torch.randint(0, 2 * len(TEMPLATES), (len(chosen),), generator=self.generator).tolist()
         sentences = [self.corpus.sentences[i] for i in chosen.tolist()]
         texts = [TEMPLATES[max(p - len(TEMPLATES), 0)].format(s) for p, s in zip(picks, sentences, strict=True)]
         return self.towers[1].tokenize(texts)[:, :SENTENCE_LENGTH]
 
     def loss(self, index: Tensor) -> Tensor:
-        """Loss of the pairs and of both readouts on the radiographs ``index``."""
+        """Loss of the pairs and of both readouts on the radiographs ``index``, ``[B]``; a scalar."""
         image, text = self.towers
         x = augment((self.corpus.images[index][:, None].float() / 255 - 0.5) / 0.25, self.generator)
         chosen = torch.randperm(len(self.corpus.sentences), generator=self.generator)[: self.sentences_per_step]

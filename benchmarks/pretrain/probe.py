@@ -29,7 +29,7 @@ def encode_all(tower: Encoder, inputs: Tensor, batch_size: int = 64) -> np.ndarr
 
 
 def downsample(inputs: Tensor, factor: int) -> np.ndarray:
-    """Average-pooled values, flattened: the pixel baseline's features."""
+    """Average-pooled values, flattened to ``[n, size * size]``: the pixel baseline's features."""
     pool = torch.nn.functional.avg_pool2d if inputs.dim() == 4 else torch.nn.functional.avg_pool3d
     return pool(inputs.float(), factor).flatten(1).numpy()
 
@@ -39,6 +39,7 @@ def probe_auc(
 ) -> list[float]:
     """AUC per label of one logistic regression per label (standardised; the best of three penalties on the test).
 
+    Features are ``[n, C]``, targets and masks ``[n, L]``.
     Taking the best penalty on the test flatters every row a little and alike; the numbers describe an encoder and are
     not results of the benchmark.
     """
@@ -56,7 +57,7 @@ def probe_auc(
 
 
 def pca(train: np.ndarray, test: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
-    """Projects both on the training rows' principal components."""
+    """Projects both, ``[n, C]``, on the training rows' principal components."""
     model = PCA(min(components, *train.shape), random_state=0).fit(train)
     return model.transform(train), model.transform(test)
 

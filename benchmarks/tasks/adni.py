@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,17 +18,17 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from medgraft.benchmarks.content import file_facts
-from medgraft.benchmarks.data.adni import AdniTable, load_spaced, read_adni
-from medgraft.benchmarks.data.adni_conversion import CONVERSION, conversion_labels
-from medgraft.benchmarks.data.clinical_text import TEXT_FIELDS, TextPolicy, compose_text, fields_in
-from medgraft.benchmarks.data.one_file import reading_facts
-from medgraft.benchmarks.data.tabular import table_baselines
-from medgraft.benchmarks.data.volumes import VOLUMES_VERSION
+from medgraft.benchmarks.cohorts.adni.conversion import CONVERSION, conversion_labels
+from medgraft.benchmarks.cohorts.adni.reader import AdniTable, load_spaced, read_adni
+from medgraft.benchmarks.cohorts.tables.clinical_text import TEXT_FIELDS, TextPolicy, compose_text, fields_in
+from medgraft.benchmarks.cohorts.tables.tabular import table_baselines
+from medgraft.benchmarks.cohorts.volumes.load import VOLUMES_VERSION
 from medgraft.benchmarks.tasks.adni_splits import describe_sites, first_visits_only, site_split, strata_of
 from medgraft.errors import DataError
+from medgraft.files.content import file_facts
+from medgraft.files.one_file import reading_facts
 from medgraft.options import Seed
-from medgraft.task import RawInputs, Task, TaskConfig, TaskData, subject_split
+from medgraft.task import RawInputs, Task, TaskConfig, TaskData, Variant, subject_split
 
 DIAGNOSES = ("CN", "MCI", "AD")
 Contrast = Literal["CN-MCI-AD", "CN-AD", "CN-MCI", "MCI-AD"]
@@ -69,6 +71,31 @@ class AdniConfig(TaskConfig):
         return self
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a task asks of the rows of a table.
+
+    Attributes:
+        words: A word for each row ``[n]``: the stratum of a row that is used, the reason of one that is left out.
+        used: ``bool [n]``.
+        targets: ``[m]`` of the rows that are used.
+        classes: Names, where targets are numbers of classes.
+        columns: Further facts ``[m]`` of the rows that are used.
+        horizons: Times at which predictions of time are judged.
+    """
+
+    words: pd.Series
+    used: np.ndarray
+    targets: np.ndarray
+    classes: tuple[str, ...] = ()
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    horizons: tuple[float, ...] = ()
+
+
+ATTRIBUTES = ("sex", "age", "site", "field_strength")
+"""Columns by groups of which results tell the primary metric."""
+
+
 class AdniTask(Task):
     """Base of the ADNI tasks; subclasses say which inputs a sample has and what its target is."""
 
@@ -81,33 +108,45 @@ class AdniTask(Task):
         """A word per row of the table, and the classes; rows with another word are left out and counted by it."""
         raise TypeError(f"{type(self).__name__} must implement label()")
 
+    def outcome(self, table: AdniTable) -> Outcome:
+        """Classes of the rows, from :meth:`label`.
+
+        Raises:
+            DataError: No row is of some class.
+        """
+        words, classes = self.label(table)
+        used = words.isin(classes).to_numpy(bool)
+        targets = np.array([classes.index(word) for word in words[used]], dtype=np.int64)
+        self._check_classes(classes, targets, Counter(words[~used]))
+        return Outcome(words, used, targets, classes)
+
     def load(self, root: Path) -> TaskData:
         """Reads a LONI or BIDS copy.
 
         Raises:
-            DataError: The folder holds no ADNI, or no subject of some class.
+            DataError: The folder holds no ADNI, or nobody whom the task asks for.
         """
         table = read_adni(root, variants=self.config.variants == "all")
-        words, classes = self.label(table)
-        used = words.isin(classes)
-        left_out = Counter(words[~used])
-        frame = pd.DataFrame(table.frame[used]).reset_index(drop=True)
-        targets = np.array([classes.index(word) for word in words[used]], dtype=np.int64)
-        self._check_classes(classes, targets, left_out)
-        splits = self._splits(frame, words[used].to_numpy(str))
+        outcome = self.outcome(table)
+        left_out = Counter(outcome.words[~outcome.used])
+        frame = pd.DataFrame(table.frame[outcome.used]).reset_index(drop=True)
+        splits = self._splits(frame, np.array(outcome.words[outcome.used], str))
         if "text" in self.inputs:  # after the split, which is one for all inputs
-            told = np.array([bool(fields_in(row, self.config.text_policy)) for row in frame.to_dict("records")])
-            left_out += Counter({WITHOUT_TEXT: int((~told).sum())})
-            splits = {name: index[told[index]] for name, index in splits.items()}
+            has_text = np.array([bool(fields_in(row, self.config.text_policy)) for row in frame.to_dict("records")])
+            left_out += Counter({WITHOUT_TEXT: int((~has_text).sum())})
+            splits = {name: index[has_text[index]] for name, index in splits.items()}
         return TaskData(
             inputs={name: self._raw(name, frame, root) for name in self.inputs},
-            targets=targets,
+            targets=outcome.targets,
             subjects=frame["subject"].to_numpy(str),
             splits=splits,
-            classes=classes,
+            classes=outcome.classes,
+            columns=outcome.columns,
+            attributes={name: frame[name].to_numpy(object) for name in ATTRIBUTES if name in frame},
+            horizons=outcome.horizons,
             phantom=table.phantom,
             provenance={
-                **self.provenance(table, frame, targets, splits),
+                **self.provenance(table, frame, outcome.targets, splits),
                 "left_out": {str(word): int(n) for word, n in left_out.items()},
             },
         )
@@ -115,22 +154,22 @@ class AdniTask(Task):
     def _check_classes(self, classes: tuple[str, ...], targets: np.ndarray, left_out: Counter[Any]) -> None:
         counts = {name: int((targets == k).sum()) for k, name in enumerate(classes)}
         if not all(counts.values()):
-            found = ", ".join(f"{n} {name}" for name, n in [*counts.items(), *left_out.items()])
-            raise DataError(f"the task tells {' from '.join(classes)}, and the cohort has only: {found}")
+            numbers = ", ".join(f"{n} {name}" for name, n in [*counts.items(), *left_out.items()])
+            raise DataError(f"the task tells {' from '.join(classes)}, and the cohort has only: {numbers}")
 
     def _splits(self, frame: pd.DataFrame, words: np.ndarray) -> dict[str, np.ndarray]:
-        own = self.config
+        config = self.config
         fractions = {
-            "train": 1 - own.test_fraction - own.val_fraction,
-            "val": own.val_fraction,
-            "test": own.test_fraction,
+            "train": 1 - config.test_fraction - config.val_fraction,
+            "val": config.val_fraction,
+            "test": config.test_fraction,
         }
-        strata = strata_of(frame.assign(dx=words), own.stratify)
-        if own.split == "site":
-            splits = site_split(frame, strata, fractions, own.split_seed, own.held_out_sites)
+        strata = strata_of(frame.assign(dx=words), config.stratify)
+        if config.split == "site":
+            splits = site_split(frame, strata, fractions, config.split_seed, config.held_out_sites)
         else:
-            splits = subject_split(frame["subject"].to_numpy(str), strata, fractions, own.split_seed)
-        return first_visits_only(frame, splits, training_too=own.train_visits == "baseline")
+            splits = subject_split(frame["subject"].to_numpy(str), strata, fractions, config.split_seed)
+        return first_visits_only(frame, splits, training_too=config.train_visits == "baseline")
 
     def _raw(self, modality: str, frame: pd.DataFrame, root: Path) -> RawInputs:
         if modality == "text":
@@ -144,7 +183,7 @@ class AdniTask(Task):
     def provenance(
         self, table: AdniTable, frame: pd.DataFrame, targets: np.ndarray, splits: dict[str, np.ndarray]
     ) -> dict[str, Any]:
-        """What a result says about the data; no identifiers."""
+        """What a result says about the data (rows ``used``, ``bool [n]``); no identifiers."""
         report = table.report
         facts: dict[str, Any] = {
             "layout": table.layout,
@@ -187,7 +226,7 @@ class AdniDiagnosis(AdniTask):
     def provenance(
         self, table: AdniTable, frame: pd.DataFrame, targets: np.ndarray, splits: dict[str, np.ndarray]
     ) -> dict[str, Any]:
-        """With the best reachable score of a phantom, which is known for three classes."""
+        """See :meth:`AdniTask.provenance`; with a phantom's best reachable score, known for three classes."""
         facts = super().provenance(table, frame, targets, splits)
         if table.bayes and self.contrast == "CN-MCI-AD":
             key = "both" if len(self.inputs) > 1 else ("text" if self.inputs == ("text",) else "image")
@@ -196,9 +235,15 @@ class AdniDiagnosis(AdniTask):
 
 
 class AdniImage(AdniDiagnosis):
-    """Diagnosis from the T1 volume."""
+    """Diagnosis from the T1 volume; any two of the three, and a control without a domain gap, as variants."""
 
     inputs = ("volume",)
+    variants: ClassVar[Mapping[str, Variant]] = {
+        "ad_cn": Variant(defaults={"contrast": "CN-AD"}),
+        "mci_cn": Variant(defaults={"contrast": "CN-MCI"}),
+        "ad_mci": Variant(defaults={"contrast": "MCI-AD"}),
+        "nogap": Variant(cohort="adni_nogap"),
+    }
 
 
 class AdniText(AdniDiagnosis):
@@ -213,49 +258,20 @@ class AdniImageText(AdniDiagnosis):
     inputs = ("volume", "text")
 
 
-class AdniImageNoGap(AdniImage):
-    """The same from a cohort whose scanners are those of the encoder's pre-training: a control without a domain gap."""
-
-    cohort = "adni_nogap"
-
-
-class AdniAdCn(AdniImage):
-    """Alzheimer's disease against cognitively normal, from the T1 volume."""
-
-    class Config(AdniDiagnosis.Config):
-        """Options; the contrast is CN-AD."""
-
-        contrast: Contrast = "CN-AD"
-
-
-class AdniMciCn(AdniImage):
-    """Mild cognitive impairment against cognitively normal, from the T1 volume."""
-
-    class Config(AdniDiagnosis.Config):
-        """Options; the contrast is CN-MCI."""
-
-        contrast: Contrast = "CN-MCI"
-
-
-class AdniAdMci(AdniImage):
-    """Alzheimer's disease against mild cognitive impairment, from the T1 volume."""
-
-    class Config(AdniDiagnosis.Config):
-        """Options; the contrast is MCI-AD."""
-
-        contrast: Contrast = "MCI-AD"
-
-
 class AdniConversion(AdniTask):
     """Stable or progressive: who of those with mild cognitive impairment has Alzheimer's disease within the horizon.
 
-    Labels by the rules of :mod:`medgraft.benchmarks.data.adni_conversion`. Every result holds what the tables alone
+    Labels by the rules of :mod:`medgraft.benchmarks.cohorts.adni.conversion`. Every result holds what the tables alone
     predict on the same test subjects (``data.table_baselines``): age and sex, APOE, cognition, hippocampal volume.
     """
 
     inputs = ("volume",)
     cohort = "adni_visits"
     primary = "auc_macro"
+    variants: ClassVar[Mapping[str, Variant]] = {
+        "text": Variant(inputs=("text",)),
+        "image_text": Variant(inputs=("volume", "text")),
+    }
 
     class Config(AdniConfig):
         """Options.
@@ -279,21 +295,9 @@ class AdniConversion(AdniTask):
     def provenance(
         self, table: AdniTable, frame: pd.DataFrame, targets: np.ndarray, splits: dict[str, np.ndarray]
     ) -> dict[str, Any]:
-        """With the numbers of the tabular baselines."""
+        """See :meth:`AdniTask.provenance`; with the numbers of the tabular baselines."""
         facts = super().provenance(table, frame, targets, splits)
         return facts | {
             "horizon_months": self.horizon,
             "table_baselines": table_baselines(frame, targets, splits, CONVERSION),
         }
-
-
-class AdniConversionText(AdniConversion):
-    """Conversion from a note composed of the clinical tables."""
-
-    inputs = ("text",)
-
-
-class AdniConversionImageText(AdniConversion):
-    """Conversion from volume and note."""
-
-    inputs = ("volume", "text")

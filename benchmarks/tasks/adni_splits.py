@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medgraft.benchmarks.data.adni import baseline_only
+from medgraft.benchmarks.cohorts.adni.reader import baseline_only
 from medgraft.errors import DataError
 from medgraft.task import subject_split
 
 
 def strata_of(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
-    """One word per row that joins its values of some columns; a missing value is a stratum of its own."""
+    """One word per row, ``[n]``, that joins its values of some columns; a missing value is a stratum of its own."""
     if not names:
         return np.full(len(frame), "all")
     columns = [frame[name].astype("string").fillna("?") for name in names]
@@ -29,7 +29,7 @@ def strata_of(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
 def site_split(
     frame: pd.DataFrame, strata: np.ndarray, fractions: Mapping[str, float], seed: int, held_out: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
-    """Whole sites in the test split; the subjects of the others in training and validation.
+    """Whole sites in the test split; subjects of the others in training and validation: split -> rows ``[m]``.
 
     A subject belongs to the site of its first visit, and takes all its visits there.
 
@@ -61,10 +61,10 @@ def site_split(
 
 def _drawn_sites(sizes: Mapping[str, int], share: float, seed: int) -> set[str]:
     """Sites in random order, each taken if that brings the number of their subjects nearer to the share."""
-    wanted, taken = share * sum(sizes.values()), 0
+    target, taken = share * sum(sizes.values()), 0
     chosen: set[str] = set()
     for name in np.random.default_rng([seed, 5]).permutation(sorted(sizes)):
-        if abs(taken + sizes[name] - wanted) < abs(taken - wanted):
+        if abs(taken + sizes[name] - target) < abs(taken - target):
             chosen.add(str(name))
             taken += sizes[name]
     return chosen
@@ -73,7 +73,7 @@ def _drawn_sites(sizes: Mapping[str, int], share: float, seed: int) -> set[str]:
 def first_visits_only(
     frame: pd.DataFrame, splits: Mapping[str, np.ndarray], *, training_too: bool
 ) -> dict[str, np.ndarray]:
-    """The splits with one row per subject in validation and test.
+    """The splits, name -> rows ``[m]``, with one row per subject in validation and test.
 
     Args:
         frame: The table.
@@ -89,14 +89,14 @@ def first_visits_only(
 
 
 def describe_sites(frame: pd.DataFrame, splits: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Sites and field strengths of each split, in numbers; sites that test shares with training."""
+    """Sites and field strengths of each split (rows ``[m]``), in numbers; sites that test shares with training."""
     sites = {name: set(frame["site"].iloc[index].dropna().astype(str)) for name, index in splits.items()}
     fields = {
         name: {f"{tesla:g} T": int(n) for tesla, n in frame["field_strength"].iloc[index].value_counts().items()}
         for name, index in splits.items()
     }
     return {
-        "n": {name: len(found) for name, found in sites.items()},
+        "n": {name: len(names) for name, names in sites.items()},
         "test_shares_with_train": len(sites["test"] & sites["train"]),
         "field_strength": fields,
     }

@@ -8,23 +8,24 @@ head for all) and each question alone (one model per question), on the same subj
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from medgraft.benchmarks.content import file_facts
-from medgraft.benchmarks.data.adni import load_spaced, read_adni
-from medgraft.benchmarks.data.one_file import reading_facts
-from medgraft.benchmarks.data.volumes import VOLUMES_VERSION
+from medgraft.benchmarks.cohorts.adni.reader import load_spaced, read_adni
+from medgraft.benchmarks.cohorts.volumes.load import VOLUMES_VERSION
 from medgraft.benchmarks.tasks.adni import DIAGNOSES
 from medgraft.benchmarks.tasks.adni_splits import first_visits_only, strata_of
 from medgraft.benchmarks.tasks.questions import UNKNOWN, Question, Wording, ask
 from medgraft.errors import DataError
+from medgraft.files.content import file_facts
+from medgraft.files.one_file import reading_facts
 from medgraft.options import Seed
-from medgraft.task import RawInputs, Task, TaskConfig, TaskData, subject_split
+from medgraft.task import RawInputs, Task, TaskConfig, TaskData, Variant, subject_split
 
 AGE_LIMITS = (70.0, 80.0)
 """Years at which the second and the third age group begin."""
@@ -75,38 +76,48 @@ Name = Literal["diagnosis", "age", "sex", "ventricles"]
 
 
 def answers_of(frame: pd.DataFrame, train: np.ndarray) -> tuple[dict[str, np.ndarray], list[float]]:
-    """Answer of every row to every question, and the two limits of the ventricles' size.
+    """Answer of each row to each question, ``[n, questions]``, and the two limits of the ventricles' size.
 
     The ventricles are small, medium or large by thirds of the training rows, as shares of the intracranial volume.
 
     Args:
-        frame: Rows of :attr:`~medgraft.benchmarks.data.adni.AdniTable.frame`.
+        frame: Rows of :attr:`~medgraft.benchmarks.cohorts.adni.reader.AdniTable.frame`.
         train: Training rows.
     """
     age = frame["age"].to_numpy(float)
     share = frame["Ventricles"].to_numpy(float) / frame["ICV"].to_numpy(float)
-    known = share[train][np.isfinite(share[train])]
-    limits = np.quantile(known, [1 / 3, 2 / 3]) if len(known) else np.zeros(2)
+    shares = share[train][np.isfinite(share[train])]
+    limits = np.quantile(shares, [1 / 3, 2 / 3]) if len(shares) else np.zeros(2)
 
-    def coded(column: str, answers: tuple[str, ...]) -> np.ndarray:
-        codes = {word: k for k, word in enumerate(answers)}
+    def coded(column: str, words: tuple[str, ...]) -> np.ndarray:
+        codes = {word: k for k, word in enumerate(words)}
         return np.array([codes.get(word, UNKNOWN) for word in frame[column]], np.int64)
 
-    found = {
+    answers = {
         "diagnosis": coded("dx", DIAGNOSES),
         "age": np.where(np.isfinite(age), np.searchsorted(AGE_LIMITS, age, side="right"), UNKNOWN),
         "sex": coded("sex", BY_NAME["sex"].answers),
         "ventricles": np.where(np.isfinite(share), np.searchsorted(limits, share, side="right"), UNKNOWN),
     }
-    return found, [float(limit) for limit in limits]
+    return answers, [float(limit) for limit in limits]
 
 
 class BrainPrompts(Task):
-    """All questions by one model, asked by prompt."""
+    """All questions by one model, asked by prompt.
+
+    As variants, one model that never sees the prompt, so that the same features answer all, and each question alone.
+    """
 
     inputs = ("volume", "text")
     objective = "multiclass"
     cohort = "adni"
+    variants: ClassVar[Mapping[str, Variant]] = {
+        "without_text": Variant(inputs=("volume",)),
+        "diagnosis": Variant(defaults={"questions": ("diagnosis",)}),
+        "age": Variant(defaults={"questions": ("age",)}),
+        "sex": Variant(defaults={"questions": ("sex",)}),
+        "ventricles": Variant(defaults={"questions": ("ventricles",)}),
+    }
 
     class Config(TaskConfig):
         """Options.
@@ -143,34 +154,34 @@ class BrainPrompts(Task):
         Raises:
             DataError: The folder holds no ADNI, or no training visit has an answer to some question.
         """
-        table, own = read_adni(root), self.config
+        table, config = read_adni(root), self.config
         frame = table.frame.reset_index(drop=True)
         splits = self._splits(frame)
-        known, limits = answers_of(frame, splits["train"])
-        questions = [BY_NAME[name] for name in own.questions]
+        answers, limits = answers_of(frame, splits["train"])
+        questions = [BY_NAME[name] for name in config.questions]
         keys = [f"{row['subject']}|{row['session']}|{row['variant']}" for row in frame.to_dict("records")]
-        found = ask(questions, known, splits, keys, own.wording)
-        idle = [q.name for q in questions if not (known[q.name][splits["train"]] != UNKNOWN).any()]
+        samples = ask(questions, answers, splits, keys, config.wording)
+        idle = [q.name for q in questions if not (answers[q.name][splits["train"]] != UNKNOWN).any()]
         if idle:
             raise DataError(
                 f"no training visit answers {' or '.join(map(repr, idle))} (volumes of regions and ages stand in "
                 "ADNIMERGE); leave the question out of options: questions"
             )
-        paths = [str(frame["image"].iloc[unit]) for unit in found.unit]
+        paths = [str(frame["image"].iloc[unit]) for unit in samples.unit]
         # The samples of a visit follow each other, so one volume in memory serves all of its questions.
         read = functools.lru_cache(maxsize=1)(load_spaced)
         facts = f"{file_facts(paths, root)}|{reading_facts(VOLUMES_VERSION)}"
         volumes = RawInputs(lambda i: read(paths[i]), len(paths), facts)
-        inputs = {"volume": volumes, "text": found.prompt_inputs()}
+        inputs = {"volume": volumes, "text": samples.prompt_inputs()}
         return TaskData(
             inputs={name: inputs[name] for name in self.inputs},
-            targets=found.targets,
-            subjects=frame["subject"].to_numpy(str)[found.unit],
-            splits=found.splits,
-            classes=found.classes,
-            asked=found.asked,
-            questions=tuple(own.questions),
-            answers=found.answers,
+            targets=samples.targets,
+            subjects=frame["subject"].to_numpy(str)[samples.unit],
+            splits=samples.splits,
+            classes=samples.classes,
+            asked=samples.asked,
+            questions=tuple(config.questions),
+            answers=samples.answers,
             phantom=table.phantom,
             provenance={
                 "layout": table.layout,
@@ -180,62 +191,20 @@ class BrainPrompts(Task):
                     "skipped": dict(table.report.skipped),
                     "notes": dict(table.report.notes),
                 },
-                "unanswered": found.unanswered,
-                "samples_per_question": {q.name: int((found.asked == k).sum()) for k, q in enumerate(questions)},
-                "wording": own.wording,
+                "unanswered": samples.unanswered,
+                "samples_per_question": {q.name: int((samples.asked == k).sum()) for k, q in enumerate(questions)},
+                "wording": config.wording,
                 "age_limits_years": list(AGE_LIMITS),
                 "ventricle_limits_share_of_icv": limits,
             },
         )
 
     def _splits(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
-        own = self.config
+        config = self.config
         fractions = {
-            "train": 1 - own.test_fraction - own.val_fraction,
-            "val": own.val_fraction,
-            "test": own.test_fraction,
+            "train": 1 - config.test_fraction - config.val_fraction,
+            "val": config.val_fraction,
+            "test": config.test_fraction,
         }
-        splits = subject_split(frame["subject"].to_numpy(str), strata_of(frame, ("dx",)), fractions, own.split_seed)
-        return first_visits_only(frame, splits, training_too=own.train_visits == "baseline")
-
-
-class BrainPromptsWithoutText(BrainPrompts):
-    """All questions by one model that never sees the prompt: the same features answer all."""
-
-    inputs = ("volume",)
-
-
-class BrainDiagnosis(BrainPrompts):
-    """The diagnosis alone, by a model of its own."""
-
-    class Config(BrainPrompts.Config):
-        """Options; one question."""
-
-        questions: tuple[Name, ...] = Field(("diagnosis",), min_length=1)
-
-
-class BrainAge(BrainPrompts):
-    """The age group alone, by a model of its own."""
-
-    class Config(BrainPrompts.Config):
-        """Options; one question."""
-
-        questions: tuple[Name, ...] = Field(("age",), min_length=1)
-
-
-class BrainSex(BrainPrompts):
-    """The sex alone, by a model of its own."""
-
-    class Config(BrainPrompts.Config):
-        """Options; one question."""
-
-        questions: tuple[Name, ...] = Field(("sex",), min_length=1)
-
-
-class BrainVentricles(BrainPrompts):
-    """The size of the ventricles alone, by a model of its own."""
-
-    class Config(BrainPrompts.Config):
-        """Options; one question."""
-
-        questions: tuple[Name, ...] = Field(("ventricles",), min_length=1)
+        splits = subject_split(frame["subject"].to_numpy(str), strata_of(frame, ("dx",)), fractions, config.split_seed)
+        return first_visits_only(frame, splits, training_too=config.train_visits == "baseline")

@@ -10,18 +10,18 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, field_validator, model_validator
 
-from medgraft.benchmarks.content import file_facts
-from medgraft.benchmarks.data.grey import IMAGES_VERSION
-from medgraft.benchmarks.data.images import load_radiograph, squared
-from medgraft.benchmarks.data.one_file import reading_facts
-from medgraft.benchmarks.data.reading import ReadReport
+from medgraft.benchmarks.cohorts.images.grey import IMAGES_VERSION
+from medgraft.benchmarks.cohorts.images.load import load_radiograph, squared
+from medgraft.benchmarks.cohorts.tables.reading import ReadReport
 from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
+from medgraft.files.content import file_facts
+from medgraft.files.one_file import reading_facts
 from medgraft.options import Seed
 from medgraft.task import RawInputs, TaskConfig, TaskData, subject_split
 
 if TYPE_CHECKING:
-    from medgraft.benchmarks.data.rsna import RsnaTable
-    from medgraft.benchmarks.data.siim import SiimTable
+    from medgraft.benchmarks.cohorts.chest.rsna import RsnaTable
+    from medgraft.benchmarks.cohorts.chest.siim import SiimTable
 
 PROMPTS = ("a chest X-ray image of {}.", "Findings suggesting {}.")
 """The two templates of ACE-LoRA (Aydin et al., 2026)."""
@@ -47,7 +47,7 @@ class SplitConfig(TaskConfig):
         return self
 
     def parts(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
-        """Split -> rows of a frame with ``subject`` and ``target``, by subject, stratified by target."""
+        """Split -> rows ``[m]`` of a frame with ``subject`` and ``target``, by subject, stratified by target."""
         fractions = {
             "train": 1 - self.test_fraction - self.val_fraction,
             "val": self.val_fraction,
@@ -79,7 +79,7 @@ class PromptConfig(TaskConfig):
 
 
 def published_thirds(n: int) -> dict[str, np.ndarray]:
-    """The 70/15/15 split of GLoRIA's preparation (Huang et al., ICCV 2021), which RSNA and SIIM studies share.
+    """The 70/15/15 split ``[m]`` of GLoRIA's preparation (Huang et al., ICCV 2021), which RSNA and SIIM studies share.
 
     It splits the rows of a complete table by scikit-learn with seed 0, so another number of rows is another split.
     """
@@ -111,7 +111,7 @@ def radiographs(paths: Sequence[str], root: Path, *, square: bool = False) -> Ra
 def labelled(
     table: RsnaTable | SiimTable,
     root: Path,
-    own: SplitConfig,
+    split: SplitConfig,
     budget: LabelBudget,
     classes: tuple[str, ...],
     *,
@@ -119,19 +119,19 @@ def labelled(
     regions: Callable[[int], np.ndarray] | None = None,
     **facts: Any,
 ) -> TaskData:
-    """A task on the images and binary targets of a table.
+    """A task on the images and binary targets ``[n]`` of a table.
 
     Args:
         table: What was read.
         root: Folder of the cohort.
-        own: The split by subject.
+        split: The split by subject.
         budget: Which training samples are kept.
         classes: Names of the classes.
         published: The published split of the rows instead, with every image a subject of its own.
         regions: For a dense task, see :class:`~medgraft.task.TaskData`; images are then padded to squares.
         **facts: More for the provenance.
     """
-    splits = published_thirds(len(table.frame)) if published else own.parts(table.frame)
+    splits = published_thirds(len(table.frame)) if published else split.parts(table.frame)
     targets = table.frame["target"].to_numpy(np.int64)
     subjects = table.frame["image_id" if published else "subject"].to_numpy(str)
     splits["train"] = within_budget(splits["train"], subjects, class_table(targets, 2), targets, budget)

@@ -6,8 +6,9 @@ question), on the same patients and splits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -16,7 +17,7 @@ from medgraft.benchmarks.tasks.chexpert import Chexpert
 from medgraft.benchmarks.tasks.questions import UNKNOWN, Question, Wording, ask
 from medgraft.errors import DataError
 from medgraft.options import Seed
-from medgraft.task import RawInputs, Task, TaskConfig, TaskData
+from medgraft.task import RawInputs, Task, TaskConfig, TaskData, Variant
 
 WORDINGS = ("Is there {}?", "Is {} present?", "Does the image show {}?", "Findings of {}: absent or present?")
 Finding = Literal["atelectasis", "cardiomegaly", "consolidation", "edema", "pleural effusion"]
@@ -35,12 +36,23 @@ def question(finding: str) -> Question:
 
 
 class ChestPrompts(Task):
-    """The five competition findings, each asked for by prompt; answers are absent and present."""
+    """The five competition findings, each asked for by prompt; answers are absent and present.
+
+    As variants, one model that never sees the prompt, so that the same features answer all, and each finding alone.
+    """
 
     inputs = ("image", "text")
     objective = "multiclass"
     cohort = "chexpert"
     primary = "auc_macro"
+    variants: ClassVar[Mapping[str, Variant]] = {
+        "without_text": Variant(inputs=("image",)),
+        "atelectasis": Variant(defaults={"questions": ("atelectasis",)}),
+        "cardiomegaly": Variant(defaults={"questions": ("cardiomegaly",)}),
+        "consolidation": Variant(defaults={"questions": ("consolidation",)}),
+        "edema": Variant(defaults={"questions": ("edema",)}),
+        "pleural_effusion": Variant(defaults={"questions": ("pleural effusion",)}),
+    }
 
     class Config(TaskConfig):
         """Options.
@@ -75,88 +87,41 @@ class ChestPrompts(Task):
         Raises:
             DataError: The folder holds no CheXpert, or no training image has an answer to some question.
         """
-        own = self.config
-        options = {"uncertainty": own.uncertainty, "val_fraction": own.val_fraction, "split_seed": own.split_seed}
+        config = self.config
+        options = {
+            "uncertainty": config.uncertainty,
+            "val_fraction": config.val_fraction,
+            "split_seed": config.split_seed,
+        }
         base = Chexpert(Chexpert.Config(**options)).load(root)
         assert base.mask is not None
-        questions = [question(name) for name in own.questions]
+        questions = [question(name) for name in config.questions]
         column = {name.lower(): k for k, name in enumerate(base.classes)}
         answers = {
             name: np.where(base.mask[:, column[name]], base.targets[:, column[name]].astype(np.int64), UNKNOWN)
-            for name in own.questions
+            for name in config.questions
         }
-        if idle := [name for name in own.questions if not (answers[name][base.splits["train"]] != UNKNOWN).any()]:
+        if idle := [name for name in config.questions if not (answers[name][base.splits["train"]] != UNKNOWN).any()]:
             raise DataError(
                 f"no training image answers {' or '.join(map(repr, idle))}; leave the question out of options: "
                 "questions, or choose another uncertainty"
             )
         raw = base.inputs["image"]
-        found = ask(questions, answers, base.splits, [str(i) for i in range(raw.count)], own.wording)
-        fingerprint = f"{raw.fingerprint}|{','.join(map(str, found.unit))}"
+        samples = ask(questions, answers, base.splits, [str(i) for i in range(raw.count)], config.wording)
+        fingerprint = f"{raw.fingerprint}|{','.join(map(str, samples.unit))}"
         inputs = {
-            "image": RawInputs(lambda i: raw.read(int(found.unit[i])), len(found.unit), fingerprint),
-            "text": found.prompt_inputs(),
+            "image": RawInputs(lambda i: raw.read(int(samples.unit[i])), len(samples.unit), fingerprint),
+            "text": samples.prompt_inputs(),
         }
         return TaskData(
             inputs={name: inputs[name] for name in self.inputs},
-            targets=found.targets,
-            subjects=base.subjects[found.unit],
-            splits=found.splits,
-            classes=found.classes,
-            asked=found.asked,
-            questions=tuple(own.questions),
-            answers=found.answers,
+            targets=samples.targets,
+            subjects=base.subjects[samples.unit],
+            splits=samples.splits,
+            classes=samples.classes,
+            asked=samples.asked,
+            questions=tuple(config.questions),
+            answers=samples.answers,
             phantom=base.phantom,
-            provenance={**base.provenance, "unanswered": found.unanswered, "wording": own.wording},
+            provenance={**base.provenance, "unanswered": samples.unanswered, "wording": config.wording},
         )
-
-
-class ChestPromptsWithoutText(ChestPrompts):
-    """All findings by one model that never sees the prompt: the same features answer all."""
-
-    inputs = ("image",)
-
-
-class ChestAtelectasis(ChestPrompts):
-    """The question of atelectasis alone, by a model of its own."""
-
-    class Config(ChestPrompts.Config):
-        """Options; one question."""
-
-        questions: tuple[Finding, ...] = Field(("atelectasis",), min_length=1)
-
-
-class ChestCardiomegaly(ChestPrompts):
-    """The question of cardiomegaly alone, by a model of its own."""
-
-    class Config(ChestPrompts.Config):
-        """Options; one question."""
-
-        questions: tuple[Finding, ...] = Field(("cardiomegaly",), min_length=1)
-
-
-class ChestConsolidation(ChestPrompts):
-    """The question of consolidation alone, by a model of its own."""
-
-    class Config(ChestPrompts.Config):
-        """Options; one question."""
-
-        questions: tuple[Finding, ...] = Field(("consolidation",), min_length=1)
-
-
-class ChestEdema(ChestPrompts):
-    """The question of edema alone, by a model of its own."""
-
-    class Config(ChestPrompts.Config):
-        """Options; one question."""
-
-        questions: tuple[Finding, ...] = Field(("edema",), min_length=1)
-
-
-class ChestPleuralEffusion(ChestPrompts):
-    """The question of pleural effusion alone, by a model of its own."""
-
-    class Config(ChestPrompts.Config):
-        """Options; one question."""
-
-        questions: tuple[Finding, ...] = Field(("pleural effusion",), min_length=1)

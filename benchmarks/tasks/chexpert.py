@@ -7,15 +7,15 @@ The five-class set is Huang et al., "GLoRIA", ICCV 2021.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from medgraft.benchmarks.content import file_facts
-from medgraft.benchmarks.data.chexpert import (
+from medgraft.benchmarks.cohorts.chest.chexpert import (
     CHEXPERT_14,
     COMPETITION_5,
     ChexpertTable,
@@ -26,14 +26,15 @@ from medgraft.benchmarks.data.chexpert import (
     read_chexpert,
     select_5x200,
 )
-from medgraft.benchmarks.data.grey import IMAGES_VERSION
-from medgraft.benchmarks.data.images import load_radiograph
-from medgraft.benchmarks.data.one_file import reading_facts
+from medgraft.benchmarks.cohorts.images.grey import IMAGES_VERSION
+from medgraft.benchmarks.cohorts.images.load import load_radiograph
 from medgraft.benchmarks.tasks.chest import PromptConfig
 from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
 from medgraft.errors import DataError
+from medgraft.files.content import file_facts
+from medgraft.files.one_file import reading_facts
 from medgraft.options import Seed
-from medgraft.task import RawInputs, Task, TaskData, subject_split
+from medgraft.task import RawInputs, Task, TaskData, Variant, subject_split
 
 
 def image_inputs(frame: pd.DataFrame, root: Path) -> RawInputs:
@@ -50,7 +51,7 @@ def text_inputs(frame: pd.DataFrame) -> RawInputs:
 
 
 def stack(tables: dict[str, ChexpertTable]) -> tuple[pd.DataFrame, np.ndarray]:
-    """One frame of several tables, and the name of the table that each row came from."""
+    """One frame of several tables, and the name of the table that each row came from, ``[n]``."""
     frame = pd.concat([table.frame for table in tables.values()], ignore_index=True)
     origin = np.concatenate([np.full(len(table.frame), name) for name, table in tables.items()])
     return frame, origin
@@ -77,19 +78,23 @@ def has_test_table(root: Path) -> bool:
 
 
 def hold_out(index: np.ndarray, subjects: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits sample numbers into training and validation, by subject."""
+    """Splits sample numbers ``[n]`` into training and validation, by subject."""
     mine = subjects[index]
     parts = subject_split(mine, np.zeros(len(mine)), {"train": 1 - fraction, "val": fraction}, seed)
     return index[parts["train"]], index[parts["val"]]
 
 
 class Chexpert(Task):
-    """Multi-label findings; thresholds for F1 are chosen on validation patients."""
+    """Multi-label findings; thresholds for F1 are chosen on validation patients.
+
+    ``nogap`` reads films of the setting that the encoder was pre-trained on: a control without a domain gap.
+    """
 
     inputs = ("image",)
     objective = "multilabel"
     cohort = "chexpert"
     primary = "auc_macro"
+    variants: ClassVar[Mapping[str, Variant]] = {"nogap": Variant(cohort="chexpert_nogap")}
 
     class Config(LabelBudget):
         """Options: those of the label budget, and below.
@@ -145,15 +150,10 @@ class Chexpert(Task):
             classes=tuple(names),
             mask=mask,
             uncertain_class=three_way,
+            attributes={name: frame[name].to_numpy(object) for name in ("sex", "age", "ap_pa")},
             phantom=tables["train"].phantom,
             provenance={**provenance(tables), "uncertainty": self.config.uncertainty, "tested_on": tested_on},
         )
-
-
-class ChexpertNoGap(Chexpert):
-    """The same from films of the setting that the encoder was pre-trained on: a control without a domain gap."""
-
-    cohort = "chexpert_nogap"
 
 
 class Chexpert5x200(Task):

@@ -6,12 +6,15 @@ with one class each, 16 of each by default, and cross-entropy over the classes' 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from medgraft.benchmarks.data.chexpert import (
+from medgraft.benchmarks.cohorts.chest.chexpert import (
     COMPETITION_5,
     ChexpertTable,
     exclude_subjects,
@@ -33,9 +36,18 @@ class FewShots(LabelBudget):
 
     Attributes:
         shots: Training images per class, each of another subject; ``None`` for no limit, or for ``label_fraction``.
+        validation: Whether there is a validation split. Without one its subjects are left out, of the training too, and
+            nothing can be chosen on labels that a user of few labels would not have.
     """
 
+    later: ClassVar[Mapping[str, Any]] = MappingProxyType({**LabelBudget.later, "validation": True})
+
     shots: int | None = Field(16, ge=1)
+    validation: bool = True
+
+    def without_validation(self, splits: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Splits ``[n]`` as the option says: the same, or with an empty ``val``."""
+        return splits if self.validation else {**splits, "val": splits["val"][:0]}
 
 
 class ChestFewShot(ChestZeroShot):
@@ -46,23 +58,29 @@ class ChestFewShot(ChestZeroShot):
 
     def load(self, root: Path) -> TaskData:
         """Reads the scored cohort, of which the training split keeps what the budget leaves."""
-        own = self.config
-        assert isinstance(own, FewShots)
+        config = self.config
+        assert isinstance(config, FewShots)
         scored = self.scored(root)
         subjects, targets = scored.frame["subject"].to_numpy(str), scored.targets
         table = class_table(targets, len(self.classes))
-        splits = {**scored.splits, "train": within_budget(scored.splits["train"], subjects, table, targets, own)}
-        prompts = getattr(own, "prompts")(self.spoken)  # noqa: B009  of the other base
+        train = within_budget(scored.splits["train"], subjects, table, targets, config)
+        splits = config.without_validation({**scored.splits, "train": train})
+        prompts = getattr(config, "prompts")(self.spoken)  # noqa: B009  of the other base
         return TaskData(
             inputs={"image": radiographs(scored.frame["image"].tolist(), root)},
             targets=targets,
             subjects=subjects,
             splits=splits,
+            validated=config.validation,
             classes=self.classes,
             prompts=prompts,
-            variants=self.variants,
+            variants=self.further_metrics,
             phantom=scored.phantom,
-            provenance={**scored.facts, "shots": _shots(targets[splits["train"]], self.classes)},
+            provenance={
+                **scored.facts,
+                "shots": _shots(targets[splits["train"]], self.classes),
+                "validation": config.validation,
+            },
         )
 
 
@@ -95,10 +113,10 @@ class ChexpertFewShot(Chexpert5x200):
 
     def load(self, root: Path) -> TaskData:
         """Reads the training table and the five-class set."""
-        own = self.config
-        assert isinstance(own, ChexpertFewShot.Config)
+        config = self.config
+        assert isinstance(config, ChexpertFewShot.Config)
         train = read_chexpert(root, "train", reports=False)
-        test = _five_class_set(own, train, root)
+        test = _five_class_set(config, train, root)
         tables = {"train": exclude_subjects(train, test.frame["subject"]), "test": test}
         frame, origin = stack(tables)
         subjects = frame["subject"].to_numpy(str)
@@ -111,30 +129,32 @@ class ChexpertFewShot(Chexpert5x200):
         usable = np.flatnonzero(origin == "train")
         if not len(usable):
             raise DataError(f"{root} has no training image with exactly one of {', '.join(COMPETITION_5)}")
-        fit, val = hold_out(usable, subjects, own.val_fraction, own.split_seed)
-        fit = within_budget(fit, subjects, class_table(targets, len(COMPETITION_5)), targets, own)
+        fit, val = hold_out(usable, subjects, config.val_fraction, config.split_seed)
+        fit = within_budget(fit, subjects, class_table(targets, len(COMPETITION_5)), targets, config)
         return TaskData(
             inputs={"image": image_inputs(frame, root)},
             targets=targets,
             subjects=subjects,
-            splits={"train": fit, "val": val, "test": np.flatnonzero(origin == "test")},
+            splits=config.without_validation({"train": fit, "val": val, "test": np.flatnonzero(origin == "test")}),
+            validated=config.validation,
             classes=COMPETITION_5,
-            prompts=own.prompts([name.lower() for name in COMPETITION_5]),
+            prompts=config.prompts([name.lower() for name in COMPETITION_5]),
             phantom=train.phantom,
             provenance={
                 **provenance(tables),
-                "classes_from": own.classes_from,
-                "templates": list(own.templates),
+                "classes_from": config.classes_from,
+                "templates": list(config.templates),
                 "exclusive": len(usable),
                 "shots": _shots(targets[fit], COMPETITION_5),
+                "validation": config.validation,
             },
         )
 
 
-def _five_class_set(own: Chexpert5x200.Config, train: ChexpertTable, root: Path) -> ChexpertTable:
-    if own.classes_from == "published":
+def _five_class_set(config: Chexpert5x200.Config, train: ChexpertTable, root: Path) -> ChexpertTable:
+    if config.classes_from == "published":
         return read_chexpert(root, "5x200")
-    return select_5x200(train, own.per_class, own.split_seed)
+    return select_5x200(train, config.per_class, config.split_seed)
 
 
 def _shots(targets: np.ndarray, classes: tuple[str, ...]) -> dict[str, int]:

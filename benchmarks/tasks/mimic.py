@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from medgraft.benchmarks.data.chexpert_labels import COMPETITION_5, apply_uncertainty
-from medgraft.benchmarks.data.mimic import read_mimic
+from medgraft.benchmarks.cohorts.chest.chexpert_labels import COMPETITION_5, apply_uncertainty
+from medgraft.benchmarks.cohorts.chest.mimic import read_mimic
 from medgraft.benchmarks.tasks.chest import PromptConfig, reading
 from medgraft.benchmarks.tasks.zero_shot import ChestZeroShot, Scored
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from medgraft.benchmarks.data.nih import NIH_14, NihTable, read_nih
+from medgraft.benchmarks.cohorts.chest.nih import NIH_14, NihTable, read_nih
 from medgraft.benchmarks.tasks.chest import PromptConfig, radiographs, reading
 from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
 from medgraft.benchmarks.tasks.zero_shot import ChestZeroShot, Scored
@@ -32,7 +32,7 @@ class OfficialSplit(TaskConfig):
     split_seed: Seed = 0
 
     def parts(self, table: NihTable, root: Path) -> dict[str, np.ndarray]:
-        """Split -> rows.
+        """Split -> rows ``[m]``.
 
         Raises:
             DataError: The copy has no lists.
@@ -43,8 +43,8 @@ class OfficialSplit(TaskConfig):
         listed = np.flatnonzero(where == "train")
         fractions = {"train": 1 - self.val_fraction, "val": self.val_fraction}
         mine = table.frame["subject"].to_numpy(str)[listed]
-        found = subject_split(mine, np.zeros(len(mine)), fractions, self.split_seed)
-        splits = {name: listed[rows] for name, rows in found.items()}
+        parts = subject_split(mine, np.zeros(len(mine)), fractions, self.split_seed)
+        splits = {name: listed[rows] for name, rows in parts.items()}
         return {**splits, "test": np.flatnonzero(where == "test")}
 
 
@@ -96,7 +96,7 @@ class NihZeroShot(ChestZeroShot):
     cohort = "nih"
     classes = NIH_14
     spoken = tuple(name.lower().replace("_", " ") for name in NIH_14)
-    variants = ("auc_rescaled",)
+    further_metrics = ("auc_rescaled",)
 
     class Config(OfficialSplit, PromptConfig):
         """Options: those of the official split and the prompts, and below.

@@ -97,11 +97,11 @@ def ask(
             pool = question.wordings if home[unit] == "train" or wording == "seen" else question.held_out
             rows.append((unit, number, int(starts[number]) + answer, home[unit]))
             prompts.append(pool[_draw(f"{keys[unit]}|{question.name}", len(pool))])
-    units, asked, targets = (np.array([row[k] for row in rows], dtype=np.int64) for k in range(3))
+    units, question_numbers, targets = (np.array([row[k] for row in rows], dtype=np.int64) for k in range(3))
     where = np.array([row[3] for row in rows], dtype=object)
     return Asked(
         units,
-        asked,
+        question_numbers,
         targets,
         {name: np.flatnonzero(where == name) for name in splits},
         prompts,

@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from medgraft.benchmarks.data.challenge_frame import DrawnOn
-from medgraft.benchmarks.data.rsna import RsnaTable, boxes_inside, read_rsna
+from medgraft.benchmarks.cohorts.chest.challenge_frame import DrawnOn
+from medgraft.benchmarks.cohorts.chest.rsna import RsnaTable, boxes_inside, read_rsna
 from medgraft.benchmarks.tasks.chest import PromptConfig, SplitConfig, labelled, reading
 from medgraft.benchmarks.tasks.label_budget import LabelBudget
 from medgraft.benchmarks.tasks.zero_shot import ChestZeroShot, Scored
@@ -43,10 +43,10 @@ class Rsna(Task):
 
     def load(self, root: Path) -> TaskData:
         """Reads the stage-2 tables."""
-        table, own = read_rsna(root), self.config
+        table, config = read_rsna(root), self.config
         positives = int(np.count_nonzero(table.frame["target"]))
-        published = own.split == "published"
-        return labelled(table, root, own, own, CLASSES, published=published, positives=positives)
+        published = config.split == "published"
+        return labelled(table, root, config, config, CLASSES, published=published, positives=positives)
 
 
 class RsnaZeroShot(ChestZeroShot):
@@ -59,7 +59,7 @@ class RsnaZeroShot(ChestZeroShot):
     cohort = "rsna"
     classes = CLASSES
     spoken = CLASSES
-    variants = ("auc_flattened",)
+    further_metrics = ("auc_flattened",)
 
     class Config(SplitConfig, PromptConfig):
         """Options: those of the split and the prompts, and below.
@@ -117,16 +117,18 @@ class RsnaDetection(Task):
 
     def load(self, root: Path) -> TaskData:
         """Reads the stage-2 tables and the headers of the images with boxes."""
-        own, whole = self.config, read_rsna(root)
-        if own.images == "positives":
+        config, whole = self.config, read_rsna(root)
+        if config.images == "positives":
             whole = whole.rows(np.flatnonzero(whole.frame["target"] == 1))
-        table, sizes = boxes_inside(whole, own.drawn_on)
+        table, sizes = boxes_inside(whole, config.drawn_on)
         if not (table.frame["target"] == 1).to_numpy().any():
             raise DataError(f"{root} has no image with a box that can be used; left out: {dict(table.report.skipped)}")
         boxes = fractions(table, sizes)
-        published, drawn = own.split == "published", sum(len(box) for box in boxes)
+        published, drawn = config.split == "published", sum(len(box) for box in boxes)
         finding = ("Lung Opacity",)
-        return labelled(table, root, own, own, finding, published=published, regions=boxes.__getitem__, boxes=drawn)
+        return labelled(
+            table, root, config, config, finding, published=published, regions=boxes.__getitem__, boxes=drawn
+        )
 
 
 def fractions(table: RsnaTable, sizes: np.ndarray) -> list[np.ndarray]:

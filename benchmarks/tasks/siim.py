@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from medgraft.benchmarks.data.challenge_frame import DrawnOn
-from medgraft.benchmarks.data.images import squared
-from medgraft.benchmarks.data.siim import masks_inside, read_siim
+from medgraft.benchmarks.cohorts.chest.challenge_frame import DrawnOn
+from medgraft.benchmarks.cohorts.chest.siim import masks_inside, read_siim
+from medgraft.benchmarks.cohorts.images.load import squared
 from medgraft.benchmarks.tasks.chest import PromptConfig, SplitConfig, labelled, reading
 from medgraft.benchmarks.tasks.label_budget import LabelBudget
 from medgraft.benchmarks.tasks.zero_shot import ChestZeroShot, Scored
@@ -50,7 +50,7 @@ class SiimZeroShot(ChestZeroShot):
     cohort = "siim"
     classes = CLASSES
     spoken = CLASSES
-    variants = ("auc_flattened",)
+    further_metrics = ("auc_flattened",)
 
     class Config(SplitConfig, PromptConfig):
         """Options: those of the split and the prompts, and below.
@@ -105,15 +105,15 @@ class SiimSegmentation(Task):
 
     def load(self, root: Path) -> TaskData:
         """Reads the table of masks and the headers of the images."""
-        own, whole = self.config, read_siim(root)
-        if own.images == "positives":
+        config, whole = self.config, read_siim(root)
+        if config.images == "positives":
             whole = whole.rows(np.flatnonzero(whole.frame["target"] == 1))
-        table, shapes = masks_inside(whole, own.drawn_on)
+        table, shapes = masks_inside(whole, config.drawn_on)
         positives = int(np.count_nonzero(table.frame["target"]))
-        published = own.split == "published"
+        published = config.split == "published"
 
         def drawn(i: int) -> np.ndarray:
-            return squared(table.mask(i, shapes[i], own.drawn_on))
+            return squared(table.mask(i, shapes[i], config.drawn_on))
 
         finding = ("pneumothorax",)
-        return labelled(table, root, own, own, finding, published=published, regions=drawn, positives=positives)
+        return labelled(table, root, config, config, finding, published=published, regions=drawn, positives=positives)

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from medgraft.benchmarks.data.chexpert_labels import CHEXPERT_14
-from medgraft.benchmarks.data.mimic import MimicTable, has_mimic, read_mimic
+from medgraft.benchmarks.cohorts.chest.chexpert_labels import CHEXPERT_14
+from medgraft.benchmarks.cohorts.chest.mimic import MimicTable, has_mimic, read_mimic
 from medgraft.benchmarks.tasks.chest import PromptConfig, radiographs
 from medgraft.task import RawInputs, Task, TaskConfig, TaskData
 
@@ -56,7 +56,7 @@ class ChestZeroShot(Task):
     Attributes:
         classes: Names of the classes or labels.
         spoken: What stands for each in a prompt.
-        variants: Further metrics, for the comparison with published numbers.
+        further_metrics: Metrics besides the objective's, for the comparison with published numbers.
     """
 
     inputs = ("image", "text")
@@ -64,7 +64,7 @@ class ChestZeroShot(Task):
     primary = "auc_macro"
     classes: ClassVar[tuple[str, ...]]
     spoken: ClassVar[tuple[str, ...]]
-    variants: ClassVar[tuple[str, ...]] = ()
+    further_metrics: ClassVar[tuple[str, ...]] = ()
 
     Config: ClassVar[type[TaskConfig]] = PromptConfig
 
@@ -99,7 +99,7 @@ class ChestZeroShot(Task):
             mask=mask,
             labels=labels,
             prompts=self.config.prompts(self.spoken),
-            variants=self.variants,
+            variants=self.further_metrics,
             untrainable="" if n_pairs else NO_PAIRS,
             phantom=scored.phantom,
             provenance={
@@ -122,7 +122,7 @@ def _joined(frame: pd.DataFrame, pairs: MimicTable | None) -> tuple[np.ndarray, 
         images += pairs.frame["image"].tolist()
         texts += pairs.frame["report"].tolist()
         # Blank and uncertain count as absent when labels only say which pairs are no negatives.
-        own = (pairs.frame[list(CHEXPERT_14)].to_numpy(float) == 1).astype(np.float32)
-        labels = np.concatenate([labels, own])
+        pair_labels = (pairs.frame[list(CHEXPERT_14)].to_numpy(float) == 1).astype(np.float32)
+        labels = np.concatenate([labels, pair_labels])
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
     return np.array(subjects), images, RawInputs(texts.__getitem__, len(texts), digest), labels

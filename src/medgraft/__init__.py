@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-    from medgraft.checkpoint import load_graft
+    from medgraft.benchmarks.predict.classifier import GraftClassifier
+    from medgraft.benchmarks.predict.predictor import load
+    from medgraft.checkpoints.opening import load_graft
     from medgraft.encoder import DualEncoder, Encoder, EncoderSpec, TextEncoder
     from medgraft.features import Features
     from medgraft.grafting import Grafted, encoder_of, graft, ungraft_all
     from medgraft.registry import build_encoder
+    from medgraft.site_adapter import SiteAdapter
     from medgraft.sites import Site, match_sites
 
 __version__ = "0.1.0"
@@ -27,14 +30,17 @@ _HOME = {
     "EncoderSpec": "encoder",
     "TextEncoder": "encoder",
     "Features": "features",
+    "GraftClassifier": "benchmarks.predict.classifier",
     "Grafted": "grafting",
     "encoder_of": "grafting",
     "graft": "grafting",
     "ungraft_all": "grafting",
     "Site": "sites",
+    "SiteAdapter": "site_adapter",
     "match_sites": "sites",
     "build_encoder": "registry",
-    "load_graft": "checkpoint",
+    "load": "benchmarks.predict.predictor",
+    "load_graft": "checkpoints.opening",
 }
 
 __all__ = [
@@ -45,14 +51,17 @@ __all__ = [
     "Encoder",
     "EncoderSpec",
     "Features",
+    "GraftClassifier",
     "Grafted",
     "Site",
+    "SiteAdapter",
     "Support",
     "TextEncoder",
     "__version__",
     "build_encoder",
     "encoder_of",
     "graft",
+    "load",
     "load_graft",
     "match_sites",
     "ungraft_all",

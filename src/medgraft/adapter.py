@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
+from medgraft.adapter_protocols import EarlierNames
+from medgraft.attachment.attachment import Attachment, all_or_nothing
+from medgraft.attachment.hooks import HALVES, add_rows
+from medgraft.attachment.portable import copied, portable, settle_functions
 from medgraft.encoder import Encoder
-from medgraft.errors import ConfigError
-from medgraft.features import Condenser, Features
-from medgraft.hooks import (
-    HALVES,
-    AddToOutput,
-    AskScores,
-    Callback,
-    Change,
-    EnterBranch,
-    FitSubstitutes,
-    Hang,
-    LeaveBranch,
-    MapBlockInput,
-    MapFeatures,
-    MapInput,
-    MapOutput,
-    MhaForward,
-    Project,
-    Shadow,
-    Substitute,
-    add_rows,
-    do_nothing,
-)
+from medgraft.errors import ConfigError, IncompatibleError
+from medgraft.features import Features
 from medgraft.options import Option, Options
-from medgraft.portable import Portable, copied, portable, settle_functions
-from medgraft.schedule import ONE_STAGE, Stage
 from medgraft.sites import Site
 
 API_VERSION = 1
@@ -71,230 +49,24 @@ class Support(NamedTuple):
         return self.ok
 
 
-Undo = Callable[[], None]
-
-_made: ContextVar[list[Attachment] | None] = ContextVar("_made", default=None)
-
-
-class Attachment(Portable):
-    """What an adapter did to an encoder, and how to undo it.
-
-    Everything is done with hooks and with instance attributes, so the encoder's module tree and its state dict stay
-    exactly as they were, and :meth:`detach` leaves no trace. :meth:`pause` and :meth:`resume` take an adapter off the
-    encoder and put it back, its parameters untouched.
-
-    A copy or a pickle of the graft has an attachment of its own. Functions that are given here are copied with what
-    they read (see :mod:`medgraft.portable`), lambdas too. They get tensors in the type of the adapter's parameters and
-    may return any; the encoder goes on in its own type.
-
-    Attributes:
-        encoder: The encoder.
-        name: The adapter's name in its graft; empty before it has one.
-        adapter: The adapter, once it is in a graft.
-        hits: Target pattern -> names of the sites it hit.
-        stage: First stage of each tower that the adapter changes, by tower name (``""`` for a single tower).
-        first: Names of towers that must run before the others, since what they give is read there.
-        on_call: Called before each run of a graft, so that an adapter forgets what it kept of the last one.
-        gone: Detached for good.
-    """
-
-    def __init__(self, encoder: Encoder) -> None:
-        self.encoder = encoder
-        self.name = ""
-        self.adapter: Adapter | None = None
-        self.hits: dict[str, list[str]] = {}
-        self.stage: dict[str, int] = {}
-        self.first: set[str] = set()
-        self.on_call: list[Callable[[], None]] = []
-        self.gone = False
-        self._changes: list[Change] = []
-        self._paused = False
-        if (made := _made.get()) is not None:
-            made.append(self)
-
-    @property
-    def kind(self) -> torch.dtype | None:
-        """Type that the adapter computes in: that of its parameters; ``None`` without any."""
-        if self.adapter is None:
-            return None
-        return next((p.dtype for p in self.adapter.parameters() if p.is_floating_point()), None)
-
-    def record(self, hits: Mapping[str, Sequence[Site]]) -> None:
-        """Notes which sites each pattern hit, for the coverage report and the frozen prefix."""
-        for pattern, sites in hits.items():
-            self.hits.setdefault(pattern, []).extend(site.name for site in sites)
-            for site in sites:
-                self.stage[site.tower] = min(self.stage.get(site.tower, site.stage), site.stage)
-
-    def add_to_output(self, site: Site, delta: Callable[[Tensor], Tensor | None]) -> None:
-        """``module(x)`` becomes ``module(x) + delta(x)`` at a ``layer`` or ``projection`` site.
-
-        For a projection inside a packed weight, ``delta`` returns only the rows of that projection; ``None`` (a
-        merged adapter) adds nothing.
-        """
-        if site.in_mha:
-            raise ConfigError(f"{site.name} lies in an nn.MultiheadAttention, which calls no submodule to add to")
-        self._make(Hang(site.path, AddToOutput(self, delta, site.rows)))
-
-    def map_output(self, site: Site, function: Callable[[Tensor], Tensor]) -> None:
-        """``module(x)`` becomes ``function(module(x))`` at a ``block``, ``branch``, ``layer`` or ``norm`` site.
-
-        Blocks that return a tuple have its first element mapped.
-        """
-        self._make(Hang(site.path, MapOutput(self, function)))
-
-    def map_block_input(self, site: Site, function: Callable[[Tensor], Tensor]) -> None:
-        """``block(x)`` becomes ``block(function(x))`` at a ``block`` site; other arguments stay as they are."""
-        self._make(Hang(site.path, MapBlockInput(self, function), before=True))
-
-    def add_to_branch(self, site: Site, delta: Callable[[Tensor], Tensor]) -> None:
-        """``branch(x)`` becomes ``branch(x) + delta(x)`` at a ``branch`` site.
-
-        Libraries that keep the parts of a branch in the block itself offer no module to hook as a whole, so what
-        enters the first part is kept until the last one has run.
-        """
-        enter = EnterBranch(self, delta)
-        self._make(Hang(site.entry, enter, before=True))
-        self._make(Hang(site.path, LeaveBranch(self, delta, enter)))
-
-    def map_projection(self, path: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """``[q | k | v]`` becomes ``function(x, [q | k | v])`` in an ``nn.MultiheadAttention``.
-
-        The module multiplies by ``in_proj_weight`` itself, so its forward is replaced as a whole.
-
-        Args:
-            path: Module path of the attention.
-            function: Takes the attention's input ``[B, N, C]`` and its packed projections ``[B, N, 3C]``.
-        """
-        module = self.encoder.get_submodule(path)
-        assert isinstance(module, nn.MultiheadAttention)
-        project = Project(self, function, module)
-        self.set_attribute(module, "medgraft_projection", project)
-        self.set_attribute(module, "forward", MhaForward(module, path, project))
-
-    def keep_called(self, sites: Mapping[str, Site]) -> None:
-        """Has every ``nn.TransformerEncoderLayer`` around a recorded site call its modules.
-
-        Its fused form, which evaluation of a frozen layer takes, reads their weights instead and calls none of them; a
-        hook anywhere inside turns that off.
-        """
-        paths = {sites[hit].path for found in self.hits.values() for hit in found if hit in sites}
-        for path, module in self.encoder.named_modules():
-            if isinstance(module, nn.TransformerEncoderLayer) and any(each.startswith(f"{path}.") for each in paths):
-                self._make(Hang(module, do_nothing, before=True))
-
-    def map_input(self, tower: Encoder, function: Callable[[Tensor], Tensor]) -> None:
-        """The tower sees ``function(x)`` for a prepared batch ``x`` (stage 0 only)."""
-        self._make(Hang(tower, MapInput(self, function), before=True, keywords=True))
-
-    def map_features(self, tower: Encoder, function: Callable[[Features], Features], *, scores: bool = False) -> None:
-        """The tower returns ``function(features)``; ``scores`` asks for the CLS attention row."""
-        if scores:
-            self._make(Hang(tower, AskScores(), before=True, keywords=True))
-        self._make(Hang(tower, MapFeatures(self, function)))
-
-    def set_attribute(self, module: nn.Module, name: str, value: Any) -> None:
-        """Shadows an attribute of one module instance (for example ``forward``) until :meth:`detach`.
-
-        A parameter in the place of one of the module's own is read in that one's type.
-        """
-        if not isinstance(value, nn.Parameter) or name not in module._parameters:
-            self._make(Shadow(module, name, value))
-            return
-        if not self.substitutes():
-            for tower in self.encoder.towers().values():
-                self._make(Hang(tower, FitSubstitutes(self), before=True))
-        self._make(Substitute(module, name, value))
-
-    def substitutes(self) -> list[Substitute]:
-        """What stands in the place of parameters of the encoder."""
-        return [change for change in self._changes if isinstance(change, Substitute)]
-
-    def on_detach(self, undo: Undo, redo: Undo | None = None) -> None:
-        """Registers what else :meth:`detach` and :meth:`pause` must do, for adapters that replace modules themselves.
-
-        Args:
-            undo: Restores the encoder.
-            redo: Brings the change back on :meth:`resume`; ``None`` if nothing has to be brought back.
-        """
-        self._make(Callback(undo, redo))
-
-    def absorb(self, other: Attachment) -> None:
-        """Takes over another attachment to the same encoder, for adapters made of adapters."""
-        for pattern, names in other.hits.items():
-            self.hits.setdefault(pattern, []).extend(names)
-        for tower, stage in other.stage.items():
-            self.stage[tower] = min(self.stage.get(tower, stage), stage)
-        self.first |= other.first
-        self.on_call += other.on_call
-        for change in other._changes:
-            change.belong_to(self)
-        self._changes += other._changes
-        other._changes = []
-
-    def pause(self) -> None:
-        """Undoes everything, last change first; the encoder's outputs are bit-equal to before."""
-        if not self._paused:
-            for change in reversed(self._changes):
-                change.undo()
-        self._paused = True
-
-    def resume(self) -> None:
-        """Makes every change again, in the order in which they were made; all of them or none."""
-        if not self._paused:
-            return
-        made: list[Change] = []
-        try:
-            for change in self._changes:
-                change.make(self.encoder)
-                made.append(change)
-        except BaseException:
-            for change in reversed(made):
-                change.undo()
-            raise
-        self._paused = False
-
-    def detach(self) -> None:
-        """Undoes everything for good."""
-        self.pause()
-        self._changes, self.gone = [], True
-        self.encoder.forget(self)
-
-    def _make(self, change: Change) -> None:
-        change.make(self.encoder)
-        self._changes.append(change)
-
-
-@contextmanager
-def all_or_nothing() -> Iterator[None]:
-    """Detaches every attachment that was made inside if the block fails, half-made ones too."""
-    made: list[Attachment] = []
-    token = _made.set(made)
-    try:
-        yield
-    except BaseException:
-        for attachment in reversed(made):
-            attachment.detach()
-        raise
-    finally:
-        _made.reset(token)
-
-
 def train_in_float32(parameters: Iterable[nn.Parameter]) -> None:
-    """Widens what is trained in half precision, where most steps at a usual learning rate round to none."""
+    """Widens parameters of any shape that train in half precision, where most steps at a usual rate round to none."""
     for parameter in parameters:
         if parameter.requires_grad and parameter.dtype in HALVES:
             parameter.data = parameter.data.float()
 
 
-class Adapter(nn.Module):
+class Adapter(EarlierNames, nn.Module):
     """Base class of adapter plugins.
 
-    A plugin declares a nested ``Config`` (pydantic, ``extra="forbid"``), says in :meth:`supports` what it fits, and
-    in :meth:`attach` builds its parameters as its own submodules and connects them to the encoder through an
-    :class:`Attachment`. It never stores the encoder or its weights among its own parameters, so ``state_dict()`` is
-    the whole and only content of its checkpoint. What it trains is float32, also on an encoder in half precision, and a
-    module that it makes later takes its mode.
+    A plugin declares a nested ``Config`` (pydantic, ``extra="forbid"``), says in :meth:`select` or :meth:`supports`
+    what it fits, and in :meth:`attach` builds its parameters as its own submodules and connects them to the encoder
+    through an :class:`Attachment`. What else it may do, such as training in phases, is in
+    :mod:`medgraft.adapter_protocols`.
+
+    It never stores the encoder or its weights among its own parameters, so ``state_dict()`` is the whole and only
+    content of its checkpoint. What it trains is float32, also on an encoder in half precision, and a module that it
+    makes later takes its mode.
 
     Attributes:
         api_version: Version of this contract that the plugin was written for. A subclass that leaves it alone
@@ -308,11 +80,13 @@ class Adapter(nn.Module):
         paper: Where the method is from, as one would cite it.
         licence: Of the code.
         train_defaults: How it is trained unless the user says otherwise: fields of
-            :class:`medgraft.registry.TrainDefaults`; what is not named keeps that class's default. A built-in adapter
-            has these four in ``registry.yaml``.
-        row_wise: Inside the encoder it treats each token by itself, and it reads no token of the features; a head on
+            :class:`medgraft.registry.TrainDefaults`; what is not named keeps that class's default.
+        token_wise: Inside the encoder it treats each token by itself, and it reads no token of the features; a head on
             the CLS token may then leave the other rows of the last block out
-            (:class:`medgraft.readout.ClsReadOut`).
+            (:class:`medgraft.fast.cls_block.ClsReadOut`).
+        text_padding: Columns of padding that it needs behind the longest text of a batch: 0 where padding changes
+            nothing that is read, ``None`` for all up to the encoder's context, which is right for every method. One
+            that is ``token_wise`` needs none (:mod:`medgraft.fast.short_texts`).
     """
 
     api_version: ClassVar[int] = API_VERSION
@@ -323,7 +97,8 @@ class Adapter(nn.Module):
     paper: ClassVar[str] = ""
     licence: ClassVar[str] = ""
     train_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-    row_wise: bool = False
+    token_wise: bool = False
+    text_padding: int | None = None
 
     Config: ClassVar[type[AdapterConfig]] = AdapterConfig
 
@@ -344,6 +119,8 @@ class Adapter(nn.Module):
         if isinstance(value, nn.Parameter):
             train_in_float32([value])
         super().__setattr__(name, value)
+        if (other := {"row_wise": "token_wise", "token_wise": "row_wise"}.get(name)) is not None:
+            super().__setattr__(other, value)
         if isinstance(value, nn.Module) and value.training != self.training:
             value.train(self.training)
 
@@ -361,15 +138,6 @@ class Adapter(nn.Module):
         return copied(self, memo)
 
     @property
-    def affine_projections(self) -> bool:
-        """Whether all it adds to queries and values is an affine map of each token, without chance.
-
-        A weighted mean of values is then the value of the weighted mean, which
-        :class:`medgraft.cls_attention.OneQuery` makes use of.
-        """
-        return False
-
-    @property
     def refit_head(self) -> bool:
         """Whether a harness may replace the linear head that training left by one whose strength of L2 it chooses.
 
@@ -378,8 +146,23 @@ class Adapter(nn.Module):
         return True
 
     def supports(self, encoder: Encoder) -> Support:
-        """Says whether this adapter, as configured, can attach to ``encoder``; must not change anything."""
+        """Says whether this adapter, as configured, can attach to ``encoder``; must not change anything.
+
+        An adapter that chooses its sites in :meth:`select` fits where that finds some, and need not say more.
+        """
+        try:
+            self.select(encoder, encoder.sites())
+        except IncompatibleError as error:
+            return Support(False, str(error))
         return Support(True)
+
+    def select(self, encoder: Encoder, sites: Mapping[str, Site]) -> Mapping[str, Sequence[Site]]:
+        """Sites that it would change, by target pattern; none for an adapter that is bound to no site.
+
+        Raises:
+            IncompatibleError: A pattern has no site, or one that the adapter cannot sit at; the sentence says which.
+        """
+        return {}
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Builds the parameters for ``encoder`` and connects them.
@@ -393,63 +176,22 @@ class Adapter(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} must implement attach()")
 
-    def condenser(self, tower: Encoder) -> Condenser | None:
-        """What can be computed once of a frozen tower's features, which this adapter alone reads; see the class.
-
-        Args:
-            tower: One of the encoder's, the adapter attached.
-
-        Returns:
-            ``None`` where the first thing that touches the features is trained.
-        """
-        return None
-
     def extra_loss(self, outputs: Mapping[str, Features]) -> Tensor | None:
-        """A loss term of the method itself, added to the task's; ``None`` for most.
+        """A loss term of the method itself, a scalar added to the task's; ``None`` for most.
 
         Args:
             outputs: Features of each tower that ran, by modality, adapter included.
         """
         return None
 
-    def schedule(self) -> tuple[Stage, ...]:
-        """Stages of training; asked for after :meth:`attach`, so that parameters can be named.
-
-        One stage that trains everything, for most. Heads train in every stage. A method with several stages may be
-        trained jointly all the same: nothing but a harness that runs the schedule ever calls :meth:`enter_stage`.
-        """
-        return ONE_STAGE
-
-    def enter_stage(self, stage: str | None) -> None:
-        """Called where a stage of :meth:`schedule` begins, and with ``None`` when training is over.
-
-        Whoever runs the schedule sets ``requires_grad``; the adapter switches parts of itself on or off here.
-        """
-        return
-
-    def tell_tasks(self, tasks: Tensor | None) -> None:
-        """Which task each sample of the next batch belongs to, ``int64 [B]``; ``None`` where that is not known.
-
-        For training and for diagnostics; a prediction must never depend on it.
-        """
-        return
-
     def after_step(self) -> None:
         """Called behind each optimisation step, for what a method adjusts without a gradient."""
         return
 
-    def reset_report(self) -> None:
-        """Forgets what :meth:`report` has gathered."""
-        return
-
-    def report(self) -> dict[str, Any]:
-        """Diagnostics, as JSON, of the samples that ran in evaluation mode since :meth:`reset_report`."""
-        return {}
-
     def hung_tensors(self) -> Sequence[Tensor]:
         """Tensors of its own that hang among the encoder's modules, besides its parameters; none for most.
 
-        They keep their type where the encoder alone is moved to another.
+        They may have any shape, and keep their type where the encoder alone is moved to another.
         """
         return ()
 
@@ -458,14 +200,7 @@ class Adapter(nn.Module):
         return 1.0
 
     def logit_scale(self) -> Tensor | None:
-        """A trained multiplier of the image-text similarity, where the method has one."""
-        return None
-
-    def joining_prompts(self, count: int) -> AbstractContextManager[None] | None:
-        """Inside it, the text tower makes one embedding of every ``count`` consecutive texts, a class's prompts.
-
-        ``None``, for most methods, leaves the averaging of prompts to the caller.
-        """
+        """A trained multiplier of the image-text similarity, a scalar, where the method has one."""
         return None
 
     def merge(self) -> None:

@@ -12,7 +12,7 @@ Three layouts cover timm, transformers, open_clip and MONAI:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+from medgraft.fast.switch import is_plain
 
 Projection = Literal["q", "k", "v"]
 PROJECTIONS: tuple[Projection, ...] = ("q", "k", "v")
@@ -83,8 +85,8 @@ def mha_projection(module: nn.MultiheadAttention, x: Tensor) -> Tensor:
     An adapter that changes the projection publishes its version of this function as the attribute
     ``medgraft_projection`` of the module, since ``in_proj_weight`` has no forward to hook.
     """
-    own = module.__dict__.get("medgraft_projection")
-    return own(x) if own is not None else F.linear(x, module.in_proj_weight, module.in_proj_bias)
+    projection = module.__dict__.get("medgraft_projection")
+    return projection(x) if projection is not None else F.linear(x, module.in_proj_weight, module.in_proj_bias)
 
 
 class _Capture:
@@ -105,7 +107,7 @@ class _Capture:
             self.handles.append(root.get_submodule(layout.key_path).register_forward_hook(self._on_key))
 
     def _on_packed(self, module: nn.Module, args: Any, output: Tensor) -> None:
-        self.query, self.key, _ = output.split(self.layout.widths, dim=-1)
+        self.query, self.key, _ = torch.split(output, list(self.layout.widths), dim=-1)
 
     def _on_query(self, module: nn.Module, args: Any, output: Tensor) -> None:
         self.query = output
@@ -117,7 +119,7 @@ class _Capture:
         assert isinstance(module, nn.MultiheadAttention)
         x = args[0] if args else kwargs["query"]
         packed = mha_projection(module, x if module.batch_first else x.transpose(0, 1))
-        self.query, self.key, _ = packed.split(self.layout.dim, dim=-1)
+        self.query, self.key, _ = torch.split(packed, self.layout.dim, dim=-1)
 
     def remove(self) -> None:
         for handle in self.handles:
@@ -142,7 +144,7 @@ class _Capture:
 
 
 @contextmanager
-def capture_cls_rows(root: nn.Module, layout: AttentionLayout):
+def capture_cls_rows(root: nn.Module, layout: AttentionLayout) -> Generator[_Capture]:
     """Yields an object whose ``rows(n_prefix, mask)`` gives the CLS row after the encoder has run inside the block.
 
     Only one row of the score matrix is computed, and gradients flow through it to the queries and keys.
@@ -170,7 +172,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     Returns:
         ``[B, heads, N, head_dim]``.
     """
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or is_plain():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     B, heads, N, width = q.shape
     with torch.autocast("cpu", enabled=False):  # its softmax would go through fp32
@@ -186,7 +188,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 def in_type(bias: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask for scores of a type: what was finite stays finite, such as the lowest number of a wider type."""
+    """A mask of any shape for scores of a type: what was finite stays so, such as the lowest number of a wider type."""
     if bias.dtype in (torch.bool, dtype):
         return bias
     narrow = bias.to(dtype)
@@ -199,7 +201,13 @@ def closed_rows(bias: Tensor) -> Tensor:
 
 
 def hide(scores: Tensor, bias: Tensor, shut: Tensor) -> Tensor:
-    """Scores under a boolean (true = attend) or additive mask; rows that hide every token stay finite."""
+    """Scores under a boolean (true = attend) or additive mask; rows that hide every token stay finite.
+
+    Args:
+        scores: ``[..., M]`` of ``M`` keys.
+        bias: The mask, broadcastable to ``scores``.
+        shut: :func:`closed_rows` of the mask.
+    """
     if bias.dtype == torch.bool:
         return scores.masked_fill(~(bias | shut), float("-inf"))
     return scores + bias.masked_fill(shut, 0)
@@ -208,7 +216,8 @@ def hide(scores: Tensor, bias: Tensor, shut: Tensor) -> Tensor:
 def fast_attention(*args: Any, **kwargs: Any) -> Tensor:
     """``F.scaled_dot_product_attention`` in the form that :func:`attend` picks.
 
-    Calls with dropout, causal masks, scales of their own or grouped heads are the library's own.
+    The arguments are the library's: ``q [B, heads, N, head_dim]``, and so on; the result has the shape of ``q``. Calls
+    with dropout, causal masks, scales of their own or grouped heads are the library's own.
 
     Example:
         >>> q = k = v = torch.ones(1, 1, 2, 4, dtype=torch.bfloat16)
@@ -242,7 +251,8 @@ def mha_forward(
         average: Average them over the heads.
     """
     B, N, width = packed.shape
-    q, k, v = packed.view(B, N, 3, module.num_heads, width // 3 // module.num_heads).permute(2, 0, 3, 1, 4)
+    heads: int = module.num_heads
+    q, k, v = packed.view(B, N, 3, heads, width // 3 // heads).permute(2, 0, 3, 1, 4)
     bias: Tensor | None = None
     if attn_mask is not None:
         bias = attn_mask

@@ -44,13 +44,13 @@ def check_told_apart(
                     "there is nothing to tell apart"
                 )
             continue
-        found = np.unique(targets[index])
+        labels = np.unique(targets[index])
         for question, answers in groups:
-            present = [classes[k] for k in answers if k in found]
+            present = [classes[k] for k in answers if k in labels]
             if len(present) == 1:
-                asked = f" that answer {question!r}" if question else ""
+                clause = f" that answer {question!r}" if question else ""
                 raise DataError(
-                    f"all samples of the {split} split{asked} are of one class, {present[0]!r}; there is nothing to "
+                    f"all samples of the {split} split{clause} are of one class, {present[0]!r}; there is nothing to "
                     "tell apart. Give data of at least two classes, or leave the question out"
                 )
 
@@ -62,24 +62,24 @@ def few_subjects(
     splits: Mapping[str, np.ndarray],
     classes: Sequence[str],
 ) -> dict[str, dict[str, int]]:
-    """Classes that some split has no subject of -> number of subjects in each split."""
-    found: dict[str, dict[str, int]] = {}
+    """Classes that some split of ``[n]`` targets has no subject of -> number of subjects in each split."""
+    missing: dict[str, dict[str, int]] = {}
     for k, name in enumerate(classes):
-        counts = {}
+        counts: dict[str, int] = {}
         for split, index in splits.items():
             members = targets[index] == k if targets.ndim == 1 else targets[index, k] == 1
             if targets.ndim == 2 and mask is not None:
                 members = members & mask[index, k].astype(bool)
             counts[split] = len(np.unique(subjects[index][members]))
         if not all(counts.values()):
-            found[name] = counts
-    return found
+            missing[name] = counts
+    return missing
 
 
-def warn_of(found: Mapping[str, Mapping[str, int]]) -> None:
+def warn_of(missing: Mapping[str, Mapping[str, int]]) -> None:
     """Names them in the log, once."""
-    told = (f"{name} ({', '.join(f'{split} {count}' for split, count in n.items())})" for name, n in found.items())
-    _say(f"too few subjects for every split to have one, so scores say little: {'; '.join(told)}")
+    entries = (f"{name} ({', '.join(f'{split} {count}' for split, count in n.items())})" for name, n in missing.items())
+    _say(f"too few subjects for every split to have one, so scores say little: {'; '.join(entries)}")
 
 
 @functools.lru_cache(maxsize=512)

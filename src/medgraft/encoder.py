@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from medgraft.attachment.portable import copied, settle_functions
 from medgraft.attention import PROJECTIONS, AttentionLayout, capture_cls_rows
 from medgraft.errors import ConfigError
 from medgraft.features import Features
-from medgraft.portable import copied, settle_functions
+from medgraft.modality import check_modalities
 from medgraft.sites import Site, attention_sites, block_roots, branch_sites, is_norm, layer_sites, norm_sites
-
-Modality = Literal["image", "volume", "text", "image+text", "volume+text"]
 
 
 class EncoderSpec(BaseModel):
@@ -24,15 +23,17 @@ class EncoderSpec(BaseModel):
 
     Attributes:
         name: Full name as the registry resolves it, ``source:model``.
-        modality: What a sample is; a dual encoder joins two with ``+``.
-        input_size: Spatial size of a prepared input, ``(H, W)`` or ``(D, H, W)``; ``(L,)`` tokens for text.
+        modality: What a sample is, by the name of a :class:`medgraft.modality.Modality`; an encoder of several
+            joins them with ``+``.
+        input_size: Size of a prepared input without its channels: ``(H, W)`` or ``(D, H, W)``, ``(L,)`` tokens for
+            text, ``(T,)`` for a signal.
         channels: Input channels.
         spacing: Voxel size in mm that the weights expect, or ``None`` where they carry no such fact.
         intensity: What a prepared input's values mean, in words.
         dim: Width ``C`` of the tokens.
         heads: Attention heads, 0 for a CNN.
         pooling: Rule that makes ``pooled`` from the tokens. An encoder that says ``cls`` itself, and does not leave
-            it to the default, may be run for its CLS token alone (:mod:`medgraft.readout`).
+            it to the default, may be run for its CLS token alone (:mod:`medgraft.fast.cls_block`).
         licence: Licence of the weights.
         cohorts: Cohorts seen in pre-training, for leakage checks (``"ADNI"``, ``"CheXpert"``).
         weights: ``"random"``, ``"none"`` (nothing to train) or ``"pretrained:<sha256 of the parameters>"``.
@@ -41,7 +42,7 @@ class EncoderSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    modality: Modality
+    modality: str
     input_size: tuple[int, ...]
     channels: int = 1
     spacing: float | None = None
@@ -106,6 +107,7 @@ class Encoder(nn.Module):
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
+        check_modalities(spec.modality.split("+"), f"encoder {spec.name}")
         self.spec = spec
         self._attachments: list[Any] = []
 
@@ -121,13 +123,28 @@ class Encoder(nn.Module):
         raise TypeError(f"{type(self).__name__} must implement encode()")
 
     def prefix(self, x: Tensor, stop: int) -> Tensor:
-        """Runs the stages before ``stop`` and returns the hidden state there; ``stop == 0`` returns ``x``."""
+        """Runs the stages before ``stop`` and returns the hidden state there; ``stop == 0`` returns ``x``.
+
+        Args:
+            x: Prepared input ``[B, ...]``.
+            stop: First stage that is not run.
+
+        Returns:
+            ``[B, ...]``, such as ``[B, N, C]`` where blocks run on tokens and ``[B, C, *size]`` where they run on maps.
+        """
         if stop == 0:
             return x
         raise ConfigError(f"encoder {self.spec.name} can only be run whole; it has no stage {stop}")
 
     def prepare(self, raw: Any) -> Tensor:
-        """One raw sample (image ``uint8 [H, W]``, volume ``float32 [D, H, W]``, text ``str``) as an input tensor."""
+        """One raw sample as an input tensor.
+
+        Args:
+            raw: A sample as the modality says, such as an image ``uint8 [H, W]`` or a text ``str``.
+
+        Returns:
+            ``float32 [channels, *input_size]``, ``int64 [L]`` of a text, or what else the modality says.
+        """
         raise TypeError(f"{type(self).__name__} must implement prepare()")
 
     def project(self, tokens: Tensor) -> Tensor:
@@ -139,14 +156,19 @@ class Encoder(nn.Module):
         return ()
 
     def resize(self, x: Tensor) -> Tensor:
-        """Images or volumes ``[B, channels, *any]`` at the size that the network runs on; linear interpolation.
+        """Inputs ``[B, channels, *any]`` of one to three axes at the size that the network runs on, interpolated.
 
-        An encoder whose published preprocessing resizes in another way overrides this.
+        The interpolation is linear; an encoder whose published preprocessing resizes in another way overrides this.
+
+        Raises:
+            ConfigError: They have more axes.
         """
         size = self.network_size or self.spec.input_size
         if tuple(x.shape[2:]) == size:
             return x
-        mode = {2: "bilinear", 3: "trilinear"}[len(size)]
+        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}.get(len(size))
+        if mode is None:
+            raise ConfigError(f"encoder {self.spec.name} must override resize() for inputs of {len(size)} axes")
         return F.interpolate(x, size=size, mode=mode, align_corners=False)
 
     # -- provided -----------------------------------------------------------------------------------------------------
@@ -155,20 +177,21 @@ class Encoder(nn.Module):
         """Encodes a batch.
 
         Args:
-            x: Prepared batch, a hidden state with its ``start``, or features that were computed before (returned as
-                they are, so that an adapter on the features can run from a cache).
+            x: Prepared batch ``[B, ...]``, a hidden state with its ``start``, or features that were computed before
+                (returned as they are, so that an adapter on the features can run from a cache).
             scores: Also return the CLS row of the last block's attention.
             start: Stage that ``x`` belongs to.
 
         Returns:
-            The features; ``cls_scores`` and ``cls_probs`` are set if ``scores``.
+            The features, ``tokens`` ``[B, N, C]`` and ``pooled`` ``[B, C']``; ``cls_scores`` and ``cls_probs``,
+            ``[B, heads, N - n_prefix]``, are set if ``scores``.
 
         Raises:
             ConfigError: ``x`` is neither a tensor nor features, or the encoder has no scores.
         """
         if isinstance(x, Features):
             return x
-        if not isinstance(x, Tensor):
+        if not isinstance(x, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers need not be typed
             raise ConfigError(
                 f"encoder {self.spec.name} takes a prepared batch, got a {type(x).__name__}; make one with prepare(), "
                 "or of texts with tokenize()"
@@ -282,10 +305,10 @@ class Encoder(nn.Module):
         trained |= {id(p.grad) for p in self._adapters_tensors() if p.grad is not None}
 
         def applied(tensor: Tensor) -> Tensor:
-            made = fn(tensor)
-            return tensor.to(made.device) if id(tensor) in trained and made.dtype != tensor.dtype else made
+            result = fn(tensor)
+            return tensor.to(result.device) if id(tensor) in trained and result.dtype != tensor.dtype else result
 
-        return super()._apply(applied if trained else fn, recurse)
+        return super()._apply(applied if trained else fn, recurse)  # pyright: ignore[reportUnknownMemberType]
 
     def _adapters_tensors(self) -> list[Tensor]:
         adapters = [attachment.adapter for attachment in self.carried() if attachment.adapter is not None]
@@ -314,48 +337,110 @@ class Encoder(nn.Module):
 
 
 class TextEncoder(Encoder):
-    """An encoder whose prepared input is ``int64 [L]`` token ids, padded with :attr:`pad_id`."""
+    """An encoder whose prepared input is ``int64 [L]`` token ids, padded with :attr:`pad_id`.
+
+    Attributes:
+        pad_id: Token that fills up short texts.
+        any_length: :meth:`encode` takes ids ``[B, L]`` of any ``L`` from 1 to the context length, and columns behind
+            the last real token change nothing of what it gives for the others, ``pooled`` included; the mask of its
+            features is then :meth:`real_tokens`. Batches may be cut to their longest text
+            (:mod:`medgraft.fast.short_texts`). An encoder that does not say so gets its whole context.
+    """
 
     pad_id: int = 0
+    any_length: bool = False
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids of several texts, ``int64 [B, L]``."""
         return torch.stack([self.prepare(text) for text in texts])
 
+    def real_tokens(self, ids: Tensor) -> Tensor:
+        """``[B, L]``, true for the tokens of the text and false for padding."""
+        return ids != self.pad_id
 
-class DualEncoder(Encoder):
-    """Two towers, one per modality, that may share an embedding space.
+
+class MultimodalEncoder(Encoder):
+    """Any number of towers, one per modality, of which some may share an embedding space.
+
+    Args:
+        spec: Facts of the whole; its modality joins those of the towers with ``+``.
+        towers: Modality -> tower; the first one is run where the encoder is called.
+        logit_scale: Multiplier of the cosine similarity, already exponentiated; ``None`` without a shared space.
+        shared: Modalities that share the space; ``None`` for all.
 
     Attributes:
-        logit_scale: Multiplier of the cosine similarity, already exponentiated; ``None`` without a shared space.
+        logit_scale: See above.
+        shared: Modalities that share a space; empty without one.
     """
 
     logit_scale: float | None = None
+    _shared: tuple[str, ...] | None = None
 
-    def __init__(self, spec: EncoderSpec, towers: Mapping[str, Encoder], logit_scale: float | None = None) -> None:
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        towers: Mapping[str, Encoder],
+        logit_scale: float | None = None,
+        shared: Sequence[str] | None = None,
+    ) -> None:
         super().__init__(spec)
         self.tower = nn.ModuleDict(dict(towers))
         self.logit_scale = logit_scale
+        self._shared = None if shared is None else tuple(shared)
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Modalities that share a space; empty without one."""
+        if self.logit_scale is None:
+            return ()
+        return tuple(name for name in self.tower if self._shared is None or name in self._shared)
+
+    def only(self, modalities: Sequence[str]) -> MultimodalEncoder:
+        """An encoder of some of the towers, which are the same modules under the same paths.
+
+        Args:
+            modalities: Those to keep; their order stays this encoder's.
+
+        Raises:
+            ConfigError: There is no such tower.
+        """
+        if missing := [name for name in modalities if name not in self.tower]:
+            raise ConfigError(f"encoder {self.spec.name} has no {' or '.join(missing)} tower")
+        kept = {name: tower for name, tower in self.towers().items() if name in modalities}
+        shared = [name for name in self.shared if name in kept]
+        spec = next(iter(kept.values())).spec
+        facts = {"name": self.spec.name, "modality": "+".join(kept), "weights": self.spec.weights}
+        facts |= {"licence": self.spec.licence, "cohorts": self.spec.cohorts}
+        scale = self.logit_scale if len(shared) > 1 else None
+        part = MultimodalEncoder(spec.model_copy(update=facts), kept, scale, shared)
+        part.train(False)
+        return part
 
     def towers(self) -> dict[str, Encoder]:
-        """The towers by modality, the visual one first."""
+        """The towers by modality, as they were given; of image and text, the image first."""
         return {name: tower for name, tower in self.tower.items() if isinstance(tower, Encoder)}
 
     def forward(self, x: Tensor | Features, *, scores: bool = False, start: int = 0) -> Features:
-        """Encodes with the first tower, so that a dual encoder serves wherever a visual encoder does."""
+        """Encodes with the first tower, so that the whole serves wherever an encoder of that modality does.
+
+        See :meth:`Encoder.forward`.
+        """
         return next(iter(self.towers().values()))(x, scores=scores, start=start)
 
     def block_paths(self) -> Sequence[str]:
-        """Blocks of all towers, the first tower's first; paths begin at the dual encoder, ``tower.image.blocks.0``."""
+        """Blocks of all towers, the first tower's first; paths begin at the whole, ``tower.image.blocks.0``."""
         return [f"tower.{name}.{path}" for name, tower in self.towers().items() for path in tower.block_paths()]
 
     def sites(self) -> Mapping[str, Site]:
         """The sites of all towers; names and paths carry the tower, ``image.blocks.0.attn.q``."""
-        found = {}
+        sites: dict[str, Site] = {}
         for tower_name, tower in self.towers().items():
             for name, site in tower.sites().items():
-                found[f"{tower_name}.{name}"] = site.within(tower_name, f"tower.{tower_name}")
-        return found
+                sites[f"{tower_name}.{name}"] = site.within(tower_name, f"tower.{tower_name}")
+        return sites
 
 
-__all__ = ["PROJECTIONS", "DualEncoder", "Encoder", "EncoderSpec", "Modality", "TextEncoder"]
+DualEncoder = MultimodalEncoder
+"""The name of the time when there were two towers at most."""
+
+__all__ = ["PROJECTIONS", "DualEncoder", "Encoder", "EncoderSpec", "MultimodalEncoder", "TextEncoder"]

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
     """The known names that are most like one, case aside, as the end of a question; empty where none is.
 
     Example:
@@ -14,7 +14,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
         'lora'
     """
     by_folded: dict[str, str] = {}
-    for each in sorted(known):
+    for each in sorted(names):
         by_folded.setdefault(each.casefold(), each)
     near = difflib.get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.5)
     return " or ".join(by_folded[each] for each in near)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, Attachment, all_or_nothing, train_in_float32
-from medgraft.checkpoint import load, save, state_digest
-from medgraft.coverage import Coverage
+from medgraft.adapter_protocols import precomputation_of, reset_diagnostics
+from medgraft.attachment.coverage import Coverage
+from medgraft.attachment.merging import merge_checked, untrained
+from medgraft.attachment.reach import check_reach
+from medgraft.attachment.replicas import claim_hooks
+from medgraft.checkpoints.folder import load, save
+from medgraft.checkpoints.weights import state_digest
 from medgraft.encoder import DualEncoder, Encoder
 from medgraft.errors import ConfigError, IncompatibleError, UnknownNameError
+from medgraft.fast.switch import is_plain
 from medgraft.features import Condenser, Features
-from medgraft.merging import merge_checked, untrained
-from medgraft.reach import check_reach
-from medgraft.replicas import claim_hooks
+from medgraft.typed_torch import own_modules
 
 
 class _ByName(nn.ModuleDict):
@@ -80,12 +84,12 @@ class Grafted(nn.Module):
             value.train(self.training)
 
     def _check_reach(self) -> None:
-        """Refuses what would fail at the first run, or train nothing; see :func:`medgraft.reach.check_reach`."""
+        """Refuses what would fail at the first run, or train nothing; see ``check_reach``."""
         with self._trying() as adapters:
             check_reach(self.encoder, adapters, self._acting(), self._sites, self.encode)
 
     @contextmanager
-    def _trying(self) -> Iterator[dict[str, Adapter]]:
+    def _trying(self) -> Generator[dict[str, Adapter]]:
         """The active adapters in evaluation mode, for runs of which nothing is kept."""
         adapters = dict(self.named_adapters())
         modes = [(module, module.training) for adapter in adapters.values() for module in adapter.modules()]
@@ -97,7 +101,7 @@ class Grafted(nn.Module):
         finally:
             for name, adapter in adapters.items():
                 adapter.train(on[name])
-                adapter.reset_report()
+                reset_diagnostics(adapter)
             for module, mode in modes:
                 module.training = mode
             self._begin()
@@ -140,7 +144,7 @@ class Grafted(nn.Module):
     def _forget(self, name: str) -> None:
         """Lets go of an adapter that could not be added."""
         self._attachments.pop(name, None)
-        self.adapters._modules.pop(name, None)
+        own_modules(self.adapters).pop(name, None)
         self._active = [each for each in self._active if each != name]
 
     def activate(self, *names: str) -> None:
@@ -170,8 +174,8 @@ class Grafted(nn.Module):
 
     def _acting(self) -> dict[str, Attachment]:
         """Attachments of the active adapters; none after :meth:`ungraft`."""
-        found = {name: self._attachments[name] for name in self._active if name in self._attachments}
-        return {name: attachment for name, attachment in found.items() if not attachment.gone}
+        attachments = {name: self._attachments[name] for name in self._active if name in self._attachments}
+        return {name: attachment for name, attachment in attachments.items() if not attachment.gone}
 
     def _switch(self, names: list[str]) -> None:
         """Takes every adapter off the encoder, which ends a merge, and notes which are to be put on again."""
@@ -215,25 +219,26 @@ class Grafted(nn.Module):
         """Runs the towers that ``inputs`` names.
 
         Args:
-            inputs: Modality -> prepared batch (or a hidden state of stage ``start[modality]``, or features).
+            inputs: Modality -> prepared batch ``[B, ...]`` (or a hidden state of stage ``start[modality]``, or
+                features).
             start: Modality -> stage of its input; 0 where absent.
         """
         self._begin()
         towers, start = self.towers(), start or {}
         first = {name for attachment in self._acting().values() for name in attachment.first}
         order = sorted(inputs, key=lambda name: name not in first)
-        found = {name: towers[name](inputs[name], start=start.get(name, 0)) for name in order}
+        outputs = {name: towers[name](inputs[name], start=start.get(name, 0)) for name in order}
         if self._merged:
-            found = {name: untrained(features, self.training) for name, features in found.items()}
-        return {name: found[name] for name in inputs}
+            outputs = {name: untrained(features, self.training) for name, features in outputs.items()}
+        return {name: outputs[name] for name in inputs}
 
     def extra_loss(self, outputs: Mapping[str, Features]) -> Tensor | None:
-        """Sum of the loss terms that the adapters themselves ask for."""
+        """Sum of the loss terms that the adapters themselves ask for, a scalar; ``None`` where none asks."""
         terms = [term for _, adapter in self.named_adapters() if (term := adapter.extra_loss(outputs)) is not None]
         return sum(terms[1:], terms[0]) if terms else None
 
     def logit_scale(self) -> Tensor | float:
-        """Multiplier of the similarity between modalities: an adapter's trained one, else the encoder's."""
+        """Multiplier of the similarity between modalities, a scalar: an adapter's trained one, else the encoder's."""
         for _, adapter in self.named_adapters():
             if (scale := adapter.logit_scale()) is not None:
                 return scale
@@ -251,7 +256,7 @@ class Grafted(nn.Module):
             yield name, adapter
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the active adapters and of the head; never one of the encoder."""
+        """Parameters of any shape, those of the active adapters and of the head; never one of the encoder."""
         modules = [adapter for _, adapter in self.named_adapters()] + ([self.head] if self.head is not None else [])
         unique = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
         return list(unique.values())
@@ -272,7 +277,7 @@ class Grafted(nn.Module):
         kinds = {
             name: sorted({str(p.dtype).removeprefix("torch.") for p in part}) for name, part in self._parts().items()
         }
-        return {name: ", ".join(found) for name, found in kinds.items() if found}
+        return {name: ", ".join(dtypes) for name, dtypes in kinds.items() if dtypes}
 
     def coverage(self) -> Coverage:
         """Active adapter -> target pattern -> names of the sites it hit; prints as the encoder's tree of sites."""
@@ -292,17 +297,22 @@ class Grafted(nn.Module):
     def condensers(self) -> dict[str, Condenser]:
         """What can be computed once of the features of each frozen tower, by modality.
 
-        Towers that an adapter changes before their features, and those whose features several adapters read, have none.
+        Towers that an adapter changes before their features, and those whose features several adapters read, have none;
+        under ``MEDGRAFT_PLAIN=1`` no tower has.
         """
+        if is_plain():
+            return {}
         readers: dict[str, list[Adapter]] = {}
         for name, adapter in self.named_adapters():
-            touched = {hit for found in self._acting()[name].hits.values() for hit in found}
+            touched = {hit for matches in self._acting()[name].hits.values() for hit in matches}
             for tower in {self._sites[hit].tower for hit in touched if self._sites[hit].kind == "features"}:
                 readers.setdefault(tower or next(iter(self.towers())), []).append(adapter)
         first = self.first_stage()
         frozen = {name: readers.get(name, []) for name, tower in self.towers().items() if first[name] >= tower.n_stages}
-        found = {name: only[0].condenser(self.towers()[name]) for name, only in frozen.items() if len(only) == 1}
-        return {name: condenser for name, condenser in found.items() if condenser is not None}
+        condensers = {
+            name: precomputation_of(only[0], self.towers()[name]) for name, only in frozen.items() if len(only) == 1
+        }
+        return {name: condenser for name, condenser in condensers.items() if condenser is not None}
 
     # -- lifetime -----------------------------------------------------------------------------------------------------
 
@@ -323,7 +333,7 @@ class Grafted(nn.Module):
         Raises:
             ConfigError: One of them cannot be merged, they are merged already, or the graft was taken off.
             MergeError: The encoder would not return the same, and the sentence names the site; every weight is what
-                it was before then. See :func:`medgraft.merging.merge_checked`.
+                it was before then. See :func:`medgraft.attachment.merging.merge_checked`.
         """
         self._require_attached()
         stuck = [name for name, adapter in self.named_adapters() if not adapter.mergeable]
@@ -345,7 +355,7 @@ class Grafted(nn.Module):
         self._merged = False
 
     def save(self, folder: str | Path) -> Path:
-        """Writes adapters and head, and nothing of the encoder; see :mod:`medgraft.checkpoint`."""
+        """Writes adapters and head, and nothing of the encoder; see :mod:`medgraft.checkpoints.folder`."""
         return save(self, Path(folder))
 
     def load(self, folder: str | Path) -> Grafted:
@@ -391,9 +401,9 @@ def encoder_of(model: nn.Module) -> Encoder:
         return model
     if isinstance(model, Grafted):
         return model.encoder
-    found = [module for module in model.modules() if isinstance(module, Encoder)]
-    inside = {id(part) for encoder in found for part in encoder.modules() if part is not encoder}
-    outer = [encoder for encoder in found if id(encoder) not in inside]
+    encoders = [module for module in model.modules() if isinstance(module, Encoder)]
+    inside = {id(part) for encoder in encoders for part in encoder.modules() if part is not encoder}
+    outer = [encoder for encoder in encoders if id(encoder) not in inside]
     if len(outer) != 1:
         named = ", ".join(encoder.spec.name for encoder in outer) or "none"
         raise ConfigError(
@@ -429,7 +439,7 @@ def ungraft_all(model: nn.Module) -> Encoder:
 
 def graft(
     encoder: Encoder | Grafted | str,
-    adapter: str | Adapter | Sequence[Adapter],
+    adapter: str | Adapter | Sequence[str] | Sequence[Adapter],
     *,
     head: nn.Module | None = None,
     **config: Any,
@@ -439,13 +449,14 @@ def graft(
     Args:
         encoder: An encoder, or the name of one (``"embedded:chest"``, ``"timm:vit_base_patch16_224"``). One that
             carries adapters already is refused.
-        adapter: A registered name (``"lora"``), several joined with ``+`` (``"lora+ace_hgnn"``), or instances.
+        adapter: A registered name (``"lora"``), several joined with ``+`` (``"lora+ace_hgnn"``) or in a
+            list, or instances.
         head: A module on the features, trained and saved with the adapters.
         **config: Options of the adapter, by the names of its ``Config``; only for a single registered name.
 
     Raises:
         UnknownNameError: No such adapter or encoder.
-        ConfigError: The encoder carries adapters already.
+        ConfigError: The encoder carries adapters already, or what is to be attached is no adapter.
         IncompatibleError: The adapter does not fit the encoder, or a target pattern matches nothing.
 
     Example:
@@ -460,11 +471,12 @@ def graft(
         encoder = build_encoder(encoder)
     encoder = encoder_of(encoder)
     refuse_carried(encoder)
-    if isinstance(adapter, str):
-        adapters = build_adapters(adapter, config)
-    else:
-        if config:
-            raise ConfigError(f"options {sorted(config)} belong in the adapter's own Config when an instance is passed")
-        instances = [adapter] if isinstance(adapter, Adapter) else list(adapter)
-        adapters = {f"{type(each).__name__.lower()}{i or ''}": each for i, each in enumerate(instances)}
+    parts: list[Any] = [adapter] if isinstance(adapter, (str, Adapter)) else list(adapter)
+    if parts and all(isinstance(each, str) for each in parts):
+        return Grafted(encoder, build_adapters("+".join(parts), config), head)
+    if config:
+        raise ConfigError(f"options {sorted(config)} belong in the adapter's own Config when an instance is passed")
+    if strange := [each for each in parts if not isinstance(each, Adapter)]:
+        raise ConfigError(f"{strange[0]!r} is no adapter; give names, or instances of medgraft.Adapter, and not both")
+    adapters = {f"{type(each).__name__.lower()}{i or ''}": each for i, each in enumerate(parts)}
     return Grafted(encoder, adapters, head)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 from medgraft.errors import ConfigError
+from medgraft.world import World
 
 
 def label_guided_info_nce(image: Tensor, text: Tensor, scale: Tensor | float, labels: Tensor | None = None) -> Tensor:
@@ -73,12 +71,12 @@ def gathered_info_nce(
     Raises:
         ConfigError: The ranks disagree on the width of the embeddings or on whether there are labels.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) == 1:
+    world = World(group)
+    if world.size == 1:
         return label_guided_info_nce(image, text, scale, labels)
     lengths = _lengths(image, labels, group)
-    parts = [_Gather.apply(each, lengths, group) for each in (image, text)]
-    joined = None if labels is None else _gather_rows(labels, lengths, group)
-    return label_guided_info_nce(parts[0], parts[1], scale, joined)
+    joined = None if labels is None else world.gather(labels, lengths).detach()
+    return label_guided_info_nce(world.gather(image, lengths), world.gather(text, lengths), scale, joined)
 
 
 def _lengths(image: Tensor, labels: Tensor | None, group: dist.ProcessGroup | None) -> list[int]:
@@ -86,34 +84,8 @@ def _lengths(image: Tensor, labels: Tensor | None, group: dist.ProcessGroup | No
     own = torch.tensor([len(image), image.shape[1], 0 if labels is None else labels.shape[1]], device=image.device)
     every = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
     dist.all_gather(every, own, group=group)
-    facts = torch.stack(every).tolist()
+    facts: list[list[int]] = torch.stack(every).tolist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     if len({(width, n_labels) for _, width, n_labels in facts}) > 1:
         told = "; ".join(f"rank {i}: width {width}, {n} labels" for i, (_, width, n) in enumerate(facts))
         raise ConfigError(f"the ranks must send embeddings of one width, and labels on all or on none, but {told}")
-    return [int(length) for length, _, _ in facts]
-
-
-def _gather_rows(rows: Tensor, lengths: list[int], group: dist.ProcessGroup | None) -> Tensor:
-    """Rows of all ranks, in the order of the ranks; short ranks are filled up for the exchange and cut again."""
-    longest = max(lengths)
-    sent = F.pad(rows.detach(), (0, 0, 0, longest - len(rows))).contiguous()
-    received = [torch.empty_like(sent) for _ in lengths]
-    dist.all_gather(received, sent, group=group)
-    return torch.cat([part[:length] for part, length in zip(received, lengths, strict=True)])
-
-
-class _Gather(torch.autograd.Function):
-    """All-gather whose backward adds up what every rank's loss asks of this rank's rows."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, lengths: list[int], group: dist.ProcessGroup | None) -> Tensor:
-        ctx.group = group
-        start = sum(lengths[: dist.get_rank(group)])
-        ctx.own = slice(start, start + len(rows))
-        return _gather_rows(rows, lengths, group)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        total = grads[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=ctx.group)
-        return total[ctx.own], None, None
+    return [length for length, _, _ in facts]

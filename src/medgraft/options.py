@@ -6,6 +6,7 @@ nor ``"8"`` is ever taken for a number.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import numbers
 import re
@@ -17,6 +18,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from medgraft.errors import ConfigError, nearest
+from medgraft.untyped import is_a
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """What every random generator in use accepts."""
@@ -42,8 +44,7 @@ class Options(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
-        field = cls.model_fields.get(info.field_name or "")
-        if field is not None and (problem := mistaken(field.annotation, value)):
+        if problem := _first_problem(_arms_of_field(cls, info.field_name or ""), value):
             raise ValueError(problem)
         return value
 
@@ -77,8 +78,25 @@ def arms(annotation: Any) -> tuple[Any, ...]:
 
 def mistaken(annotation: Any, value: Any) -> str:
     """Why a value is of another kind than its type, for kinds that pydantic would turn into each other; else empty."""
-    problems = [_mistaken(arm, value) for arm in arms(annotation)]
-    return problems[0] if problems and all(problems) else ""
+    return _first_problem(arms(annotation), value)
+
+
+@functools.cache
+def _arms_of_field(config: type[Options], name: str) -> tuple[Any, ...]:
+    """Taken apart once: a board reads tens of thousands of specifications."""
+    field = config.model_fields.get(name)
+    return arms(field.annotation) if field is not None else ()
+
+
+def _first_problem(alternatives: tuple[Any, ...], value: Any) -> str:
+    """What the first alternative says against a value that none takes; empty where one does."""
+    first = ""
+    for arm in alternatives:
+        problem = _mistaken(arm, value)
+        if not problem:
+            return ""
+        first = first or problem
+    return first
 
 
 def _mistaken(arm: Any, value: Any) -> str:
@@ -93,7 +111,7 @@ def _mistaken(arm: Any, value: Any) -> str:
     if get_origin(arm) in (tuple, list):
         if isinstance(value, (str, numbers.Number)):
             return "must be a list"
-        if not isinstance(value, (tuple, list)):
+        if not is_a(value, (tuple, list)):
             return ""
         inner = get_args(arm)
         each = inner if get_origin(arm) is tuple and inner[-1:] != (...,) else (inner[0],) * len(value)
@@ -168,7 +186,7 @@ def plain(text: str) -> Any:
 
 def readable(error: ValidationError) -> str:
     """A pydantic error as one line: field, problem, given value."""
-    parts = []
+    parts: list[str] = []
     for item in error.errors():
         field = ".".join(str(part) for part in item["loc"]) or "value"
         if item["type"] == "extra_forbidden":
@@ -194,11 +212,11 @@ def checked(config: type[Model], values: Mapping[str, Any], what: str) -> Model:
     try:
         return config.model_validate(dict(values))
     except ValidationError as error:
-        known = ", ".join(config.model_fields) or "none"
+        names = ", ".join(config.model_fields) or "none"
         strange = [str(item["loc"][0]) for item in error.errors() if item["type"] == "extra_forbidden"]
-        near = next((found for name in strange if (found := nearest(name, config.model_fields))), "")
+        near = next((match for name in strange if (match := nearest(name, config.model_fields))), "")
         hint = f"; did you mean {near}?" if near else ""
-        raise ConfigError(f"{what}: {readable(error)}; its options are: {known}{hint}") from error
+        raise ConfigError(f"{what}: {readable(error)}; its options are: {names}{hint}") from error
 
 
 def described(config: type[BaseModel], defaults: Mapping[str, Any] | None = None) -> list[Option]:
@@ -209,40 +227,42 @@ def described(config: type[BaseModel], defaults: Mapping[str, Any] | None = None
             the class or of the one that it inherits the field from.
         defaults: Values that take the place of the class's own defaults, such as the catalogue's.
     """
-    found = []
+    options: list[Option] = []
     meanings = _meanings(config)
     for name, info in config.model_fields.items():
         default = (defaults or {}).get(name, info.get_default(call_default_factory=True))
-        shown = "must be given" if info.is_required() and name not in (defaults or {}) else told(default)
+        shown = "must be given" if info.is_required() and name not in (defaults or {}) else as_text(default)
         meaning = in_words(info.description or meanings.get(name, ""))
-        found.append(Option(name, kind_of(info.annotation), shown, allowed_by(info.annotation, info.metadata), meaning))
-    return found
+        options.append(
+            Option(name, kind_of(info.annotation), shown, allowed_by(info.annotation, info.metadata), meaning)
+        )
+    return options
 
 
 def _meanings(config: type[BaseModel]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for cls in reversed(config.__mro__):
         if issubclass(cls, BaseModel):
-            found |= attributes_in(cls.__doc__ or "")
-    return found
+            meanings |= attributes_in(cls.__doc__ or "")
+    return meanings
 
 
 def attributes_in(docstring: str) -> dict[str, str]:
     """The ``Attributes:`` of a docstring in Google style, by name, each on one line."""
     lines = iter(inspect.cleandoc(docstring).splitlines())
-    found: dict[str, str] = {}
+    attributes: dict[str, str] = {}
     name = ""
     if not any(line.strip() == "Attributes:" for line in lines):
-        return found
+        return attributes
     for line in lines:
         if line.strip() and not line.startswith(" "):
             break
         if (start := re.match(r" {4}(\w+):\s*(.*)", line)) is not None:
             name = start[1]
-            found[name] = start[2]
+            attributes[name] = start[2]
         elif name and line.strip():
-            found[name] += f" {line.strip()}"
-    return found
+            attributes[name] += f" {line.strip()}"
+    return attributes
 
 
 def in_words(text: str) -> str:
@@ -252,14 +272,14 @@ def in_words(text: str) -> str:
     return re.sub(r"\b(None|True|False)\b", lambda word: word[0].lower(), text)
 
 
-def told(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A value as one would write it on the command line."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, (tuple, list)):
-        return ",".join(told(each) for each in value) or "nothing"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {told(each)}" for name, each in value.items()) or "nothing"
+    if is_a(value, (tuple, list)):
+        return ",".join(as_text(each) for each in value) or "nothing"
+    if is_a(value, Mapping):
+        return ", ".join(f"{name}: {as_text(each)}" for name, each in value.items()) or "nothing"
     return f"{value:g}" if isinstance(value, float) else (str(value) or "nothing")
 
 
@@ -314,12 +334,14 @@ def _flat(metadata: Iterable[Any]) -> list[Any]:
 
 
 def _bounds(metadata: Iterable[Any]) -> str:
-    found = {name: getattr(each, name) for each in metadata for name in LIMITS if getattr(each, name, None) is not None}
-    low = next((f"{words} {told(found[name])}" for name, words in LOW.items() if name in found), "")
-    high = next((f"{words} {told(found[name])}" for name, words in HIGH.items() if name in found), "")
-    if "ge" in found and "le" in found:
-        low, high = f"{told(found['ge'])} to {told(found['le'])}", ""
-    least, most = found.get("min_length"), found.get("max_length")
+    bounds = {
+        name: getattr(each, name) for each in metadata for name in LIMITS if getattr(each, name, None) is not None
+    }
+    low = next((f"{words} {as_text(bounds[name])}" for name, words in LOW.items() if name in bounds), "")
+    high = next((f"{words} {as_text(bounds[name])}" for name, words in HIGH.items() if name in bounds), "")
+    if "ge" in bounds and "le" in bounds:
+        low, high = f"{as_text(bounds['ge'])} to {as_text(bounds['le'])}", ""
+    least, most = bounds.get("min_length"), bounds.get("max_length")
     sizes = [
         "not empty" if least == 1 else f"at least {least} long" if least else "",
         f"at most {most} long" if most is not None else "",

@@ -1,14 +1,15 @@
 """Plugin discovery through entry points: listing imports nothing, loading imports one plugin.
 
-Three groups exist, ``medgraft.adapters``, ``medgraft.encoders`` and ``medgraft.tasks``, with one object per entry
-point. Built-in plugins are declared the same way as foreign ones. Setting ``MEDGRAFT_DISABLE_PLUGINS`` to ``all`` or
-to a comma-separated list of names leaves foreign plugins out. :mod:`medgraft.probing` tries plugins out in processes
-of their own.
+Each kind of plugin has a group of its own (:data:`CONTRACTS`), with one object per entry point. Built-in plugins are
+declared the same way as foreign ones. Setting ``MEDGRAFT_DISABLE_PLUGINS`` to ``all`` or to a comma-separated list of
+names leaves foreign plugins out. :mod:`medgraft.plugin_trials` tries plugins out in processes of their own.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
 import inspect
 import logging
 import os
@@ -17,14 +18,49 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal
 
 from medgraft.errors import ConfigError, PluginError, UnknownNameError
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["adapter", "encoder", "task"]
-GROUPS: dict[Kind, str] = {"adapter": "medgraft.adapters", "encoder": "medgraft.encoders", "task": "medgraft.tasks"}
+Kind = Literal["adapter", "encoder", "task", "objective", "metric", "modality", "launcher", "cohort"]
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a kind of plugin promises.
+
+    Attributes:
+        group: Entry-point group.
+        base: ``module:class`` that its classes derive from. A source of encoders is any object; its encoders do.
+        implements: Method that a class must have of its own.
+        says: Attributes that it must set.
+    """
+
+    group: str
+    base: str
+    implements: str = ""
+    says: tuple[str, ...] = ()
+
+    def base_class(self) -> type:
+        """The class, imported."""
+        module, _, name = self.base.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+CONTRACTS: dict[Kind, Contract] = {
+    "adapter": Contract("medgraft.adapters", "medgraft.adapter:Adapter", "attach"),
+    "encoder": Contract("medgraft.encoders", "medgraft.encoder:Encoder"),
+    "task": Contract("medgraft.tasks", "medgraft.task:Task", "load", ("inputs", "objective", "cohort")),
+    "objective": Contract("medgraft.objectives", "medgraft.objective:Objective", "loss"),
+    "metric": Contract("medgraft.metrics", "medgraft.metric:Metric", "statistics"),
+    "modality": Contract("medgraft.modalities", "medgraft.modality:Modality", "example", ("name", "raw")),
+    "launcher": Contract("medgraft.launchers", "medgraft.launcher:Launcher", "submit"),
+    "cohort": Contract("medgraft.cohorts", "medgraft.cohort:Cohort", "write_phantom"),
+}
+GROUPS: dict[Kind, str] = {kind: contract.group for kind, contract in CONTRACTS.items()}
 DISABLE_VARIABLE = "MEDGRAFT_DISABLE_PLUGINS"
 BUILTIN_DISTRIBUTION = "medgraft"
 SUPPORTED_API = 1
@@ -87,10 +123,10 @@ class Survey:
         off: Plugins that ``MEDGRAFT_DISABLE_PLUGINS`` leaves out.
     """
 
-    usable: dict[str, Plugin] = field(default_factory=dict)
-    refused: list[Refusal] = field(default_factory=list)
-    shared: dict[str, list[str]] = field(default_factory=dict)
-    off: list[Plugin] = field(default_factory=list)
+    usable: dict[str, Plugin] = field(default_factory=dict[str, Plugin])
+    refused: list[Refusal] = field(default_factory=list[Refusal])
+    shared: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    off: list[Plugin] = field(default_factory=list[Plugin])
 
 
 _loaded: dict[Plugin, Any] = {}
@@ -104,18 +140,18 @@ def _entry_points(kind: Kind) -> tuple[list[Plugin], list[Refusal]]:
         entries, refused = _entry_points_one_by_one(kind)
     # Once per distribution: each look parses its metadata, and one distribution declares dozens of entries.
     owners: dict[int, tuple[str, str]] = {}
-    found = []
+    plugins: list[Plugin] = []
     for entry in entries:
         if id(entry.dist) not in owners:
             owners[id(entry.dist)] = _name_and_version(entry.dist)
-        found.append(Plugin(kind, entry.name, entry.value, *owners[id(entry.dist)]))
-    return list(dict.fromkeys(found)), refused
+        plugins.append(Plugin(kind, entry.name, entry.value, *owners[id(entry.dist)]))
+    return list(dict.fromkeys(plugins)), refused
 
 
 def _entry_points_one_by_one(kind: Kind) -> tuple[list[metadata.EntryPoint], list[Refusal]]:
     """The same, leaving out distributions that cannot be read; slower, since each one's metadata is parsed."""
     entries: dict[str, list[metadata.EntryPoint]] = {}
-    refused = []
+    refused: list[Refusal] = []
     for distribution in metadata.distributions():
         name, version = _name_and_version(distribution)
         if _canonical(name) in entries:
@@ -133,7 +169,7 @@ def _entry_points_one_by_one(kind: Kind) -> tuple[list[metadata.EntryPoint], lis
 def _name_and_version(distribution: metadata.Distribution | None) -> tuple[str, str]:
     """Both as strings; a damaged installation may lack its metadata or parts of it, or hold what is no UTF-8."""
     try:
-        facts = dict(distribution.metadata.items()) if distribution is not None else {}  # pyright: ignore
+        facts: dict[str, str] = dict(distribution.metadata.items()) if distribution is not None else {}  # pyright: ignore
     except (UnicodeDecodeError, OSError):
         facts = {}
     return facts.get("Name") or "unknown", facts.get("Version") or "unknown"
@@ -155,18 +191,18 @@ def check_disabled() -> None:
         UnknownNameError: No installed plugin of any kind has the name.
         ConfigError: It is a built-in one, which cannot be switched off.
     """
-    asked = sorted(_disabled() - {"all"})
-    if not asked:
+    disabled = sorted(_disabled() - {"all"})
+    if not disabled:
         return
     declared = [plugin for kind in GROUPS for plugin in _entry_points(kind)[0]]
     foreign = [plugin for plugin in declared if not plugin.builtin]
-    known = {name for plugin in foreign for name in (plugin.name, f"{plugin.distribution}:{plugin.name}")}
-    for name in asked:
-        if name in known:
+    names = {name for plugin in foreign for name in (plugin.name, f"{plugin.distribution}:{plugin.name}")}
+    for name in disabled:
+        if name in names:
             continue
         if any(plugin.builtin and name in (plugin.name, f"{plugin.distribution}:{plugin.name}") for plugin in declared):
             raise ConfigError(f"{DISABLE_VARIABLE}: {name!r} is built in, and only plugins of others can be left out")
-        raise UnknownNameError(f"plugin in {DISABLE_VARIABLE}", name, {*known, "all"})
+        raise UnknownNameError(f"plugin in {DISABLE_VARIABLE}", name, {*names, "all"})
 
 
 def survey(kind: Kind) -> Survey:
@@ -176,16 +212,16 @@ def survey(kind: Kind) -> Survey:
     ``distribution:name``, and the bare name is not.
     """
     everything, refused = _entry_points(kind)
-    found, off = Survey(refused=refused), _disabled()
+    result, off = Survey(refused=refused), _disabled()
     builtin = {plugin.name: plugin for plugin in everything if plugin.builtin}
     foreign: dict[str, dict[str, Plugin]] = {}
     for plugin in everything:
         if plugin.builtin:
             continue
         if off & {"all", plugin.name, f"{plugin.distribution}:{plugin.name}"}:
-            found.off.append(plugin)
+            result.off.append(plugin)
         elif refusal := _refusal(plugin, builtin, foreign):
-            found.refused.append(refusal)
+            result.refused.append(refusal)
         else:
             foreign.setdefault(plugin.name, {})[_canonical(plugin.distribution)] = plugin
     usable = dict(builtin)
@@ -194,10 +230,10 @@ def survey(kind: Kind) -> Survey:
             (usable[name],) = contenders.values()
             continue
         full = {f"{plugin.distribution}:{name}": plugin for plugin in contenders.values()}
-        found.shared[name] = sorted(full)
+        result.shared[name] = sorted(full)
         usable |= {label: replace(plugin, name=label) for label, plugin in full.items()}
-    found.usable = dict(sorted(usable.items()))
-    return found
+    result.usable = dict(sorted(usable.items()))
+    return result
 
 
 def _refusal(plugin: Plugin, builtin: Iterable[str], foreign: dict[str, dict[str, Plugin]]) -> Refusal | None:
@@ -216,13 +252,13 @@ def discover(kind: Kind) -> dict[str, Plugin]:
 
     A plugin that no name leads to is warned of, once per process.
     """
-    found = survey(kind)
-    for refusal in found.refused:
+    result = survey(kind)
+    for refusal in result.refused:
         if refusal not in _warned:
             _warned.add(refusal)
             plugin = refusal.plugin
             logger.warning("%s %r of %s %s %s", kind, plugin.name, plugin.distribution, plugin.version, refusal.reason)
-    return found.usable
+    return result.usable
 
 
 def find(kind: Kind, name: str) -> Plugin:
@@ -231,18 +267,37 @@ def find(kind: Kind, name: str) -> Plugin:
     Raises:
         UnknownNameError: No plugin has the name; near names are suggested.
     """
-    known = discover(kind)
-    if name in known:
-        return known[name]
+    registered = discover(kind)
+    if name in registered:
+        return registered[name]
     distribution, _, bare = name.partition(":")
-    for full, plugin in known.items():
+    for full, plugin in registered.items():
         if full.rpartition(":")[2] == bare and _canonical(plugin.distribution) == _canonical(distribution):
             return plugin
-    contenders = [full for full in known if full.endswith(f":{name}")]
+    contenders = [full for full in registered if full.endswith(f":{name}")]
     if contenders:
-        raise UnknownNameError(kind, name, known, f"several distributions offer it: {', '.join(contenders)}")
+        raise UnknownNameError(kind, name, registered, f"several distributions offer it: {', '.join(contenders)}")
     remedy = "" if not _disabled() else f"{DISABLE_VARIABLE} is set and leaves plugins out."
-    raise UnknownNameError(kind, name, known, remedy)
+    raise UnknownNameError(kind, name, registered, remedy)
+
+
+def summary(plugin: Plugin) -> str:
+    """First paragraph of a built-in class's docstring, read without importing its module; empty where it has none.
+
+    Example:
+        >>> summary(find("objective", "multiclass"))
+        'A linear head with cross-entropy over classes.'
+    """
+    from medgraft.options import in_words  # here: it brings pydantic, which nobody else here needs
+
+    module, _, name = plugin.target.partition(":")
+    spec = importlib.util.find_spec(module)  # imports the packages around it, which for ours costs nothing
+    if spec is None or spec.origin is None:
+        return ""
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    classes = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    text = " ".join((ast.get_docstring(each) or "").partition("\n\n")[0] for each in classes)
+    return in_words(text)
 
 
 def refused_version(version: Any, distribution: str = "the plugin") -> str:
@@ -279,10 +334,12 @@ def load(plugin: Plugin) -> Any:
     if plugin in _loaded:
         return _loaded[plugin]
     where = f"{plugin.kind} {plugin.name!r} ({plugin.target}, from {plugin.distribution} {plugin.version})"
-    base = _base_class(plugin.kind)  # what every plugin imports is in place before its own modules are told apart
+    base = CONTRACTS[
+        plugin.kind
+    ].base_class()  # what every plugin imports is in place before its own modules are told apart
     before = set(sys.modules)
     try:
-        found = _imported(plugin)
+        obj = _imported(plugin)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plugin may even call sys.exit() while it is imported
@@ -292,25 +349,25 @@ def load(plugin: Plugin) -> Any:
         from medgraft.sources import usable
 
         try:
-            found = usable(found)
+            obj = usable(obj)
         except PluginError as error:
             _forget(plugin, before, whole=False)
             raise PluginError(f"{where} {error}") from error
-    if problem := _unfit(plugin, found, base):
+    if problem := _unfit(plugin, obj, base):
         _forget(plugin, before, whole=False)
         raise PluginError(f"{where} {problem}")
-    _loaded[plugin] = found
-    return found
+    _loaded[plugin] = obj
+    return obj
 
 
 def _imported(plugin: Plugin) -> Any:
     module, colon, name = plugin.target.partition(":")
     if not (module.strip() and colon and name.strip()):
         raise ImportError(f"the entry point {plugin.target!r} is not of the form module:object")
-    found: Any = importlib.import_module(module.strip())
+    obj: Any = importlib.import_module(module.strip())
     for part in name.strip().split("."):
-        found = getattr(found, part)
-    return found
+        obj = getattr(obj, part)
+    return obj
 
 
 def _forget(plugin: Plugin, before: set[str], *, whole: bool) -> None:
@@ -333,33 +390,25 @@ def _forget(plugin: Plugin, before: set[str], *, whole: bool) -> None:
     importlib.invalidate_caches()
 
 
-def _unfit(plugin: Plugin, found: Any, base: type) -> str:
+def _unfit(plugin: Plugin, obj: Any, base: type) -> str:
     """Why an imported object is not what its entry point promises, as the rest of a sentence; empty if it is."""
-    if plugin.kind != "encoder" and not (inspect.isclass(found) and issubclass(found, base)):
-        return f"is {found!r}, not a subclass of {base.__module__.removesuffix('.adapter')}.{base.__name__}"
-    if plugin.kind != "encoder" and (problem := _unfinished(plugin.kind, found, base)):
+    if plugin.kind != "encoder" and not (inspect.isclass(obj) and issubclass(obj, base)):
+        return f"is {obj!r}, not a subclass of {base.__module__.removesuffix('.adapter')}.{base.__name__}"
+    if plugin.kind != "encoder" and (problem := _unfinished(plugin.kind, obj, base)):
         return problem
-    return refused_version(getattr(found, "api_version", None), plugin.distribution)
+    return refused_version(getattr(obj, "api_version", None), plugin.distribution)
 
 
-def _unfinished(kind: Kind, found: Any, base: Any) -> str:
+def _unfinished(kind: Kind, cls: Any, base: Any) -> str:
     """What a class of its kind lacks or has of another sort, as the rest of a sentence; empty if it is whole."""
-    method = "attach" if kind == "adapter" else "load"
-    if getattr(found, method) is getattr(base, method):
-        return f"is {found.__name__}, which has no {method}() of its own"
-    missing = [] if kind == "adapter" else [n for n in ("inputs", "objective", "cohort") if not hasattr(found, n)]
-    if missing:
-        return f"is {found.__name__}, which does not say its {' and its '.join(missing)}"
-    config, wanted = found.Config, base.Config
-    if not (inspect.isclass(config) and issubclass(config, wanted)):
-        return f"is {found.__name__}, whose Config is no subclass of {wanted.__module__}.{wanted.__name__}"
+    contract = CONTRACTS[kind]
+    if getattr(cls, contract.implements) is getattr(base, contract.implements):
+        return f"is {cls.__name__}, which has no {contract.implements}() of its own"
+    if missing := [name for name in contract.says if not hasattr(cls, name)]:
+        return f"is {cls.__name__}, which does not say its {' and its '.join(missing)}"
+    if not hasattr(base, "Config"):
+        return ""
+    config, base_config = cls.Config, base.Config
+    if not (inspect.isclass(config) and issubclass(config, base_config)):
+        return f"is {cls.__name__}, whose Config is no subclass of {base_config.__module__}.{base_config.__name__}"
     return ""
-
-
-def _base_class(kind: Kind) -> type:
-    home, name = {
-        "adapter": ("medgraft.adapter", "Adapter"),
-        "encoder": ("medgraft.encoder", "Encoder"),  # of what a source builds; the source itself is any object
-        "task": ("medgraft.task", "Task"),
-    }[kind]
-    return getattr(importlib.import_module(home), name)

@@ -9,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from medgraft import plugins, sources
-from medgraft.documents import read_yaml
 from medgraft.errors import ConfigError, PluginError, UnknownNameError
+from medgraft.files.documents import read_yaml
 from medgraft.options import Options, checked
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+BUILTIN_ADAPTERS = "medgraft.adapters."
 RANDOM_SEED = 0
 """Of the weights that ``@random`` draws."""
 
@@ -62,13 +63,16 @@ class TrainDefaults(Options):
 
 
 class AdapterEntry(_Entry):
-    """What the catalogue says about an adapter."""
+    """What the catalogue adds to a built-in adapter's class, which has paper, licence and training defaults.
 
-    title: str
-    paper: str
-    licence: str
-    tasks: tuple[str, ...]
-    train: TrainDefaults = TrainDefaults()  # pyright: ignore[reportCallIssue]
+    Attributes:
+        title: One line for people, here so that a listing imports no adapter; empty for the class's own.
+        tasks: Tasks that it is run on by default; empty for all default tasks.
+        defaults: Options that take the place of the class's defaults.
+    """
+
+    title: str = ""
+    tasks: tuple[str, ...] = ()
     defaults: dict[str, Any] = {}
 
 
@@ -101,19 +105,24 @@ class BaselineEntry(_Entry):
 
 
 class TaskEntry(_Entry):
-    """What the catalogue says about a task.
+    """What the catalogue says about a task, or about a variant of one (``family:variant``).
 
     Attributes:
         title: One line for people.
         encoders: Encoders it is run on by default.
         baselines: Rows that make its numbers mean something, besides a linear probe of every encoder.
         default: Part of a default sweep of foreign adapters.
+        tags: Words that ``--tasks tag:WORD`` chooses it by.
+        formerly: Name that it had before it became a variant. It is still accepted, and part of the keys of results,
+            so that those of either name are one row.
     """
 
     title: str
     encoders: tuple[str, ...]
     baselines: tuple[BaselineEntry, ...] = ()
     default: bool = True
+    tags: tuple[str, ...] = ()
+    formerly: str = ""
 
 
 class CohortEntry(_Entry):
@@ -219,10 +228,10 @@ class AdapterName(NamedTuple):
 def resolve_adapter(name: str) -> AdapterName:
     """Finds the plugin of one adapter name, without importing it."""
     family, _, variant = name.partition(":")
-    known = plugins.discover("adapter")
-    by_distribution = variant in known and known[variant].distribution == family
-    if name not in known and not by_distribution and variant and family in known:
-        return AdapterName(name, known[family], variant)
+    registered = plugins.discover("adapter")
+    by_distribution = variant in registered and registered[variant].distribution == family
+    if name not in registered and not by_distribution and variant and family in registered:
+        return AdapterName(name, registered[family], variant)
     return AdapterName(name, plugins.find("adapter", name), None)
 
 
@@ -246,24 +255,35 @@ class AdapterFacts(NamedTuple):
     licence: str
     train: TrainDefaults
 
-    def told(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, str]:
         """What a result says of it: what somebody said."""
         facts = {"title": self.title, "paper": self.paper, "licence": self.licence}
         return {name: text for name, text in facts.items() if text}
 
 
 def adapter_facts(name: AdapterName) -> AdapterFacts:
-    """The catalogue's entry of a built-in adapter; what the class of a foreign one says.
+    """What an adapter's class says of it; the title of a built-in one may stand in the catalogue.
 
     Raises:
         ConfigError: The class's ``train_defaults`` have a field that does not exist or is out of range.
     """
     entry = catalogue().adapters.get(name.plugin.name) if name.plugin.builtin else None
-    if entry is not None:
-        return AdapterFacts(entry.title, entry.paper, entry.licence, entry.train)
     cls = adapter_class(name)
-    train = checked(TrainDefaults, cls.train_defaults, f"train_defaults of adapter {name.plugin.name!r}")
-    return AdapterFacts(cls.title, cls.paper, cls.licence, train)
+    train = checked(TrainDefaults, recipe(cls, "train_defaults", {}), f"train_defaults of adapter {name.plugin.name!r}")
+    title = (entry.title if entry else "") or recipe(cls, "title", "")
+    return AdapterFacts(title, recipe(cls, "paper", ""), recipe(cls, "licence", ""), train)
+
+
+def recipe(cls: type, field: str, default: Any) -> Any:
+    """A class's ``title``, ``paper``, ``licence`` or ``train_defaults``.
+
+    A foreign adapter that derives from a built-in one is a method of its own and takes none of them from there.
+    """
+    builtin = cls.__module__.startswith(BUILTIN_ADAPTERS)
+    for owner in cls.__mro__:
+        if field in vars(owner) and (builtin or not owner.__module__.startswith(BUILTIN_ADAPTERS)):
+            return vars(owner)[field]
+    return default
 
 
 def build_adapter(name: str, options: Mapping[str, Any] | None = None) -> Adapter:
@@ -306,9 +326,9 @@ def build_adapters(names: str, options: Mapping[str, Any] | None = None) -> dict
         raise ConfigError(
             f"options of a composed adapter go by its parts ({', '.join(parts)}), and {sorted(unknown)[0]!r} is none"
         )
-    for part, own in options.items():
-        if not isinstance(own, Mapping):
-            raise ConfigError(f"options of {part!r} in a composed adapter must be a table, not {own!r}")
+    for part, values in options.items():
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"options of {part!r} in a composed adapter must be a table, not {values!r}")
     return {part: build_adapter(part, options.get(part)) for part in parts}
 
 
@@ -331,20 +351,20 @@ def resolve_encoder(name: str) -> EncoderName:
     alias = catalogue().encoders.aliases.get(base)
     sha256 = alias.sha256 if alias and not weights else None
     source, _, model = (alias.name if alias else base).partition(":")
-    known = plugins.discover("encoder")
-    if alias and base in known:
+    registered = plugins.discover("encoder")
+    if alias and base in registered:
         logger.warning(
-            "encoder source %r of %s is hidden by the catalogue's short name", base, known[base].distribution
+            "encoder source %r of %s is hidden by the catalogue's short name", base, registered[base].distribution
         )
     inner, _, rest = model.partition(":")
-    if source not in known and (
-        f"{source}:{inner}" in known or (inner in known and known[inner].distribution == source)
+    if source not in registered and (
+        f"{source}:{inner}" in registered or (inner in registered and registered[inner].distribution == source)
     ):
         source, model = f"{source}:{inner}", rest  # dist:source:model
     try:
         plugin = plugins.find("encoder", source)
     except UnknownNameError as error:
-        names = [*known, *catalogue().encoders.aliases]
+        names = [*registered, *catalogue().encoders.aliases]
         raise UnknownNameError("encoder", base, names, "encoders are named source:model") from error
     return EncoderName(name, plugin, model, weights or "default", sha256)
 
@@ -364,11 +384,13 @@ def check_encoder(name: str) -> EncoderName:
 
 
 @contextlib.contextmanager
-def _random_weights() -> Iterator[None]:
+def _random_weights() -> Generator[None]:
     """Random weights inside are always the same, whoever draws them; the caller's random state is untouched."""
     import torch
 
-    with torch.random.fork_rng(devices=[]):
+    from medgraft.typed_torch import fork_random
+
+    with fork_random([]):
         torch.default_generator.manual_seed(RANDOM_SEED)
         yield
 

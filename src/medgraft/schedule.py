@@ -1,4 +1,4 @@
-"""Stages of training: which of an adapter's parameters train when."""
+"""Phases of training: which of an adapter's parameters train when."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import NamedTuple
 from medgraft.errors import ConfigError
 
 
-class Stage(NamedTuple):
-    """One stage of an adapter's training.
+class Phase(NamedTuple):
+    """One phase of an adapter's training.
 
     Attributes:
         name: What the result calls it.
@@ -23,65 +23,76 @@ class Stage(NamedTuple):
     share: float = 1.0
 
 
-ONE_STAGE = (Stage("all"),)
+ONE_PHASE = (Phase("all"),)
 """Everything trains all the time."""
 
+Stage = Phase
+"""Earlier name of :class:`Phase`."""
+ONE_STAGE = ONE_PHASE
+"""Earlier name of :data:`ONE_PHASE`."""
 
-def stage_parameters(schedule: Sequence[Stage], parameters: Iterable[str], who: str) -> dict[str, tuple[str, ...]]:
-    """The parameters that each stage trains.
+
+def phase_parameters(schedule: Sequence[Phase], parameters: Iterable[str], who: str) -> dict[str, tuple[str, ...]]:
+    """The parameters that each phase trains.
 
     Args:
-        schedule: Stages in order.
+        schedule: Phases in order.
         parameters: Names of all of the adapter's trainable parameters.
         who: Whose they are, for errors.
 
     Returns:
-        Stage -> names, in the order of ``parameters``.
+        Phase -> names, in the order of ``parameters``.
 
     Raises:
-        ConfigError: A pattern hits nothing, a parameter trains in no stage, two stages have one name, or the shares
+        ConfigError: A pattern hits nothing, a parameter trains in no phase, two phases have one name, or the shares
             are not positive or do not sum to 1.
 
     Example:
-        >>> stages = (Stage("shared", ("router", "expert.*"), 0.5), Stage("head", ("head",), 0.5))
-        >>> stage_parameters(stages, ["router", "expert.0", "head"], "moe")
+        >>> phases = (Phase("shared", ("router", "expert.*"), 0.5), Phase("head", ("head",), 0.5))
+        >>> phase_parameters(phases, ["router", "expert.0", "head"], "moe")
         {'shared': ('router', 'expert.0'), 'head': ('head',)}
     """
     names = list(parameters)
-    shares = [stage.share for stage in schedule]
+    shares = [phase.share for phase in schedule]
     if not schedule or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
         raise ConfigError(f"the schedule of {who} has shares {shares}; each must be above 0, and they must sum to 1")
-    if len({stage.name for stage in schedule}) != len(schedule):
-        raise ConfigError(f"the schedule of {who} names a stage twice: {', '.join(stage.name for stage in schedule)}")
-    found: dict[str, tuple[str, ...]] = {}
-    for stage in schedule:
-        for pattern in stage.trainable:
+    if len({phase.name for phase in schedule}) != len(schedule):
+        raise ConfigError(f"the schedule of {who} names a phase twice: {', '.join(phase.name for phase in schedule)}")
+    names_of: dict[str, tuple[str, ...]] = {}
+    for phase in schedule:
+        for pattern in phase.trainable:
             if names and not fnmatch.filter(names, pattern):
-                raise ConfigError(f"stage {stage.name!r} of {who} trains {pattern!r}, and no parameter has such a name")
-        found[stage.name] = tuple(
-            name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in stage.trainable)
+                raise ConfigError(f"phase {phase.name!r} of {who} trains {pattern!r}, and no parameter has such a name")
+        names_of[phase.name] = tuple(
+            name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in phase.trainable)
         )
-    trained = {name for each in found.values() for name in each}
+    trained = {name for each in names_of.values() for name in each}
     if idle := [name for name in names if name not in trained]:
-        raise ConfigError(f"no stage of {who} trains {', '.join(idle[:4])}; add it to one")
-    return found
+        raise ConfigError(f"no phase of {who} trains {', '.join(idle[:4])}; add it to one")
+    return names_of
 
 
-def stage_starts(schedule: Sequence[Stage], steps: int, who: str) -> list[int]:
-    """First step of each stage among ``steps``; every stage gets at least one.
+def phase_starts(schedule: Sequence[Phase], steps: int, who: str) -> list[int]:
+    """First step of each phase among ``steps``; every phase gets at least one.
 
     Raises:
-        ConfigError: There are fewer steps than stages.
+        ConfigError: There are fewer steps than phases.
 
     Example:
-        >>> stage_starts((Stage("a", share=0.25), Stage("b", share=0.75)), 10, "moe")
+        >>> phase_starts((Phase("a", share=0.25), Phase("b", share=0.75)), 10, "moe")
         [0, 2]
     """
     if steps < len(schedule):
-        raise ConfigError(f"{who} trains in {len(schedule)} stages, and there are only {steps} steps; train longer")
+        raise ConfigError(f"{who} trains in {len(schedule)} phases, and there are only {steps} steps; train longer")
     starts, reached = [0], 0.0
-    for position, stage in enumerate(schedule[:-1], 1):
-        reached += stage.share
+    for position, phase in enumerate(schedule[:-1], 1):
+        reached += phase.share
         latest = steps - (len(schedule) - position)
         starts.append(min(max(round(reached * steps), starts[-1] + 1), latest))
     return starts
+
+
+stage_parameters = phase_parameters
+"""Earlier name of :func:`phase_parameters`."""
+stage_starts = phase_starts
+"""Earlier name of :func:`phase_starts`."""

@@ -12,12 +12,18 @@ from torch import nn
 
 from medgraft.attention import PROJECTIONS, AttentionLayout
 from medgraft.errors import IncompatibleError
+from medgraft.typed_torch import named_modules
 
 SiteKind = Literal["input", "block", "branch", "projection", "layer", "norm", "features"]
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SPELLED = {"q": "query", "k": "key", "v": "value", "kv": "key_value", "qkv": "query_key_value", "out": "output"}
 """Last parts of paths that are words of the canonical projections, and what a layer elsewhere is called instead."""
-NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
+NORMS = (
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.modules.batchnorm._BatchNorm,  # pyright: ignore[reportPrivateUsage]  # no other name of all its kinds
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,11 @@ class Site:
     in_mha: bool = False
     entry: str = ""
 
+    @property
+    def key(self) -> str:
+        """The name as the key of a module, which has no dot."""
+        return self.name.replace(".", "/")
+
     def within(self, tower: str, prefix: str) -> Site:
         """The same site as seen from the dual encoder that holds the tower under ``prefix``."""
         path = f"{prefix}.{self.path}" if self.path else prefix
@@ -65,7 +76,7 @@ def block_roots(layouts: Sequence[AttentionLayout]) -> list[str]:
         >>> block_roots([AttentionLayout("split", "model.layers.0.self_attn.q_proj", heads=2, dim=8)])
         ['model.layers.0']
     """
-    roots = []
+    roots: list[str] = []
     for layout in layouts:
         parts = layout.path.split(".")
         numbers = [i for i, part in enumerate(parts) if part.isdigit()]
@@ -81,7 +92,7 @@ def branch_sites(
     A branch ends at its projection back to the width of the tokens, before any layer scale. The MLP is every linear
     of the block that lies outside of the attention, the first of which reads and the last of which writes.
     """
-    sites = {}
+    sites: dict[str, Site] = {}
     for index, (layout, block) in enumerate(zip(layouts, blocks, strict=False)):
         stage, mha = stages[index] if stages else 0, layout.style == "mha"
         if output := layout.path if mha else layout.out_path:
@@ -104,15 +115,15 @@ def mlp_linears(root: nn.Module, block: str, layout: AttentionLayout) -> list[st
     """
     projections = {layout.path, layout.key_path, layout.value_path, layout.out_path} - {""}
     parents = {path if layout.style == "mha" else path.rpartition(".")[0] for path in projections} - {block}
-    found = []
-    for name, module in root.get_submodule(block).named_modules():
+    linears: list[tuple[str, nn.Linear]] = []
+    for name, module in named_modules(root.get_submodule(block)):
         path = f"{block}.{name}" if block else name
         inside = any(path.startswith(f"{parent}.") for parent in parents)
         if isinstance(module, nn.Linear) and path not in projections and not inside:
-            found.append((path, module))
-    if len(found) < 2 or found[0][1].in_features != found[-1][1].out_features:
+            linears.append((path, module))
+    if len(linears) < 2 or linears[0][1].in_features != linears[-1][1].out_features:
         return []
-    return [path for path, _ in found]
+    return [path for path, _ in linears]
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -126,8 +137,8 @@ def is_norm(module: nn.Module) -> bool:
 
 def norm_sites(root: nn.Module, blocks: Sequence[str], stages: Sequence[int]) -> dict[str, Site]:
     """Every normalisation with a weight, by its module path."""
-    sites = {}
-    for path, module in root.named_modules():
+    sites: dict[str, Site] = {}
+    for path, module in named_modules(root):
         if not is_norm(module):
             continue
         block = _block_of(path, blocks)
@@ -141,7 +152,7 @@ def _block_of(path: str, blocks: Sequence[str]) -> int | None:
 
 def attention_sites(layouts: Sequence[AttentionLayout], stages: Sequence[int]) -> dict[str, Site]:
     """Sites ``blocks.{i}.attn.{q,k,v,out}`` of a sequence of attention layouts."""
-    sites = {}
+    sites: dict[str, Site] = {}
     for index, layout in enumerate(layouts):
         stage = stages[index] if stages else 0
         for projection in PROJECTIONS:
@@ -174,11 +185,11 @@ def layer_sites(
     """
     bypassed = {
         f"{path}.out_proj" if path else "out_proj"
-        for path, module in root.named_modules()
+        for path, module in named_modules(root)
         if isinstance(module, nn.MultiheadAttention)
     }
-    sites = {}
-    for path, module in root.named_modules():
+    sites: dict[str, Site] = {}
+    for path, module in named_modules(root):
         if path in claimed or path in bypassed or not isinstance(module, LINEAR):
             continue
         block = _block_of(path, block_paths)
@@ -220,7 +231,7 @@ def match_sites(sites: Mapping[str, Site], patterns: Iterable[str], what: str) -
         IncompatibleError: Patterns hit nothing; a misspelt target would silently not train.
     """
     hits = {pattern: [site for site in sites.values() if _matches(site, pattern)] for pattern in patterns}
-    if dead := [repr(pattern) for pattern, found in hits.items() if not found]:
+    if dead := [repr(pattern) for pattern, matches in hits.items() if not matches]:
         sample = ", ".join(list(sites)[:12])
         raise IncompatibleError(
             f"{what}: pattern {' and pattern '.join(dead)} matches no site of this encoder; it offers {len(sites)} "

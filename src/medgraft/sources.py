@@ -1,7 +1,8 @@
 """Sources of encoders: what they declare, and names checked against it before anything is built or planned.
 
-A source has ``models()`` and ``build(model, weights)``. Its names are those of ``models()``, and its weights a keyword
-or a local file or folder, unless it says otherwise:
+A source has ``models()`` and ``build(model, weights)``; :class:`Source` is a base of such, and an object or an encoder
+class with the two serves as well. Its names are those of ``models()``, and its weights a keyword or a local file or
+folder, unless it says otherwise:
 
 ``hub_ids = True``
     its models may be hub ids or local paths, so that ``/`` may stand in a name;
@@ -16,9 +17,13 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from medgraft.errors import CheckpointError, ConfigError, MedgraftError, PluginError, UnknownNameError
+from medgraft.untyped import is_a
+
+if TYPE_CHECKING:  # names are checked before torch is imported
+    from medgraft.encoder import Encoder
 
 KEYWORDS = ("default", "pretrained", "random", "none")
 """Weights that are no file: the source's own, the same by another name, fresh ones, and those of what has none."""
@@ -29,45 +34,100 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w.-]+)?")
 INSTEAD = "make them static or class methods, or let the entry point name an instance"
 
 
-def usable(found: Any) -> Any:
+class Source:
+    """Base class of sources: a name that is none of its models never gets to :meth:`make`.
+
+    Attributes:
+        api_version: Version of this contract that the plugin was written for.
+        name: Name of its entry point.
+        hub_ids: Its models may be hub ids or local paths, so that :meth:`models` does not list all of them, and
+            :meth:`make` refuses others itself.
+
+    Example:
+        >>> class Tiny(Source):
+        ...     name = "tiny"
+        ...     @classmethod
+        ...     def models(cls):
+        ...         return {"one": "the only one"}
+        >>> Tiny.build("two")
+        Traceback (most recent call last):
+        medgraft.errors.UnknownNameError: unknown tiny encoder 'two'; known: one.
+    """
+
+    api_version: ClassVar[int] = 1
+    name: ClassVar[str]
+    hub_ids: ClassVar[bool] = False
+
+    @classmethod
+    def models(cls) -> dict[str, str]:
+        """Names that :meth:`build` takes, with a line each."""
+        raise TypeError(f"{cls.__name__} must implement models()")
+
+    @final
+    @classmethod
+    def build(cls, model: str, weights: str = "default", sha256: str | None = None, **options: Any) -> Encoder:
+        """Builds an encoder.
+
+        Args:
+            model: A key of :meth:`models`, or what else the source takes.
+            weights: ``"default"`` (the source's own), ``"random"``, or a local file or a folder with one.
+            sha256: Expected digest of a local file.
+            **options: Of :meth:`make`.
+
+        Raises:
+            UnknownNameError: No such model.
+            ConfigError: An option does not fit.
+            CheckpointError: The weights cannot be fetched, read or fitted.
+        """
+        if not cls.hub_ids and model not in (models := cls.models()):
+            raise UnknownNameError(f"{cls.name} encoder", model, models)
+        return cls.make(model, weights, sha256, **options)
+
+    @classmethod
+    def make(cls, model: str, weights: str, sha256: str | None, **options: Any) -> Encoder:
+        """Builds a model that there is, see :meth:`build`; a source names its options here."""
+        raise TypeError(f"{cls.__name__} must implement make()")
+
+
+def usable(source: Any) -> Any:
     """A source as it is called: an object with methods, or a class whose methods need no instance.
 
     A class with instance methods is made into an instance.
 
     Args:
-        found: What the entry point names.
+        source: What the entry point names.
 
     Raises:
         PluginError: It cannot be called as ``models()`` and ``build(model, weights)``; the message is the rest of a
             sentence that begins with the plugin.
     """
-    if missing := [name for name in ("models", "build") if not callable(getattr(found, name, None))]:
-        raise PluginError(f"is {found!r}, not a source of encoders: it has no {' and no '.join(missing)}()")
-    if inspect.isclass(found) and (
-        bound := [name for name in ("models", "build", "check") if _takes_self(found, name)]
+    if missing := [name for name in ("models", "build") if not callable(getattr(source, name, None))]:
+        raise PluginError(f"is {source!r}, not a source of encoders: it has no {' and no '.join(missing)}()")
+    if inspect.isclass(source) and (
+        bound := [name for name in ("models", "build", "check") if _takes_self(source, name)]
     ):
         try:
-            found = found()
+            source = source()
         except Exception as error:  # its constructor may raise anything
             raise PluginError(
                 f"is a class whose {' and '.join(f'{name}()' for name in bound)} need an instance, and "
-                f"{found.__name__}() makes none ({type(error).__name__}: {error}); {INSTEAD}"
+                f"{source.__name__}() makes none ({type(error).__name__}: {error}); {INSTEAD}"
             ) from error
-    for name, given in (("models", ()), ("build", ("model", "weights"))):
-        if problem := _misfit(getattr(found, name), given):
-            raise PluginError(f"has a {name}() that cannot be called as {name}({', '.join(given)}): {problem}")
-    return found
+    for name, arguments in (("models", ()), ("build", ("model", "weights"))):
+        if problem := _misfit(getattr(source, name), arguments):
+            raise PluginError(f"has a {name}() that cannot be called as {name}({', '.join(arguments)}): {problem}")
+    return source
 
 
-def _takes_self(found: type, name: str) -> bool:
-    method = inspect.getattr_static(found, name, None)
+def _takes_self(cls: type, name: str) -> bool:
+    method = inspect.getattr_static(cls, name, None)
     return inspect.isfunction(method) and next(iter(inspect.signature(method).parameters), "") == "self"
 
 
-def _misfit(function: Callable[..., Any], given: Iterable[str]) -> str:
+def _misfit(function: Callable[..., Any], arguments: Iterable[str]) -> str:
     """Why a function cannot be called with positional arguments, empty if it can or does not say."""
     try:
-        inspect.signature(function).bind(*given)
+        inspect.signature(function).bind(*arguments)
     except TypeError as error:
         return str(error)
     except ValueError:  # a builtin without a signature
@@ -82,15 +142,15 @@ def models_of(source: Any, label: str) -> dict[str, str]:
         PluginError: ``models()`` raises, or gives no table of names and lines.
     """
     try:
-        found = source.models()
+        models = source.models()
     except MedgraftError:
         raise
     except Exception as error:
         raise PluginError(f"encoder source {label!r}: its models() fails ({type(error).__name__}: {error})") from error
-    named = isinstance(found, Mapping) and all(isinstance(each, str) for pair in found.items() for each in pair)
+    named = is_a(models, Mapping) and all(isinstance(each, str) for pair in models.items() for each in pair)
     if not named:
-        raise PluginError(f"encoder source {label!r}: its models() gives {found!r}, not a table of names and lines")
-    return dict(found)
+        raise PluginError(f"encoder source {label!r}: its models() gives {models!r}, not a table of names and lines")
+    return dict(models)
 
 
 def check_name(label: str, model: str, *, hub_ids: bool = False) -> None:
@@ -148,8 +208,8 @@ def check_weights(name: str, weights: str, others: Iterable[str] = ()) -> None:
         CheckpointError: It looks like a path, and nothing is there.
         UnknownNameError: It looks like a name.
     """
-    known = [*KEYWORDS, *others]
-    if weights in known:
+    names = [*KEYWORDS, *others]
+    if weights in names:
         return
     if any(unicodedata.category(letter).startswith("C") for letter in weights):
         raise ConfigError(f"encoder {name}: its weights {weights!r} hold control characters")
@@ -160,7 +220,7 @@ def check_weights(name: str, weights: str, others: Iterable[str] = ()) -> None:
             f"encoder {name}: weights {weights!r} do not exist; give 'default', 'random', or the path of a local file "
             "or folder"
         )
-    raise UnknownNameError(f"weights of {name}", weights, known, "The path of a local file or folder is accepted too.")
+    raise UnknownNameError(f"weights of {name}", weights, names, "The path of a local file or folder is accepted too.")
 
 
 def check(source: Any, label: str, model: str, weights: str) -> None:
@@ -179,11 +239,11 @@ def check(source: Any, label: str, model: str, weights: str) -> None:
         PluginError: The source cannot say which models it has.
     """
     check_name(label, model, hub_ids=bool(getattr(source, "hub_ids", False)))
-    own = getattr(source, "check", None)
-    if callable(own):
-        own(model, weights)
+    method = getattr(source, "check", None)
+    if callable(method):
+        method(model, weights)
         return
-    known = models_of(source, label)
-    if model not in known:
-        raise UnknownNameError(f"{label} encoder", model, known)
+    models = models_of(source, label)
+    if model not in models:
+        raise UnknownNameError(f"{label} encoder", model, models)
     check_weights(f"{label}:{model}", weights)

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medgraft.adapters.ace_graphs import NeighbourGraph
-from medgraft.adapters.kernels.hypergraph import incidence
+from medgraft.adapters.kernels.hypergraph.reference import incidence
+from medgraft.adapters.parts.ace_graphs import NeighbourGraph
 from medgraft.grafting import graft
 
 pytestmark = pytest.mark.usefixtures("seeded")

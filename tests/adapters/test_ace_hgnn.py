@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from medgraft.adapters.ace_hgnn import AceHgnn, AceHgnnAdapter, BottleneckMap
-from medgraft.adapters.kernels.hypergraph import incidence
+from medgraft.adapters.kernels.hypergraph.reference import incidence
 from medgraft.encoders.embedded import assemble
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.grafting import Grafted, graft
@@ -334,7 +334,7 @@ def test_prompts_joined_before_the_layer_are_averaged_position_by_position():
         plain = tower(ids, scores=True)
         grafted.activate("ace_hgnn")
         alone = tower(ids).embedding
-        with adapter.joining_prompts(2):
+        with adapter.prompt_ensemble(2):
             joined = tower(ids).embedding
         unit = F.normalize(tower.project(plain.tokens), dim=-1)
         for i in range(2):
@@ -346,9 +346,9 @@ def test_prompts_joined_before_the_layer_are_averaged_position_by_position():
 
 def test_by_default_prompts_are_averaged_after_the_layer():
     grafted = graft(tiny.fresh("chest"), "ace_hgnn")
-    assert grafted.adapters["ace_hgnn"].joining_prompts(2) is None
+    assert grafted.adapters["ace_hgnn"].prompt_ensemble(2) is None
 
 
 def test_a_graph_on_the_image_alone_has_no_prompts_to_join():
     grafted = graft(tiny.fresh("chest"), "ace_hgnn", modality="visual", prompt_ensemble="tokens")
-    assert grafted.adapters["ace_hgnn"].joining_prompts(2) is None
+    assert grafted.adapters["ace_hgnn"].prompt_ensemble(2) is None

@@ -131,7 +131,7 @@ def test_without_a_hypergraph_it_is_lora_and_the_multiplier_and_changes_nothing_
     assert adapter.identity_at_init and not AceLora().identity_at_init
     assert {name.split(".")[0] for name in adapter.state_dict()} == {"lora", "scale"}
     assert all(torch.equal(after[name].pooled, plain[name].pooled) for name in plain)
-    assert adapter.joining_prompts(2) is None
+    assert adapter.prompt_ensemble(2) is None
 
 
 def test_every_option_of_the_hypergraph_reaches_it():

@@ -11,9 +11,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from medgraft.adapters.ace_lora_files import SOURCE_NAME, export_ace_lora, import_ace_lora
-from medgraft.checkpoint import UNRECORDED, WEIGHTS_NAME, read_config, read_weights
-from medgraft.cli import app
+from medgraft.adapters.parts.ace_lora_files import SOURCE_NAME, export_ace_lora, import_ace_lora
+from medgraft.benchmarks.commands.main import app
+from medgraft.checkpoints.folder import WEIGHTS_NAME, read_config
+from medgraft.checkpoints.weights import UNRECORDED, read_weights
 from medgraft.errors import CheckpointError
 from medgraft.grafting import graft
 from medgraft.registry import build_encoder

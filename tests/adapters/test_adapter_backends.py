@@ -13,15 +13,17 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from medgraft.adapters.ace_hgnn import AceHgnn
-from medgraft.adapters.kernels import backends, moe, perceiver
-from medgraft.adapters.kernels.backends import FusedFallbackWarning, recording, using
-from medgraft.adapters.kernels.bottleneck import bottleneck_3d
-from medgraft.adapters.kernels.hypergraph import cls_message_passing, message_passing
-from medgraft.adapters.kernels.info_nce import label_info_nce
+from medgraft.adapters.kernels.bottleneck.op import bottleneck_3d
+from medgraft.adapters.kernels.hypergraph.op import cls_message_passing, message_passing
+from medgraft.adapters.kernels.info_nce.op import label_info_nce
+from medgraft.adapters.kernels.moe import op as moe
+from medgraft.adapters.kernels.perceiver import op as perceiver
 from medgraft.adapters.lora import Lora
+from medgraft.adapters.parts.tgh_layers import Experts
 from medgraft.adapters.perceiver_resampler import PerceiverAttention
-from medgraft.adapters.tgh_layers import Experts
 from medgraft.grafting import Grafted
+from medgraft.ops import backends
+from medgraft.ops.backends import FusedFallbackWarning, recording, using
 from medgraft.registry import build_adapters
 
 pytestmark = pytest.mark.usefixtures("seeded")

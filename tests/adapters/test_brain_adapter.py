@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 
 from medgraft.adapters.brain_adapter import BlockBottleneck, BrainAdapter, VolumeBottleneck, upsample
-from medgraft.adapters.kernels import backends
 from medgraft.adapters.linear_probe import mean_token
-from medgraft.benchmarks.measure import peak_allocation
+from medgraft.benchmarks.measure.costs import peak_allocation
 from medgraft.encoders.m3d import M3dSource
 from medgraft.encoders.monai import MonaiSource
 from medgraft.errors import ConfigError
 from medgraft.grafting import Grafted, graft
 from medgraft.losses import label_guided_info_nce
+from medgraft.ops import backends
 
 pytestmark = pytest.mark.usefixtures("seeded")
 SIZE = (8, 10, 6)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medgraft.adapters.cocoop import CoCoOp
 from medgraft.adapters.coop import CoOp, TextForm, text_form, with_room, word_table
-from medgraft.checkpoint import load_graft
+from medgraft.checkpoints.opening import load_graft
 from medgraft.encoder import DualEncoder, TextEncoder
 from medgraft.encoders import embedded
 from medgraft.errors import CheckpointError, ConfigError
@@ -75,7 +75,7 @@ def test_vectors_that_are_words_read_as_these_words():
 def test_class_specific_vectors_serve_the_class_and_leave_captions_alone(ids):
     grafted = graft(CHEST, "coop", class_specific=True, length=3).eval()
     tower, adapter = parts(grafted)
-    adapter.meet_classes(torch.zeros(0, 128), torch.zeros(0, dtype=torch.long), 3)
+    adapter.fit_classes(torch.zeros(0, 128), torch.zeros(0, dtype=torch.long), 3)
     context = adapter.context
     assert context is not None and context.shape == (3, 3, 128) and isinstance(tower, embedded.TextTower)
     assert not torch.equal(context[0], context[1])
@@ -92,7 +92,7 @@ def test_class_specific_vectors_serve_the_class_and_leave_captions_alone(ids):
 def test_class_specific_vectors_are_saved_and_a_fresh_graft_makes_room(tmp_path):
     grafted = graft(CHEST, "coop", class_specific=True)
     _, adapter = parts(grafted)
-    adapter.meet_classes(torch.zeros(0, 128), torch.zeros(0, dtype=torch.long), 4)
+    adapter.fit_classes(torch.zeros(0, 128), torch.zeros(0, dtype=torch.long), 4)
     grafted.save(tmp_path)
     _, again = parts(load_graft(tmp_path, CHEST))
     assert adapter.context is not None and again.context is not None and torch.equal(adapter.context, again.context)
@@ -102,8 +102,8 @@ def test_a_class_name_longer_than_the_context_is_an_error_that_names_it():
     _, adapter = parts(graft(CHEST, "coop", length=16))
     long = " ".join(["effusion"] * 90)
     with pytest.raises(ConfigError, match=r"'effusion effusion .* 16 context vectors are longer"):
-        adapter.own_prompts(["edema", long])
-    assert adapter.own_prompts(["edema"]) == (("edema.",),)
+        adapter.class_prompts(["edema", long])
+    assert adapter.class_prompts(["edema"]) == (("edema.",),)
 
 
 def test_more_vectors_than_the_tower_reads_are_refused():

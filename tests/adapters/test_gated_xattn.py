@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from medgraft.adapters.cross_attention import IdeficsForm
 from medgraft.adapters.gated_xattn import GatedCrossAttention
+from medgraft.adapters.parts.cross_attention import IdeficsForm
 from medgraft.errors import CheckpointError, ConfigError
 
 pytestmark = pytest.mark.usefixtures("seeded")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgraft.adapters.lora import Lora, same_padding
-from medgraft.adapters.placement import depth_range
+from medgraft.adapters.parts.placement import depth_range
 from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.features import Features

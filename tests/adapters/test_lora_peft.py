@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from medgraft.adapters.lora_peft import load_peft, save_peft
-from medgraft.checkpoint import CONFIG_NAME, WEIGHTS_NAME
+from medgraft.checkpoints.folder import CONFIG_NAME, WEIGHTS_NAME
 from medgraft.encoder import Encoder
 from medgraft.errors import CheckpointError, ConfigError
 from medgraft.grafting import graft

@@ -46,6 +46,21 @@ def test_a_probe_can_run_from_kept_features():
     assert torch.equal(pooled, mean_token(features))
 
 
+@pytest.mark.parametrize("pooling", ["encoder", "mean"])
+def test_logistic_is_the_solved_probe_by_a_name_that_no_option_changes(pooling):
+    encoder = tiny.shared("timm")
+    x, outputs = tiny.batch(encoder)["image"], []
+    for name in ("linear_probe", "logistic"):
+        with torch.no_grad():
+            grafted = graft(encoder, name, pooling=pooling)
+            outputs.append(grafted(x).pooled)
+            assert grafted.adapters[name].refit_head
+            grafted.ungraft()
+    assert torch.equal(*outputs)
+    with pytest.raises(ConfigError, match="solver"):
+        build_adapter("logistic", {"solver": "sgd"})
+
+
 @pytest.mark.parametrize("name", ["timm_cnn", "hf_clip", "pixels_2d"])
 @pytest.mark.parametrize("pooling", ["cls", "cls+mean"])
 def test_a_probe_of_the_cls_token_refuses_a_tower_without_one(name, pooling):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medgraft.adapters.routing import balance_loss, entropy, evenness, expert_load, top_k_gates, z_loss
+from medgraft.adapters.parts.routing import balance_loss, entropy, evenness, expert_load, top_k_gates, z_loss
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 sizes = st.integers(2, 8).flatmap(lambda experts: st.tuples(st.just(experts), st.integers(1, experts)))

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from plain_blocks import EXACT, PlainTower, by_hand, grafted_on
 from torch import Tensor
 
-from medgraft.adapters.tgh_layers import Choice, TaskLevel, TghBlock
+from medgraft.adapters.parts.tgh_layers import Choice, TaskLevel, TghBlock
 from medgraft.adapters.tgh_moe import PATIENCE, TghMoe
 from medgraft.encoder import DualEncoder, Encoder, EncoderSpec, TextEncoder
 from medgraft.encoders.inflate3d import inflate
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.features import Features
 from medgraft.grafting import Grafted
-from medgraft.schedule import stage_parameters
+from medgraft.schedule import phase_parameters
 
 pytestmark = pytest.mark.usefixtures("seeded")
 WORDS = 11
@@ -153,7 +153,7 @@ def test_every_ablation_runs_and_drops_what_it_names(options):
 
 def loss_of(grafted: Grafted, x: Tensor, words: Tensor | None, tasks: Tensor | None = None) -> Tensor:
     for _, adapter in grafted.named_adapters():
-        adapter.tell_tasks(tasks)
+        adapter.set_task_ids(tasks)
     outputs = grafted.encode({"image": x} | ({} if words is None else {"text": words}))
     extra = grafted.extra_loss(outputs)
     value = (outputs["image"].pooled * torch.linspace(-1, 2, 12, dtype=torch.float64)).sum()
@@ -181,7 +181,7 @@ def test_the_stages_are_disjoint_and_complete():
     for encoder in (pair(), PlainTower(3)):
         _, adapter = build(encoder, tasks=3, task_experts=2)
         names = [name for name, _ in adapter.named_parameters()]
-        stages = stage_parameters(adapter.schedule(), names, "tgh_moe")
+        stages = phase_parameters(adapter.phases(), names, "tgh_moe")
         first, second = stages["task-shared"], stages["task-specific"]
         assert not set(first) & set(second) and set(first) | set(second) == set(names)
         assert all(".task." in name for name in second) and not any(".task." in name for name in first)
@@ -190,7 +190,7 @@ def test_the_stages_are_disjoint_and_complete():
 @pytest.mark.parametrize("options", [{"stages": "one"}, {"levels": "token"}, {"levels": "task"}])
 def test_one_stage_where_there_is_nothing_to_separate(options):
     _, adapter = build(pair(), **options)
-    assert [stage.name for stage in adapter.schedule()] == ["all"]
+    assert [stage.name for stage in adapter.phases()] == ["all"]
 
 
 def test_the_task_level_is_off_in_the_first_stage_and_may_start_from_the_shared_experts():
@@ -198,10 +198,10 @@ def test_the_task_level_is_off_in_the_first_stage_and_may_start_from_the_shared_
     grafted, adapter = build(encoder, tasks=2, upcycle=True)
     x, words = visual_of(encoder).images(), prompts(1, 5)
     whole = run(grafted, x, words).tokens
-    adapter.enter_stage("task-shared")
+    adapter.enter_phase("task-shared")
     shared = run(grafted, x, words).tokens
     assert not torch.equal(shared, whole)
-    adapter.enter_stage("task-specific")
+    adapter.enter_phase("task-specific")
     block: Any = adapter.blocks["image/blocks/0/mlp"]
     assert torch.equal(block.task.experts.down[1], block.shared.experts.down.mean(dim=0))
     assert torch.equal(run(grafted, x, words).tokens, shared)  # their output layers start at zero
@@ -215,7 +215,7 @@ def test_extra_loss_is_weighted_as_said():
         torch.manual_seed(0)
         weights = dict.fromkeys(("balance", "z", "task_loss"), 0.0) | {name: 2.0}
         grafted, adapter = build(encoder, tasks=2, **weights)
-        adapter.tell_tasks(tasks)
+        adapter.set_task_ids(tasks)
         extra = adapter.train().extra_loss(grafted.encode({"image": x, "text": words}))
         assert extra is not None
         values[name] = float(extra.detach())
@@ -261,7 +261,7 @@ def test_an_empty_prompt_of_a_tower_that_ends_every_text_counts_as_none_where_as
     inputs["text"][0] = torch.tensor([58, 59, *[text.pad_id] * 10])  # begin, end
     with torch.no_grad():
         assert grafted.encode(inputs)["image"].tokens.isfinite().all()
-    assert adapter.report()["without_known_prompt"] == 2
+    assert adapter.diagnostics()["without_known_prompt"] == 2
 
 
 def test_without_a_prompt_all_groups_count_alike():
@@ -281,11 +281,11 @@ def test_a_prompt_far_from_every_prototype_counts_as_none_where_asked():
     x, words = visual_of(encoder).images(), prompts(1, 5)
     near, adapter = build(encoder, tasks=3)
     run(near, x, words)
-    assert adapter.report()["without_known_prompt"] == 0
+    assert adapter.diagnostics()["without_known_prompt"] == 0
     near.ungraft()
     far, adapter = build(encoder, tasks=3, unknown_below=1.0)
     assert run(far, x, words).tokens.isfinite().all()
-    assert adapter.report()["without_known_prompt"] == 2
+    assert adapter.diagnostics()["without_known_prompt"] == 2
 
 
 def test_prototypes_learn_tasks_and_paraphrases_keep_them():
@@ -307,10 +307,10 @@ def test_prototypes_learn_tasks_and_paraphrases_keep_them():
         loss_of(grafted, x, seen, torch.tensor(tasks)).backward()
         optimizer.step()
     grafted.eval()
-    adapter.reset_report()
-    adapter.tell_tasks(torch.tensor(tasks))
+    adapter.reset_diagnostics()
+    adapter.set_task_ids(torch.tensor(tasks))
     run(grafted, x, torch.tensor([[4, 5, 3, 0], [5, 3, 0, 0], [9, 10, 8, 0], [8, 9, 0, 0]]))
-    report = adapter.report()
+    report = adapter.diagnostics()
     assert report["task_accuracy"] == 1.0 and report["chosen_tasks"] == [2, 2]
     assert set(report["expert_load"]) == {"0", "1"} and 0 < report["router_entropy"] <= 1
     assert all(sum(load) == pytest.approx(1, abs=1e-3) for load in report["expert_load"].values())
@@ -321,7 +321,7 @@ def test_a_true_task_never_reaches_a_prediction():
     grafted, adapter = build(encoder, tasks=3)
     x, words = visual_of(encoder).images(), prompts(1, 5)
     before = run(grafted, x, words).tokens
-    adapter.tell_tasks(torch.tensor([2, 1]))
+    adapter.set_task_ids(torch.tensor([2, 1]))
     assert torch.equal(run(grafted, x, words).tokens, before)
 
 
@@ -329,7 +329,7 @@ def test_bad_tasks_and_prompts_are_refused():
     encoder = pair()
     grafted, adapter = build(encoder, tasks=3)
     with pytest.raises(ConfigError, match="tasks 0 to 3"):
-        adapter.tell_tasks(torch.tensor([0, 3]))
+        adapter.set_task_ids(torch.tensor([0, 3]))
     with pytest.raises(ConfigError, match="3 prompts for 2"):
         run(grafted, visual_of(encoder).images(2), prompts(1, 2, 3))
     for bad in ({"experts": 2, "top_k": 3}, {"task_top_k": 2}):
@@ -360,7 +360,7 @@ def test_a_collapsed_router_becomes_dense_says_so_and_stays_so(caplog, tmp_path)
             grafted.encode({"image": x})
             adapter.after_step()
     assert block.shared.is_dense and "blocks.1.mlp" in caplog.text and "made dense" in caplog.text
-    assert adapter.report()["dense_blocks"] == ["blocks.1.mlp"]
+    assert adapter.diagnostics()["dense_blocks"] == ["blocks.1.mlp"]
     wanted = run(grafted.eval(), x, None).tokens
     grafted.save(tmp_path)
     grafted.ungraft()

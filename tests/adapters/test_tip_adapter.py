@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from medgraft.adapters.tip_adapter import TipAdapter
-from medgraft.checkpoint import load_graft
+from medgraft.checkpoints.opening import load_graft
 from medgraft.grafting import graft
 from medgraft.registry import build_adapter
 
@@ -26,7 +26,7 @@ def cache(n: int = 7, classes: int = 3, width: int = 5, **options) -> tuple[TipA
     generator = torch.Generator().manual_seed(n)
     images = F.normalize(torch.randn(n, width, generator=generator), dim=1)
     targets = torch.randint(classes, (n,), generator=generator)
-    adapter.meet_classes(images, targets, classes)
+    adapter.fit_classes(images, targets, classes)
     return adapter, images, targets
 
 
@@ -40,7 +40,7 @@ def cache(n: int = 7, classes: int = 3, width: int = 5, **options) -> tuple[TipA
 def test_the_evidence_is_the_published_sum_over_the_cache(n, classes, alpha, beta):
     adapter, keys, targets = cache(n, classes, alpha=alpha, beta=beta)
     images = F.normalize(torch.randn(4, 5, generator=torch.Generator().manual_seed(1)), dim=1)
-    got = adapter.evidence(images)
+    got = adapter.extra_logits(images)
     assert got is not None and got.shape == (4, classes)
     for row, image in zip(got.tolist(), images, strict=True):
         for k, value in enumerate(row):
@@ -50,7 +50,7 @@ def test_the_evidence_is_the_published_sum_over_the_cache(n, classes, alpha, bet
 
 def test_a_known_image_votes_for_its_class_most():
     adapter, images, targets = cache(beta=50.0)
-    evidence = adapter.evidence(images)
+    evidence = adapter.extra_logits(images)
     assert evidence is not None and torch.equal(evidence.argmax(dim=1), targets)
 
 
@@ -59,13 +59,13 @@ def test_only_the_variant_with_trained_keys_has_parameters_and_starts_from_the_s
     trained, _, _ = cache(train_keys=True)
     assert not [p for p in plain.parameters() if p.requires_grad]
     assert [tuple(p.shape) for p in trained.parameters() if p.requires_grad] == [(7, 5)]
-    first, second = plain.evidence(images), trained.evidence(images)
+    first, second = plain.extra_logits(images), trained.extra_logits(images)
     assert first is not None and second is not None and torch.equal(first, second)
 
 
 def test_before_it_met_any_class_it_adds_nothing():
     adapter = build_adapter("tip_adapter")
-    assert isinstance(adapter, TipAdapter) and adapter.evidence(torch.ones(2, 5)) is None
+    assert isinstance(adapter, TipAdapter) and adapter.extra_logits(torch.ones(2, 5)) is None
 
 
 @pytest.mark.parametrize("train_keys", [False, True])
@@ -74,11 +74,11 @@ def test_the_cache_is_saved_and_a_fresh_graft_makes_room_for_it(train_keys, tmp_
     adapter = grafted.adapters["tip_adapter"]
     assert isinstance(adapter, TipAdapter)
     images = F.normalize(torch.randn(6, 128), dim=1)
-    adapter.meet_classes(images, torch.arange(6) % 3, 3)
+    adapter.fit_classes(images, torch.arange(6) % 3, 3)
     grafted.save(tmp_path / "tip")
     again = load_graft(tmp_path / "tip", "embedded:chest@random").adapters["tip_adapter"]
     assert isinstance(again, TipAdapter)
-    before, after = adapter.evidence(images), again.evidence(images)
+    before, after = adapter.extra_logits(images), again.extra_logits(images)
     assert before is not None and after is not None and torch.equal(before, after)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import medgraft_toy
 import pytest
+from distributions import install_groups
 from sweeping import Toy, command
 
-TOY_METADATA = "Metadata-Version: 2.1\nName: medgraft-toy\nVersion: 1.5\n"
 TOY_ENTRY_POINTS = """
 [medgraft.adapters]
 toy_gain = medgraft_toy:ToyGain
@@ -36,11 +35,8 @@ def harness_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def toy_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as pip leaves it: the toy's module beside its metadata."""
     site = tmp_path_factory.mktemp("site-packages")
-    shutil.copy(medgraft_toy.__file__, site / "medgraft_toy.py")
-    info = site / "medgraft_toy-1.5.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(TOY_METADATA)
-    (info / "entry_points.txt").write_text(TOY_ENTRY_POINTS)
+    source = Path(medgraft_toy.__file__).read_text(encoding="utf-8")
+    install_groups(site, "medgraft-toy", TOY_ENTRY_POINTS, {"medgraft_toy": source}, "1.5")
     return site
 
 
@@ -59,7 +55,7 @@ def toy(toy_site: Path, toy_cohort: Path, monkeypatch: pytest.MonkeyPatch) -> To
 @pytest.fixture(scope="session")
 def adni_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 phantom subjects, most with two visits, voxels of 6 mm."""
-    from medgraft.benchmarks.data.brain_cohort import write_cohort
+    from medgraft.benchmarks.phantoms.brain.cohort import write_cohort
 
     out = tmp_path_factory.mktemp("adni") / "cohort"
     template = tmp_path_factory.getbasetemp() / "brain-template"
@@ -70,7 +66,7 @@ def adni_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def chest_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 training films, 24 for testing, 4 of each of the five classes, 64 pixels wide."""
-    from medgraft.benchmarks.data.chest_cohort import write_cohort
+    from medgraft.benchmarks.phantoms.chest.cohort import write_cohort
 
     out = tmp_path_factory.mktemp("chexpert") / "cohort"
     write_cohort(out, n_train=60, n_valid=12, n_test=24, n_5x200_per_class=4, seed=3, size=64)
@@ -80,7 +76,7 @@ def chest_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def rsna_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """16 films, about half with boxes, 64 pixels wide, and 12 pairs to train on."""
-    from medgraft.benchmarks.data.chest_layouts import write_rsna
+    from medgraft.benchmarks.phantoms.chest.layouts import write_rsna
 
     out = tmp_path_factory.mktemp("rsna") / "cohort"
     write_rsna(out, n_images=16, seed=3, size=64, positive_share=0.6, n_pairs=12)
@@ -90,7 +86,7 @@ def rsna_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def siim_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """16 films, about half with masks, 64 pixels wide; no pairs."""
-    from medgraft.benchmarks.data.chest_layouts import write_siim
+    from medgraft.benchmarks.phantoms.chest.layouts import write_siim
 
     out = tmp_path_factory.mktemp("siim") / "cohort"
     write_siim(out, n_images=16, seed=3, size=64, positive_share=0.6)
@@ -100,7 +96,7 @@ def siim_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def nih_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """16 films, 64 pixels wide."""
-    from medgraft.benchmarks.data.chest_layouts import write_nih
+    from medgraft.benchmarks.phantoms.chest.layouts import write_nih
 
     out = tmp_path_factory.mktemp("nih") / "cohort"
     write_nih(out, n_images=16, seed=3, size=64)
@@ -110,7 +106,7 @@ def nih_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def mimic_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """16 films with reports, 64 pixels wide."""
-    from medgraft.benchmarks.data.chest_mimic import write_mimic
+    from medgraft.benchmarks.phantoms.chest.mimic import write_mimic
 
     out = tmp_path_factory.mktemp("mimic") / "cohort"
     write_mimic(out, n_images=16, seed=3, size=64)

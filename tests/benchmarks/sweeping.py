@@ -58,9 +58,6 @@ class Toy:
 
 def command(*arguments: str) -> Result:
     """``medgraft ...`` in this process."""
-    from medgraft.benchmarks import cli as harness
-    from medgraft.cli import app
+    from medgraft.benchmarks.commands.main import app
 
-    if not any(each.name == "run" for each in app.registered_commands):
-        harness.register(app)
     return CliRunner().invoke(app, list(arguments))

@@ -43,7 +43,7 @@ def test_every_block_has_two_branches_that_add_up_to_its_change(name):
 def bert() -> tuple[nn.Module, list[AttentionLayout]]:
     from transformers import BertConfig, BertModel
 
-    from medgraft.encoders.hf_towers import find_layers, split_layouts
+    from medgraft.encoders.parts.hf.towers import find_layers, split_layouts
 
     model = BertModel(BertConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16))
     return model, split_layouts(model, find_layers(model), 2, "")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
+from processes import run_ranks
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -70,27 +68,14 @@ def disagree(rank: int) -> str:
     return str(caught.value)
 
 
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    rendezvous = f"file://{folder}/rendezvous"
-    dist.init_process_group("gloo", rank=rank, world_size=WORLD, init_method=rendezvous, timeout=timedelta(seconds=60))
-    found = {f"{case}": step(rank, *case) for case in CASES} | {"local": local_step(rank), "said": disagree(rank)}
-    torch.save(found, Path(folder) / f"rank{rank}.pt")
-    dist.destroy_process_group()
+def find(rank: int) -> dict[str, Any]:
+    return {f"{case}": step(rank, *case) for case in CASES} | {"local": local_step(rank), "said": disagree(rank)}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found; starting them is what takes time, so all cases share them."""
-    folder = tmp_path_factory.mktemp("gloo")
-    context = torch.multiprocessing.get_context("spawn")
-    workers = [context.Process(target=work, args=(rank, str(folder))) for rank in range(WORLD)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-    assert [worker.exitcode for worker in workers] == [0] * WORLD
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(WORLD)]
+    return run_ranks(tmp_path_factory.mktemp("gloo"), WORLD, find, 120)
 
 
 def single(lengths: tuple[int, ...], with_labels: bool) -> dict[str, Tensor]:

@@ -326,3 +326,15 @@ def test_an_adapter_without_attach_says_so():
 
 def test_support_is_true_or_false_by_itself():
     assert Support(True) and not Support(False, "reason")
+
+
+def test_names_may_stand_in_a_list():
+    both = graft("embedded:chest", ["lora", "ace_hgnn"])
+    assert list(both.adapters) == list(graft("embedded:chest", "lora+ace_hgnn").adapters)
+    assert list(graft("embedded:chest", ["lora"], rank=2).trainable_count().values()) == [8192]
+
+
+@pytest.mark.parametrize("strange", [["lora", Lora()], [Lora], [None], ["lora", 3]])
+def test_what_is_no_adapter_is_refused_by_name(strange):
+    with pytest.raises(ConfigError, match="is no adapter; give names, or instances"):
+        graft("embedded:chest", strange)

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from medgraft import plugins
 from medgraft.errors import ConfigError, UnknownNameError, nearest
-from medgraft.options import Options, Seed, allowed_by, checked, described, from_text, in_words, kind_of, told
+from medgraft.options import Options, Seed, allowed_by, as_text, checked, described, from_text, in_words, kind_of
 from medgraft.registry import TrainDefaults
 
 INTERNALS = re.compile(
@@ -83,7 +83,7 @@ def test_what_was_told_can_be_read_back():
     for name, info in Sample.model_fields.items():
         default = info.get_default(call_default_factory=True)
         if name != "table":
-            assert from_text(info.annotation, told(default)) == default
+            assert from_text(info.annotation, as_text(default)) == default
 
 
 def test_options_are_described_in_plain_words():

@@ -50,7 +50,7 @@ def run(code: str, site, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
 
 
-MEDGRAFT = "import sys; sys.argv = ['medgraft', *{args!r}]; from medgraft.cli import main; main()"
+MEDGRAFT = "import sys; sys.argv = ['medgraft', *{args!r}]; from medgraft.benchmarks.commands.main import main; main()"
 
 
 # -- a good plugin ----------------------------------------------------------------------------------------------------
@@ -378,7 +378,7 @@ def test_switching_off_one_of_two_leaves_the_other_its_bare_name(site, monkeypat
     ],
 )
 def test_a_command_refuses_to_switch_off_what_is_not_there(acme, monkeypatch, capsys, value, says):
-    from medgraft import console
+    from medgraft.commands import console
 
     monkeypatch.setattr(console.logging, "basicConfig", lambda **options: None)
     monkeypatch.setenv(plugins.DISABLE_VARIABLE, value)
@@ -397,7 +397,7 @@ def test_listing_imports_neither_a_plugin_nor_torch(site):
     install(site, "acme", {"acme_boom": "acme_boom:Plugin"}, {"acme_boom": "raise RuntimeError('imported')"})
     code = (
         "import sys; sys.argv = ['medgraft', 'ls', 'adapters']\n"
-        "from medgraft.cli import main\n"
+        "from medgraft.benchmarks.commands.main import main\n"
         "try:\n    main()\nfinally:\n"
         "    heavy = {'torch', 'peft', 'timm', 'transformers', 'monai', 'acme_boom', 'medgraft.adapters'}\n"
         "    print('imported:', sorted(heavy & set(sys.modules)))"

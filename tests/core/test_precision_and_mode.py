@@ -14,7 +14,8 @@ from torch import nn
 
 from medgraft import build_encoder, load_graft
 from medgraft.adapter import Adapter, Attachment
-from medgraft.checkpoint import CONFIG_NAME, WEIGHTS_NAME, file_digest
+from medgraft.checkpoints.folder import CONFIG_NAME, WEIGHTS_NAME
+from medgraft.checkpoints.weights import file_digest
 from medgraft.errors import CheckpointError
 from medgraft.features import Features
 from medgraft.grafting import Grafted, graft
@@ -133,7 +134,7 @@ def test_what_is_made_for_classes_is_float32_too(name):
     encoder = tiny.fresh("chest").to(torch.bfloat16)
     options: Any = {"coop": {"class_specific": True}, "tip_adapter": {"train_keys": True}}[name]
     adapter: Any = graft(encoder, name, **options).adapters[name]
-    adapter.meet_classes(torch.randn(6, 16).to(torch.bfloat16), torch.arange(6) % 3, 3)
+    adapter.fit_classes(torch.randn(6, 16).to(torch.bfloat16), torch.arange(6) % 3, 3)
     assert {p.dtype for p in adapter.parameters()} == {torch.float32}
 
 

@@ -19,6 +19,7 @@ from medgraft.registry import (
     resolve_adapter,
     resolve_encoder,
 )
+from medgraft.task_names import variants_of
 
 BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 
@@ -41,10 +42,23 @@ def changed(monkeypatch):
 # -- the catalogue ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", plugins.GROUPS)
+@pytest.mark.parametrize("kind", ["adapter", "encoder", "task"])
 def test_the_catalogue_lists_exactly_our_entry_points(kind):
     tables = {"adapter": catalogue().adapters, "encoder": catalogue().encoders.sources, "task": catalogue().tasks}
-    assert set(tables[kind]) == ours(kind)
+    variants = {name for name in tables["task"] if ":" in name} if kind == "task" else set()
+    assert set(tables[kind]) - variants == ours(kind)
+
+
+def test_the_catalogue_lists_exactly_the_variants_that_our_tasks_declare():
+    listed = {name for name in catalogue().tasks if ":" in name}
+    assert listed == {variant for task in ours("task") for variant in variants_of(task)}
+
+
+@pytest.mark.parametrize("kind", sorted({*plugins.GROUPS} - {"adapter", "encoder", "task"}))
+def test_a_built_in_plugin_without_an_entry_says_in_a_line_what_it_is(kind):
+    for plugin in plugins.discover(kind).values():
+        if plugin.builtin:
+            assert 10 < len(plugins.summary(plugin)) < 200, plugin.name
 
 
 @pytest.mark.parametrize("name", catalogue().adapters)
@@ -60,9 +74,26 @@ def test_an_adapters_defaults_are_options_that_it_has(name):
 
 
 @pytest.mark.parametrize("name", catalogue().adapters)
-def test_an_adapters_entry_gives_a_paper_with_its_year(name):
-    entry = catalogue().adapters[name]
-    assert entry.title and entry.licence and any(str(year) in entry.paper for year in range(2010, 2040))
+def test_an_adapters_entry_class_gives_a_paper_with_its_year(name):
+    facts = registry.adapter_facts(resolve_adapter(name))
+    assert facts.title and facts.licence and any(str(year) in facts.paper for year in range(2010, 2040))
+    assert {"paper", "licence", "train_defaults"} <= set(vars(adapter_class(resolve_adapter(name))))
+
+
+def test_an_adapter_needs_no_block_in_the_catalogue(changed):
+    lora = adapter_class(resolve_adapter("lora"))
+    changed(adapters={name: entry for name, entry in catalogue().adapters.items() if name != "lora"})
+    facts = registry.adapter_facts(resolve_adapter("lora"))
+    assert (facts.paper, facts.train.epochs, facts.title) == (lora.paper, 6, lora.title)
+    assert build_adapter("lora", {"rank": 2}).config.rank == 2
+
+
+def test_a_foreign_adapter_takes_no_recipe_from_a_built_in_one():
+    lora = adapter_class(resolve_adapter("lora"))
+    derived = type("Derived", (lora,), {"__module__": "acme", "licence": "MIT"})
+    again = type("Again", (derived,), {"__module__": "acme"})
+    said = [registry.recipe(again, field, None) for field in ("licence", "paper", "train_defaults")]
+    assert said == ["MIT", "", {}] and registry.recipe(lora, "train_defaults", {})["epochs"] == 6
 
 
 @pytest.mark.parametrize("name", catalogue().encoders.aliases)

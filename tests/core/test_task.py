@@ -122,6 +122,7 @@ def test_data_that_fit_together_pass():
         ({"mask": np.ones((5, 2), bool)}, "5 rows of mask"),
         ({"labels": np.ones((7, 2), np.float32)}, "7 rows of labels"),
         ({"splits": {"train": np.array([0]), "val": np.array([2])}}, "the test split has no sample"),
+        ({"validated": False}, "the data have no validation split, they say, and 1 samples in it"),
         ({"splits": {"train": np.array([0]), "val": np.array([], int), "test": np.array([3])}}, "the val split has no"),
         (
             {"splits": {"train": np.array([0]), "val": np.array([1]), "test": np.array([3])}},

@@ -26,7 +26,7 @@ def offline_and_slim():
 @pytest.fixture
 def reachable(monkeypatch):
     """Every host answers, so that what a test puts in the place of a download is called."""
-    monkeypatch.setattr("medgraft.encoders.hub._why", lambda url: "")
+    monkeypatch.setattr("medgraft.encoders.parts.hub._why", lambda url: "")
 
 
 @pytest.fixture(scope="session")

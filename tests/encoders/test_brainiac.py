@@ -7,7 +7,7 @@ import torch
 from monai.networks.nets.vit import ViT
 from safetensors.torch import save_file
 
-from medgraft.checkpoint import state_digest
+from medgraft.checkpoints.weights import state_digest
 from medgraft.encoders.brainiac import BrainIacSource
 from medgraft.errors import CheckpointError, UnknownNameError
 

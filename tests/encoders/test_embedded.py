@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from medgraft.checkpoint import file_digest, read_weights
+from medgraft.checkpoints.weights import file_digest, read_weights
 from medgraft.encoders import embedded
 from medgraft.encoders.embedded import read_card
 from medgraft.errors import CheckpointError, UnknownNameError

@@ -13,7 +13,7 @@ import transformers
 from safetensors.torch import save_file
 
 from medgraft.adapters.lora import Lora
-from medgraft.encoders.hf_families import family_of
+from medgraft.encoders.parts.hf.families import family_of
 from medgraft.encoders.transformers import TransformersSource
 from medgraft.errors import CheckpointError, ConfigError, IncompatibleError, MedgraftError, UnknownNameError
 from medgraft.grafting import Grafted

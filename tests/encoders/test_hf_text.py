@@ -90,4 +90,4 @@ def test_what_is_missing_is_said():
         TransformersSource.build("llama")
     with pytest.raises(ConfigError, match="token ids"):
         encoder = tiny("bert")
-        encoder(torch.zeros(1, 3, dtype=torch.long))
+        encoder(torch.zeros(1, 17, dtype=torch.long))

@@ -14,8 +14,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from medgraft.encoders import hub
-from medgraft.encoders.quiet import quiet
+from medgraft.encoders.parts import hub
+from medgraft.encoders.parts.quiet import quiet
 from medgraft.errors import CheckpointError, ConfigError
 
 

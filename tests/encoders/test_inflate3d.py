@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from medgraft.checkpoint import state_digest
+from medgraft.checkpoints.weights import state_digest
 from medgraft.encoder import DualEncoder, Encoder
 from medgraft.encoders.inflate3d import Inflate3dSource, InflatedEncoder, inflate
-from medgraft.encoders.slice_attention import attend_across, rotate
+from medgraft.encoders.parts.slice_attention import attend_across, rotate
 from medgraft.encoders.slices import pad_slices
 from medgraft.encoders.timm import TimmSource
 from medgraft.errors import ConfigError, DataError, IncompatibleError

@@ -7,7 +7,7 @@ import tiny_encoders as tiny
 import torch
 from torch import Tensor
 
-from medgraft.benchmarks.measure import forward_flops
+from medgraft.benchmarks.measure.costs import forward_flops
 from medgraft.encoder import Encoder
 from medgraft.encoders.inflate3d import inflate
 from medgraft.grafting import Grafted, graft

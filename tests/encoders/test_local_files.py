@@ -15,13 +15,13 @@ import torch
 from open_clip.model import CustomTextCLIP
 from safetensors.torch import save_file
 
-from medgraft.checkpoint import read_weights
-from medgraft.encoders import positions
+from medgraft.checkpoints.weights import read_weights
 from medgraft.encoders.m3d import ANCHOR, vit_state
 from medgraft.encoders.monai import MonaiSource
 from medgraft.encoders.open_clip import OpenClipSource
+from medgraft.encoders.parts import positions
+from medgraft.encoders.parts.timm_files import quick_gelu, rename_efficientnet
 from medgraft.encoders.timm import TimmSource
-from medgraft.encoders.timm_files import quick_gelu, rename_efficientnet
 from medgraft.encoders.transformers import TransformersSource
 from medgraft.errors import CheckpointError, ConfigError
 
@@ -223,7 +223,7 @@ def test_timm_refuses_or_resamples_as_many_tokens_in_another_shape(square, tmp_p
 
 
 def test_what_timm_fetches_is_resampled_from_the_published_grid(monkeypatch):
-    from medgraft.encoders.timm_files import reshape_published
+    from medgraft.encoders.parts.timm_files import reshape_published
 
     model: Any = timm.create_model("vit_tiny_patch16_224", num_classes=0, **VIT | {"img_size": (16, 64)})
     before = model.pos_embed.data.clone()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from medgraft.checkpoint import state_digest
+from medgraft.checkpoints.weights import state_digest
 from medgraft.encoders.m3d import M3dSource, M3DViT, prepare_volume, resize_positions, vit_state
 from medgraft.errors import CheckpointError, ConfigError, DataError, UnknownNameError
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import conv3d
 
-from medgraft.checkpoint import state_digest
+from medgraft.checkpoints.weights import state_digest
 from medgraft.encoders.medicalnet import MedicalNetSource, prepare_volume
 from medgraft.errors import CheckpointError, ConfigError, DataError, UnknownNameError
 

@@ -14,7 +14,7 @@ from monai.networks.nets.vit import ViT
 from monai.transforms.intensity.array import NormalizeIntensity
 from safetensors.torch import save_file
 
-from medgraft.checkpoint import state_digest
+from medgraft.checkpoints.weights import state_digest
 from medgraft.encoders.monai import MonaiSource
 from medgraft.errors import CheckpointError, ConfigError, DataError, UnknownNameError
 

@@ -10,7 +10,7 @@ from monai.networks import nets
 from safetensors.torch import save_file
 
 from medgraft.encoders.monai import BUILDERS, MonaiSource
-from medgraft.encoders.monai_networks import rename_efficientnet
+from medgraft.encoders.parts.monai_networks import rename_efficientnet
 from medgraft.errors import CheckpointError, ConfigError
 
 WIDE = {"in_channels": 1, "spatial_dims": 3}

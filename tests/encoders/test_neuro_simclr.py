@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.networks.nets import resnet
 
-from medgraft.checkpoint import state_digest
+from medgraft.checkpoints.weights import state_digest
 from medgraft.encoders import neuro_simclr
 from medgraft.encoders.neuro_simclr import NeuroSimClrSource, prepare_volume
 from medgraft.errors import CheckpointError, DataError, UnknownNameError

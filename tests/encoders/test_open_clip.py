@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import BertConfig
 
-from medgraft.checkpoint import file_digest, state_digest
+from medgraft.checkpoints.weights import file_digest, state_digest
 from medgraft.encoders.open_clip import BIOMEDBERT, BIOMEDCLIP, BIOMEDCLIP_CONFIG, OpenClipSource, construct
 from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
 

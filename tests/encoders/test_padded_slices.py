@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from medgraft.adapters.real_slices import by_depth, on_real_slices
+from medgraft.adapters.parts.real_slices import by_depth, on_real_slices
 from medgraft.adapters.spatial_pooling import SpatialPooling
 from medgraft.encoder import Encoder
 from medgraft.encoders.inflate3d import inflate

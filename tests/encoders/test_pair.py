@@ -57,10 +57,20 @@ def test_brain_adapter_gives_the_two_a_common_space():
     [
         ("embedded:brain", "not of the form pair:"),
         ("embedded:brain|", "not of the form pair:"),
-        ("embedded:brain|embedded:brain|embedded:brain", "not of the form pair:"),
-        ("embedded:brain|pixels:3d", "reads volume, not text"),
+        ("embedded:brain||embedded:brain", "not of the form pair:"),
+        ("embedded:brain|embedded:brain|embedded:brain", "which another part reads already"),
+        ("embedded:brain|pixels:3d", "reads volume, which another part reads already"),
     ],
 )
 def test_a_name_of_another_form_is_an_error(name, message):
     with pytest.raises(ConfigError, match=message):
         PairSource.build(name)
+
+
+def test_three_parts_are_three_towers():
+    encoder = PairSource.build("embedded:chest|pixels:3d|embedded:brain")
+    assert list(encoder.towers()) == ["image", "volume", "text"] and encoder.spec.modality == "image+volume+text"
+    assert encoder.shared == () and encoder.logit_scale is None
+    part = encoder.only(["image", "text"])
+    assert list(part.towers()) == ["image", "text"] and part.tower["text"] is encoder.tower["text"]
+    assert {site.tower for site in encoder.sites().values()} == {"image", "volume", "text"}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.networks.nets.swin_unetr import SwinTransformer, SwinUNETR
 
-from medgraft.checkpoint import state_digest
+from medgraft.checkpoints.weights import state_digest
 from medgraft.encoders.swin_unetr import FILE, SwinUnetrSource
 from medgraft.errors import CheckpointError, ConfigError, DataError, UnknownNameError
 

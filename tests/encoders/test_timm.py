@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
 
-from medgraft.checkpoint import file_digest, state_digest
+from medgraft.checkpoints.weights import file_digest, state_digest
 from medgraft.encoders.timm import TimmFeatures, TimmSource, TimmViT
 from medgraft.errors import CheckpointError, ConfigError, DataError, UnknownNameError
 from medgraft.grafting import graft

@@ -13,7 +13,7 @@ import transformers
 from PIL import Image
 from safetensors.torch import save_file
 
-from medgraft.checkpoint import state_digest
+from medgraft.checkpoints.weights import state_digest
 from medgraft.encoders.transformers import FAMILIES, TransformersSource
 from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
 

@@ -150,7 +150,8 @@ def row(table: str, name: str) -> str:
 
 ASK = """
 import json, sys
-from medgraft.benchmarks.plan import Sweep, check_names
+from medgraft.benchmarks.sweep.request import Sweep
+from medgraft.benchmarks.sweep.checks import check_names
 from medgraft.errors import MedgraftError
 
 said = {}

@@ -14,9 +14,9 @@ from torch import nn
 
 from medgraft.adapter import Adapter, Attachment, Support
 from medgraft.adapters.linear_probe import LinearProbe
+from medgraft.attachment.hooks import HALVES
 from medgraft.errors import IncompatibleError
 from medgraft.features import Condenser
-from medgraft.hooks import HALVES
 from medgraft.sites import Site, match_sites
 
 # -- what it says of itself -------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ class WrongWhenCompiled(Sound):
 class ReadsOtherTokens(Sound):
     """Takes the mean over all tokens away from what it adds to each query, which it says it does not do."""
 
-    row_wise = affine_projections = True
+    token_wise = True
 
     def hits(self, sites):
         found = match_sites(sites, self.config.targets, "targets")
@@ -203,6 +203,20 @@ class ReadsOtherTokens(Sound):
         return attachment
 
 
+class CountsPadding(Sound):
+    """Scales what a text is pooled to by the number of its tokens, and says that it needs no padding."""
+
+    text_padding = 0
+
+    def attach(self, encoder, sites):
+        attachment = super().attach(encoder, sites)
+        if (tower := encoder.towers().get("text")) is not None:
+            context = tower.spec.input_size[0]
+            scale = lambda each: each.replace(pooled=each.pooled * each.tokens.shape[1] / context)  # noqa: E731
+            attachment.map_features(tower, scale)
+        return attachment
+
+
 def centred(x):
     return x - x.mean(dim=-2, keepdim=True)
 
@@ -210,7 +224,7 @@ def centred(x):
 class KeepsTooLittle(LinearProbe):
     """Its condenser forgets an option that changes what is pooled."""
 
-    def condenser(self, tower):
+    def precompute(self, tower):
         return Condenser("pooled", lambda features: features.replace(pooled=2 * features.pooled, condensed="pooled"))
 
 
@@ -301,7 +315,7 @@ class TakesEveryThread(Sound):
 
 
 class WantsDouble(Sound):
-    def reset_report(self):
+    def reset_diagnostics(self):
         torch.set_default_dtype(torch.float64)
 
     def after_step(self):
@@ -309,7 +323,7 @@ class WantsDouble(Sound):
 
 
 class ReportsObjects(Sound):
-    def report(self):
+    def diagnostics(self):
         return {"router": self.delta}
 
 
@@ -474,6 +488,7 @@ BROKEN: dict[str, type[Adapter]] = {
     "compilation_agrees": WrongWhenCompiled,
     "the_short_last_block_agrees": ReadsOtherTokens,
     "condensed_features_agree": KeepsTooLittle,
+    "cut_texts_agree": CountsPadding,
     "only_adapter_and_head_train": Thaws,
     "every_parameter_learns": Idle,
     "every_parameter_learns_where_layers_are_odd": SitsAtWhatIsNeverCalled,

@@ -78,6 +78,7 @@ class DoublePrecisionInput(Vit):
 
 class ReadsPadding(TinyText):
     has_cls = False
+    any_length = False
 
     def encode(self, x, *, start=0):
         tokens = self.words(x) + self.position
@@ -85,6 +86,12 @@ class ReadsPadding(TinyText):
             tokens = block(tokens)
         features = super().encode(x)
         return features.replace(tokens=tokens, pooled=tokens[:, 0])
+
+
+class ScalesByLength(TinyText):
+    def encode(self, x, *, start=0):
+        features = super().encode(x)
+        return features.replace(pooled=features.pooled * x.shape[1] / self.spec.input_size[0])
 
 
 class NeverCopied(Vit):
@@ -139,6 +146,7 @@ BROKEN: dict[str, Callable[[], Encoder] | str] = {
     "prepare_gives_the_input": built(DoublePrecisionInput),
     "projections_share_a_space": built(lambda: dual(TinyText("packed", 12), 20)),
     "padding_is_not_read": built(lambda: dual(ReadsPadding("packed", 20), 20)),
+    "short_batches_agree": built(lambda: dual(ScalesByLength("packed", 20), 20)),
     "building_repeats_itself": draws_while_building,
     "weights_load_back": built(NeverCopied),
 }

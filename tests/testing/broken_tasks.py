@@ -78,8 +78,8 @@ class Lenient(Sound):
         model_config = ConfigDict(extra="ignore")
 
 
-class Regression(Sound):
-    objective: Any = "regression"
+class Misspelt(Sound):
+    objective: Any = "multiklass"
 
 
 class Unreadable(Sound):
@@ -152,13 +152,13 @@ BROKEN: dict[str, type[Task]] = {
     "api_version_is_spoken": FromTheFuture,
     "options_are_documented": Undocumented,
     "options_are_strict": Lenient,
-    "the_class_says_what_it_is": Regression,
+    "the_class_says_what_it_is": Misspelt,
     "it_loads": Unreadable,
     "no_subject_is_in_two_splits": Leaks,
     "loading_repeats_itself": Unseeded,
     "other_content_is_another_fingerprint": KnowsFilesByTheirDates,
     "the_split_seed_defines_the_split": IgnoresItsSeed,
-    "targets_are_within_classes": BeyondItsClasses,
+    "targets_fit_the_objective": BeyondItsClasses,
     "raw_inputs_load": FloatImages,
     "nothing_names_a_subject": NamesSubjects,
     "skipped_files_are_counted": CountsNothing,

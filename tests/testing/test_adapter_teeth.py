@@ -12,6 +12,12 @@ from medgraft.testing.tiny import ENCODERS
 
 # One encoder that the adapters fit and one that they refuse: what is under test here is the kit.
 TWO = {name: ENCODERS[name] for name in ("packed-2d", "none-2d")}
+NEEDED = {
+    # Its queries have a projection of their own, the only one that the short last block runs on one row.
+    "the_short_last_block_agrees": {name: ENCODERS[name] for name in ("split-2d", "none-2d")},
+    "cut_texts_agree": {name: ENCODERS[name] for name in ("dual-2d", "none-2d")},
+}
+"""Rules that these two do not show."""
 
 
 @pytest.mark.parametrize("adapter", [Sound, SoundMerge])
@@ -21,7 +27,7 @@ def test_a_sound_adapter_passes_every_check_on_every_encoder(adapter):
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_adapter_fails_exactly_its_check(name):
-    found = failures(check_adapter(BROKEN[name], encoders=TWO))
+    found = failures(check_adapter(BROKEN[name], encoders=NEEDED.get(name, TWO)))
     assert list(found) == [name], found
     label, _, rest = found[name].partition(": ")
     assert label.startswith(BROKEN[name].__name__.lower())

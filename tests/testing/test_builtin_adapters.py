@@ -7,7 +7,8 @@ import functools
 import pytest
 
 from medgraft import plugins
-from medgraft.testing import Check, adapter_numbers, check_adapter
+from medgraft.testing import Check, check_adapter
+from medgraft.testing.adapter_rules import numbers as adapter_numbers
 
 NAMES = [name for name, plugin in plugins.discover("adapter").items() if plugin.builtin]
 # Families and compositions go by names that are no entry points.

@@ -7,9 +7,12 @@ import functools
 import pytest
 
 from medgraft import plugins
+from medgraft.task_names import variants_of
 from medgraft.testing import Check, check_task
 
-NAMES = [name for name, plugin in plugins.discover("task").items() if plugin.builtin]
+NAMES = [
+    name for task, plugin in plugins.discover("task").items() if plugin.builtin for name in (task, *variants_of(task))
+]
 
 
 @functools.cache

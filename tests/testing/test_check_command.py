@@ -12,8 +12,9 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from medgraft import console, plugins
-from medgraft.cli import app
+from medgraft import plugins
+from medgraft.benchmarks.commands.main import app
+from medgraft.commands import console
 from medgraft.errors import ConfigError, UnknownNameError
 from medgraft.plugins import Plugin
 from medgraft.testing import command
@@ -31,15 +32,17 @@ def medgraft(monkeypatch):
 @pytest.fixture
 def broken(monkeypatch):
     """A registered adapter that declares another identity than it has."""
-    found = plugins.discover("adapter")
+    discover = plugins.discover
     made = Plugin("adapter", "acme_wrong", "broken_adapters:NotTheIdentity", "acme", "1.0")
-    monkeypatch.setattr(plugins, "discover", lambda kind: found | {"acme_wrong": made} if kind == "adapter" else {})
+    monkeypatch.setattr(
+        plugins, "discover", lambda kind: discover(kind) | ({"acme_wrong": made} if kind == "adapter" else {})
+    )
 
 
 def test_a_sound_plugin_is_a_table_and_exit_code_zero(medgraft):
     done = medgraft("pixels:2d")
     assert done.exit_code == 0, done.output
-    assert "features_fit_the_spec" in done.stdout and "it has no text tower" in done.stdout
+    assert "features_fit_the_spec" in done.stdout and "it reads no text" in done.stdout
     assert re.search(r"pixels:2d: \d+ ok, 0 failed, [1-9] skipped", done.stdout)
 
 
@@ -124,7 +127,8 @@ def test_the_first_outcome_is_there_before_the_last_check_begins(tmp_path):
         "import time\nfrom medgraft.testing import command\nfrom medgraft.testing.check import Check\n"
         "checks = [Check('first', 'it', '', lambda: None), Check('slow', 'it', '', lambda: time.sleep(60))]\n"
         "command.checks_of = lambda *a: checks\n"
-        "import sys\nfrom medgraft.cli import main\nsys.argv = ['medgraft', 'check', 'lora']\nmain()\n"
+        "import sys\nfrom medgraft.benchmarks.commands.main import main\n"
+        "sys.argv = ['medgraft', 'check', 'lora']\nmain()\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

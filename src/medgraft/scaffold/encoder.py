@@ -1,5 +1,7 @@
 """plugin_name: one layer of attention on the patches of a radiograph, with random weights."""
 
+from typing import Any
+
 import torch
 from medgraft import Encoder, EncoderSpec, Features
 from medgraft.attention import AttentionLayout
@@ -17,7 +19,7 @@ class PluginEncoder(Encoder):
         self.attend = nn.MultiheadAttention(spec.dim, spec.heads, batch_first=True)
         self.attention = [AttentionLayout("mha", "attend", spec.heads, spec.dim)]
 
-    def prepare(self, raw) -> Tensor:  # uint8 [H, W] -> [1, 64, 64] in -1..1
+    def prepare(self, raw: Any) -> Tensor:  # uint8 [H, W] -> [1, 64, 64] in -1..1
         return nn.functional.interpolate(torch.tensor(raw)[None, None] / 127.5 - 1, self.spec.input_size)[0]
 
     def encode(self, x: Tensor, *, start: int = 0) -> Features:  # [B, 1, 64, 64] -> tokens [B, 16, 64]
@@ -32,7 +34,7 @@ class PluginEncoder(Encoder):
     def build(cls, model: str, weights: str = "default", sha256: str | None = None) -> Encoder:
         if model != "tiny" or weights not in ("default", "random"):
             raise UnknownNameError("plugin_name encoder", f"{model}@{weights}", ["tiny@random"])
-        facts = {"modality": "image", "input_size": (64, 64), "dim": 64, "heads": 4, "weights": "random"}
-        with torch.random.fork_rng():
-            torch.manual_seed(0)  # random, yet the same in every process
-            return cls(EncoderSpec(name="plugin_name:tiny", pooling="mean", **facts)).freeze()
+        spec: dict[str, Any] = {"modality": "image", "input_size": (64, 64), "dim": 64, "heads": 4, "weights": "random"}
+        with torch.random.fork_rng():  # pyright: ignore[reportUnknownMemberType]
+            torch.manual_seed(0)  # random, yet the same in every process  # pyright: ignore[reportUnknownMemberType]
+            return cls(EncoderSpec(name="plugin_name:tiny", pooling="mean", **spec)).freeze()

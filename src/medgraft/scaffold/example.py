@@ -23,7 +23,7 @@ def write_example(root: Path) -> None:
     """
     (root / "images").mkdir(parents=True)
     generator = np.random.default_rng(0)
-    rows = []
+    rows: list[tuple[str, str, str]] = []
     for subject in range(SUBJECTS):
         label = LABELS[subject % len(LABELS)]
         for image in range(IMAGES):

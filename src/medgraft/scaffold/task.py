@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-from medgraft.benchmarks.content import file_facts
-from medgraft.benchmarks.data.images import load_radiograph
-from medgraft.benchmarks.data.reading import is_phantom, read_table
+import pandas as pd  # pyright: ignore[reportMissingTypeStubs]
+from medgraft.cohort import is_phantom
+from medgraft.files.content import file_facts
+from medgraft.files.one_file import one_file
 from medgraft.task import RawInputs, Task, TaskConfig, TaskData, subject_split
+from PIL import Image
 from pydantic import Field
 
 
@@ -19,13 +21,20 @@ class PluginTask(Task):
     config: Config
 
     def load(self, root: Path) -> TaskData:
-        rows = read_table(root / "labels.csv", ("file", "subject", "label"))
-        table = rows.dropna(subset=["file", "subject", "label"])
-        files, subjects = [root / str(name) for name in table["file"]], table["subject"].to_numpy(str)
-        classes, targets = np.unique(table["label"].to_numpy(str), return_inverse=True)
+        columns = ["file", "subject", "label"]
+        with one_file(root / "labels.csv", "a table with columns file, subject and label"):
+            rows = pd.read_csv(root / "labels.csv", dtype=str, usecols=columns)
+        names, subjects, labels = np.asarray(rows.dropna().loc[:, columns], dtype=str).T
+        files = [root / name for name in names]
+        classes, targets = np.unique(labels, return_inverse=True)
         parts = subject_split(subjects, targets, {"train": 0.6, "val": 0.2, "test": 0.2}, self.config.split_seed)
-        digest = file_facts(list(map(str, files)), root)  # of the pixels, so that caches notice other ones
-        raw = RawInputs(lambda index: load_radiograph(files[index]), len(files), digest)
-        data = TaskData({"image": raw}, targets, subjects, parts, tuple(classes), phantom=is_phantom(root))
-        data.provenance["reader"] = {"used": len(table), "skipped": {"a blank cell": len(rows) - len(table)}}
-        return data
+        raw = {"image": RawInputs(lambda i: _pixels(files[i]), len(files), file_facts([*map(str, files)], root))}
+        facts = {"reader": {"used": len(files), "skipped": {"a blank cell": len(rows) - len(files)}}}
+        return TaskData(raw, targets, subjects, parts, tuple(classes), phantom=is_phantom(root), provenance=facts)
+
+
+def _pixels(path: Path) -> np.ndarray:
+    with one_file(path, "an image"), Image.open(path) as image:
+        if image.mode[0] not in "IF":
+            return np.asarray(image.convert("L"))
+        return np.interp(np.asarray(image), image.getextrema(), (0, 255)).astype(np.uint8)  # of more than eight bits

@@ -5,9 +5,11 @@ from __future__ import annotations
 import unittest
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Concatenate, Generic, Protocol, TypeVar
 
 import torch
+
+from medgraft.typed_torch import fork_random, seed_random
 
 
 class ConformanceError(AssertionError):
@@ -74,7 +76,9 @@ class Rule(Generic[AnySubject]):
     each: bool = False
 
 
-def rule(remedy: str, *, each: bool = False) -> Callable[[Callable[..., None]], Rule]:
+def rule(
+    remedy: str, *, each: bool = False
+) -> Callable[[Callable[Concatenate[AnySubject, ...], None]], Rule[AnySubject]]:
     """Declares a function as a rule; its name and the first line of its docstring become the check's.
 
     Args:
@@ -82,7 +86,7 @@ def rule(remedy: str, *, each: bool = False) -> Callable[[Callable[..., None]], 
         each: The function takes ``(subject, case)`` and is called for every case.
     """
 
-    def declare(function: Callable[..., None]) -> Rule:
+    def declare(function: Callable[Concatenate[AnySubject, ...], None]) -> Rule[AnySubject]:
         description = (function.__doc__ or "").strip().splitlines()[0]
         return Rule(function.__name__, description, remedy, function, each)
 
@@ -114,17 +118,17 @@ class Check:
             ConformanceError: The plugin breaks the rule.
             unittest.SkipTest: The rule does not apply; the reason says why.
         """
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            torch.manual_seed(0)
+        with fork_random([]), torch.enable_grad():
+            seed_random(0)
             self._run()
 
 
-def bind(rules: Iterable[Rule], subject: Subject) -> list[Check]:
+def bind(rules: Iterable[Rule[AnySubject]], subject: AnySubject) -> list[Check]:
     """The checks of a subject, in the order of the rules."""
     return [Check(each.name, subject.label, each.description, _runner(each, subject)) for each in rules]
 
 
-def _runner(each: Rule, subject: Subject) -> Callable[[], None]:
+def _runner(each: Rule[AnySubject], subject: AnySubject) -> Callable[[], None]:
     def run() -> None:
         if not each.each:
             _guarded(each, subject.label, lambda: each.function(subject))
@@ -132,7 +136,7 @@ def _runner(each: Rule, subject: Subject) -> Callable[[], None]:
         cases = subject.cases()
         if not cases:
             raise unittest.SkipTest(subject.without_cases())
-        skipped = []
+        skipped: list[str] = []
         for case in cases:
             try:
                 _guarded(each, f"{subject.label} on {case}", lambda case=case: each.function(subject, case))
@@ -144,7 +148,7 @@ def _runner(each: Rule, subject: Subject) -> Callable[[], None]:
     return run
 
 
-def _guarded(each: Rule, where: str, run: Callable[[], None]) -> None:
+def _guarded(each: Rule[Any], where: str, run: Callable[[], None]) -> None:
     try:
         run()
     except Violation as error:

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 import unittest
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +15,7 @@ from medgraft import plugins
 from medgraft.errors import ConfigError, UnknownNameError
 from medgraft.plugins import Kind
 from medgraft.registry import build_encoder, catalogue
+from medgraft.task_names import current_name
 from medgraft.testing.check import Check, ConformanceError
 from medgraft.testing.suites import check_adapter, check_encoder, check_task
 
@@ -38,6 +39,10 @@ class Outcome(NamedTuple):
     message: str
 
 
+CHECKED: tuple[Kind, ...] = ("adapter", "encoder", "task")
+"""Kinds of plugins that there are checks of."""
+
+
 def checks_of(name: str, kind: Kind | None = None, data: Path | None = None) -> list[Check]:
     """The checks of a registered plugin.
 
@@ -59,6 +64,11 @@ def checks_of(name: str, kind: Kind | None = None, data: Path | None = None) -> 
         return check_adapter(name)
     if kind == "task":
         return check_task(name, data)
+    if kind != "encoder":
+        raise ConfigError(
+            f"{name!r} is {'an' if kind[0] in 'aeiou' else 'a'} {kind}, and the kit checks adapters, encoders and "
+            "tasks; check a task that uses it"
+        )
     build_encoder(name)  # so that what cannot be built is one error, and not one per check
     return check_encoder(name)
 
@@ -70,19 +80,19 @@ def kind_of(name: str) -> Kind:
         UnknownNameError: It is none of them.
         ConfigError: It is several of them.
     """
-    first = name.partition("+")[0].strip()
+    first = current_name(name.partition("+")[0].strip())
     base = first.partition("@")[0]
     names = {first, base, base.partition(":")[0]}
-    found: list[Kind] = [kind for kind in plugins.GROUPS if names & plugins.discover(kind).keys()]
-    if base in catalogue().encoders.aliases and "encoder" not in found:
-        found.append("encoder")
-    if len(found) == 1:
-        return found[0]
-    if found:
+    kinds: list[Kind] = [kind for kind in CHECKED if names & plugins.discover(kind).keys()]
+    if base in catalogue().encoders.aliases and "encoder" not in kinds:
+        kinds.append("encoder")
+    if len(kinds) == 1:
+        return kinds[0]
+    if kinds:
         raise ConfigError(
-            f"{name!r} names plugins of several kinds; choose one with --kind {' or --kind '.join(found)}"
+            f"{name!r} names plugins of several kinds; choose one with --kind {' or --kind '.join(kinds)}"
         )
-    everything = [each for kind in plugins.GROUPS for each in plugins.discover(kind)]
+    everything = [each for kind in CHECKED for each in plugins.discover(kind)]
     raise UnknownNameError("adapter, encoder or task", name, [*everything, *catalogue().encoders.aliases])
 
 
@@ -91,13 +101,13 @@ class OutOfTime(BaseException):
 
 
 def run(
-    checks: Sequence[Check], told: Callable[[Outcome], None] | None = None, limit: float | None = None
+    checks: Sequence[Check], callback: Callable[[Outcome], None] | None = None, limit: float | None = None
 ) -> list[Outcome]:
     """Runs every check, one after another; none stops the others, but for the end of the time.
 
     Args:
         checks: The checks.
-        told: Called with each outcome as it ends.
+        callback: Called with each outcome as it ends.
         limit: Seconds for all of them; the check that is running then fails, and the rest are skipped. ``None`` for
             no limit; it needs the main thread.
     """
@@ -107,14 +117,14 @@ def run(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # on busy cores threads wait for each other, and all models here are tiny
     try:
-        _run_each(checks, outcomes, told, limit)
+        _run_each(checks, outcomes, callback, limit)
     finally:
         torch.set_num_threads(threads)
     return outcomes
 
 
 def _run_each(
-    checks: Sequence[Check], outcomes: list[Outcome], told: Callable[[Outcome], None] | None, limit: float | None
+    checks: Sequence[Check], outcomes: list[Outcome], callback: Callable[[Outcome], None] | None, limit: float | None
 ) -> None:
     end = None if limit is None else time.monotonic() + limit
     for check in checks:
@@ -125,8 +135,8 @@ def _run_each(
         else:
             result, message = _ran(check, left, limit)
         outcomes.append(Outcome(str(check), result, time.perf_counter() - start, message))
-        if told is not None:
-            told(outcomes[-1])
+        if callback is not None:
+            callback(outcomes[-1])
 
 
 def _ran(check: Check, left: float | None, limit: float | None) -> tuple[str, str]:
@@ -144,7 +154,7 @@ def _ran(check: Check, left: float | None, limit: float | None) -> tuple[str, st
 
 
 @contextmanager
-def _ending_after(seconds: float | None) -> Iterator[None]:
+def _ending_after(seconds: float | None) -> Generator[None]:
     """Raises :class:`OutOfTime` in the block once the time is over, and again until it is out of it."""
     if seconds is None or threading.current_thread() is not threading.main_thread():
         yield
@@ -180,5 +190,5 @@ def show_counts(console: Console, name: str, outcomes: Sequence[Outcome]) -> Non
     """Prints how many checks came to what."""
     counts = {result: sum(each.result == result for each in outcomes) for result in STYLES}
     total = sum(each.seconds for each in outcomes)
-    told = ", ".join(f"{count} {result}" for result, count in counts.items())
-    console.print(f"{name}: {told} in {total:.1f} s", markup=False, highlight=False)
+    summary = ", ".join(f"{count} {result}" for result, count in counts.items())
+    console.print(f"{name}: {summary} in {total:.1f} s", markup=False, highlight=False)

@@ -11,19 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from medgraft import plugins, sources
 from medgraft.attention import AttentionLayout, capture_cls_rows
-from medgraft.checkpoint import state_digest
-from medgraft.encoder import DualEncoder, Encoder
+from medgraft.checkpoints.weights import state_digest
+from medgraft.encoder import Encoder, MultimodalEncoder
 from medgraft.errors import CheckpointError, ConfigError, MedgraftError
 from medgraft.features import Features
+from medgraft.modality import find_modality
 from medgraft.registry import check_encoder, resolve_encoder
 from medgraft.testing.check import Rule, require, rule
 from medgraft.testing.encoder_subject import EncoderSubject
 from medgraft.testing.snapshots import difference, tensors_of
+from medgraft.testing.text_rules import padding_is_not_read, short_batches_agree
+from medgraft.towers import grid_axes, reads_text
+from medgraft.typed_torch import named_modules, seed_random
+from medgraft.untyped import is_a
 
 WEIGHTS = re.compile(r"random|none|pretrained:[0-9a-f]{64}")
 # The same products in batches of another size sum in another order: a thousand roundings of float32.
@@ -48,8 +54,9 @@ def the_spec_is_complete(subject: EncoderSubject) -> None:
     require("+".join(towers) == spec.modality, f"spec.modality is {spec.modality!r}, its towers {'+'.join(towers)}")
     for name, tower in towers.items():
         require(tower.spec.modality == name, f"the tower {name!r} has modality {tower.spec.modality!r}")
-    if isinstance(subject.encoder, DualEncoder) and subject.encoder.logit_scale is not None:
-        scale = subject.encoder.logit_scale
+    if isinstance(subject.encoder, MultimodalEncoder) and subject.encoder.logit_scale is not None:
+        shared, scale = subject.encoder.shared, subject.encoder.logit_scale
+        require(len(shared) > 1, f"a shared space has the towers {' and '.join(shared)}")
         require(math.isfinite(scale) and scale > 0, f"logit_scale is {scale!r}")
 
 
@@ -66,8 +73,7 @@ def features_fit_the_spec(subject: EncoderSubject, case: str) -> None:
     require(features.pooled.ndim == 2 and len(features.pooled) == 2, f"pooled has shape {list(features.pooled.shape)}")
     finite = features.tokens.isfinite().all() and features.pooled.isfinite().all()
     require(finite, "tokens or pooled are not finite")
-    if case != "text":
-        axes = len(tower.spec.input_size)
+    if axes := grid_axes(tower):
         require(len(features.grid) == axes, f"grid {features.grid} has another rank than the input of {axes} axes")
     heads = {layout.heads for layout in tower.attention}
     require(heads <= {tower.spec.heads}, f"spec.heads is {tower.spec.heads}, the attention has {sorted(heads)}")
@@ -83,7 +89,7 @@ def frozen_for_good(subject: EncoderSubject, case: str) -> None:
     loose = [name for name, p in tower.named_parameters() if p.requires_grad]
     require(not loose, f"{', '.join(loose[:4])} requires a gradient")
     tower.train(True)
-    awake = [name or "the tower itself" for name, module in tower.named_modules() if module.training]
+    awake = [name or "the tower itself" for name, module in named_modules(tower) if module.training]
     changed = difference(_tensors(before), _tensors(_run(tower, subject.batch(case))))
     require(not awake, f"after train(), {', '.join(awake[:4])} is in training mode")
     require(not changed, f"after train(), {changed}")
@@ -176,15 +182,15 @@ def cls_scores_are_the_attention(subject: EncoderSubject, case: str) -> None:
     logits, probs = features.cls_scores, features.cls_probs
     assert logits is not None and probs is not None
     B, N = features.tokens.shape[:2]
-    wanted = (B, tower.spec.heads, N - features.n_prefix)
-    require(logits.shape == probs.shape == wanted, f"cls_scores are {list(logits.shape)}, not {list(wanted)}")
+    shape = (B, tower.spec.heads, N - features.n_prefix)
+    require(logits.shape == probs.shape == shape, f"cls_scores are {list(logits.shape)}, not {list(shape)}")
     if features.mask is not None:
         padded = ~features.mask[:, None, features.n_prefix :].expand_as(probs)
         require((probs[padded] == 0).all(), "padded tokens have a probability other than 0")
     context = _context(tower, layout, x)
     if context is not None:
-        own, mixed = context
-        changed = difference({"the CLS row": mixed}, {"the CLS row": own}, ATOL, RTOL)
+        expected, mixed = context
+        changed = difference({"the CLS row": mixed}, {"the CLS row": expected}, ATOL, RTOL)
         require(not changed, f"values mixed by cls_probs are not what the attention gave its output map: {changed}")
 
 
@@ -195,7 +201,7 @@ def _context(tower: Encoder, layout: AttentionLayout, x: Tensor) -> tuple[Tensor
     between = getattr(attention, "norm", None)
     if (layout.style != "mha" and not layout.out_path) or not isinstance(between, nn.Identity | None):
         return None
-    handles = []
+    handles: list[RemovableHandle] = []
     if layout.style == "mha":
         handles.append(attention.register_forward_pre_hook(lambda m, a, k: seen.update(args=a, kw=k), with_kwargs=True))
     else:
@@ -220,8 +226,8 @@ def _context(tower: Encoder, layout: AttentionLayout, x: Tensor) -> tuple[Tensor
     value = seen["value"][..., -layout.dim :] if layout.style == "packed" else seen["value"]
     B, N, C = value.shape
     v = value.view(B, N, layout.heads, C // layout.heads).transpose(1, 2)
-    own = (probs[:, :, None] @ v).squeeze(2).reshape(B, C)
-    return own, seen["mixed"].reshape(B, -1, C)[:, 0]
+    expected = (probs[:, :, None] @ v).squeeze(2).reshape(B, C)
+    return expected, seen["mixed"].reshape(B, -1, C)[:, 0]
 
 
 @rule(
@@ -264,24 +270,23 @@ def _runs(tower: Encoder, path: str, x: Tensor) -> int:
     return len(calls)
 
 
-@rule("Return float [channels, *input_size], or int64 [L] for text, from prepare(), the same each time.", each=True)
+@rule("Return what the modality says from prepare(): float [channels, *input_size], int64 [L] for text.", each=True)
 def prepare_gives_the_input(subject: EncoderSubject, case: str) -> None:
     """prepare() turns a raw sample into one input of the size that the spec promises."""
-    tower = subject.tower(case)
+    tower, text = subject.tower(case), reads_text(subject.tower(case))
     try:
         x = tower.prepare(subject.raw(case))
     except CheckpointError as error:
         raise unittest.SkipTest(f"its tokenizer cannot be loaded here: {str(error)[:120]}") from None
     spec = tower.spec
-    wanted = spec.input_size if case == "text" else (spec.channels, *spec.input_size)
-    require(
-        isinstance(x, Tensor) and tuple(x.shape) == wanted, f"prepare() gives {getattr(x, 'shape', x)}, not {wanted}"
-    )
-    right = x.dtype == torch.int64 if case == "text" else x.dtype == torch.float32
+    shape = find_modality(spec.modality).input_shape(spec)
+    fits = is_a(x, Tensor) and tuple(x.shape) == shape
+    require(fits, f"prepare() gives {getattr(x, 'shape', x)}, not {shape}")
+    right = x.dtype == (torch.int64 if text else torch.float32)
     require(right, f"prepare() gives {x.dtype}")
-    require(case == "text" or x.isfinite().all(), "prepare() gives values that are not finite")
+    require(text or x.isfinite().all(), "prepare() gives values that are not finite")
     require(torch.equal(x, tower.prepare(subject.raw(case))), "prepare() gives another input the second time")
-    if case == "text":
+    if text:
         words = subject.vocabulary(tower).num_embeddings
         require(x.min() >= 0 and x.max() < words, f"prepare() gives token {x.max()}, the tower has {words}")
 
@@ -289,7 +294,7 @@ def prepare_gives_the_input(subject: EncoderSubject, case: str) -> None:
 @rule("Let project() map [..., C] to [..., E], with one E for all towers of a shared space.")
 def projections_share_a_space(subject: EncoderSubject) -> None:
     """project() keeps the leading axes, and towers with a shared space have one width there."""
-    widths = {}
+    widths: dict[str, int] = {}
     for case in subject.cases():
         tower = subject.tower(case)
         features = _run(tower, subject.batch(case))
@@ -299,67 +304,32 @@ def projections_share_a_space(subject: EncoderSubject) -> None:
         require(leads, f"project() maps tokens {list(features.tokens.shape)} to {list(tokens.shape)}")
         require(pooled.isfinite().all(), f"project() of the {case} tower is not finite")
         widths[case] = pooled.shape[-1]
-    shared = isinstance(subject.encoder, DualEncoder) and subject.encoder.logit_scale is not None
-    require(not shared or len(set(widths.values())) == 1, f"the shared space has widths {widths}")
-
-
-@rule(
-    "Mask padding in the attention and pool a real token, or leave mask at None where padding is read like a word.",
-    each=True,
-)
-def padding_is_not_read(subject: EncoderSubject, case: str) -> None:
-    """What lies at masked positions of a text does not change its real tokens or what is pooled."""
-    if case != "text":
-        raise unittest.SkipTest("it has no text tower")
-    tower, x = subject.tower(case), subject.batch(case)
-    mask = _run(tower, x).mask
-    if mask is None or bool(mask.all()):
-        raise unittest.SkipTest("every token counts as real")
-    require(mask[:, 0].all() or mask.any(dim=1).all(), "a text has no real token")
-    if tower.spec.pooling.startswith("last"):
-        raise unittest.SkipTest("it pools the last position, padding or not, as it was pre-trained")
-
-    def disturb(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(3)).to(output)
-        return torch.where(mask.view(*output.shape[:-1], 1), output, output + noise)
-
-    before = _run(tower, x)
-    handle = subject.vocabulary(tower).register_forward_hook(disturb)
-    try:
-        after = _run(tower, x)
-    finally:
-        handle.remove()
-    changed = difference(
-        {"pooled": before.pooled, "a real token": before.tokens[mask]},
-        {"pooled": after.pooled, "a real token": after.tokens[mask]},
-        ATOL,
-        RTOL,
-    )
-    require(not changed, f"with other embeddings at masked positions {changed}")
+    shared = subject.encoder.shared if isinstance(subject.encoder, MultimodalEncoder) else ()
+    require(len({widths[case] for case in shared}) < 2, f"the shared space has widths {widths}")
 
 
 @rule("Keep every weight in a parameter or a persistent buffer, and no reference to another copy's modules.", each=True)
 def weights_load_back(subject: EncoderSubject, case: str) -> None:
     """A state dict, written and read as safetensors, brings a disturbed copy back bit for bit; the original stays."""
     tower, twin, x = subject.tower(case), subject.copy(case), subject.batch(case)
-    wanted, digest = _tensors(_run(tower, x)), state_digest(tower)
+    before, digest = _tensors(_run(tower, x)), state_digest(tower)
     require(state_digest(twin) == digest, "a copy has another digest")
     with torch.no_grad():
         for tensor in twin.state_dict().values():
             if tensor.is_floating_point():
                 tensor.mul_(1.3)
     _run(twin, x)
-    require(not (changed := difference(wanted, _tensors(_run(tower, x)))), f"after a copy was changed, {changed}")
+    require(not (changed := difference(before, _tensors(_run(tower, x)))), f"after a copy was changed, {changed}")
     with tempfile.TemporaryDirectory(prefix="medgraft-check-") as folder:
         path = Path(folder) / "weights.safetensors"
         save_file({name: value.contiguous().clone() for name, value in tower.state_dict().items()}, path)
         twin.load_state_dict(load_file(path))
     require(state_digest(twin) == digest, "after loading its weights, a copy has another digest")
     require(
-        not (changed := difference(wanted, _tensors(_run(twin, x)))), f"after loading its weights, in a copy {changed}"
+        not (changed := difference(before, _tensors(_run(twin, x)))), f"after loading its weights, in a copy {changed}"
     )
     again = copy.deepcopy(tower)
-    require(not (changed := difference(wanted, _tensors(_run(again, x)))), f"in a copy {changed}")
+    require(not (changed := difference(before, _tensors(_run(again, x)))), f"in a copy {changed}")
 
 
 @rule("Seed the fresh weights inside a fork of the random state (torch.random.fork_rng).")
@@ -368,9 +338,9 @@ def building_repeats_itself(subject: EncoderSubject) -> None:
     if subject.build is None:
         raise unittest.SkipTest("it was passed built; pass a function or a name")
     digest = state_digest(subject.encoder)
-    torch.manual_seed(7)
+    seed_random(7)
     expected = torch.rand(3)
-    torch.manual_seed(7)
+    seed_random(7)
     again = subject.build()
     require(torch.equal(torch.rand(3), expected), "building it moves the global random state")
     require(state_digest(again) == digest, "building it twice gives other weights")
@@ -404,7 +374,7 @@ def names_are_checked(subject: EncoderSubject) -> None:
         require(False, f"build() makes an encoder of {said!r}")
 
 
-RULES: tuple[Rule, ...] = (
+RULES: tuple[Rule[EncoderSubject], ...] = (
     names_are_checked,
     the_spec_is_complete,
     features_fit_the_spec,
@@ -418,6 +388,7 @@ RULES: tuple[Rule, ...] = (
     prepare_gives_the_input,
     projections_share_a_space,
     padding_is_not_read,
+    short_batches_agree,
     building_repeats_itself,
     weights_load_back,
 )

@@ -15,10 +15,11 @@ from torch import Tensor
 from medgraft.attention import AttentionLayout
 from medgraft.encoder import Encoder
 from medgraft.errors import CheckpointError, ConfigError
+from medgraft.modalities.text import EXAMPLES
+from medgraft.modality import find_modality
 from medgraft.registry import build_encoder
 from medgraft.testing.tiny import example_inputs
-
-TEXTS = ("mild atrophy of the left hippocampus", "no acute finding")
+from medgraft.towers import reads_text
 
 
 class EncoderSubject:
@@ -64,12 +65,12 @@ class EncoderSubject:
         return copy.deepcopy(self.tower(case))
 
     def batch(self, case: str, size: int = 2) -> Tensor:
-        """A prepared batch; of texts, prepared ones where the tower has a tokenizer at hand."""
+        """A prepared batch ``[B, ...]``; of texts, prepared ones where the tower has a tokenizer at hand."""
         tower = self.tower(case)
-        if tower.spec.modality != "text":
-            return example_inputs(tower, size)[case]
+        if not reads_text(tower):
+            return next(iter(example_inputs(tower, size).values()))
         try:
-            rows = [tower.prepare(TEXTS[i % len(TEXTS)]) for i in range(size)]
+            rows = [tower.prepare(EXAMPLES[i % len(EXAMPLES)]) for i in range(size)]
         except CheckpointError:  # its tokenizer cannot be fetched here
             return self._made_up(tower, size)
         batch = torch.stack(rows)
@@ -93,14 +94,7 @@ class EncoderSubject:
 
     def raw(self, case: str) -> Any:
         """A raw sample of the tower's modality."""
-        random = np.random.default_rng(0)
-        if case == "text":
-            return TEXTS[0]
-        if case == "image":
-            return random.integers(0, 256, (70, 60), dtype=np.uint8)
-        values = random.random((30, 40, 36), dtype=np.float32) + 0.5
-        values[:6] = 0
-        return values
+        return find_modality(self.tower(case).spec.modality).example(np.random.default_rng(0))
 
     def cases(self) -> Sequence[str]:
         """The towers' modalities."""

@@ -7,10 +7,13 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from os.path import isfile
 from pathlib import Path
+from typing import Any
+
+from medgraft.untyped import is_a
 
 LARGEST = 100_000
 """Files of a folder that are linked into a copy; no more, since a check must end."""
@@ -38,15 +41,15 @@ def files_read(root: Path, act: Callable[[], object]) -> list[Path]:
     return [Path(os.path.relpath(name, home)) for name in names if name.startswith(home + os.sep) and isfile(name)]
 
 
-def _heard(event: str, arguments: tuple[object, ...]) -> None:
-    if event == "open" and _listeners and isinstance(arguments[0], str | bytes | os.PathLike):
+def _heard(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and _listeners and is_a(arguments[0], str | bytes | os.PathLike):
         opened = _listeners.get(threading.get_ident())
         if opened is not None:
             opened.append(os.fsdecode(arguments[0]))
 
 
 @contextmanager
-def altered_copy(root: Path, files: Sequence[Path]) -> Iterator[Path]:
+def altered_copy(root: Path, files: Sequence[Path]) -> Generator[Path]:
     """A copy of a folder, deleted at the end, in which some files have other bytes, and sizes and dates are the same.
 
     The other files are links to the originals. In an altered file every byte of the last tenth is another one: a header

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.features import Features
+from medgraft.typed_torch import fork_random, seed_random
 
 SIZE, WIDTH, HEADS, PATCH = (15, 22), 16, 2, 4
 
@@ -46,9 +47,9 @@ class SeparateBias(nn.Module):
         self.proj = nn.Linear(WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiplies by the weight of ``qkv`` itself."""
+        """Multiplies ``[B, N, C]`` by the weight of ``qkv`` itself."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        packed = F.linear(x, self.qkv.weight, bias).unflatten(-1, (3, HEADS, -1))
+        packed = torch.unflatten(F.linear(x, self.qkv.weight, bias), -1, (3, HEADS, -1))
         q, k, v = packed.permute(2, 0, 3, 1, 4)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
@@ -63,7 +64,7 @@ class Block(nn.Module):
         self.fc1, self.fc2 = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attention, then the MLP."""
+        """Attention, then the MLP, on ``[B, N, C]``."""
         x = x + self.attn(self.norm1(x))
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
 
@@ -77,7 +78,7 @@ class AttentionPool(nn.Module):
         self.q, self.kv = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 2 * WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The query's result."""
+        """The query's result, ``[B, C]``."""
         k, v = self.kv(x).chunk(2, dim=-1)
         return F.scaled_dot_product_attention(self.q(self.latent).expand(len(x), -1, -1), k, v)[:, 0]
 
@@ -109,7 +110,7 @@ class OddEncoder(Encoder):
         return [f"blocks.{i}" for i in range(len(self.blocks))]
 
     def encode(self, x: Tensor, *, start: int = 0) -> Features:
-        """Tokens of the last norm; ``pooled`` by attention."""
+        """Tokens ``[B, N, C]`` of the last norm; ``pooled`` by attention."""
         x = self.stem(x)
         grid = tuple(x.shape[2:])
         x = x.flatten(2).transpose(1, 2)
@@ -126,8 +127,8 @@ class OddEncoder(Encoder):
 
 def odd_encoder() -> OddEncoder:
     """A new frozen one; the same weights every time, none of them zero, the global random state untouched."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with fork_random([]):
+        seed_random(0)
         encoder = OddEncoder()
         for parameter in encoder.parameters():
             parameter.data.add_(0.1 * torch.randn_like(parameter))

@@ -35,17 +35,15 @@ def check_adapter(
         UnknownNameError: No adapter has the name.
         PluginError: The plugin cannot be loaded.
     """
-    from medgraft.testing import (
-        adapter_attachment,
-        adapter_conduct,
-        adapter_copies,
-        adapter_declaration,
-        adapter_merging,
-        adapter_numbers,
-        adapter_precision,
-        adapter_shortcuts,
-    )
-    from medgraft.testing.adapter_subject import AdapterSubject
+    from medgraft.testing.adapter_rules import attachment as adapter_attachment
+    from medgraft.testing.adapter_rules import conduct as adapter_conduct
+    from medgraft.testing.adapter_rules import copies as adapter_copies
+    from medgraft.testing.adapter_rules import declaration as adapter_declaration
+    from medgraft.testing.adapter_rules import merging as adapter_merging
+    from medgraft.testing.adapter_rules import numbers as adapter_numbers
+    from medgraft.testing.adapter_rules import precision as adapter_precision
+    from medgraft.testing.adapter_rules import shortcuts as adapter_shortcuts
+    from medgraft.testing.adapter_rules.subject import AdapterSubject
 
     parts = (adapter_declaration, adapter_numbers, adapter_shortcuts)
     parts += (adapter_attachment, adapter_merging, adapter_conduct, adapter_copies, adapter_precision)
@@ -98,22 +96,22 @@ def check_task(task: Task | type[Task] | str, data: Path | str | None = None, **
     from medgraft.testing import task_rules
     from medgraft.testing.phantoms import small_phantom
 
-    cls, label, own = _task_class(task, config)
+    cls, label, options = _task_class(task, config)
 
     def build(**changes: Any) -> Task:
-        return cls(cls.Config.model_validate({**own, **changes}))
+        return cls(cls.Config.model_validate({**options, **changes}))
 
     root = (lambda: small_phantom(cls.cohort)) if data is None else (lambda: Path(data))
     return bind(task_rules.RULES, task_rules.TaskSubject(label, build, root))
 
 
-def _task_class(task: Task | type[Task] | str, config: dict[str, Any]) -> tuple[type[Task], str, dict[str, Any]]:
+def _task_class(task: object, config: dict[str, Any]) -> tuple[type[Task], str, dict[str, Any]]:
     """Class, label and options of what was passed as a task."""
-    from medgraft import plugins
     from medgraft.task import Task
+    from medgraft.task_names import task_class
 
     if isinstance(task, str):
-        return plugins.load(plugins.find("task", task)), task, config
+        return task_class(task), task, config
     if isinstance(task, Task):
         return type(task), type(task).__name__, {**task.config.model_dump(), **config}
     if isinstance(task, type) and issubclass(task, Task):

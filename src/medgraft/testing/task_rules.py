@@ -7,28 +7,30 @@ import json
 import re
 import unittest
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import ValidationError
 
-from medgraft.errors import ConfigError, DataError
+from medgraft.errors import ConfigError, DataError, MedgraftError
 from medgraft.features import Features
+from medgraft.judging import judged
+from medgraft.metric import value_of
+from medgraft.modality import check_modalities, find_modality
+from medgraft.objective import Batch, Objective, make_objective, objective_class, objective_name, pair_of
 from medgraft.plugins import refused_version
-from medgraft.task import SPLITS, Objective, Task, TaskConfig, TaskData
-from medgraft.testing.adapter_declaration import require_documented
+from medgraft.task import SPLITS, Task, TaskConfig, TaskData
+from medgraft.testing.adapter_rules.declaration import require_documented
 from medgraft.testing.check import Rule, require, rule
 from medgraft.testing.file_copies import altered_copy, files_read
+from medgraft.typed_torch import back_propagate, seed_random
+from medgraft.untyped import is_a
 
 READ_PER_SPLIT = 3
 WIDTH = 6
-PROMPTED = ("contrastive", "prompted")
-"""Objectives that know classes by their prompts, without a head."""
-
-DENSE = ("segmentation", "detection")
-"""Objectives whose targets are masks or boxes; ``targets`` then says which samples have any."""
 
 
 class TaskSubject:
@@ -87,7 +89,7 @@ def options_are_documented(subject: TaskSubject) -> None:
 def options_are_strict(subject: TaskSubject) -> None:
     """A configuration is a TaskConfig, immutable, and refuses options that do not exist."""
     config = subject.task.config
-    require(isinstance(config, TaskConfig), f"config is a {type(config).__name__}")
+    require(is_a(config, TaskConfig), f"config is a {type(config).__name__}")
     field = next(iter(type(config).model_fields), "anything")
     try:
         setattr(config, field, getattr(config, field, None))
@@ -102,31 +104,40 @@ def options_are_strict(subject: TaskSubject) -> None:
     require(False, "it takes the unknown option no_such_option=1")
 
 
-@rule("Set inputs, objective, cohort and primary on the class; a contrastive task has two inputs, text the second.")
+@rule(
+    "Set inputs (names of modalities), objective, cohort and primary on the class; a contrastive task has two inputs, "
+    "or says which with pair = (first, second)."
+)
 def the_class_says_what_it_is(subject: TaskSubject) -> None:
     """Inputs, objective and primary metric are declared and fit together."""
     task = subject.task
     for name in ("inputs", "objective", "cohort"):
         require(getattr(task, name, None), f"{name} is not set")
-    known = get_args(Objective)
-    require(task.objective in known, f"objective is {task.objective!r}, not one of {', '.join(known)}")
-    strange = set(task.inputs) - {"image", "volume", "text"}
-    require(not strange, f"inputs name {sorted(strange)}")
-    paired = len(task.inputs) == 2 and task.inputs[1] == "text"
-    require(task.objective != "contrastive" or paired, f"it is contrastive and its inputs are {task.inputs}")
+    try:
+        objective_class(task.objective)
+    except MedgraftError as error:
+        require(False, f"objective is {task.objective!r}: {error}")
+        return
+    try:
+        check_modalities(task.inputs, "inputs")
+        pair_of(task)
+    except MedgraftError as error:
+        require(False, str(error))
 
 
 @rule("Mend load(), or pass the folder that it reads.")
 def it_loads(subject: TaskSubject) -> None:
     """load() reads the folder, gives the inputs that the class names, and its parts fit together."""
     data = subject.task.load(subject.root)
-    require(isinstance(data, TaskData), f"load() returns a {type(data).__name__}")
+    require(is_a(data, TaskData), f"load() returns a {type(data).__name__}")
     subject.data = data  # other checks need not load it again
     require(set(data.inputs) == set(subject.task.inputs), f"it loads {sorted(data.inputs)}, not {subject.task.inputs}")
     lengths = {len(data.targets), len(data.subjects), *(raw.count for raw in data.inputs.values())}
     require(len(lengths) == 1, f"targets, subjects and inputs have lengths {sorted(lengths)}")
     for name in SPLITS:
         index = data.splits.get(name, np.array([], int))
+        if name == "val" and not data.validated and not len(index):
+            continue
         require(len(index), f"the {name} split is empty")
         require(len(np.unique(index)) == len(index), f"the {name} split names a sample twice")
         require(np.min(index) >= 0 and np.max(index) < len(data.targets), f"the {name} split leaves the samples")
@@ -136,10 +147,10 @@ def it_loads(subject: TaskSubject) -> None:
 def no_subject_is_in_two_splits(subject: TaskSubject) -> None:
     """Splits are disjoint by subject."""
     data = subject.data
-    found = {name: set(data.subjects[index]) for name, index in data.splits.items()}
-    for i, first in enumerate(found):
-        for second in list(found)[i + 1 :]:
-            shared = found[first] & found[second]
+    subjects = {name: set(data.subjects[index]) for name, index in data.splits.items()}
+    for i, first in enumerate(subjects):
+        for second in list(subjects)[i + 1 :]:
+            shared = subjects[first] & subjects[second]
             require(not shared, f"{len(shared)} subjects are in both the {first} and the {second} split")
 
 
@@ -150,7 +161,7 @@ def loading_repeats_itself(subject: TaskSubject) -> None:
     state = np.random.get_state()
     try:
         np.random.seed(12345)
-        torch.manual_seed(12345)
+        seed_random(12345)
         second = subject.task.load(subject.root)
     finally:
         np.random.set_state(state)
@@ -164,7 +175,7 @@ def loading_repeats_itself(subject: TaskSubject) -> None:
 
 @rule(
     "Put the content of the files into the fingerprint, not their dates alone: "
-    "fingerprint=medgraft.benchmarks.content.file_facts(paths, root).",
+    "fingerprint=medgraft.files.content.file_facts(paths, root).",
     each=True,
 )
 def other_content_is_another_fingerprint(subject: TaskSubject, case: str) -> None:
@@ -187,39 +198,32 @@ def the_split_seed_defines_the_split(subject: TaskSubject) -> None:
     """Another split_seed gives another split of the same subjects."""
     if "split_seed" not in type(subject.task).Config.model_fields:
         raise unittest.SkipTest("it has no option 'split_seed'; its split is fixed")
-    hashed, own = subject.data.split_hash(), getattr(subject.task.config, "split_seed")  # noqa: B009  the plugin's own
-    others = [subject.build(split_seed=own + k).load(subject.root) for k in (1, 2, 3)]
+    hashed, seed = subject.data.split_hash(), getattr(subject.task.config, "split_seed")  # noqa: B009  the plugin's own
+    others = [subject.build(split_seed=seed + k).load(subject.root) for k in (1, 2, 3)]
     require(any(other.split_hash() != hashed for other in others), "split_seed changes no split")
     subjects = set(subject.data.subjects.tolist())
     require(all(set(o.subjects.tolist()) == subjects for o in others), "split_seed changes the subjects")
 
 
-@rule("Give int64 class indices below len(classes), or float32 labels 0 and 1, one column per class.")
-def targets_are_within_classes(subject: TaskSubject) -> None:
-    """Every target that counts is one of the classes."""
-    data, objective = subject.data, subject.task.objective
-    K = len(data.classes)
-    require((1 if objective in DENSE else 2) <= K and len(set(data.classes)) == K, f"classes are {data.classes}")
-    if objective in PROMPTED:
-        prompts = data.prompts or ()
-        require(len(prompts) == K and all(prompts), f"there are prompts for {len(prompts)} of {K} classes")
-    if objective in DENSE:
-        require(np.isin(data.targets, (0, 1)).all(), "targets that say whether there is a region are not 0 and 1")
-        return
-    if objective == "multilabel" or (objective == "contrastive" and data.targets.ndim == 2):
-        require(data.targets.shape[1:] == (K,), f"targets have shape {data.targets.shape}, classes are {K}")
-        counted = data.targets if data.mask is None else data.targets[data.mask.astype(bool)]
-        require(np.isin(counted, (0, 1)).all(), "labels that count hold other values than 0 and 1")
-        return
-    require(data.targets.ndim == 1, f"targets have shape {data.targets.shape}, not [n]")
-    for name, index in data.splits.items():
-        lowest = -1 if objective == "contrastive" and name != "test" else 0
-        values = data.targets[index]
-        require((values >= lowest).all() and (values < K).all(), f"the {name} split has targets beyond {K} classes")
+@rule("Give targets as the objective asks for them: int64 class indices below len(classes), float32 labels 0 and 1.")
+def targets_fit_the_objective(subject: TaskSubject) -> None:
+    """The objective takes the task's targets, classes and prompts."""
+    try:
+        _objective_of(subject).check(subject.data, subject.task.inputs)
+    except DataError as error:
+        require(False, str(error))
+
+
+def _objective_of(subject: TaskSubject) -> type[Objective]:
+    """The objective's class; skips the check if there is none of the name, since one check says so."""
+    try:
+        return objective_class(subject.task.objective)
+    except MedgraftError:
+        raise unittest.SkipTest("its objective cannot be had; see the_class_says_what_it_is") from None
 
 
 @rule(
-    "Return image uint8 [H, W], volume float32 [D, H, W] or a text from read(); raise DataError for a bad file.",
+    "Return from read() what the modality says, such as an image uint8 [H, W]; raise DataError for a bad file.",
     each=True,
 )
 def raw_inputs_load(subject: TaskSubject, case: str) -> None:
@@ -239,14 +243,11 @@ def raw_inputs_load(subject: TaskSubject, case: str) -> None:
 
 def _misread(modality: str, sample: Any, *, empty: bool) -> str:
     """What is wrong with a sample; ``empty`` allows one without a text, as test images without a report are."""
-    if modality == "text":
-        if not isinstance(sample, str):
-            return f"is {type(sample).__name__}, not a text"
-        return "" if empty or sample.strip() else "is an empty text"
-    kind, rank = (np.uint8, 2) if modality == "image" else (np.float32, 3)
-    if not isinstance(sample, np.ndarray) or sample.dtype != kind or sample.ndim != rank:
-        return f"is {getattr(sample, 'dtype', type(sample).__name__)} of shape {getattr(sample, 'shape', '')}"
-    return "" if np.isfinite(sample).all() else "holds values that are not finite"
+    try:
+        find_modality(modality).check(sample)
+    except DataError as error:
+        return str(error).removeprefix("a sample ")
+    return "is an empty text" if not empty and isinstance(sample, str) and not sample.strip() else ""
 
 
 @rule("Keep subjects, file names and folders out of provenance and out of the data's repr.")
@@ -261,8 +262,8 @@ def nothing_names_a_subject(subject: TaskSubject) -> None:
     keys = {str(key) for key in data.subjects if len(str(key)) > 3}
     for where, text in (("provenance", recorded), ("repr(data)", repr(data))):
         words = set(re.findall(r"[\w.\-]+", text))
-        found = keys & words
-        require(not found, f"{where} holds the keys of {len(found)} subjects")
+        named = keys & words
+        require(not named, f"{where} holds the keys of {len(named)} subjects")
         require(str(subject.root) not in text, f"{where} holds the folder of the cohort")
 
 
@@ -273,48 +274,52 @@ def skipped_files_are_counted(subject: TaskSubject) -> None:
     require(reports, "provenance['reader'] holds no report with 'used' and 'skipped'")
     for report in reports:
         require(isinstance(report["used"], int), f"'used' is {report['used']!r}")
-        counts = report["skipped"].values() if isinstance(report["skipped"], Mapping) else [report["skipped"]]
+        counts = report["skipped"].values() if is_a(report["skipped"], Mapping) else [report["skipped"]]
         require(all(isinstance(count, int) and count >= 0 for count in counts), f"'skipped' is {report['skipped']!r}")
     total = sum(report["used"] for report in reports)
     require(total > 0, "the reader used no file")
 
 
-def _reports(found: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(found, Mapping) and "used" in found and "skipped" in found:
-        yield found
-    elif isinstance(found, Mapping):
-        for inner in found.values():
+def _reports(facts: Any) -> Iterator[Mapping[str, Any]]:
+    if is_a(facts, Mapping) and "used" in facts and "skipped" in facts:
+        yield facts
+    elif is_a(facts, Mapping):
+        for inner in facts.values():
             yield from _reports(inner)
 
 
 @rule("Choose the objective that fits targets and classes.")
 def the_objective_fits(subject: TaskSubject) -> None:
-    """The objective builds a head for the classes and gives a finite loss and gradient on the task's targets."""
-    from medgraft.benchmarks.objectives import Batch, joined, make_objective
-
+    """The objective builds a head and gives one row of scores per sample, a finite loss and a gradient."""
+    objective = _of_pooled_features(subject)
     task, data = subject.task, subject.data
-    _skip_dense(task)
-    objective = make_objective(task.objective, data, task.inputs)
     index = data.splits["train"][:8]
-    made = {name: _features(len(index), seed) for seed, name in enumerate(task.inputs)}
-    head = objective.make_head(made)
+    features = {name: _features(len(index), seed) for seed, name in enumerate(task.inputs)}
+    head = objective.make_head(features)
     if head is None:
-        require(task.objective in PROMPTED, "the objective makes no head")
+        require(objective.needs, "the objective makes no head")
         return
-    logits = head(joined(made, task.inputs))
-    require(logits.shape == (len(index), len(data.classes)), f"the head gives {list(logits.shape)}")
-    mask = None if data.mask is None else torch.as_tensor(data.mask[index])
-    batch = Batch(torch.as_tensor(data.targets[index]), mask, index=index)
     holder: Any = type("Holder", (), {"head": head})
-    value = objective.loss(holder, made, batch)
-    value.backward()
+    scores = objective.scores(holder, features, objective.context(holder))
+    require(len(scores) == len(index), f"it gives scores {list(scores.shape)} for {len(index)} samples")
+    mask = None if data.mask is None else torch.as_tensor(data.mask[index])
+    value = objective.loss(holder, features, Batch(torch.as_tensor(data.targets[index]), mask, index=index))
+    back_propagate(value)
     finite = value.isfinite() and all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
     require(finite, f"the loss on its targets is {value.item()}, or a gradient is not finite")
 
 
-def _skip_dense(task: Task) -> None:
-    if task.objective in DENSE:
-        raise unittest.SkipTest(f"{task.objective} reads a grid of tokens, which this check does not make")
+def _of_pooled_features(subject: TaskSubject) -> Objective:
+    """The objective, if made-up pooled features are all that it reads."""
+    cls = _objective_of(subject)
+    try:
+        objective = make_objective(cls, subject.data, subject.task.inputs, pair_of(subject.task))
+    except DataError:
+        raise unittest.SkipTest("its targets do not fit; see targets_fit_the_objective") from None
+    if "tokens" in objective.needs:
+        name = subject.task.objective
+        raise unittest.SkipTest(f"{name} reads a grid of tokens, which this check does not make")
+    return objective
 
 
 def _features(n: int, seed: int) -> Features:
@@ -325,26 +330,25 @@ def _features(n: int, seed: int) -> Features:
 @rule("Name a primary metric that the objective has, and keep at least two classes in the test split.")
 def metrics_are_finite(subject: TaskSubject) -> None:
     """On the test split, predictions at random give the primary metric a finite value."""
-    from medgraft.benchmarks.metrics import Predictions, evaluate
+    objective, data = _of_pooled_features(subject), subject.data
+    random = np.random.default_rng(0)
 
-    data = subject.data
-    _skip_dense(subject.task)
-    test = data.splits["test"]
-    K = len(data.classes)
-    scores = np.random.default_rng(0).random((len(test), K))
-    if data.targets.ndim == 1:
-        scores /= scores.sum(axis=1, keepdims=True)
-    groups = np.unique(data.subjects[test], return_inverse=True)[1]
-    mask = None if data.mask is None else data.mask[test]
-    thresholds = np.full(K, 0.5) if data.targets.ndim == 2 else None
-    found = evaluate(Predictions(scores, data.targets[test], groups, data.classes, mask, thresholds), resamples=0)
+    def guess(index: np.ndarray) -> np.ndarray:
+        scores = random.random((len(index), max(1, len(data.classes))))
+        return scores / scores.sum(axis=1, keepdims=True) if objective.one_class_each else scores
+
+    groups = np.unique(data.subjects[data.splits["test"]], return_inverse=True)[1]
+    predictions = replace(
+        objective.predictions(guess, data.splits, groups), objective=objective_name(subject.task.objective)
+    )
+    statistics = judged(predictions).statistics
     primary = subject.task.primary
-    require(primary in found, f"primary is {primary!r}, the metrics are {', '.join(sorted(found))[:200]}")
-    value = found[primary].value
-    require(value is not None and np.isfinite(value), f"{primary} of the test split is {value}")
+    require(primary in statistics, f"primary is {primary!r}, the metrics are {', '.join(sorted(statistics))[:200]}")
+    value = value_of(statistics[primary], len(groups))
+    require(np.isfinite(value), f"{primary} of the test split is {value}")
 
 
-RULES: tuple[Rule, ...] = (
+RULES: tuple[Rule[TaskSubject], ...] = (
     api_version_is_spoken,
     options_are_documented,
     options_are_strict,
@@ -354,7 +358,7 @@ RULES: tuple[Rule, ...] = (
     loading_repeats_itself,
     other_content_is_another_fingerprint,
     the_split_seed_defines_the_split,
-    targets_are_within_classes,
+    targets_fit_the_objective,
     raw_inputs_load,
     nothing_names_a_subject,
     skipped_files_are_counted,

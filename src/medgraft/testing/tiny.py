@@ -20,14 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgraft.attention import AttentionLayout
-from medgraft.convolution import average_pool_3d
-from medgraft.encoder import DualEncoder, Encoder, EncoderSpec, Modality, TextEncoder
+from medgraft.encoder import Encoder, EncoderSpec, MultimodalEncoder, TextEncoder
 from medgraft.errors import ConfigError
+from medgraft.fast.convolution import average_pool_3d
 from medgraft.features import Features
+from medgraft.modality import find_modality
+from medgraft.typed_torch import fork_random
 
 Style = Literal["packed", "split", "mha"]
 SIZES: dict[int, tuple[int, ...]] = {2: (16, 24), 3: (8, 12, 16)}
-MODALITIES: dict[int, Modality] = {2: "image", 3: "volume"}
+MODALITIES: dict[int, str] = {2: "image", 3: "volume"}
 PATCH, WIDTH, TEXT_WIDTH, HEADS, DEPTH = 4, 32, 24, 2, 2
 WORDS, LENGTH, SHARED = 40, 10, 20
 DROPOUT = 0.1
@@ -83,19 +85,19 @@ class Block(nn.Module):
 
 def layouts(style: Style, dim: int, heads: int, depth: int) -> list[AttentionLayout]:
     """Where the blocks of this module keep their attention."""
-    found = []
+    attention: list[AttentionLayout] = []
     for i in range(depth):
         path = f"blocks.{i}.attn"
         if style == "mha":
-            found.append(AttentionLayout("mha", path, heads, dim))
+            attention.append(AttentionLayout("mha", path, heads, dim))
         elif style == "packed":
-            found.append(AttentionLayout("packed", f"{path}.qkv", heads, dim, out_path=f"{path}.out"))
+            attention.append(AttentionLayout("packed", f"{path}.qkv", heads, dim, out_path=f"{path}.out"))
         else:
             out, key, value = f"{path}.out", f"{path}.key", f"{path}.value"
-            found.append(
+            attention.append(
                 AttentionLayout("split", f"{path}.query", heads, dim, key_path=key, value_path=value, out_path=out)
             )
-    return found
+    return attention
 
 
 class TinyViT(Encoder):
@@ -129,7 +131,7 @@ class TinyViT(Encoder):
         return [f"blocks.{i}" for i in range(len(self.blocks))]
 
     def prefix(self, x: Tensor, stop: int) -> Tensor:
-        """Stage ``1 + i`` precedes block ``i``."""
+        """Stage ``1 + i`` precedes block ``i``; its input is ``[B, N, C]``."""
         if not 0 <= stop < self.n_stages:
             raise ConfigError(f"encoder {self.spec.name} has stages 0 to {self.n_stages - 1}, not {stop}")
         if stop == 0:
@@ -141,7 +143,7 @@ class TinyViT(Encoder):
         return x
 
     def encode(self, x: Tensor, *, start: int = 0) -> Features:
-        """Features; ``pooled`` is the CLS token."""
+        """Features of ``[B, ...]``; ``pooled`` is the CLS token."""
         if start == 0:
             x, start = self.prefix(x, 1), 1
         for block in self.blocks[start - 1 :]:
@@ -150,7 +152,7 @@ class TinyViT(Encoder):
         return Features(tokens=x, pooled=x[:, 0], n_prefix=1, grid=self.grid)
 
     def project(self, tokens: Tensor) -> Tensor:
-        """Into the space shared with text; the identity without one."""
+        """``[..., C]`` into the space shared with text; the identity without one."""
         return self.shared(tokens)
 
     def prepare(self, raw: Any) -> Tensor:
@@ -165,6 +167,8 @@ class TinyText(TextEncoder):
         style: ``packed`` or ``split``.
         shared_dim: Width of the space shared with images, 0 for none.
     """
+
+    any_length = True
 
     def __init__(self, style: Style, shared_dim: int = 0) -> None:
         super().__init__(_spec("tiny:text", "text", (LENGTH,), TEXT_WIDTH, HEADS, 1))
@@ -182,15 +186,15 @@ class TinyText(TextEncoder):
 
     def encode(self, x: Tensor, *, start: int = 0) -> Features:
         """Features of token ids ``[B, L]``; ``pooled`` is the CLS token."""
-        mask = x != self.pad_id
-        tokens = self.words(x) + self.position
+        mask = self.real_tokens(x)
+        tokens = self.words(x) + self.position[:, : x.shape[1]]
         for block in self.blocks:
             tokens = block(tokens, mask)
         tokens = self.norm(tokens)
         return Features(tokens=tokens, pooled=tokens[:, 0], n_prefix=1, grid=(x.shape[1] - 1,), mask=mask)
 
     def project(self, tokens: Tensor) -> Tensor:
-        """Into the space shared with images; the identity without one."""
+        """``[..., C]`` into the space shared with images; the identity without one."""
         return self.shared(tokens)
 
     def prepare(self, raw: Any) -> Tensor:
@@ -221,7 +225,7 @@ class TinyCnn(Encoder):
         return ["stages.0", "stages.1"]
 
     def prefix(self, x: Tensor, stop: int) -> Tensor:
-        """Stage ``1 + i`` precedes convolution ``i``."""
+        """Stage ``1 + i`` precedes convolution ``i``; its input is ``[B, C, ...]``."""
         if not 0 <= stop < self.n_stages:
             raise ConfigError(f"encoder {self.spec.name} has stages 0 to {self.n_stages - 1}, not {stop}")
         for stage in self.stages[: max(stop - 1, 0)]:
@@ -229,7 +233,7 @@ class TinyCnn(Encoder):
         return x
 
     def encode(self, x: Tensor, *, start: int = 0) -> Features:
-        """The last feature map, flattened, and its mean."""
+        """The last feature map, flattened to ``[B, N, C]``, and its mean."""
         for stage in self.stages[max(start - 1, 0) :]:
             x = stage(x)
         tokens = x.flatten(2).transpose(1, 2)
@@ -262,7 +266,7 @@ class TinyPixels(Encoder):
 
 def _spec(
     name: str,
-    modality: Modality,
+    modality: str,
     size: tuple[int, ...],
     dim: int,
     heads: int,
@@ -298,20 +302,20 @@ def _randomise(encoder: Encoder) -> None:
 
 def _resized(raw: Any, spec: EncoderSpec) -> Tensor:
     values = torch.as_tensor(np.ascontiguousarray(raw), dtype=torch.float32)[None, None]
-    values = values / 255 if spec.modality == "image" else values
-    mode = "bilinear" if spec.modality == "image" else "trilinear"
+    flat = len(spec.input_size) == 2
+    values, mode = (values / 255, "bilinear") if flat else (values, "trilinear")
     values = F.interpolate(values, size=spec.input_size, mode=mode, align_corners=False)[0]
     return values.repeat(spec.channels, *(1 for _ in spec.input_size))
 
 
-def _dual(rank: int) -> DualEncoder:
+def _dual(rank: int) -> MultimodalEncoder:
     shared = SHARED if rank == 2 else 0
     style: Style = "packed" if rank == 2 else "split"
     visual = TinyViT(style, rank, shared_dim=shared)
-    joined: Any = f"{visual.spec.modality}+text"
+    joined = f"{visual.spec.modality}+text"
     spec = visual.spec.model_copy(update={"name": f"tiny:dual-{rank}d", "modality": joined})
     towers = {visual.spec.modality: visual, "text": TinyText(style, shared)}
-    return DualEncoder(spec, towers, logit_scale=10.0 if shared else None)
+    return MultimodalEncoder(spec, towers, logit_scale=10.0 if shared else None)
 
 
 _KINDS: Mapping[str, Callable[[], Encoder]] = {
@@ -331,7 +335,7 @@ _KINDS: Mapping[str, Callable[[], Encoder]] = {
 
 def tiny_encoder(name: str) -> Encoder:
     """A new frozen encoder of :data:`ENCODERS`; the same weights every time, the global random state untouched."""
-    with torch.random.fork_rng(devices=[]):
+    with fork_random([]):
         return _KINDS[name]().freeze()
 
 
@@ -348,20 +352,13 @@ def example_inputs(encoder: Encoder, size: int = 3, seed: int = 1) -> dict[str, 
         seed: Of the values.
 
     Returns:
-        Modality -> ``float [B, channels, *input_size]`` in the encoder's own precision, or ``int64 [B, L]`` for text,
-        of which all rows but the first end in padding.
+        Modality -> ``float [B, channels, *input_size]`` in the encoder's precision, ``int64 [B, L]`` for text, of which
+        all rows but the first end in padding, or what else the modality says.
     """
     generator = torch.Generator().manual_seed(seed)
     kind = next((p.dtype for p in encoder.parameters() if p.is_floating_point()), torch.float32)
-    inputs = {}
+    inputs: dict[str, Tensor] = {}
     for name, tower in encoder.towers().items():
-        shape = tower.spec.input_size
-        if name != "text":
-            values = torch.randn(size, tower.spec.channels, *shape, generator=generator)
-            inputs[name] = values.to(kind)
-            continue
-        ids = torch.randint(2, 38, (size, *shape), generator=generator)
-        ids[:, 0] = 1
-        ids[1:, shape[0] - 3 :] = getattr(tower, "pad_id", 0)
-        inputs[name] = ids
+        values = find_modality(tower.spec.modality).example_batch(tower, size, generator)
+        inputs[name] = values.to(kind) if values.is_floating_point() else values
     return inputs

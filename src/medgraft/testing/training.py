@@ -13,13 +13,14 @@ from medgraft.errors import IncompatibleError
 from medgraft.features import Features
 from medgraft.grafting import Grafted
 from medgraft.losses import label_guided_info_nce
+from medgraft.typed_torch import back_propagate
 
 CLASSES = 3
 LEARNING_RATE = 1e-2
 
 
 def loss(grafted: Grafted, outputs: Mapping[str, Features]) -> Tensor:
-    """Cross-entropy of the head, the adapter's own term, and the contrastive loss where modalities share a space."""
+    """A scalar: cross-entropy of the head, the adapter's term, and a contrastive loss where towers share a space."""
     assert grafted.head is not None
     logits = grafted.head(torch.cat([each.pooled for each in outputs.values()], dim=1).to(_kind(grafted)))
     total = F.cross_entropy(logits, torch.arange(len(logits)) % CLASSES)
@@ -48,7 +49,7 @@ def _embedding(tower: Encoder, features: Features) -> Tensor:
 
 
 def steps(grafted: Grafted, inputs: Mapping[str, Tensor], n: int = 2) -> dict[str, Tensor]:
-    """``n`` steps of AdamW on everything that is trainable, each followed by the adapters' ``after_step()``.
+    """``n`` steps of AdamW on a batch ``[B, ...]`` for all that is trainable, each followed by ``after_step()``.
 
     Returns:
         Parameter -> sum of its absolute gradients over the steps, for those that got one; by the names that
@@ -61,12 +62,12 @@ def steps(grafted: Grafted, inputs: Mapping[str, Tensor], n: int = 2) -> dict[st
     seen: dict[str, Tensor] = {}
     for _ in range(n):
         grafted.zero_grad()
-        loss(grafted, grafted.encode(inputs)).backward()
+        back_propagate(loss(grafted, grafted.encode(inputs)))
         for name, parameter in named:
             if parameter.grad is not None:
                 seen[name] = seen.get(name, torch.zeros(())) + parameter.grad.abs().sum()
         if optimizer is not None:
-            optimizer.step()
+            optimizer.step()  # pyright: ignore[reportUnknownMemberType]
         for _, adapter in grafted.named_adapters():
             adapter.after_step()
     return seen

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from medgraft.adapters.kernels import backends
+from medgraft.ops import backends
 
 
 def check_registration(op: Any, *cases: Sequence[Any]) -> None:

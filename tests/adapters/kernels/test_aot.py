@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from medgraft.adapters.kernels import OPS, aot, load_op
-from medgraft.adapters.kernels.triton_runtime import TARGETS
 from medgraft.errors import ConfigError
+from medgraft.ops.triton_runtime import TARGETS
 
 triton = pytest.importorskip("triton")
 PAGE = Path(__file__).parents[3] / "docs" / "kernels.md"

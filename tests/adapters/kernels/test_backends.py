@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from medgraft.adapters.kernels import backends, triton_runtime
 from medgraft.errors import ConfigError
+from medgraft.ops import backends, triton_runtime
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from op_checks import check_compiles, check_registration, fake_cuda, reason_on_a_gpu, relative
 from torch.func import vmap
 
-from medgraft.adapters.kernels import backends, bottleneck
-from medgraft.adapters.kernels.bottleneck import bottleneck_3d, bottleneck_backward, bottleneck_forward, reference
+from medgraft.adapters.kernels.bottleneck import op as bottleneck
+from medgraft.adapters.kernels.bottleneck.op import bottleneck_3d, bottleneck_backward, bottleneck_forward, reference
 from medgraft.errors import ConfigError
+from medgraft.ops import backends
 
 
 def layer(B=2, C=6, c=4, size=(3, 4, 5), k=3, seed=0):

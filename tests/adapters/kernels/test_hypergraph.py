@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from op_checks import check_compiles, check_registration, fake_cuda, reason_on_a_gpu
 from torch.func import vmap
 
-from medgraft.adapters.kernels import backends
-from medgraft.adapters.kernels.hypergraph import (
+from medgraft.adapters.kernels.hypergraph.op import (
     hyperedges,
     hyperedges_backward,
     hypergraph_layer,
-    incidence,
 )
+from medgraft.adapters.kernels.hypergraph.reference import incidence
+from medgraft.ops import backends
 
 
 def graph(B: int, N: int, C: int, seed: int = 0):

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from op_checks import check_compiles, check_registration, fake_cuda, reason_on_a_gpu, relative
 from torch.func import vmap
 
-from medgraft.adapters.kernels import backends
-from medgraft.adapters.kernels.info_nce import (
+from medgraft.adapters.kernels.info_nce.op import (
     info_nce_backward,
     info_nce_forward,
     label_ids,
     label_info_nce,
 )
-from medgraft.benchmarks.measure import peak_allocation
+from medgraft.benchmarks.measure.costs import peak_allocation
 from medgraft.errors import ConfigError
 from medgraft.losses import label_guided_info_nce
+from medgraft.ops import backends
 
 
 def batch(n: int, c: int, dtype: torch.dtype = torch.float64, n_labels: int = 3, seed: int = 0):

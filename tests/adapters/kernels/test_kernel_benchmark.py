@@ -13,15 +13,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from medgraft.adapters.kernels import backends
-from medgraft.benchmarks import cli as harness
-from medgraft.benchmarks import kernel_floors, kernels
-from medgraft.benchmarks.kernel_cases import CASES
-from medgraft.benchmarks.kernel_peers import Peer
-from medgraft.benchmarks.kernel_results import read_operations, section, store
-from medgraft.benchmarks.leaderboard import board_rows, markdown
-from medgraft.benchmarks.results import OPERATION_SUFFIX
-from medgraft.cli import app
+from medgraft.benchmarks.board.markdown import markdown
+from medgraft.benchmarks.board.rows import board_rows
+from medgraft.benchmarks.cell.results import OPERATION_SUFFIX
+from medgraft.benchmarks.commands.main import app
+from medgraft.benchmarks.kernels import command as kernels
+from medgraft.benchmarks.kernels import floors as kernel_floors
+from medgraft.benchmarks.kernels.cases import CASES
+from medgraft.benchmarks.kernels.peers import Peer
+from medgraft.benchmarks.kernels.results import read_operations, section, store
+from medgraft.ops import backends
 
 
 def small(case):
@@ -223,7 +224,7 @@ def test_an_impossible_goal_stands_beside_the_measurement_that_shows_it():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_products_run_in_every_type(dtype, monkeypatch):
-    monkeypatch.setattr("medgraft.linear.has_onednn", lambda: False)  # the counter does not know its operator
+    monkeypatch.setattr("medgraft.fast.linear.has_onednn", lambda: False)  # the counter does not know its operator
     for step in (
         kernel_floors.info_nce("cpu", dtype, N=10, C=4, rows=3),
         kernel_floors.perceiver("cpu", dtype, L=2, heads=2, B=1, C=8),
@@ -267,8 +268,6 @@ def test_the_command_writes_what_the_leaderboard_reads(tmp_path, monkeypatch, ca
     chosen = ["--op", "moe", "--dtype", "float32", "--form", "fused", "--rounds", "1", "--device", "cpu"]
     assert kernels.main([*chosen, "--json", str(tmp_path)]) == 0
     assert "Parity: green." in capsys.readouterr().out
-    if not any(each.name == "leaderboard" for each in app.registered_commands):
-        harness.register(app)
     done = CliRunner().invoke(app, ["leaderboard", str(tmp_path), "--out", str(tmp_path / "board")])
     assert done.exit_code == 0, done.output
     assert "## Operations" in (tmp_path / "board" / "leaderboard.md").read_text()

@@ -10,8 +10,7 @@ from op_checks import check_compiles, check_registration, fake_cuda
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import vmap
 
-from medgraft.adapters.kernels import backends
-from medgraft.adapters.kernels.moe import (
+from medgraft.adapters.kernels.moe.op import (
     _grouped,
     moe,
     moe_backward,
@@ -22,6 +21,7 @@ from medgraft.adapters.kernels.moe import (
     wide_reference,
 )
 from medgraft.errors import ConfigError
+from medgraft.ops import backends
 
 
 def experts(T=7, D=5, h=4, E=3, k=2, seed=0):

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from op_checks import check_compiles, check_registration, fake_cuda
 from torch.func import vmap
 
-from medgraft.adapters.kernels import backends
-from medgraft.adapters.kernels.packed_lora import lora_backward, lora_forward, packed_lora, reference
+from medgraft.adapters.kernels.packed_lora.op import lora_backward, lora_forward, packed_lora, reference
 from medgraft.errors import ConfigError
+from medgraft.ops import backends
 
 
 def layer(shape=(2, 5), D=6, W=4, R=3, starts=(0, 8), O=12, dtype=torch.float64):  # noqa: E741

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from op_checks import check_compiles, check_registration, fake_cuda, reason_on_a_gpu, relative
 from torch.func import vmap
 
-from medgraft.adapters.kernels import backends
-from medgraft.adapters.kernels.perceiver import (
+from medgraft.adapters.kernels.perceiver.op import (
     FLOOR,
     absorbed_attention,
     absorbed_attention_backward,
@@ -20,6 +19,7 @@ from medgraft.adapters.kernels.perceiver import (
 )
 from medgraft.adapters.perceiver_resampler import PerceiverAttention
 from medgraft.errors import ConfigError
+from medgraft.ops import backends
 
 
 def inputs(B=2, N=9, L=3, C=6, heads=2, d=4, seed=0):

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medgraft.adapters.kernels.products import linear, product
+from medgraft.fast.linear import linear
+from medgraft.ops.products import product
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
@@ -29,7 +30,7 @@ def test_products_of_any_shape_and_stride(dtype, M, K, N, turned, given_out):
 def test_without_onednn_the_plain_product_runs(monkeypatch):
     a, b = torch.randn(5, 7), torch.randn(7, 3)
     expected, mapped = product(a, b), linear(a, b.T, b.sum(0))
-    monkeypatch.setattr("medgraft.linear.has_onednn", lambda: False)
+    monkeypatch.setattr("medgraft.fast.linear.has_onednn", lambda: False)
     torch.testing.assert_close(product(a, b), expected)
     torch.testing.assert_close(product(a, b), a @ b, rtol=0, atol=0)
     torch.testing.assert_close(linear(a, b.T, b.sum(0)), mapped)

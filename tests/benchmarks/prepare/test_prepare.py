@@ -14,10 +14,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medgraft.benchmarks.cohorts import given
-from medgraft.benchmarks.data.adni import load_volume, read_adni
-from medgraft.benchmarks.data.brain_cohort import write_cohort
-from medgraft.benchmarks.data.brain_template import template_t1
+from medgraft.benchmarks.cohorts.adni.reader import load_volume, read_adni
+from medgraft.benchmarks.cohorts.places import cohort_at
+from medgraft.benchmarks.phantoms.brain.cohort import write_cohort
+from medgraft.benchmarks.phantoms.brain.template import template_t1
 from medgraft.benchmarks.prepare.cohort import find_sources, prepare_cohort
 from medgraft.benchmarks.prepare.volume import PrepareConfig, prepare_volume
 from medgraft.errors import ConfigError, DataError
@@ -118,7 +118,7 @@ def test_the_copy_is_read_like_the_original_and_is_another_revision(raw, prepare
     columns = ["subject", "session", "dx", "image_id", "description"]
     assert before.frame[columns].equals(after.frame[columns]) and after.phantom
     assert all(path.endswith(".nii.gz") for path in after.frame["image"])
-    assert given("adni", raw).id.revision != given("adni", prepared).id.revision
+    assert cohort_at("adni", raw).id.revision != cohort_at("adni", prepared).id.revision
     assert json.loads((prepared / "PHANTOM").read_text())["prepared"]["spacing"] == 4.0
 
 

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 import torch
 
-from medgraft.benchmarks.cohorts import SAME_DATA, saw
-from medgraft.benchmarks.data.adni import load_volume, read_adni
-from medgraft.benchmarks.data.adni_conversion import HORIZONS
-from medgraft.benchmarks.data.brain_cohort import write_cohort
+from medgraft.benchmarks.cohorts.adni.conversion import HORIZONS
+from medgraft.benchmarks.cohorts.adni.reader import load_volume, read_adni
+from medgraft.benchmarks.cohorts.places import data_of, was_trained_on
+from medgraft.benchmarks.phantoms.brain.cohort import write_cohort
 from medgraft.benchmarks.tasks import build_task
 from medgraft.benchmarks.tasks.adni import DIAGNOSES, file_facts
 from medgraft.encoders import m3d, medicalnet, neuro_simclr
@@ -227,7 +227,7 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 
 def test_the_control_reads_a_cohort_of_its_own():
-    assert build_task("adni_image_nogap").cohort == "adni_nogap" != build_task("adni_image").cohort
+    assert build_task("adni_image:nogap").cohort == "adni_nogap" != build_task("adni_image").cohort
 
 
 # --- pairs, sites, variants ------------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def test_the_control_reads_a_cohort_of_its_own():
 
 @pytest.mark.parametrize(
     ("name", "classes"),
-    [("adni_ad_cn", ("CN", "AD")), ("adni_mci_cn", ("CN", "MCI")), ("adni_ad_mci", ("MCI", "AD"))],
+    [("adni_image:ad_cn", ("CN", "AD")), ("adni_image:mci_cn", ("CN", "MCI")), ("adni_image:ad_mci", ("MCI", "AD"))],
 )
 def test_a_pair_leaves_the_third_diagnosis_out_and_counts_it(adni_cohort, frame, name, classes):
     data = build_task(name).load(adni_cohort).check()
@@ -247,7 +247,7 @@ def test_a_pair_leaves_the_third_diagnosis_out_and_counts_it(adni_cohort, frame,
 
 def test_a_pair_is_also_an_option_of_the_other_inputs(adni_cohort):
     data = build_task("adni_image_text", {"contrast": "CN-AD"}).load(adni_cohort).check()
-    assert data.split_hash() == build_task("adni_ad_cn").load(adni_cohort).split_hash()
+    assert data.split_hash() == build_task("adni_image:ad_cn").load(adni_cohort).split_hash()
 
 
 def test_held_out_sites_are_new_to_the_test(adni_cohort, frame):
@@ -377,5 +377,9 @@ def test_a_cohort_that_is_followed_for_six_years_serves_every_published_horizon(
 
 
 def test_a_real_copy_of_adni_serves_the_conversion_too(adni_cohort):
-    assert SAME_DATA[build_task("adni_mci_conversion").cohort] == "adni"
-    assert saw(["ADNI"], "adni_visits") and saw(["ADNI3"], "adni") and not saw(["phantom brain (pretrain)"], "adni")
+    assert data_of(build_task("adni_mci_conversion").cohort) == "adni"
+    assert (
+        was_trained_on(["ADNI"], "adni_visits")
+        and was_trained_on(["ADNI3"], "adni")
+        and not was_trained_on(["phantom brain (pretrain)"], "adni")
+    )

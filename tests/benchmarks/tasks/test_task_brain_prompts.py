@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medgraft.benchmarks.data.adni import read_adni
+from medgraft.benchmarks.cohorts.adni.reader import read_adni
 from medgraft.benchmarks.tasks import build_task
 from medgraft.benchmarks.tasks.brain_prompts import AGE_LIMITS, BY_NAME, QUESTIONS, BrainPrompts, answers_of
 from medgraft.encoders.slices import take_slices
 from medgraft.errors import ConfigError, DataError
 from medgraft.task import TaskData
 
-ALONE = ("brain_prompts_diagnosis", "brain_prompts_age", "brain_prompts_sex", "brain_prompts_ventricles")
+ALONE = ("brain_prompts:diagnosis", "brain_prompts:age", "brain_prompts:sex", "brain_prompts:ventricles")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_age_groups_begin_at_their_limits_and_gaps_are_not_asked():
 def test_no_subject_is_in_two_splits_and_all_models_share_the_split(adni_cohort, data):
     homes = {name: set(data.subjects[index]) for name, index in data.splits.items()}
     assert not (homes["train"] & homes["test"] or homes["train"] & homes["val"] or homes["val"] & homes["test"])
-    for name in (*ALONE, "brain_prompts_without_text"):
+    for name in (*ALONE, "brain_prompts:without_text"):
         other = build_task(name).load(adni_cohort)
         assert {split: set(other.subjects[index]) for split, index in other.splits.items()} == homes
 
@@ -95,13 +95,13 @@ def test_no_subject_is_in_two_splits_and_all_models_share_the_split(adni_cohort,
 @pytest.mark.parametrize("name", ALONE)
 def test_a_question_alone_has_its_own_classes_only(adni_cohort, name):
     found = build_task(name).load(adni_cohort).check()
-    question = BY_NAME[name.rpartition("_")[2]]
+    question = BY_NAME[name.partition(":")[2]]
     assert found.classes == tuple(f"{question.name}: {answer}" for answer in question.answers)
     assert set(asked(found)) == {0}
 
 
 def test_without_text_there_is_no_prompt(adni_cohort, data):
-    found = build_task("brain_prompts_without_text").load(adni_cohort)
+    found = build_task("brain_prompts:without_text").load(adni_cohort)
     assert set(found.inputs) == {"volume"} and np.array_equal(found.targets, data.targets)
 
 

@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medgraft.benchmarks.cell import Cell
-from medgraft.benchmarks.data.chexpert import read_chexpert
-from medgraft.benchmarks.results import CellSpec
+from medgraft.benchmarks.cell.results import CellSpec
+from medgraft.benchmarks.cell.steps.description import describe_data
+from medgraft.benchmarks.cell.steps.evaluation import evaluate
+from medgraft.benchmarks.cell.steps.loading import load
+from medgraft.benchmarks.cell.steps.precomputing import Ready, build
+from medgraft.benchmarks.cell.steps.training import train
+from medgraft.benchmarks.cohorts.chest.chexpert import read_chexpert
 from medgraft.benchmarks.tasks import build_task
 from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
 from medgraft.errors import ConfigError, DataError
@@ -104,6 +108,23 @@ def test_shots_are_per_class_of_different_subjects_and_nested(many):
     assert len({many[1][i] for i in more}) == len(more) == 16
 
 
+def test_shots_in_the_cohorts_proportions_are_as_many_and_nested(many):
+    few, more = budget(many, shots=10, proportions="cohort"), budget(many, shots=30, proportions="cohort")
+    share = many[2].mean()
+    for kept, total in ((few, 20), (more, 60)):
+        assert len(kept) == len({many[1][i] for i in kept}) == total
+        assert abs(sum(many[2][i] for i in kept) - share * total) <= 1
+    assert few < more
+
+
+def test_labels_that_go_together_are_taken_as_their_subjects_come():
+    labels = (np.random.default_rng(0).random((200, 3)) < 0.4).astype(np.float32)
+    own = LabelBudget(shots=6, proportions="cohort")
+    index, subjects = np.arange(200), np.arange(200).astype(str)
+    kept = within_budget(index, subjects, class_table(labels, 3), labels.argmax(axis=1), own)
+    assert len(kept) == 6 * 4  # three labels, and none
+
+
 def test_another_seed_keeps_others(many):
     assert budget(many, shots=5) != budget(many, shots=5, label_seed=1)
 
@@ -128,7 +149,7 @@ def test_chexpert_has_budgets_and_a_class_for_uncertain_labels(chest_cohort):
 # --- cells ------------------------------------------------------------------------------------------------------------
 
 
-def cell(root: Path, task: str, adapter: str = "linear_probe", epochs: int = 1, **options: Any) -> Cell:
+def cell(root: Path, task: str, adapter: str = "linear_probe", epochs: int = 1, **options: Any) -> Ready:
     spec = {
         "task": task,
         "task_options": options,
@@ -138,22 +159,19 @@ def cell(root: Path, task: str, adapter: str = "linear_probe", epochs: int = 1, 
         "seed": 0,
         "train": {"epochs": epochs, "batch_size": 8},
     }
-    made = Cell(CellSpec.model_validate(spec), root)
-    made.load()
-    made.build()
-    return made
+    return build(load(CellSpec.model_validate(spec), root))
 
 
 def test_training_without_pairs_is_refused_with_the_remedy(siim_cohort):
     made = cell(siim_cohort, "siim_zero_shot", "ace_lora")
     with pytest.raises(DataError, match=r"no image-report pairs to train on; put a copy of MIMIC-CXR"):
-        made.train(lambda share: None)
+        train(made, lambda share: None)
 
 
 def test_nothing_trained_needs_no_pairs(siim_cohort):
     made = cell(siim_cohort, "siim_zero_shot", "zero_shot", 0)
-    made.train(lambda share: None)
-    metrics, _ = made.evaluate()
+    train(made, lambda share: None)
+    metrics = evaluate(made).metrics
     assert {"accuracy", "balanced_accuracy", "auc_macro", "auc_flattened"} <= set(metrics)
 
 
@@ -165,22 +183,25 @@ def test_nothing_trained_needs_no_pairs(siim_cohort):
     ],
 )
 def test_a_dense_head_trains_and_its_stored_predictions_give_its_metrics(task, cohort, metric, shape, request):
-    from medgraft.benchmarks.metrics import Predictions, evaluate
+    from medgraft.benchmarks.objectives.evaluation import evaluate as judge
+    from medgraft.metric import Predictions
 
     made = cell(request.getfixturevalue(cohort), task, "lora")
-    log = made.train(lambda share: None)
-    metrics, stored = made.evaluate()
+    log = train(made, lambda share: None)
+    evaluated = evaluate(made)
+    metrics, stored = evaluated.metrics, evaluated.arrays
     assert np.isfinite(log.epoch_loss).all() and metric in metrics and stored["scores"].shape[1:] == shape
+    objective = made.loaded.task.objective
     again = Predictions(
-        stored["scores"], stored["targets"], stored["groups"], ("x",), None, stored["thresholds"], made.task.objective
+        stored["scores"], stored["targets"], stored["groups"], ("x",), None, stored["thresholds"], objective
     )
-    assert evaluate(again) == metrics
-    assert made.describe_data()["objective"] == made.task.objective
+    assert judge(again) == metrics
+    assert describe_data(made.loaded, evaluated)["objective"] == objective
 
 
 def test_the_uncertain_class_trains_three_outputs_and_predicts_one(chest_cohort):
     made = cell(chest_cohort, "chexpert", uncertainty="multiclass")
-    made.train(lambda share: None)
-    _, stored = made.evaluate()
-    assert made.grafted.trainable_count()["head"] == 15 * (made.encoder.spec.dim + 1)
+    train(made, lambda share: None)
+    stored = evaluate(made).arrays
+    assert made.grafted.trainable_count()["head"] == 15 * (made.loaded.encoder.spec.dim + 1)
     assert stored["scores"].shape[1] == 5 and 0 <= stored["scores"].min() <= stored["scores"].max() <= 1

@@ -12,7 +12,7 @@ from medgraft.benchmarks.tasks.chexpert import Chexpert
 from medgraft.errors import ConfigError, DataError
 
 ALONE = [
-    f"chest_prompts_{name}" for name in ("atelectasis", "cardiomegaly", "consolidation", "edema", "pleural_effusion")
+    f"chest_prompts:{name}" for name in ("atelectasis", "cardiomegaly", "consolidation", "edema", "pleural_effusion")
 ]
 
 
@@ -44,7 +44,7 @@ def test_the_questions_on_an_image_read_the_same_image(chest_cohort):
 
 def test_models_that_are_not_asked_share_patients_and_splits(chest_cohort):
     every = build_task("chest_prompts").load(chest_cohort)
-    blind = build_task("chest_prompts_without_text").load(chest_cohort).check()
+    blind = build_task("chest_prompts:without_text").load(chest_cohort).check()
     assert set(blind.inputs) == {"image"} and np.array_equal(blind.targets, every.targets)
     homes = {name: set(every.subjects[index]) for name, index in every.splits.items()}
     count = 0

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medgraft.benchmarks.data.chexpert import CHEXPERT_14, COMPETITION_5, read_chexpert
+from medgraft.benchmarks.cohorts.chest.chexpert import CHEXPERT_14, COMPETITION_5, read_chexpert
 from medgraft.benchmarks.tasks import build_task
 from medgraft.errors import ConfigError, DataError
 from medgraft.task import TaskData

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from triton_interpreter import DTYPES, KINDS, assert_close, counting, poisoned, strided
 
-from medgraft.adapters.kernels import bottleneck_triton as K
-from medgraft.adapters.kernels.triton_runtime import Tile
+from medgraft.adapters.kernels.bottleneck import triton as K
+from medgraft.ops.triton_runtime import Tile
 
 TILE = Tile({"BM": 32, "BN": 32})
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from triton_interpreter import DTYPES, KINDS, assert_close, counting, poisoned, strided, turned
 
-from medgraft.adapters.kernels.hypergraph import hyperedges, triton_backward
-from medgraft.adapters.kernels.hypergraph_triton import backward_traffic, forward_traffic, launch_forward
-from medgraft.adapters.kernels.triton_runtime import Tile
+from medgraft.adapters.kernels.hypergraph.op import hyperedges, triton_backward
+from medgraft.adapters.kernels.hypergraph.triton import backward_traffic, forward_traffic, launch_forward
+from medgraft.ops.triton_runtime import Tile
 
 TILE = Tile({"BM": 16, "BC": 32})
 

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from triton_interpreter import DTYPES, KINDS, assert_close, counting, poisoned, strided, turned
 
-from medgraft.adapters.kernels.info_nce import label_ids, reference
-from medgraft.adapters.kernels.info_nce_triton import (
+from medgraft.adapters.kernels.info_nce.op import label_ids, reference
+from medgraft.adapters.kernels.info_nce.triton import (
     backward_traffic,
     forward_traffic,
     launch_backward,
     launch_forward,
 )
-from medgraft.adapters.kernels.triton_runtime import Tile
+from medgraft.ops.triton_runtime import Tile
 
 LSE = Tile({"BM": 32, "BN": 32, "BC": 32})
 GRAD = Tile({"BM": 32, "BN": 32, "BC": 32, "BO": 32})

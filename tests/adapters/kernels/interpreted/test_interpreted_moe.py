@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from triton_interpreter import DTYPES, KINDS, assert_close, counting, poisoned, strided, turned
 
-from medgraft.adapters.kernels import moe as M
-from medgraft.adapters.kernels.moe_triton import gate_traffic, launch_gate, launch_gate_backward
-from medgraft.adapters.kernels.triton_runtime import Tile
+from medgraft.adapters.kernels.moe import op as M
+from medgraft.adapters.kernels.moe.triton import gate_traffic, launch_gate, launch_gate_backward
+from medgraft.ops.triton_runtime import Tile
 
 TILE = Tile({"BM": 32, "BH": 32})
 

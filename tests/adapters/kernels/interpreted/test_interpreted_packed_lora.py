@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from triton_interpreter import DTYPES, KINDS, assert_close, counting, poisoned, strided, turned
 
-from medgraft.adapters.kernels.packed_lora import reference, triton_backward, triton_forward
-from medgraft.adapters.kernels.packed_lora_triton import backward_traffic, forward_traffic
-from medgraft.adapters.kernels.triton_runtime import Tile
+from medgraft.adapters.kernels.packed_lora.op import reference, triton_backward, triton_forward
+from medgraft.adapters.kernels.packed_lora.triton import backward_traffic, forward_traffic
+from medgraft.ops.triton_runtime import Tile
 
 FORWARD = Tile({"BM": 32, "BW": 32})
 BACKWARD = Tile({"BM": 32, "BK": 32})
@@ -56,7 +56,7 @@ def test_non_contiguous_inputs(view):
 
 
 def test_more_blocks_than_programs(monkeypatch):
-    monkeypatch.setattr("medgraft.adapters.kernels.packed_lora_triton.MOST_PROGRAMS", 2)
+    monkeypatch.setattr("medgraft.adapters.kernels.packed_lora.triton.MOST_PROGRAMS", 2)
     check(150, 33, 16, 8, torch.float32)
 
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from triton_interpreter import DTYPES, KINDS, assert_close, counting, poisoned, strided, turned
 
-from medgraft.adapters.kernels.perceiver import absorbed_attention
-from medgraft.adapters.kernels.perceiver_triton import launch_backward, launch_forward, traffic
-from medgraft.adapters.kernels.triton_runtime import Tile
+from medgraft.adapters.kernels.perceiver.op import absorbed_attention
+from medgraft.adapters.kernels.perceiver.triton import launch_backward, launch_forward, traffic
+from medgraft.ops.triton_runtime import Tile
 
 TILE = Tile({"BM": 32, "BN": 32, "BC": 32, "BO": 32})
 

@@ -1,0 +1,1 @@
+"""Residual 3D convolutional bottleneck."""

@@ -1,0 +1,1 @@
+"""Label-guided InfoNCE without the matrix of similarities."""

@@ -1,0 +1,1 @@
+"""Text-routed mixture of bottleneck experts."""

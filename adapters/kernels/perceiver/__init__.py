@@ -1,0 +1,1 @@
+"""Cross-attention of few latents over many frozen tokens."""

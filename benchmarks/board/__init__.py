@@ -1,0 +1,1 @@
+"""The leaderboard and the figures beside it, derived from folders of results."""

@@ -1,0 +1,184 @@
+"""The board as Markdown: one table per task, then what its rows say besides."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import pandas as pd
+
+from medgraft.benchmarks.board.adapters import HEADS, adapter_rows, without_dashes
+from medgraft.benchmarks.board.columns import KEPT, cells_of_row, numbers_shown
+from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
+from medgraft.benchmarks.board.groups import HEADS as GROUP_HEADS
+from medgraft.benchmarks.board.groups import group_rows
+from medgraft.benchmarks.board.rows import BoardRow
+from medgraft.benchmarks.board.text import with_interval, without_paths
+from medgraft.benchmarks.cohorts.tables.tabular import baseline_lines
+from medgraft.benchmarks.kernels.results import OperationResult, section
+from medgraft.benchmarks.metrics.intervals import FEW
+from medgraft.commands.plain_text import markdown_code, markdown_text, one_line
+from medgraft.errors import ConfigError
+
+PHANTOM_NOTE = (
+    "**PHANTOM**: rows marked so were measured on generated cohorts. They show that the machinery works and how "
+    "adapters compare under known conditions; they are no clinical evidence and replicate no paper."
+)
+
+
+def markdown(
+    rows: Sequence[BoardRow],
+    command: str,
+    operations: Sequence[OperationResult] = (),
+    also: Sequence[str] = (),
+    *,
+    groups: bool = False,
+) -> str:
+    """The board as Markdown: one table of means per task, then F1 and AUC per class, and the operations at the end.
+
+    Args:
+        rows: See :func:`board_rows`.
+        command: That made it.
+        operations: See :mod:`medgraft.benchmarks.kernels.results`.
+        also: Further metrics to show, in a table of their own.
+        groups: Add the primary metric by groups of test subjects.
+
+    Raises:
+        ConfigError: No row has one of them.
+    """
+    numbers = {name for row in rows for name in row.metrics}
+    if unknown := [name for name in also if name not in numbers]:
+        raise ConfigError(f"no result has the metric {unknown[0]!r}; they have {', '.join(sorted(numbers))}")
+    lines = ["# Leaderboard", "", f"Made by {markdown_code(without_paths(command))}.", ""]
+    lines += [
+        "F1 and AUC are means over seeds; brackets hold 95% intervals that resample test subjects and, where a row has "
+        "several, seeds. They hold what other subjects of the same population and other seeds would change, and not "
+        f"another cohort, split or choice of options. With fewer than {FEW} test subjects of a class (*few subjects*, "
+        "with their number) they are too narrow: simulated coverage of 95% intervals falls to nine in ten and below. "
+        "`train/s` and `infer/s` "
+        "are samples per second (training from the cached frozen prefix, inference from prepared inputs), `step MB` is "
+        "the peak of allocated tensors in one training step. Rows of one task are ranked by its primary metric; rows "
+        "whose intervals overlap widely are not shown to differ.",
+        "",
+    ]
+    if any(row.first.phantom for row in rows):
+        lines += [PHANTOM_NOTE, ""]
+    tasks: dict[tuple[bool, str, str, str], list[BoardRow]] = defaultdict(list)
+    for row in rows:
+        tasks[row.section].append(row)
+    for members in tasks.values():
+        lines += _task_section(members, also)
+        if groups and (table := group_rows(members)):
+            metric = markdown_code(members[0].first.primary)
+            lines += [f"By groups of test subjects, {metric}:", "", *_as_markdown(table, GROUP_HEADS)]
+    if rows:
+        heads, cells = without_dashes(HEADS, adapter_rows([row.first for row in rows]))
+        lines += ["Adapters and how they were trained:", "", *_as_markdown(cells, heads)]
+    lines += section(operations)
+    return "\n".join(lines) + "\n"
+
+
+def _fallbacks(members: Sequence[BoardRow]) -> list[str]:
+    """One line per operation that was to be fused and did not always run so, with the reason."""
+    lines: dict[str, None] = {}
+    for row in members:
+        for op, uses in row.first.ops.items():
+            total = sum(use.calls for use in uses)
+            for use in uses:
+                if use.reason:
+                    share = f"{use.calls} of {total} calls"
+                    text = f"{row.adapter}, {op}: {use.form} in {share} (asked for {use.asked}): {use.reason}"
+                    lines[f"- {markdown_text(text)}"] = None
+    return ["Operations that did not run fused:", "", *lines, ""] if lines else []
+
+
+def _failures(members: Sequence[BoardRow]) -> list[str]:
+    """One line per cell that did not succeed: how it ended, why, and where its log is in the results folder."""
+    lines = []
+    for row in members:
+        for cell in row.cells:
+            if cell.status != "success":
+                log = f" (log {markdown_code(cell.log)})" if cell.log else ""
+                name = f"{row.first.spec.encoder} / {row.adapter} seed {cell.spec.seed}"
+                lines.append(f"- {markdown_text(f'{name}: {cell.status}: {one_line(cell.message, 300)}')}{log}")
+    return ["Cells that did not succeed:", "", *lines, ""] if lines else []
+
+
+def _as_markdown(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> list[str]:
+    """A table and an empty line; markup in a cell, as the bar in ``pair:a|b``, is shown and not followed."""
+    escaped = [[markdown_text(str(cell)) for cell in row] for row in rows]
+    return [
+        pd.DataFrame(escaped, columns=[markdown_text(head) for head in heads]).to_markdown(
+            index=False, disable_numparse=True
+        ),
+        "",
+    ]
+
+
+def _task_section(members: Sequence[BoardRow], also: Sequence[str]) -> list[str]:
+    spec = members[0].first.spec
+    mark = " (PHANTOM)" if members[0].first.phantom else ""
+    data = members[0].first.data
+    facts = [f"Cohort revision {markdown_code(spec.cohort.revision)}"]
+    if spec.task_options:
+        options = ", ".join(f"{name} {value}" for name, value in spec.task_options.items())
+        facts.append(f"options {markdown_text(options)}")
+    if data.get("splits"):
+        facts += [
+            f"{markdown_text(name)} {n['samples']} samples of {n['subjects']} subjects"
+            for name, n in data["splits"].items()
+        ]
+        facts.append(f"split {markdown_code(data.get('split_hash', '')[:12])}")
+    if data.get("generator"):
+        facts.append(f"generator {markdown_text(data['generator'])}")
+    if data.get("bayes_f1_macro") is not None:
+        facts.append(f"Bayes-optimal F1 macro {data['bayes_f1_macro']:.3f}")
+    ranked = f"Ranked by {markdown_code(members[0].first.primary)}."
+    lines = [f"## {markdown_text(members[0].title)}", "", f"{'; '.join(facts)}. {ranked}", ""]
+    if notes := dict.fromkeys(note for row in members for note in row.notes):
+        lines += [f"Of the data: {markdown_text('; '.join(notes))}.", ""]
+    numbers = numbers_shown(members[0].first)
+    rows = [cells_of_row(row, numbers) for row in members]
+    keep = KEPT if any(row.metrics for row in members) else tuple(rows[0])
+    heads, cells = without_dashes(tuple(rows[0]), [list(row.values()) for row in rows], keep)
+    lines += _as_markdown(cells, heads)
+    if named := _further(members[0], numbers, also):
+        further = [
+            [row.first.spec.encoder, row.adapter, *(with_interval(row.metrics.get(name)) for name in named)]
+            for row in members
+            if row.metrics
+        ]
+        heads = ["encoder", "adapter", *(f"{name}{mark}" for name in named)]
+        lines += _as_markdown(further, heads)
+    lines += _fallbacks(members)
+    lines += _failures(members)
+    if reports := [
+        [row.first.spec.encoder, row.adapter, *diagnostics]
+        for row in members
+        if (diagnostics := diagnostic_cells(row.cells))
+    ]:
+        heads, reports = without_dashes(["encoder", "adapter", *DIAGNOSTIC_COLUMNS], reports)
+        lines += _as_markdown(reports, heads)
+    classes = [name.removeprefix("f1_") for name in members[0].metrics if name.startswith("f1_")]
+    classes = [name for name in classes if name not in ("macro", "weighted")]
+    if classes:
+        table = [
+            [row.first.spec.encoder, row.adapter]
+            + [with_interval(row.metrics.get(f"{kind}_{name}")) for name in classes for kind in ("f1", "auc")]
+            for row in members
+            if row.metrics
+        ]
+        heads = ["encoder", "adapter", *(f"{kind} {name}{mark}" for name in classes for kind in ("F1", "AUC"))]
+        lines += _as_markdown(table, heads)
+    return lines + baseline_lines(data.get("table_baselines", {}))
+
+
+def _further(row: BoardRow, numbers: Sequence[str], also: Sequence[str]) -> list[str]:
+    """Overall metrics that the first table has no column for: the task's variants, an objective's others, those asked.
+
+    Of classes, only variants: theirs by class have a table of their own.
+    """
+    classes = "f1_macro" in row.metrics
+    further = row.first.data.get("variants", ()) if classes else [name for name in row.metrics if name not in numbers]
+    named = [name for name in row.metrics if name in further]
+    return named + [name for name in also if name in row.metrics and name not in named]

@@ -1,0 +1,213 @@
+"""Rows of a board: the seeds of one task, encoder and adapter, joined, with intervals over subjects and seeds."""
+
+from __future__ import annotations
+
+import functools
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medgraft.benchmarks.cell.result_files import UnreadableError
+from medgraft.benchmarks.cell.results import CellResult
+from medgraft.benchmarks.cell.verification import Verified, stored_predictions, verified_results
+from medgraft.benchmarks.metrics.bootstrap import Estimate
+from medgraft.benchmarks.metrics.intervals import Bounds, Ends, few_subjects, joined_interval, pooled_intervals
+from medgraft.errors import MedgraftError
+from medgraft.judging import judged, metric_of, objective_of
+from medgraft.metric import Predictions
+from medgraft.objective import objective_class
+
+
+@dataclass
+class BoardRow:
+    """All seeds of one task, encoder, adapter, cohort and set of hyper-parameters.
+
+    Attributes:
+        cells: The results, by seed.
+        metrics: Name -> (mean over the seeds, lower and upper end of the 95% interval).
+        note: What tells it from rows of the same encoder and adapter in its table.
+        unverified: Seeds whose metrics could not be checked, for want of readable predictions beside them.
+        few: Classes with too few test subjects for their intervals to hold, and how many there are.
+    """
+
+    cells: list[CellResult]
+    metrics: dict[str, tuple[float | None, float | None, float | None]]
+    note: str = ""
+    unverified: int = 0
+    few: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def section(self) -> tuple[bool, str, str, str]:
+        """What rows share that stand in one table: phantom or real, task, cohort, and what is asked of the task."""
+        spec = self.first.spec
+        request = json.dumps([spec.task_version, spec.limit, spec.task_options], sort_keys=True)
+        return self.first.phantom, spec.task, spec.cohort.revision, request
+
+    @property
+    def title(self) -> str:
+        """Heading of its table."""
+        spec = self.first.spec
+        limit = "" if spec.limit is None else f", at most {spec.limit} samples per split"
+        return f"{spec.task}{' (PHANTOM)' if self.first.phantom else ''}{limit}"
+
+    @property
+    def adapter(self) -> str:
+        """Name of the adapter with the note."""
+        return f"{self.first.spec.adapter} ({self.note})" if self.note else self.first.spec.adapter
+
+    @property
+    def first(self) -> CellResult:
+        """Any of the cells that succeeded; all share what the row says about itself."""
+        return next((cell for cell in self.cells if cell.status == "success"), self.cells[0])
+
+    @property
+    def warning(self) -> str:
+        """Which classes too few test subjects have, in words; empty for none."""
+        return f"few subjects: {', '.join(f'{name} {n}' for name, n in self.few.items())}" if self.few else ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the task says that a reader must know of its data."""
+        return tuple(self.first.data.get("notes", ()))
+
+    @property
+    def status(self) -> str:
+        """``success``, or how many seeds ended otherwise; and how many could not be checked."""
+        bad = [cell.status for cell in self.cells if cell.status != "success"]
+        status = "success" if not bad else f"{len(bad)} of {len(self.cells)}: {', '.join(sorted(set(bad)))}"
+        return f"{status} ({self.unverified} unverified)" if self.unverified else status
+
+
+def _predictions(path: Path, cell: CellResult) -> Predictions | None:
+    if not path.with_suffix(".npz").exists():  # a board of JSON files alone has thousands of rows
+        return None
+    try:
+        return stored_predictions(path, cell)
+    except UnreadableError:
+        return None
+
+
+def make_row(seeds: Sequence[tuple[Path, CellResult]]) -> BoardRow:
+    """Joins the seeds of a row.
+
+    With the predictions at hand the interval resamples subjects and seeds; without them (only the JSON files were
+    copied) the seeds' own intervals and their spread are added up, see :mod:`medgraft.benchmarks.metrics.intervals`.
+    """
+    seeds = sorted(seeds, key=lambda item: item[1].spec.seed)
+    good = [(path, cell) for path, cell in seeds if cell.status == "success"]
+    metrics: dict[str, tuple[float | None, float | None, float | None]] = {}
+    names = list(good[0][1].metrics) if good else []
+    predictions = [p for path, cell in good if (p := _predictions(path, cell)) is not None]
+    same = len(predictions) == len(good) > 1 and all(
+        np.array_equal(p.groups, predictions[0].groups) and np.array_equal(p.targets, predictions[0].targets)
+        for p in predictions
+    )
+    pooled = _pooled(predictions, names) if same else {}
+    named = metrics_of(good[0][1]) if good else ()
+    for name in names:
+        values = [cell.metrics[name] for _, cell in good if name in cell.metrics]
+        metrics[name] = (
+            _mean(v.value for v in values),
+            *(pooled.get(name) or _joined(values, metric_of(name, named).bounds)),
+        )
+    few = good[0][1].data.get("few_subjects", {}) if good else {}
+    if predictions:
+        few = few_subjects(objective_of(predictions[0]).subjects_by_class(predictions[0]))
+    return BoardRow([cell for _, cell in seeds], metrics, few=few)
+
+
+def _pooled(predictions: Sequence[Predictions], names: Iterable[str]) -> dict[str, Ends]:
+    """Intervals of the numbers ``names`` that resample subjects and seeds."""
+    judged_seeds = [judged(p) for p in predictions]
+    bounds = {name: judged_seeds[0].metrics[name].bounds for name in names if name in judged_seeds[0].metrics}
+    return pooled_intervals([each.statistics for each in judged_seeds], predictions[0].groups, bounds)
+
+
+def _joined(values: Sequence[Estimate], bounds: Bounds) -> tuple[float | None, float | None]:
+    ends = [(v.value, v.ci_low, v.ci_high) for v in values if None not in (v.value, v.ci_low, v.ci_high)]
+    if not ends or len(ends) < len(values):
+        return None, None
+    return joined_interval(*zip(*ends, strict=True), bounds)  # pyright: ignore
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    numbers = list(values)
+    return (
+        None
+        if not numbers or any(v is None for v in numbers)
+        else statistics.fmean(v for v in numbers if v is not None)
+    )
+
+
+def board_rows(folders: Iterable[Path]) -> list[BoardRow]:
+    """Rows of all results below the folders, by task, real cohorts first, best first within a task and cohort.
+
+    Results that contradict themselves are left out, see :mod:`medgraft.benchmarks.cell.verification`.
+    """
+    groups: dict[str, list[Verified]] = defaultdict(list)
+    for each in verified_results(folders):
+        groups[each.cell.spec.row()].append(each)
+    rows = []
+    for seeds in groups.values():
+        rows.append(make_row([(each.path, each.cell) for each in seeds]))
+        rows[-1].unverified = sum(bool(each.unverified) for each in seeds)
+    _note_differences(rows)
+
+    def order(row: BoardRow) -> tuple[Any, ...]:
+        value = row.metrics.get(row.first.primary, (None, None, None))[0]
+        if value is not None and _ranked_upwards(row.first):
+            value = -value
+        return (*row.section, value is None, value or 0.0, row.first.spec.encoder, row.adapter)
+
+    return sorted(rows, key=order)
+
+
+def _ranked_upwards(cell: CellResult) -> bool:
+    """Whether more of a result's primary metric is better; so it is where its objective is not installed here."""
+    return metric_of(cell.primary, metrics_of(cell)).higher_is_better
+
+
+def metrics_of(cell: CellResult) -> tuple[str, ...]:
+    """Names of the metrics of a result's objective; none where that is not installed here."""
+    return _metrics_of_objective(str(cell.data.get("objective", "")))
+
+
+@functools.cache
+def _metrics_of_objective(name: str) -> tuple[str, ...]:
+    """Looked up once, unknown names too: thousands of rows ask, and each look reads what is installed."""
+    try:
+        return objective_class(name).metrics
+    except MedgraftError:
+        return ()
+
+
+def _note_differences(rows: Iterable[BoardRow]) -> None:
+    """Says of rows that would look alike what differs: epochs, options, versions."""
+    alike: dict[tuple[Any, ...], list[BoardRow]] = defaultdict(list)
+    for row in rows:
+        alike[(row.section, row.first.spec.encoder, row.first.spec.adapter)].append(row)
+    for members in alike.values():
+        facts = [_flat(row.first.spec.model_dump(mode="json", exclude={"seed"})) for row in members]
+        names = [name for name in dict.fromkeys(n for f in facts for n in f) if len({f.get(name) for f in facts}) > 1]
+        for row, fact in zip(members, facts, strict=True):
+            row.note = ", ".join(f"{name.rpartition('.')[2]} {fact.get(name, '-')}" for name in names)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": str(value)[:24]}
+    return flat
+
+
+def median(row: BoardRow, name: str) -> float | None:
+    """Median over the seeds of a number of :class:`medgraft.benchmarks.cell.results.Efficiency`."""
+    costs = [getattr(c.efficiency, name) for c in row.cells if c.status == "success" and c.efficiency is not None]
+    numbers = [value for value in costs if value is not None]
+    return statistics.median(numbers) if numbers else None

@@ -1,0 +1,119 @@
+"""The board on the terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from medgraft.benchmarks.board.columns import HEADINGS, cells_of_row, numbers_shown
+from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
+from medgraft.benchmarks.board.groups import HEADS, group_rows
+from medgraft.benchmarks.board.rows import BoardRow
+from medgraft.benchmarks.cell.results import CellResult
+from medgraft.commands.plain_text import one_line
+
+WIDE_COLUMNS = 150
+"""Width of a terminal from which on a board shows costs too."""
+NARROW_NUMBERS = 2
+"""Numbers of an objective that fit into 80 columns."""
+
+
+def brief(metric: tuple[float | None, float | None, float | None] | None) -> str:
+    """A metric with its interval, short enough for 80 columns.
+
+    Example:
+        >>> brief((0.384, 0.247, 0.526))
+        '0.384 [.25-.53]'
+    """
+    if metric is None or metric[0] is None:
+        return "-"
+    value, low, high = metric
+    if low is None or high is None:
+        return f"{value:.3f}"
+    ends = (f"{end:.2f}".removeprefix("0") for end in (low, high))
+    return f"{value:.3f} [{'-'.join(ends)}]"
+
+
+def show_board(rows: Sequence[BoardRow], console: Console | None = None, *, groups: bool = False) -> None:
+    """The board on the terminal, one table per task and cohort; a wide terminal shows costs too.
+
+    Args:
+        rows: See :func:`medgraft.benchmarks.board.rows.board_rows`.
+        console: The terminal.
+        groups: Show the primary metric by groups of test subjects, too.
+    """
+    console = console or Console()
+    sections: dict[tuple[bool, str, str, str], list[BoardRow]] = {}
+    for row in rows:
+        sections.setdefault(row.section, []).append(row)
+    for members in sections.values():
+        numbers = _numbers_that_fit(members[0].first, console)
+        metrics = {HEADINGS.get(name, name): name for name in numbers}
+        costs = ("trainable", "train/s", "infer/s", "step MB", "backend", "seeds")
+        costs = costs if console.width >= WIDE_COLUMNS else costs[:1]
+        failing = any(row.status != "success" for row in members)
+        names = ("encoder", "adapter", *metrics, *costs, *(["status"] if failing else []))
+        table = Table(title=Text(one_line(members[0].title)), title_justify="left", padding=(0, 1, 0, 0), box=None)
+        for name in names:
+            table.add_column(Text(one_line(name)), overflow="fold", no_wrap=name in metrics or name == "trainable")
+        for row in members:
+            texts = cells_of_row(row, ()) | {head: brief(row.metrics.get(name)) for head, name in metrics.items()}
+            table.add_row(*(Text(one_line(texts[name])) for name in names))
+        console.print(table)
+        for warning in dict.fromkeys(row.warning for row in members if row.warning):
+            say(console, f"{warning} in the test split; the intervals of this table are too narrow")
+        for note in dict.fromkeys(note for row in members for note in row.notes):
+            say(console, note)
+        _show_diagnostics(members, console)
+        if groups:
+            _show_groups(members, console)
+        console.print()
+
+
+def _show_groups(members: Sequence[BoardRow], console: Console) -> None:
+    """The primary metric by groups of test subjects."""
+    rows = group_rows(members)
+    if not rows:
+        return
+    table = Table(
+        title=Text(one_line(f"{members[0].first.primary} by groups")),
+        title_justify="left",
+        padding=(0, 1, 0, 0),
+        box=None,
+    )
+    for head in HEADS:
+        table.add_column(head, overflow="fold", no_wrap=head == "value")
+    for cells in rows:
+        table.add_row(*(Text(one_line(cell)) for cell in cells))
+    console.print(table)
+
+
+def _numbers_that_fit(cell: CellResult, console: Console) -> tuple[str, ...]:
+    """The objective's first numbers, without those between them that mean much the same in a narrow table."""
+    numbers = numbers_shown(cell)
+    if console.width >= WIDE_COLUMNS:
+        return numbers
+    return tuple(name for name in numbers if name != "f1_weighted")[:NARROW_NUMBERS]
+
+
+def _show_diagnostics(members: Sequence[BoardRow], console: Console) -> None:
+    """Stages and routing of the rows that have any, one line per fact, since they are long."""
+    for row in members:
+        for name, text in zip(DIAGNOSTIC_COLUMNS, diagnostic_cells(row.cells), strict=False):
+            if text != "-":
+                say(console, f"{row.adapter}: {name}: {text}")
+
+
+def say(console: Console, text: str) -> None:
+    """One line as it is: foreign names and messages are neither markup nor control sequences.
+
+    A terminal that is too narrow for it gets several, broken between words; a file or pipe always gets one.
+    """
+    line = one_line(text)
+    parts = textwrap.wrap(line, console.width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    for part in parts if console.is_terminal else [line]:
+        console.print(part, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,99 @@
+"""What a worker is to do, what it says of its progress, and the result of a cell that did not end well."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from medgraft.benchmarks.cell.results import CellResult, CellSpec, Efficiency, Status
+from medgraft.benchmarks.measure import environment
+from medgraft.commands.plain_text import one_line, plain
+
+Progress = Callable[[str, float], None]
+"""Called with what runs now, which begins with a text of :data:`STEPS`, and the share of it that is done."""
+
+JOB, RESULT, PREDICTIONS, LOG, GRAFT = "job.json", "result.json", "predictions.npz", "log.txt", "graft"
+"""In a job's folder: what is to be done, its outcome, what the worker wrote to its terminal, and the graft, if kept."""
+
+UNWRITABLE = 74
+"""Exit code of a worker that cannot write its outcome (EX_IOERR of ``sysexits.h``)."""
+
+STEPS = {
+    "load": "reading",
+    "build": "attaching the adapter",
+    "prefix": "computing the frozen prefix",
+    "train": "training",
+    "evaluate": "predicting",
+    "keep": "keeping the graft",
+    "measure": "measuring",
+    "write": "writing the result",
+}
+"""Steps of a cell, by which failures are told, and what a person reads of them."""
+
+LONGEST_MESSAGE = 1000
+
+
+class Job(BaseModel):
+    """What a worker is to do.
+
+    Attributes:
+        spec: The cell.
+        root: Folder of the cohort on this machine.
+        concurrent_jobs: Workers that share the machine.
+        keep: Leave the trained graft in the folder, too.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    spec: CellSpec
+    root: Path
+    concurrent_jobs: int = 1
+    keep: bool = False
+
+    def shown(self, log: str) -> str:
+        """What a worker wrote to its terminal, without control sequences and names of the cohort's files."""
+        return without_files(plain(log, keep="\n\t"), self.root)
+
+
+def step_of(doing: str) -> str:
+    """The step of :data:`STEPS` that a text of :data:`Progress` belongs to; empty before the first.
+
+    Example:
+        >>> step_of("training the routers"), step_of("starting")
+        ('train', '')
+    """
+    return next((step for step, text in STEPS.items() if doing.startswith(text)), "")
+
+
+def failure(job: Job, status: Status, message: str, doing: str = "") -> CellResult:
+    """The result of a cell that did not end well.
+
+    Args:
+        job: The cell.
+        status: How it ended.
+        message: Why, for a person.
+        doing: What ran then, as :data:`Progress` was told.
+    """
+    return CellResult(
+        key=job.spec.key(),
+        status=status,
+        message=one_line(f"while {doing}: {message}" if doing else message, LONGEST_MESSAGE),
+        stage=step_of(doing),
+        spec=job.spec,
+        phantom=job.spec.cohort.phantom,
+        efficiency=Efficiency(trainable={}, encoder_parameters=0, concurrent_jobs=job.concurrent_jobs),
+        env=environment.describe(job.spec.threads),
+    )
+
+
+def without_files(text: str, root: Path) -> str:
+    """A message without the names of files below the cohort's folder, which may identify a person.
+
+    Example:
+        >>> without_files("cannot read '/data/ADNI/123_S_4567/x.nii'", Path("/data/ADNI"))
+        "cannot read '<file of the cohort>'"
+    """
+    return re.sub(re.escape(str(root)) + r"/[^\s'\",;:]+", "<file of the cohort>", text)

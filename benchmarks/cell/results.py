@@ -1,0 +1,428 @@
+"""One JSON per cell: schema, key, atomic storage. Predictions stay beside it, on this machine."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from medgraft.benchmarks.cell.result_files import KEPT, UnreadableError, files_below, read_json
+from medgraft.benchmarks.metrics.bootstrap import Estimate
+from medgraft.benchmarks.metrics.groups import Groups
+from medgraft.commands.plain_text import one_line
+from medgraft.errors import MedgraftError
+from medgraft.options import readable
+from medgraft.registry import TrainDefaults
+from medgraft.task_names import current_name, name_in_keys
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 4
+READABLE_SCHEMAS = (1, 2, 3, 4)
+"""Version 2 added the adapters' diagnostics, version 3 the operations' forms and the cache, version 4 the log, the
+stage of a failure and the status ``killed``; older results have none."""
+
+NUMBERS_VERSION = 6
+"""Raised when a change of the harness changes numbers that no other part of a cell's key tells apart.
+
+Version 6: what use on foreign models and files showed to be wrong; pixels that DICOM, PNG and NIfTI files
+mean otherwise than they were read; the probe is a logistic regression with cross-validated L2, and the heads of
+adapters are fitted anew where that is clearly better; tables whose rows end in a comma, copies below ``derivatives/``,
+and boxes and masks on resized images mean something else than they were read as; parameters of peft train in float32 on
+encoders in half precision too.
+"""
+
+LATER_FIELDS = {"augment_views": 0, "device": "cpu", "plain": False}
+"""Fields that came later -> the value that means what it was before them."""
+
+OPERATION_SUFFIX = ".ops.json"
+"""Ending of the files of ``benchmarks.kernels``, which may lie in the same folder and are no cells."""
+
+Status = Literal["success", "error", "oom", "timeout", "killed"]
+"""``oom`` is lack of memory that the kernel or the library reports; ``killed`` a worker that somebody ended."""
+Backend = Literal["eager", "compile", "fused", "auto"]
+Device = Literal["cpu", "cuda"]
+Precision = Literal["fp32", "bf16", "bf16_frozen"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class CohortId(_Model):
+    """Which data a cell reads.
+
+    Attributes:
+        name: Name of the cohort, as ``--data`` takes it.
+        revision: Digest of what the task reads there: tables, content of the samples, targets; see
+            :mod:`medgraft.benchmarks.cohorts.places`.
+        phantom: Generated, not collected.
+    """
+
+    name: str
+    revision: str
+    phantom: bool
+
+
+class CellSpec(_Model):
+    """Everything that defines a cell's numbers.
+
+    Attributes:
+        task: Task name; one of an earlier release becomes the name that stands for the task now.
+        task_options: Options of the task.
+        task_version: The task's own version.
+        cohort: The data.
+        encoder: Encoder name, ``source:model@weights``.
+        encoder_weights: What the encoder says of its weights, a digest or ``random``; names alone do not fix them.
+        adapter: Adapter name, several joined by ``+``.
+        adapter_options: Options of the adapter.
+        seed: Of initialisation, order and dropout; the split does not depend on it.
+        backend: How the adapter runs: ``compile`` compiles the whole graft, ``fused`` and ``auto`` choose a form of
+            each operation that has one, see :mod:`medgraft.ops.backends`.
+        precision: ``bf16`` runs what is trained under autocast, behind frozen prefixes in fp32; ``bf16_frozen`` also
+            holds the encoder's weights and the tokens between its blocks in bf16, prefixes included.
+        train: Training hyper-parameters.
+        threads: Threads of the worker; sums depend on their order.
+        limit: Largest number of samples per split, ``None`` for all.
+        augment_views: Augmented views per sample, one of which each epoch trains on; 0 trains on the samples.
+        device: What the encoder runs on and the adapter trains on.
+        plain: No shortcut is taken, see :mod:`medgraft.fast.switch`.
+        plugins: Versions of the foreign distributions that take part.
+        numbers_version: See :data:`NUMBERS_VERSION`.
+    """
+
+    task: str
+    task_options: dict[str, Any] = Field(default_factory=dict)
+    task_version: int = 1
+    cohort: CohortId
+    encoder: str
+    encoder_weights: str | None = None
+    adapter: str
+    adapter_options: dict[str, Any] = Field(default_factory=dict)
+    seed: int
+    backend: Backend = "eager"
+    precision: Precision = "fp32"
+    train: TrainDefaults
+    threads: int = Field(1, ge=1)
+    limit: int | None = None
+    augment_views: int = Field(0, ge=0)
+    device: Device = "cpu"
+    plain: bool = False
+    plugins: dict[str, str] = Field(default_factory=dict)
+    numbers_version: int = NUMBERS_VERSION
+
+    @field_validator("task")
+    @classmethod
+    def _name_now(cls, name: str) -> str:
+        return current_name(name)
+
+    def key(self) -> str:
+        """First 16 hex digits of the SHA-256 over the canonical JSON."""
+        text = json.dumps(self.defining(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def defining(self) -> dict[str, Any]:
+        """What keys are made of: fields that came later count only where they are used, so older keys stay valid.
+
+        For the same reason a task that was given another name counts by its first one.
+        """
+        facts = self.model_dump(mode="json") | {"task": name_in_keys(self.task)}
+        return {name: value for name, value in facts.items() if LATER_FIELDS.get(name, ...) != value}
+
+    def row(self) -> str:
+        """The same for everything but the seed: cells of one row differ in nothing else."""
+        text = json.dumps({**self.defining(), "seed": None}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class OpUse(_Model):
+    """A form that an operation ran in.
+
+    Attributes:
+        form: ``eager``, ``compile`` or ``fused``.
+        asked: The backend that was asked for.
+        calls: How often; under ``compile``, how often it was traced.
+        reason: Why it is not the fused form, where that was asked for.
+    """
+
+    form: str
+    asked: str
+    calls: int
+    reason: str = ""
+
+
+class Efficiency(_Model):
+    """What a cell costs.
+
+    Attributes:
+        trainable: Trainable parameters by part.
+        trainable_dtype: Types that they are trained in, by part; float32 unless the encoder is wider.
+        encoder_parameters: Frozen parameters of the towers that ran.
+        forward_flops: Floating-point operations of one sample's forward pass (matrix products and convolutions).
+        train_samples_per_s: Training throughput, data loading excluded, with the cached prefix that training used.
+        inference_samples_per_s: Throughput of the whole model on prepared inputs, nothing cached.
+        train_step_peak_bytes: Peak of allocated tensors above the start of one training step.
+        process_peak_bytes: Peak resident memory of the worker process.
+        cached_stage: Modality -> stage from which training ran, and the number of stages.
+        concurrent_jobs: Worker processes that shared the machine while it was measured.
+    """
+
+    trainable: dict[str, int]
+    trainable_dtype: dict[str, str] = Field(default_factory=dict)
+    encoder_parameters: int
+    forward_flops: float | None = None
+    train_samples_per_s: float | None = None
+    inference_samples_per_s: float | None = None
+    train_step_peak_bytes: int | None = None
+    process_peak_bytes: int | None = None
+    cached_stage: dict[str, tuple[int, int]] = Field(default_factory=dict)
+    concurrent_jobs: int = 1
+
+
+class CellResult(_Model):
+    """The stored result of a cell.
+
+    ``groups`` holds the primary metric by groups of test subjects, by attribute. ``stage`` is where a cell that failed
+    did: ``load``, ``build``, ``prefix``, ``train``, ``evaluate``, ``keep``, ``measure`` or ``write``. ``log`` is the
+    file of what the cell wrote to its terminal, relative to the results folder, empty where it wrote nothing.
+    ``training`` lists the stages of adapters that train in several, and under ``head`` how the head's strength of L2
+    was chosen; ``diagnostics`` holds what an adapter reports of itself on the samples that were predicted, by adapter;
+    ``ops`` which form each shared operation ran in; ``cache`` the entries that were read, each with the ``source`` that
+    this cell made it of and the arrays that are ``float32`` because half precision cannot hold them, and ``hit_rate``,
+    the share of rows read, sources included, that this cell did not have to compute.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    key: str
+    status: Status
+    message: str = ""
+    stage: str = ""
+    log: str = ""
+    spec: CellSpec
+    phantom: bool
+    primary: str = "f1_macro"
+    metrics: dict[str, Estimate] = Field(default_factory=dict)
+    groups: dict[str, Groups] = Field(default_factory=dict)
+    efficiency: Efficiency | None = None
+    training: dict[str, Any] = Field(default_factory=dict)
+    data: dict[str, Any] = Field(default_factory=dict)
+    encoder: dict[str, Any] = Field(default_factory=dict)
+    adapters: dict[str, Any] = Field(default_factory=dict)
+    diagnostics: dict[str, Any] = Field(default_factory=dict)
+    ops: dict[str, list[OpUse]] = Field(default_factory=dict)
+    cache: dict[str, Any] = Field(default_factory=dict)
+    plugins: list[dict[str, str]] = Field(default_factory=list)
+    env: dict[str, Any] = Field(default_factory=dict)
+    timing: dict[str, float] = Field(default_factory=dict)
+
+
+def safe_name(name: str) -> str:
+    """A name as a folder: what file systems dislike becomes ``_``.
+
+    Example:
+        >>> safe_name("open_clip:hf-hub:org/Model@random")
+        'open_clip_hf-hub_org_Model@random'
+    """
+    safe = re.sub(r"[^\w.@+-]", "_", name)
+    if len(safe) <= 120:
+        return safe
+    return f"{safe[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"  # a long path; file systems stop at 255
+
+
+class ResultStore:
+    """A folder of results, ``<encoder>/<adapter>/<task>/<key>.json``.
+
+    Args:
+        root: The folder; made when the first result is stored.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def check_writable(self) -> None:
+        """Fails early where results cannot be stored.
+
+        Raises:
+            MedgraftError: The folder cannot be made or written to.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root) as handle:
+                handle.write(b"x")
+        except OSError as error:
+            raise MedgraftError(
+                f"results folder {self.root} cannot be written: {error}; choose another --results"
+            ) from error
+
+    def path(self, spec: CellSpec) -> Path:
+        """Where the result of ``spec`` lies or will lie; one in the folder of the task's former name stays there."""
+        folder, name = self.root / safe_name(spec.encoder) / safe_name(spec.adapter), f"{spec.key()}.json"
+        path, former = folder / safe_name(spec.task) / name, folder / safe_name(name_in_keys(spec.task)) / name
+        return former if former.is_file() and not path.is_file() else path
+
+    def get(self, spec: CellSpec) -> CellResult | None:
+        """The stored result, or ``None`` where there is none or it cannot be read."""
+        path = self.path(spec)
+        return _read(path) if path.is_file() else None
+
+    def log_path(self, spec: CellSpec) -> Path:
+        """Where what the cell of ``spec`` wrote to its terminal lies or will lie."""
+        return self.path(spec).with_suffix(".log")
+
+    def graft_path(self, spec: CellSpec) -> Path:
+        """Where the trained graft of the cell of ``spec`` lies, or will lie if it is kept."""
+        return self.path(spec).with_suffix(KEPT)
+
+    def put_graft(self, spec: CellSpec, folder: Path) -> None:
+        """Moves a trained graft to its place, in place of an earlier one.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        place = self.graft_path(spec)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(place, ignore_errors=True)
+            os.replace(folder, place)
+        except OSError as error:
+            raise StorageError(self.root, error) from error
+
+    def put(
+        self, result: CellResult, predictions: Mapping[str, np.ndarray] | None = None, log: str | None = None
+    ) -> Path:
+        """Stores a result; predictions ``[n, ...]`` first, so that a result that can be seen is complete.
+
+        Args:
+            result: Of a cell; names the log where there is one.
+            predictions: Arrays to be kept beside it.
+            log: What the cell wrote to its terminal, to be kept beside it; an older log goes.
+
+        Raises:
+            StorageError: It cannot be written; an earlier result of the cell is still there.
+        """
+        path = self.path(result.spec)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_file() and _read(path) is None:
+                os.replace(path, path.with_suffix(".json.old"))  # of another schema, or damaged: kept, not overwritten
+            if log is None:
+                self.log_path(result.spec).unlink(missing_ok=True)
+            else:
+                write_atomically(self.log_path(result.spec), lambda handle: handle.write(log.encode()))
+            if predictions is not None:
+                write_arrays(path.with_suffix(".npz"), predictions)
+            text = result.model_dump_json(indent=1) + "\n"
+            write_atomically(path, lambda handle: handle.write(text.encode()))
+        except OSError as error:
+            raise StorageError(self.root, error) from error
+        return path
+
+
+class StorageError(MedgraftError):
+    """A result cannot be stored: the disk is full, read-only or over its quota."""
+
+    def __init__(self, folder: Path, error: OSError) -> None:
+        """Builds the sentence from the folder and what the system said."""
+        where = f" ({error.filename})" if error.filename else ""
+        reason = f"{error.strerror or error}{where}"
+        super().__init__(
+            f"results folder {folder} cannot be written: {reason}; make room, or give another --results; "
+            "what was finished is stored, and the same command goes on from there"
+        )
+
+
+@functools.cache
+def machine_mark() -> str:
+    """Eight hex digits that tell machines (and their starts) apart that share a folder, without naming one."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    started = boot.read_text() if boot.is_file() else ""
+    return hashlib.sha256(f"medgraft {platform.node()} {started}".encode()).hexdigest()[:8]
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Calls ``write(handle)`` on a temporary file beside ``path``, then renames it.
+
+    The temporary file's name tells the process, so that what a killed one leaves can be cleared.
+    """
+    prefix = f".{path.name}-{machine_mark()}-{os.getpid()}-"
+    handle = tempfile.NamedTemporaryFile(dir=path.parent, prefix=prefix, delete=False)  # noqa: SIM115
+    try:
+        with handle:
+            write(handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(handle.name, 0o644)
+        os.replace(handle.name, path)
+    except BaseException:
+        Path(handle.name).unlink(missing_ok=True)
+        raise
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Writes named arrays compressed, atomically; NumPy before 2.1 would store ``allow_pickle`` as one of them."""
+    write_atomically(path, lambda handle: np.savez_compressed(handle, **arrays))
+
+
+def _read(path: Path) -> CellResult | None:
+    try:
+        data = read_json(path)
+        if data.get("schema_version") not in READABLE_SCHEMAS:
+            version = one_line(str(data.get("schema_version")), 40)
+            logger.warning("%s has schema version %s, not %s; left out", path, version, SCHEMA_VERSION)
+            return None
+        result = CellResult.model_validate(data)
+        if result.key != result.spec.key() and result.key != _key_as_written(data["spec"]):
+            raise UnreadableError("its key is not that of its specification")
+    except (UnreadableError, ValidationError) as error:
+        text = readable(error) if isinstance(error, ValidationError) else str(error)
+        logger.warning("%s is not a readable result and is left out: %s", path, one_line(text, 300))
+        return None
+    return result
+
+
+def _key_as_written(spec: Mapping[str, Any]) -> str:
+    """The key of a specification as its writer knew it, which may have been a version with fewer fields."""
+    facts = {name: value for name, value in spec.items() if LATER_FIELDS.get(name, ...) != value}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_candidates(folders: Iterable[Path]) -> Iterator[tuple[Path, CellResult]]:
+    """All readable results below the folders, several of one key where there are.
+
+    Raises:
+        MedgraftError: A folder does not exist.
+    """
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise MedgraftError(f"results folder {folder} does not exist")
+        for path in files_below(Path(folder), ".json"):
+            if not path.name.endswith(OPERATION_SUFFIX) and (result := _read(path)) is not None:
+                yield path, result
+
+
+def read_results(folders: Iterable[Path]) -> Iterator[tuple[Path, CellResult]]:
+    """The same, one per key, so that folders of several machines merge.
+
+    Of equal keys the first that succeeded wins, or the first where none did. Only their form and key are checked; see
+    :func:`medgraft.benchmarks.cell.verification.verified_results` for the rest.
+
+    Raises:
+        MedgraftError: A folder does not exist.
+    """
+    results: dict[str, tuple[Path, CellResult]] = {}
+    for path, result in read_candidates(folders):
+        if result.key not in results or (results[result.key][1].status != "success" and result.status == "success"):
+            results[result.key] = (path, result)
+    yield from results.values()

@@ -1,0 +1,1 @@
+"""The steps of one cell, each a function from what the steps before it gave."""

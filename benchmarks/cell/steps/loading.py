@@ -1,0 +1,91 @@
+"""The first step: the cohort's samples, prepared for the encoder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from medgraft.benchmarks.cell.encoder import select_encoder
+from medgraft.benchmarks.cell.results import CellSpec
+from medgraft.benchmarks.cell.values import limited
+from medgraft.benchmarks.prefix_cache.inputs import PreparedInputs, prepare
+from medgraft.encoder import Encoder
+from medgraft.objective import modalities
+from medgraft.task import RawInputs, Task, TaskData
+from medgraft.task_names import build_task, resolve_task
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a cell runs on.
+
+    Attributes:
+        spec: What to run.
+        task: The task, with its options.
+        data: What it read.
+        encoder: The frozen encoder, with the towers that the task needs.
+        prepared: Modality -> samples as the towers take them.
+        splits: Split -> ``int64 [n]``, the samples that could be read.
+        unreadable: Samples that could not.
+        reasons: Why not -> how many.
+    """
+
+    spec: CellSpec
+    task: Task
+    data: TaskData
+    encoder: Encoder
+    prepared: Mapping[str, PreparedInputs]
+    splits: dict[str, np.ndarray]
+    unreadable: int
+    reasons: Mapping[str, int]
+
+    def towers(self) -> dict[str, Encoder]:
+        """The towers that the task feeds, by modality."""
+        return _fed(self.task, self.encoder)
+
+
+def load(spec: CellSpec, root: Path, task: Task | None = None) -> Loaded:
+    """Reads the cohort and prepares its samples for the encoder; drops those that cannot be read.
+
+    Args:
+        spec: What to run.
+        root: Folder of the cohort.
+        task: A task in the place of the one that the spec names, for audits of it.
+
+    Raises:
+        MedgraftError: The data do not fit the task, or the encoder does not.
+    """
+    task = build_task(spec.task, spec.task_options) if task is None else task
+    data = task.load(root).check()
+    encoder = select_encoder(spec.encoder, modalities(task)).to(spec.device)
+    prepared: dict[str, PreparedInputs] = {}
+    for name, tower in _fed(task, encoder).items():
+        identity = tower.spec.model_dump_json(exclude={"weights", "cohorts", "licence"})
+        prepared[name] = prepare(_raw(spec, data, name), tower, identity)
+    usable = np.logical_and.reduce([part.usable for part in prepared.values()])
+    return Loaded(
+        spec,
+        task,
+        data,
+        encoder,
+        prepared,
+        splits=limited({name: index[usable[index]] for name, index in data.splits.items()}, spec.limit),
+        unreadable=int((~usable).sum()),
+        reasons=sum((Counter(part.reasons) for part in prepared.values()), Counter[str]()),
+    )
+
+
+def _fed(task: Task, encoder: Encoder) -> dict[str, Encoder]:
+    return {name: tower for name, tower in encoder.towers().items() if name in task.inputs}
+
+
+def _raw(spec: CellSpec, data: TaskData, name: str) -> RawInputs:
+    """The samples; a foreign task's fingerprint may say too little, so the cohort's revision stands beside it."""
+    raw = data.inputs[name]
+    if resolve_task(spec.task).plugin.builtin:
+        return raw
+    return replace(raw, fingerprint=f"{raw.fingerprint}|{spec.cohort.revision}")

@@ -1,0 +1,85 @@
+"""The third step: what stays frozen is computed once, and the head is added."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from medgraft.benchmarks.cell.results import CellSpec
+from medgraft.benchmarks.cell.steps.attaching import Attached, attach
+from medgraft.benchmarks.cell.steps.loading import Loaded
+from medgraft.benchmarks.prefix_cache.inputs import TowerInputs, tower_inputs
+from medgraft.benchmarks.training.trainer import Runner
+from medgraft.fast.compiling import compiled
+from medgraft.fast.short_texts import padding_needed
+from medgraft.grafting import Grafted
+from medgraft.objective import make_objective, pair_of
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A graft that can be trained and run.
+
+    Attributes:
+        attached: The graft and the watch over it.
+        first: Modality -> first stage that is not computed before.
+        inputs: Modality -> rows of that stage.
+        views: Modality -> the same of each augmented view.
+        runner: Feeds the graft.
+    """
+
+    attached: Attached
+    first: Mapping[str, int]
+    inputs: Mapping[str, TowerInputs]
+    views: Mapping[str, list[TowerInputs]]
+    runner: Runner
+
+    @property
+    def loaded(self) -> Loaded:
+        """What it runs on."""
+        return self.attached.loaded
+
+    @property
+    def spec(self) -> CellSpec:
+        """What to run."""
+        return self.loaded.spec
+
+    @property
+    def grafted(self) -> Grafted:
+        """The graft."""
+        return self.attached.grafted
+
+
+def precompute(attached: Attached) -> Ready:
+    """Computes what stays frozen, and adds the head.
+
+    Raises:
+        MedgraftError: The data do not fit the objective, or the cache cannot be read or written.
+    """
+    loaded, grafted = attached.loaded, attached.grafted
+    spec, task = loaded.spec, loaded.task
+    first = grafted.first_stage()
+    objective = make_objective(task.objective, loaded.data, task.inputs, pair_of(task))
+    condensers = {} if "tokens" in objective.needs else grafted.condensers()
+    padding = padding_needed(grafted, frozen=True)
+    inputs: dict[str, TowerInputs] = {}
+    views: dict[str, list[TowerInputs]] = {}
+    for name, tower in loaded.towers().items():
+        weights, condenser = f"{grafted.base_digest}|{name}", condensers.get(name)
+        options = {"condenser": condenser, "padding": padding}
+        rows = partial(tower_inputs, loaded.prepared[name], tower, first[name], weights, **options)
+        inputs[name] = rows()
+        if spec.augment_views and spec.train.epochs > 0:  # else nothing reads them
+            views[name] = [rows(view=view) for view in range(spec.augment_views)]
+    encode = compiled(grafted.encode, dynamic=True) if spec.backend == "compile" else grafted.encode
+    bf16 = spec.precision != "fp32"
+    runner = Runner(grafted, objective, loaded.data, inputs, encode, bf16, views, device=spec.device)
+    runner.add_head(loaded.splits["train"])
+    objective.prepare_adapters(grafted, runner.outputs, loaded.splits["train"])
+    return Ready(attached, first, inputs, views, runner)
+
+
+def build(loaded: Loaded) -> Ready:
+    """The two steps from data to a graft that can be trained: it attaches the adapters, and precomputes."""
+    return precompute(attach(loaded))

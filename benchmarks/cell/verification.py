@@ -1,0 +1,316 @@
+"""Whether a stored result is what it says it is: its key, its phantom mark, its facts, its metrics.
+
+Results travel between machines as files, so none is believed. The key is recomputed from the specification, the mark of
+a phantom is held against what the data say of themselves and against other results of the same cohort, and the points
+are recomputed from the predictions beside the result. What contradicts itself is left out by name. A result without
+predictions (they may stay on the machine that made them) is kept, and its row says ``unverified``.
+
+There is no secret in a result: whoever rewrites specification, key, predictions and metrics together is not found out.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medgraft.benchmarks.cell import verified_before
+from medgraft.benchmarks.cell.result_files import UnreadableError, read_arrays
+from medgraft.benchmarks.cell.results import CellResult, read_candidates
+from medgraft.benchmarks.garbage import uncollected
+from medgraft.commands.plain_text import one_line
+from medgraft.errors import MedgraftError
+from medgraft.judging import objective_of, values
+from medgraft.metric import Predictions
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 1e-6
+"""Between a stored metric and the one of its predictions: libraries of other versions sum in another order."""
+
+KNOWN = ("scores", "targets", "groups", "mask", "thresholds", "asked")
+"""Arrays of predictions with a name of their own; the others are an objective's further columns."""
+
+PHANTOM_FACTS = ("generator", "bayes_f1_macro", "bayes")
+"""What only a generated cohort can say of itself."""
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+
+class _Split(_Facts):
+    samples: int
+    subjects: int
+
+
+class _Reader(_Facts):
+    skipped: dict[str, int] = Field(default_factory=dict)
+
+
+class DataFacts(_Facts):
+    """What a board reads of a result's ``data``."""
+
+    splits: dict[str, _Split] = Field(default_factory=dict)
+    split_hash: str = ""
+    classes: tuple[str, ...] = ()
+    objective: str = ""
+    variants: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
+    answers: tuple[tuple[int, ...], ...] = ()
+    generator: str | None = None
+    bayes_f1_macro: float | None = None
+    table_baselines: dict[str, dict[str, list[str] | tuple[float | None, float | None, float | None]]] = Field(
+        default_factory=dict
+    )
+    reader: _Reader | None = None
+    left_out: dict[str, int] = Field(default_factory=dict)
+    few_subjects: dict[str, int] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
+    unreadable_reasons: dict[str, int] = Field(default_factory=dict)
+
+
+class _Stage(_Facts):
+    stage: str
+    adapter: str
+    steps: int
+    trainable: int
+
+
+class _Head(_Facts):
+    regression: str = "logistic regression"
+    C: float | None = None
+    folds: int = 0
+
+
+class TrainingFacts(_Facts):
+    """What a board reads of a result's ``training``."""
+
+    stages: list[_Stage] = Field(default_factory=list)
+    head: _Head = Field(default_factory=_Head)
+
+
+class EncoderFacts(_Facts):
+    """What a board reads of a result's ``encoder``."""
+
+    weights: str | None = None
+    saw_this_cohort: bool | None = None
+
+
+class _Report(_Facts):
+    router_entropy: float | None = None
+    load_entropy: dict[str, float] = Field(default_factory=dict)
+    task_accuracy: float | None = None
+    dense_blocks: list[str] = Field(default_factory=list)
+    expert_load: dict[str, list[float]] = Field(default_factory=dict)
+
+
+class DiagnosticFacts(_Facts):
+    """What a board reads of a result's ``diagnostics``."""
+
+    reports: dict[str, _Report] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A result that does not contradict itself.
+
+    Attributes:
+        path: Its file.
+        cell: The result.
+        unverified: Why its metrics could not be checked; empty where they were, and where there are none.
+    """
+
+    path: Path
+    cell: CellResult
+    unverified: str = ""
+
+
+def stored_predictions(path: Path, cell: CellResult) -> Predictions:
+    """The predictions beside a result.
+
+    Args:
+        path: File of the result.
+        cell: The result.
+
+    Raises:
+        UnreadableError: There are none, or they are no predictions of its classes.
+    """
+    arrays = read_arrays(path.with_suffix(".npz"))
+    if missing := [name for name in ("scores", "targets", "groups") if name not in arrays]:
+        raise UnreadableError(f"it has no array {missing[0]!r}")
+    data = cell.data
+    predictions = Predictions(
+        arrays["scores"],
+        arrays["targets"],
+        arrays["groups"],
+        tuple(data.get("classes", ())),
+        arrays.get("mask"),
+        arrays.get("thresholds"),
+        data.get("objective", ""),
+        tuple(data.get("variants", ())),
+        arrays.get("asked"),
+        tuple(data.get("questions", ())),
+        tuple(tuple(classes) for classes in data.get("answers", ())),
+        {name: array for name, array in arrays.items() if name not in KNOWN},
+    )
+    if problem := _shape_problem(predictions):
+        raise UnreadableError(problem)
+    return predictions
+
+
+def _shape_problem(p: Predictions) -> str:
+    """What makes the arrays no predictions of one test split; empty if nothing does."""
+    n = len(p.scores) if p.scores.ndim else 0
+    if n == 0 or p.targets.ndim == 0 or len(p.targets) != n or p.groups.shape != (n,):
+        return f"{p.scores.shape}, {p.targets.shape} and {p.groups.shape} are no scores, targets and subjects"
+    if p.groups.dtype.kind not in "iu" or p.groups.min() < 0 or p.groups.max() >= n:
+        return f"its {n} samples have other subject numbers than 0 to {n - 1}"
+    if not (np.isfinite(p.scores).all() and np.isfinite(p.targets).all()):
+        return "it holds numbers that are not finite"
+    if short := [name for name, column in p.columns.items() if column.ndim and len(column) != n]:
+        return f"its column {short[0]!r} is not of {n} samples"
+    return objective_of(p).misfit(p)
+
+
+def check(path: Path, cell: CellResult) -> Verified:
+    """A result whose parts agree.
+
+    Raises:
+        UnreadableError: They do not; the message says which.
+    """
+    _check_facts(cell)
+    _check_phantom(cell)
+    if cell.status != "success":
+        return Verified(path, cell)
+    if not path.with_suffix(".npz").exists():
+        return Verified(path, cell, "its predictions are not beside it")
+    try:
+        digest = verified_before.digest(path)
+        if verified_before.is_known(digest):
+            return Verified(path, cell)
+        predictions = stored_predictions(path, cell)
+    except UnreadableError as error:
+        return Verified(path, cell, f"{path.with_suffix('.npz').name}: {error}")
+    try:
+        computed = values(predictions)
+    except (ValueError, TypeError, IndexError, KeyError, AssertionError, ArithmeticError) as error:
+        raise UnreadableError(f"no metric can be computed from its predictions: {one_line(str(error), 120)}") from error
+    if problem := _metric_problem(cell, computed, predictions):
+        raise UnreadableError(problem)
+    verified_before.remember(digest)
+    return Verified(path, cell)
+
+
+def _check_facts(cell: CellResult) -> None:
+    """Raises where a board would read something of another kind than it expects."""
+    try:
+        DataFacts.model_validate(cell.data)
+        TrainingFacts.model_validate(cell.training)
+        EncoderFacts.model_validate(cell.encoder)
+        DiagnosticFacts.model_validate({"reports": cell.diagnostics})
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UnreadableError(f"{one_line(where, 80)}: {one_line(first['msg'], 120)}") from None
+
+
+def _check_phantom(cell: CellResult) -> None:
+    """Raises where a result on a generated cohort says that it is not one."""
+    if cell.phantom:
+        return
+    if cell.spec.cohort.phantom:
+        raise UnreadableError("it says phantom: false, and its cohort says phantom: true")
+    if facts := [name for name in PHANTOM_FACTS if cell.data.get(name) is not None]:
+        raise UnreadableError(f"it says phantom: false, and its data have a {facts[0]}, as generated cohorts do")
+
+
+def _metric_problem(cell: CellResult, computed: dict[str, float], predictions: Predictions) -> str:
+    """The first metric that its predictions do not give, in words; empty if there is none."""
+    if cell.primary not in cell.metrics:
+        return f"it is a success without its metric {one_line(cell.primary, 60)}"
+    stored, n, n_subjects = cell.metrics, len(predictions.targets), int(predictions.groups.max()) + 1
+    for name, metric in stored.items():
+        if name not in computed:
+            return f"its predictions give no {one_line(name, 60)}"
+        value = computed[name]
+        same = metric.value is None if math.isnan(value) else _close(metric.value, value)
+        if not same:
+            shown = "undefined" if math.isnan(value) else f"{value:.6g}"
+            return f"{one_line(name, 60)} is {metric.value}, and its predictions give {shown}"
+        if (metric.n, metric.n_subjects) != (n, n_subjects):
+            return f"{one_line(name, 60)} is said to be of {metric.n} samples, and there are {n}"
+        ends = (metric.ci_low, metric.ci_high)
+        if any(end is not None and not math.isfinite(end) for end in ends) or (None not in ends and ends[0] > ends[1]):  # pyright: ignore
+            return f"{one_line(name, 60)} has the interval {ends}"
+    return ""
+
+
+def _close(value: float | None, expected: float) -> bool:
+    return value is not None and math.isfinite(value) and abs(value - expected) <= TOLERANCE * max(1.0, abs(expected))
+
+
+def verified_results(folders: Iterable[Path]) -> list[Verified]:
+    """All results below the folders that do not contradict themselves, one per key, so that folders merge.
+
+    What does is named in the log with the reason and left out. Of equal keys a success that was checked wins, then one
+    that could not be, then a failure.
+
+    Raises:
+        MedgraftError: A folder does not exist.
+    """
+    results: dict[str, Verified] = {}
+    with uncollected():
+        for path, cell in read_candidates(folders):
+            try:
+                each = check(path, cell)
+            except UnreadableError as error:
+                logger.warning("%s is left out: %s", path, error)
+                continue
+            if cell.key not in results or _rank(each) < _rank(results[cell.key]):
+                results[cell.key] = each
+    return _true_to_their_cohort(list(results.values()))
+
+
+def _rank(result: Verified) -> int:
+    return 2 if result.cell.status != "success" else 1 if result.unverified else 0
+
+
+def _true_to_their_cohort(results: Sequence[Verified]) -> list[Verified]:
+    """Leaves out results that say a cohort is real which others, with the same tables or split, say is generated."""
+    generated = {mark for each in results if each.cell.phantom for mark in _marks(each.cell)}
+    kept = []
+    for each in results:
+        if not each.cell.phantom and not generated.isdisjoint(_marks(each.cell)):
+            text = "it says phantom: false, and other results of the same cohort or split say phantom: true"
+            logger.warning("%s is left out: %s", each.path, text)
+            continue
+        kept.append(each)
+    return kept
+
+
+def _marks(cell: CellResult) -> set[tuple[str, Any]]:
+    marks: set[tuple[str, Any]] = {("revision", (cell.spec.cohort.name, cell.spec.cohort.revision))}
+    if split := cell.data.get("split_hash"):
+        marks.add(("split", (cell.spec.task, split)))
+    return marks
+
+
+def verified(path: Path, cell: CellResult | None) -> CellResult | None:
+    """A stored result to resume from: ``None`` where it contradicts itself, or its predictions are damaged."""
+    if cell is None:
+        return None
+    try:
+        result = check(path, cell)
+        if cell.status == "success" and path.with_suffix(".npz").exists() and result.unverified:
+            raise UnreadableError(result.unverified)
+    except MedgraftError as error:
+        logger.warning("%s is run again: %s", path, error)
+        return None
+    return cell

@@ -1,0 +1,245 @@
+"""One cell, one process: reads a JSON spec, writes a JSON result. Slurm or Ray may start it as well as our launcher.
+
+``python -m medgraft.benchmarks.cell.worker job.json folder`` writes ``progress.jsonl``, ``result.json`` and
+``predictions.npz`` there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medgraft.benchmarks.cell.job import (
+    GRAFT,
+    PREDICTIONS,
+    RESULT,
+    STEPS,
+    UNWRITABLE,
+    Job,
+    Progress,
+    failure,
+    without_files,
+)
+from medgraft.benchmarks.cell.progress import ProgressWriter
+from medgraft.benchmarks.cell.results import CellResult, Status, StorageError, write_arrays, write_atomically
+from medgraft.benchmarks.measure import environment
+from medgraft.commands.plain_text import one_line
+from medgraft.errors import MedgraftError
+
+if TYPE_CHECKING:
+    from medgraft.benchmarks.cell.results import Efficiency
+    from medgraft.benchmarks.cell.steps.evaluation import Evaluated
+    from medgraft.benchmarks.cell.steps.precomputing import Ready
+    from medgraft.benchmarks.training.trainer import TrainingLog
+    from medgraft.ops.backends import Record
+
+
+def run_cell(job: Job, progress: Progress, graft: Path | None = None) -> tuple[CellResult, dict[str, np.ndarray]]:
+    """Runs a cell from data to metrics and predictions ``[n, ...]``.
+
+    Args:
+        job: The cell and where its data lie.
+        progress: Called with what runs now and the share of it that is done.
+        graft: New folder for the trained graft; ``None`` where it is not to be kept.
+
+    Returns:
+        The result, and the arrays of predictions to be kept beside it.
+    """
+    import torch
+
+    from medgraft.benchmarks.cell.steps.operations import operations
+
+    environment.use_threads(job.spec.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    clock = {"start": time.perf_counter()}
+    with operations(job.spec) as record:
+        return _run_steps(job, record, progress, clock, graft)
+
+
+def _run_steps(
+    job: Job, record: Record, progress: Progress, clock: dict[str, float], graft: Path | None
+) -> tuple[CellResult, dict[str, np.ndarray]]:
+    """The steps of a cell, each with the time at which it ends."""
+    from medgraft.benchmarks.cell.steps.attaching import attach
+    from medgraft.benchmarks.cell.steps.evaluation import evaluate
+    from medgraft.benchmarks.cell.steps.loading import load
+    from medgraft.benchmarks.cell.steps.measuring import measure
+    from medgraft.benchmarks.cell.steps.precomputing import precompute
+    from medgraft.benchmarks.cell.steps.training import train
+
+    progress(STEPS["load"], 0.0)
+    loaded = load(job.spec, job.root)
+    clock["load"] = time.perf_counter()
+    progress(STEPS["build"], 0.0)
+    attached = attach(loaded)
+    progress(STEPS["prefix"], 0.0)
+    ready = precompute(attached)
+    clock["prefix"] = time.perf_counter()
+    progress(STEPS["train"], 0.0)
+    log = train(ready, lambda share: progress(f"{STEPS['train']} {ready.runner.phase}".strip(), share))
+    clock["train"] = time.perf_counter()
+    progress(STEPS["evaluate"], 0.0)
+    evaluated = evaluate(ready)
+    clock["evaluate"] = time.perf_counter()
+    if graft is not None:
+        from medgraft.benchmarks.cell.steps.keeping import keep
+
+        progress(STEPS["keep"], 0.0)
+        keep(ready, evaluated, graft)
+        clock["keep"] = time.perf_counter()
+    progress(STEPS["measure"], 0.0)
+    efficiency = measure(ready, log)
+    clock["measure"] = time.perf_counter()
+    result = _result(job, ready, log, evaluated, efficiency, record, clock)
+    attached.give_back()
+    return result, evaluated.arrays
+
+
+def _result(
+    job: Job,
+    ready: Ready,
+    log: TrainingLog,
+    evaluated: Evaluated,
+    efficiency: Efficiency,
+    record: Record,
+    clock: Mapping[str, float],
+) -> CellResult:
+    """What the steps gave, as it is stored."""
+    from medgraft.benchmarks.cell.steps import description
+    from medgraft.benchmarks.cell.steps.operations import uses_of
+
+    loaded, marks = ready.loaded, list(clock.items())
+    return CellResult(
+        key=job.spec.key(),
+        status="success",
+        spec=job.spec,
+        phantom=loaded.data.phantom or job.spec.cohort.phantom,
+        primary=loaded.task.primary,
+        metrics=evaluated.metrics,
+        groups=evaluated.groups,
+        efficiency=efficiency.model_copy(update={"concurrent_jobs": job.concurrent_jobs}),
+        training={
+            "epoch_loss": log.epoch_loss,
+            "steps": log.steps,
+            "samples": log.samples,
+            "seconds": log.seconds,
+            **({"stages": log.stages} if log.stages else {}),
+            **({"head": log.head} if log.head else {}),
+        },
+        data=description.describe_data(loaded, evaluated),
+        encoder=description.describe_encoder(loaded),
+        adapters=description.describe_adapters(ready),
+        diagnostics=evaluated.diagnostics,
+        ops=uses_of(record),
+        cache=description.describe_cache(ready),
+        plugins=description.plugins_of(job.spec),
+        env=environment.describe(job.spec.threads),
+        timing={name: round(at - marks[i][1], 3) for i, (name, at) in enumerate(marks[1:])},
+    )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    text = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+    )
+
+
+def execute(job: Job, folder: Path, progress: Progress) -> Status:
+    """Runs a cell and writes its outcome into ``folder``, whatever it is.
+
+    Raises:
+        StorageError: It cannot be written there.
+    """
+    process, doing = os.getpid(), [""]
+
+    def report(text: str, share: float) -> None:
+        doing[0] = text
+        progress(text, share)
+
+    predictions: dict[str, np.ndarray] = {}
+    try:
+        result, predictions = run_cell(job, report, folder / GRAFT if job.keep else None)
+        doing[0] = STEPS["write"]
+        result.model_dump_json()  # what a foreign task reports may not be JSON
+    except BaseException as error:  # a plugin may also raise what is no Exception, such as SystemExit
+        result, predictions = _failed(job, error, doing[0]), {}
+    if os.getpid() != process:
+        os._exit(0)  # a plugin forked and came back here twice
+    try:
+        if predictions:
+            write_arrays(folder / PREDICTIONS, predictions)
+        text = result.model_dump_json()
+        write_atomically(folder / RESULT, lambda handle: handle.write(text.encode()))
+    except OSError as error:
+        raise StorageError(folder.parent.parent, error) from error
+    return result.status
+
+
+def _failed(job: Job, error: BaseException, doing: str) -> CellResult:
+    """The result of a cell whose code raised ``error``."""
+    text = without_files(str(error), job.root)
+    if isinstance(error, MedgraftError):
+        return failure(job, "error", text, doing)
+    frames = traceback.extract_tb(error.__traceback__)
+    calls = "".join(f"  {frame.filename}:{frame.lineno} in {frame.name}\n" for frame in frames)
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # the cell's log, unless a plugin closed it
+        sys.stderr.write(f"{type(error).__name__}: {text}\n{without_files(calls, job.root)}")
+    where = f" (in {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    message = f"{type(error).__name__}{': ' if text else ''}{one_line(text, 500)}{where}"
+    return failure(job, "oom" if _is_out_of_memory(error) else "error", message, doing)
+
+
+def run_job(job: Job, folder: Path) -> int:
+    """Runs a cell, and writes its progress and its outcome into ``folder``.
+
+    Returns:
+        Exit code: 0 for success, 1 for a cell that failed and left a result saying so, :data:`UNWRITABLE` where
+        nothing can be left.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        progress = ProgressWriter(folder)
+    except OSError as error:
+        sys.stderr.write(f"error: {folder} cannot be written: {error.strerror}\n")
+        return UNWRITABLE
+    try:
+        with progress.logging():
+            return 0 if execute(job, folder, progress.step) == "success" else 1
+    except StorageError as error:
+        reason = str(error.__cause__ or error)
+        with contextlib.suppress(OSError):
+            progress.write({"unwritable": reason[:500]})
+            sys.stderr.write(f"error: {reason}\n")
+        return UNWRITABLE
+    finally:
+        progress.close()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; exit codes as :func:`run_job` says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("job", type=Path, help="JSON file of the job")
+    parser.add_argument("folder", type=Path, help="folder for progress.jsonl, result.json and predictions.npz")
+    parser.add_argument("--verbose", action="store_true")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, stream=sys.stderr)
+    job = Job.model_validate_json(options.job.read_text())
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    return run_job(job, options.folder.absolute())  # a plugin may change the working directory
+
+
+if __name__ == "__main__":
+    sys.exit(main())

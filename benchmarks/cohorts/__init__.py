@@ -1,0 +1,1 @@
+"""Readers of real cohorts as people have them on disk."""

@@ -1,0 +1,1 @@
+"""ADNI in each layout that it is downloaded or converted to."""

@@ -1,0 +1,414 @@
+"""Reader of ADNI as the image archive (LONI/IDA) hands it out: a tree of images, a search table, and ADNIMERGE beside.
+
+Images are found by their image id, the number behind ``_I`` at the end of the name; the folders above it differ between
+archives. The search table's ``Group`` is the research group at enrolment and no diagnosis of the visit, so ADNIMERGE
+decides and the group only stands in at baseline.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medgraft.benchmarks.cohorts.adni.columns import (
+    SEARCH_ALIASES,
+    read_spelled,
+    roster_key,
+    roster_name,
+    site_of,
+    subject_id,
+    to_dates,
+)
+from medgraft.benchmarks.cohorts.adni.merge import (
+    CONTRADICTORY,
+    FRAME_COLUMNS,
+    SCANNER_COLUMNS,
+    SOURCE_GROUP,
+    SOURCE_MERGE,
+    SOURCE_NEAREST,
+    VISIT_FACTS,
+    column_of,
+    drop_rows,
+    folders_below,
+    in_range,
+    is_missing,
+    is_withdrawn,
+    map_diagnosis,
+    records,
+    sexes,
+    to_ages,
+    to_floats,
+    viscode_month,
+)
+from medgraft.benchmarks.cohorts.files.walking import not_raw, walk
+from medgraft.benchmarks.cohorts.tables.reading import ReadReport, read_table, renamed
+from medgraft.errors import DataError
+
+SEARCH_REQUIRED = ("Image Data ID", "Subject", "Description", "Acq Date")
+"""Group and visit are left to ADNIMERGE where a table has none, as ``All_Images_<date>.csv``."""
+NEAREST_DAYS = 90
+"""How far apart scan and examination may lie for the examination's diagnosis to count for the scan."""
+
+_KEPT_ONCE = "duplicate row of the search table"
+NO_MERGE = "no ADNIMERGE table in the folder, above or below it: only baseline scans have a diagnosis, their group"
+SAME_SCAN = "other processing of the same scan"
+AMBIGUOUS_IMAGE = "image number of several different files"
+_IMAGE_NAME = re.compile(r"_I(\d+)\.(nii|nii\.gz|dcm)$", re.IGNORECASE)
+_PTID_IN_NAME = re.compile(r"\d{3}_S_\d{4,5}", re.IGNORECASE)
+_T1_SERIES = re.compile(r"MP[-_ ]?R|SPGR|MT1|\bT1", re.IGNORECASE)
+_MASK = re.compile(r"\bmask\b", re.IGNORECASE)
+_PROTOCOL = {
+    "field_strength": re.compile(r"Field Strength=([\d.]+)", re.IGNORECASE),
+    "manufacturer": re.compile(r"Manufacturer=([^;]+)", re.IGNORECASE),
+    "scanner_model": re.compile(r"Mfg Model=([^;]+)", re.IGNORECASE),
+}
+
+
+@dataclass
+class ImageIndex:
+    """Image files below a folder, by image id.
+
+    Attributes:
+        volumes: Image id -> NIfTI file.
+        dicom: Ids that exist as DICOM slices only.
+        ambiguous: Ids that files of different names claim; which one is meant cannot be told.
+        copies: Files left out because the same one lies there again (``.nii`` beside ``.nii.gz``).
+    """
+
+    volumes: dict[int, Path] = field(default_factory=dict)
+    dicom: set[int] = field(default_factory=set)
+    ambiguous: set[int] = field(default_factory=set)
+    copies: int = 0
+
+
+def index_images(root: Path) -> ImageIndex:
+    """Walks the tree once and keeps every file whose name ends in ``_I<number>`` and a known suffix.
+
+    Of one file that lies there several times the first by its path counts; what BIDS calls no raw data comes after all
+    else, and files of one name and different sizes are different files.
+    """
+    index, files = ImageIndex(), {}
+    for here in walk(root):
+        late = any(not_raw(part) for part in here.inside.split("/"))
+        for name in here.files:
+            match = _IMAGE_NAME.search(name)
+            if match is None:
+                continue
+            uid = int(match.group(1))
+            if match.group(2).lower() == "dcm":
+                index.dicom.add(uid)
+            else:
+                files.setdefault(uid, []).append((late, here.inner(name)))
+    home = root.absolute()
+    for uid, copies in files.items():
+        raw = sorted(each for each in copies if not each[0]) or sorted(copies)
+        index.volumes[uid] = home / raw[0][1]
+        names = {each[1].rpartition("/")[2].lower() for each in raw}
+        if len({name.split(".nii")[0] for name in names}) > 1 or (len(names) == 1 and _differ(home, raw)):
+            index.ambiguous.add(uid)
+        else:
+            index.copies += len(copies) - 1
+    index.dicom -= index.volumes.keys()
+    return index
+
+
+def _differ(home: Path, copies: list[tuple[bool, str]]) -> bool:
+    return len(copies) > 1 and len({(home / inside).stat().st_size for _, inside in copies}) > 1
+
+
+def find_search_tables(root: Path) -> list[Path]:
+    """Every CSV that has the columns of a search table: in ``root``, in the folder above a folder named ADNI, or below.
+
+    Sub-folders are looked into where there is none beside the images, see :func:`folders_below`.
+    """
+    beside = (root, root.parent) if root.name.upper() == "ADNI" else (root,)
+    for folders in (beside, folders_below(root)):
+        tables = (path for folder in folders for path in sorted(folder.glob("*")))
+        searches = [path for path in tables if path.suffix.lower() == ".csv" and _is_search_table(path)]
+        if searches:
+            return searches
+    return []
+
+
+def _is_search_table(path: Path) -> bool:
+    try:
+        header = read_table(path, (), rows=0)
+    except DataError:
+        return False
+    return {"Image Data ID", "Subject", "Description"} <= set(renamed(header, SEARCH_ALIASES).columns)
+
+
+def read_loni(
+    root: Path, tables: list[Path], merge: pd.DataFrame | None, report: ReadReport, *, variants: bool = False
+) -> pd.DataFrame:
+    """Builds the table of a LONI download.
+
+    Args:
+        root: Folder with the images somewhere below it.
+        tables: Search tables; their rows are put together. Without any, the archive's own names of folders and files
+            say whose images they are, of which day and processing.
+        merge: Visits of ADNIMERGE, or None.
+        report: Gets the counts.
+        variants: Keep every processed variant of a scan, not only the preferred one.
+
+    Returns:
+        One row per subject and visit, or per variant of its scan, with ``FRAME_COLUMNS``.
+
+    Raises:
+        DataError: A search table lacks a column, or not one of its images is below ``root``.
+    """
+    index = index_images(root)
+    parts = [read_spelled(path, SEARCH_REQUIRED, SEARCH_ALIASES) for path in tables] or [_images_by_path(index, report)]
+    rows = _number_variants(_attach_files(_search_rows(parts, report), index, root, report))
+    if not variants:
+        rows = drop_rows(rows, rows["variant"] > 0, SAME_SCAN, report)
+    if merge is None:
+        report.note(NO_MERGE)
+    finder = VisitFinder(merge)
+    strangers = {subject for subject in rows["subject"] if not finder.knows(subject)}
+    if merge is not None and strangers:
+        report.note("subject without a row in ADNIMERGE", len(strangers))
+    frame = pd.DataFrame([finder.describe(row) for row in records(rows)], columns=pd.Index(FRAME_COLUMNS))
+    frame = drop_rows(frame, frame["dx_source"] == CONTRADICTORY, CONTRADICTORY, report)
+    frame = drop_rows(frame, frame["dx"].isna(), "no diagnosis for the visit", report)
+    # Of two scans of one visit, the one that ADNIMERGE names is the visit's; else the first.
+    frame = frame.sort_values("dx_source", key=lambda source: source != SOURCE_MERGE, kind="stable")
+    first = frame.groupby(["subject", "session"], dropna=False)["scan"].transform("first")
+    another: Any = (frame["scan"] != first) & frame["session"].notna()
+    return drop_rows(frame, another, "another scan of the same visit", report)
+
+
+def _number_variants(rows: pd.DataFrame) -> pd.DataFrame:
+    """Adds ``scan``, ``variant`` (0 for the preferred processing of a scan) and ``uids``, the numbers of them all.
+
+    Rows must come best processing first. A scan of unknown date stands alone.
+    """
+    dated: Any = rows["acq_date"].notna()
+    scan = rows["subject"] + " " + rows["acq_date"].astype("string").where(dated, rows["uid"].astype("string"))
+    groups = rows.assign(scan=scan.astype(object)).groupby("scan", sort=False)
+    uids: Any = groups["uid"].agg(tuple)
+    return rows.assign(scan=scan.astype(object), variant=groups.cumcount(), uids=scan.map(uids))
+
+
+def preference(description: str) -> tuple[int, int, int, int]:
+    """Sort key that puts the processed image that ADNI recommends first.
+
+    Scaled images come before N3m, N3 and raw ones; then the one with the most correction steps; then a repeat scan
+    (``MPR-R``), which the archive holds where the first had flaws; then ``Scaled_2``.
+    """
+    text = " ".join(description.replace("_", " ").replace(";", " ").lower().split())
+    level = next((i for i, step in enumerate(("scaled", "n3m", "n3", "gradwarp")) if step in text), 4)
+    steps = ("gradwarp" in text) + ("b1 correction" in text)
+    return level, -steps, int(re.search(r"mp-?r-r", text) is None), int("scaled 2" not in text)
+
+
+class VisitFinder:
+    """Looks up the visit that a scan belongs to, its diagnosis and its clinical facts."""
+
+    def __init__(self, merge: pd.DataFrame | None) -> None:
+        """Indexes the visits by image and by subject; None when there is no ADNIMERGE."""
+        visits = [] if merge is None else records(merge)
+        self._by_image = {(v["subject"], int(v["image_uid"])): v for v in visits if not is_missing(v["image_uid"])}
+        self._by_subject: dict[str, list[dict[str, Any]]] = {}
+        for visit in visits:
+            if not is_missing(visit["exam_date"]):
+                self._by_subject.setdefault(visit["subject"], []).append(visit)
+        self._people = {visit["subject"] for visit in visits}
+
+    def knows(self, subject: str) -> bool:
+        """Whether the table has any visit of the subject, by PTID or by roster number."""
+        return subject in self._people or roster_key(subject) in self._people
+
+    def describe(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The finished row of one image; ``dx`` is None where nothing vouches for a diagnosis."""
+        people = (row["subject"], roster_key(row["subject"]))
+        exact = next((v for p in people for uid in row["uids"] if (v := self._by_image.get((p, uid)))), None)
+        near = self._nearest(row, diagnosed=True)
+        visit = exact or self._nearest(row, diagnosed=False)
+        dx, source = None, ""
+        if visit is not None and visit["contradictory"]:
+            source = CONTRADICTORY
+        elif exact is not None and exact["dx"] is not None:
+            dx, source = exact["dx"], SOURCE_MERGE
+        elif near is not None:
+            dx, source, visit = near["dx"], SOURCE_NEAREST, exact or near
+        elif _is_baseline(row["visit"]):
+            dx, source = map_diagnosis(row["group"]), SOURCE_GROUP
+        facts = dict.fromkeys(VISIT_FACTS, float("nan")) | {"site": site_of(row["subject"])}
+        if visit is not None:
+            facts |= {name: visit[name] for name in VISIT_FACTS}
+            session, month = visit["session"], visit["month"]
+        else:
+            session = "bl" if _is_baseline(row["visit"]) else row["visit"].lower()
+            month = viscode_month(session)
+        # The search table knows the sex, and the age at the scan in whole years.
+        facts["sex"] = facts["sex"] if isinstance(facts["sex"], str) else row["sex"]
+        for name in ("age", "field_strength"):
+            facts[name] = row[name] if is_missing(facts[name]) else facts[name]
+        return {
+            "subject": row["subject"],
+            "session": session,
+            "month": month,
+            "scan": row["scan"],
+            "variant": row["variant"],
+            "image": row["image"],
+            "image_id": str(row["uid"]),
+            "acq_date": row["acq_date"],
+            "description": row["description"],
+            "dx": dx,
+            "dx_source": source,
+            **facts,
+            **{name: row[name] for name in SCANNER_COLUMNS},
+        }
+
+    def _nearest(self, row: dict[str, Any], *, diagnosed: bool) -> dict[str, Any] | None:
+        """The subject's visit nearest to the scan, within ``NEAREST_DAYS``."""
+        if is_missing(row["acq_date"]):
+            return None
+        candidates = self._by_subject.get(row["subject"]) or self._by_subject.get(roster_key(row["subject"]), ())
+        visits = [v for v in candidates if not diagnosed or v["dx"] is not None]
+        gaps = [abs((v["exam_date"] - row["acq_date"]).days) for v in visits]
+        if not gaps or min(gaps) > NEAREST_DAYS:
+            return None
+        return visits[int(np.argmin(gaps))]
+
+
+def _is_baseline(visit: str) -> bool:
+    """True for screening and baseline under any of their names; a continuing subject's first ADNI2 visit is neither."""
+    visit = visit.lower()
+    return viscode_month(visit) == 0 or ("cont" not in visit and ("screening" in visit or "baseline" in visit))
+
+
+def _images_by_path(index: ImageIndex, report: ReadReport) -> pd.DataFrame:
+    """A search table from the archive's names, ``<Description>/<YYYY-MM-DD_...>/<I...>/ADNI_<PTID>_..._I<id>.nii``."""
+    report.note("image without a search table; its path says whose it is, and when", len(index.volumes))
+    rows = []
+    for uid, path in sorted(index.volumes.items()):
+        above = ("", "", *path.parts)[-4:-2]
+        subject = _PTID_IN_NAME.search(path.name)
+        rows.append((uid, subject and subject.group(), above[0].replace("__", "; "), above[1][:10]))
+    table = pd.DataFrame(rows, columns=pd.Index(SEARCH_REQUIRED))
+    return drop_rows(table, table["Subject"].isna(), "image that neither a table nor its name gives a subject", report)
+
+
+def _search_rows(parts: list[pd.DataFrame], report: ReadReport) -> pd.DataFrame:
+    """Rows of all search tables that name a T1 image, one per image id."""
+    raw = pd.concat(parts, ignore_index=True)
+    protocol = column_of(raw, "Imaging Protocol").astype("string")
+    scanner = {name: protocol.str.extract(form, expand=False) for name, form in _PROTOCOL.items()}
+    rows = pd.DataFrame(
+        {
+            "uid": to_floats(raw["Image Data ID"].astype("string").str.strip().str.lstrip("Ii")),
+            "subject": raw["Subject"].map(subject_id),
+            "group": column_of(raw, "Group").astype(object),
+            "visit": column_of(raw, "Visit").astype("string").fillna("").str.strip().astype(object),
+            "description": raw["Description"].astype("string").fillna("").str.strip().astype(object),
+            "acq_date": pd.concat([to_dates(pd.Series(part["Acq Date"]), report) for part in parts], ignore_index=True),
+            "age": in_range("age", to_ages(column_of(raw, "Age"), report), report),
+            "sex": sexes(column_of(raw, "Sex"), report),
+            "field_strength": to_floats(scanner["field_strength"]),
+            "manufacturer": scanner["manufacturer"].str.strip().astype(object),
+            "scanner_model": scanner["scanner_model"].str.strip().astype(object),
+            "modality": column_of(raw, "Modality").astype("string").fillna("MRI").str.strip().str.upper(),
+        }
+    )
+    for reason, bad in (
+        ("search row without an image number", lambda t: t["uid"].isna()),
+        ("withdrawn subject", lambda t: t["subject"].map(is_withdrawn)),
+        ("not an MRI", lambda t: ~t["modality"].isin(["MRI", "MR"])),
+        ("not a T1-weighted series", lambda t: ~t["description"].str.contains(_T1_SERIES)),
+        ("a mask, not an image", lambda t: t["description"].str.contains(_MASK)),
+    ):
+        rows = drop_rows(rows, bad(rows), reason, report)
+    rows = _one_row_per_image(rows.assign(uid=rows["uid"].astype(int)), report)
+    return rows
+
+
+def _one_row_per_image(rows: pd.DataFrame, report: ReadReport) -> pd.DataFrame:
+    """Joins what several tables say of an image: an id with one subject and one date is one image, in whatever words.
+
+    Rows contradict each other where subject or date differ, or the diagnosis that the group stands for. Of sex and age
+    only what all rows say is kept; of all else the first that says something counts.
+    """
+    repeated = rows["uid"].duplicated(keep=False)
+    if not repeated.any():
+        return rows
+    group = rows["group"].map(map_diagnosis)
+    named = rows.assign(group=group.where(group.notna(), None), visit=rows["visit"].replace("", None))
+    counts = named.groupby("uid", sort=False)[["subject", "acq_date", "group"]].transform("nunique")
+    rows = rows.drop_duplicates()  # the same row twice, before rows that contradict it
+    equal = len(named) - len(rows)
+    if equal:
+        report.skip(_KEPT_ONCE, count=equal)
+    bad = (pd.DataFrame(counts) > 1).any(axis=1)[rows.index]
+    rows = drop_rows(rows, bad, "image listed with contradicting rows", report)
+    named = named.loc[rows.index]
+    people = named.groupby("uid", sort=False)
+    for name, most in (("sex", 0), ("age", 1)):
+        spread = people[name].transform("nunique") > 1
+        if most:  # one table has whole years, another one decimals
+            spread &= people[name].transform("max") - people[name].transform("min") > most
+        if odd := int(named.loc[spread, "uid"].nunique()):
+            report.note(f"image listed with different {name}; it is treated as missing", odd)
+        named[name] = named[name].where(~spread, None)
+    first = named.groupby("uid", sort=False).first().reset_index()
+    if len(first) < len(named):
+        report.skip(_KEPT_ONCE, count=len(named) - len(first))
+    return first.assign(visit=first["visit"].fillna(""))
+
+
+def _attach_files(rows: pd.DataFrame, index: ImageIndex, root: Path, report: ReadReport) -> pd.DataFrame:
+    """Keeps the rows whose image lies below ``root``, best processing first."""
+    named = len(rows)
+    dicom = bool(rows["uid"].isin(list(index.dicom)).any())
+    unlisted = len(index.volumes.keys() - set(rows["uid"]))
+    if unlisted:
+        report.note("image file without a usable row in the search table", unlisted)
+    rows = drop_rows(rows, rows["uid"].isin(list(index.dicom)), "DICOM series; convert it to NIfTI first", report)
+    rows = drop_rows(rows, ~rows["uid"].isin(list(index.volumes)), "image file missing", report)
+    rows = drop_rows(rows, rows["uid"].isin(list(index.ambiguous)), AMBIGUOUS_IMAGE, report)
+    people = zip(rows["uid"], rows["subject"], strict=True)
+    rows = rows.assign(subject=[_whole_name(index.volumes[uid], person) for uid, person in people])
+    rows = drop_rows(rows, rows["subject"].map(is_withdrawn), "withdrawn subject", report)
+    foreign = [
+        _names_another(index.volumes[uid], person) for uid, person in zip(rows["uid"], rows["subject"], strict=True)
+    ]
+    rows = drop_rows(rows, foreign, "image file that is named after another subject", report)
+    if index.copies:
+        report.note("copy of an image file; one of them is used", index.copies)
+    if rows.empty:
+        hint = " as NIfTI, only as DICOM, which dcm2niix converts" if dicom else ""
+        left_out = "; ".join(f"{reason}: {count}" for reason, count in report.skipped.most_common())
+        raise DataError(
+            f"{root} holds none of the {named} T1 images that the search table names{hint}; expected below it: "
+            f"*_I<image id>.nii or .nii.gz ({len(index.volumes)} such files are there; left out: "
+            f"{left_out or 'nothing'})"
+        )
+    rows = rows.copy()
+    rows["image"] = [str(index.volumes[uid].absolute()) for uid in rows["uid"]]
+    unknown: Any = rows["acq_date"].isna()
+    if unknown.any():
+        # The third folder above the file carries the date too: <Description>/<YYYY-MM-DD_...>/<I...>/<file>.
+        folder = rows.loc[unknown, "image"].map(lambda path: Path(path).parts[-3][:10])
+        rows.loc[unknown, "acq_date"] = pd.to_datetime(folder, errors="coerce", format="%Y-%m-%d")
+        report.note("unreadable acquisition date; the folder's is used", int(unknown.sum()))
+    rows["rank"] = rows["description"].map(preference)
+    return rows.sort_values(["subject", "acq_date", "rank", "uid"], kind="stable")
+
+
+def _whole_name(path: Path, subject: str) -> str:
+    """The PTID of a file's name for a person whom the table knows by that PTID's roster number alone."""
+    match = _PTID_IN_NAME.search(path.name)
+    roster = roster_name(subject)
+    return subject_id(match.group()) if match and roster and roster_key(match.group()) == roster else subject
+
+
+def _names_another(path: Path, subject: str) -> bool:
+    """True where a file's own name holds a PTID, and not this one."""
+    match = _PTID_IN_NAME.search(path.name)
+    return match is not None and subject_id(match.group()) != subject

@@ -1,0 +1,1 @@
+"""Cohorts of chest radiographs: CheXpert, MIMIC-CXR, NIH, RSNA and SIIM."""

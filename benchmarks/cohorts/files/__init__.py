@@ -1,0 +1,1 @@
+"""Walking folders, and reading one file among thousands."""

@@ -1,0 +1,70 @@
+"""Identifiers that only the generators give: a phantom cohort is known by them where its marker was not copied along.
+
+Each form is one that no real cohort can have, and a cohort is a phantom only if every identifier in it has that form:
+ADNI ends at site 941, CheXpert has five digits, the RSNA challenge has random UUIDs (version 4), SIIM-ACR identifiers
+begin with 1.2.276, NIH ChestX-ray14 ends at patient 30,805, and MIMIC-CXR at subject 19,999,999.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_PTID = re.compile(r"(\d{3})_S_(\d{4})")
+_FORMS = {
+    "chexpert": re.compile(r"patient9\d{5}"),
+    "rsna": re.compile(r"ffffffff-0000-4000-8000-[0-9a-f]{12}"),
+    "siim": re.compile(r"2\.25\.999\.\d+\.\d+\.\d+"),
+    "nih": re.compile(r"00(?:09\d{4}|[1-9]\d{5})"),
+    "mimic": re.compile(r"p99\d{6}"),
+}
+_IN_PATHS = {
+    "adni": re.compile(r"\d{3}_S_\d{4,5}|(?<=sub-ADNI)\d{3}S\d{4,5}"),
+    "chexpert": re.compile(r"(?<![^/])patient\d+(?=/)"),
+    "rsna": re.compile(r"(?<![^/])[^/]+(?=\.(?:dcm|dicom|png|jpe?g)$)", re.IGNORECASE),
+    "siim": re.compile(r"(?<![^/])[^/]+(?=\.(?:dcm|dicom|png|jpe?g)$)", re.IGNORECASE),
+    "nih": re.compile(r"(?<![^/])\d{8}(?=_\d{3}\.(?:png|jpe?g)$)", re.IGNORECASE),
+    "mimic": re.compile(r"(?<![^/])p\d{8}(?=/s\d{8}/)"),
+}
+_OF_MIMIC = re.compile(r"(?:^|/)p\d{8}/s\d{8}/")
+
+
+def made_up(kind: str, identifiers: Iterable[str]) -> bool:
+    """Whether there are identifiers, and all of them are the generator's.
+
+    Args:
+        kind: ``adni`` (PTIDs), ``chexpert`` (``patient...``), ``rsna`` and ``siim`` (names of images), ``nih`` (eight
+            digits of a patient) or ``mimic`` (``p...``); of any other kind nothing is known, so the answer is no.
+        identifiers: Of people or images.
+
+    Example:
+        >>> made_up("adni", ["999_S_9123"]), made_up("adni", ["999_S_9123", "941_S_1311"]), made_up("adni", [])
+        (True, False, False)
+    """
+    different = set(map(str, identifiers))
+    return bool(different) and all(_is_made_up(kind, each) for each in different)
+
+
+def _is_made_up(kind: str, identifier: str) -> bool:
+    if kind == "adni":  # sites count down from 999, a thousand subjects each: 999_S_9000 and up, 998_S_8000 and up
+        match = _PTID.fullmatch(identifier)
+        return match is not None and int(match[1]) == 990 + int(match[2]) // 1000
+    return kind in _FORMS and _FORMS[kind].fullmatch(identifier) is not None
+
+
+def made_up_paths(kind: str, paths: Iterable[str]) -> bool:
+    """The same from the names of files and of the folders above them, relative to the cohort's folder.
+
+    Pairs of MIMIC-CXR beside another cohort say nothing of that cohort.
+    """
+    form = _IN_PATHS.get(kind)
+    if form is None:
+        return False
+    phantoms: set[str] = set()
+    for path in paths:
+        if kind in ("rsna", "siim") and _OF_MIMIC.search(path):
+            continue
+        phantoms.update(form.findall(path))
+    return made_up(
+        kind, (f"{each[:3]}_S_{each[4:]}" if kind == "adni" and each[3] == "S" else each for each in phantoms)
+    )

@@ -1,0 +1,1 @@
+"""Radiographs from DICOM and picture files as grey values."""

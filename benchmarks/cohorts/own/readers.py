@@ -1,0 +1,16 @@
+"""How files of each kind are read, to train on and to predict."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from medgraft.benchmarks.cohorts.images.load import load_radiograph
+from medgraft.benchmarks.cohorts.volumes.load import load_spaced
+
+READERS: dict[str, Callable[[str], Any]] = {
+    "image": load_radiograph,
+    "volume": functools.partial(load_spaced, analyze=True),
+}
+"""Modality -> reads a raw sample from a file; raises :class:`medgraft.errors.DataError` for one that cannot be used."""

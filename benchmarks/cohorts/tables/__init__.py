@@ -1,0 +1,1 @@
+"""Tables of cohorts, what readers report, and what tables alone predict."""

@@ -1,0 +1,130 @@
+"""What the tables alone predict: logistic regressions that every image model has to beat.
+
+They are fitted on the training subjects and scored on the test samples of the very split that the task's rows use, so
+their numbers stand beside each row's own. Their strength of L2 is chosen as a linear probe's is, from the same values
+by folds of the training subjects (:mod:`medgraft.benchmarks.training.head_choice`): a baseline is tuned like its
+rivals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medgraft.benchmarks.objectives.evaluation import evaluate
+from medgraft.benchmarks.training.linear_problems import CANDIDATES
+from medgraft.commands.plain_text import markdown_text
+from medgraft.metric import Predictions
+
+PREDICTORS: dict[str, tuple[str, ...]] = {
+    "age, sex": ("age", "female"),
+    "age, sex, APOE": ("age", "female", "apoe4"),
+    "cognition": ("age", "female", "education", "MMSE", "ADAS13", "RAVLT_immediate", "FAQ", "CDRSB"),
+    "hippocampal volume": ("age", "female", "Hippocampus", "hippocampus_icv"),
+    "all of them": (
+        "age", "female", "education", "apoe4", "MMSE", "ADAS13", "RAVLT_immediate", "FAQ", "CDRSB", "Hippocampus",
+        "hippocampus_icv",
+    ),
+}  # fmt: skip
+"""Name of a baseline -> its columns. ``hippocampus_icv`` is the volume over the intracranial volume."""
+
+FOLDS = 5
+REPORTED = ("auc_macro", "f1_macro", "balanced_accuracy")
+
+
+def predictors(frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns of :data:`PREDICTORS` from an ADNI table, NaN where missing."""
+    table = frame.assign(
+        female=[{"F": 1.0, "M": 0.0}.get(sex, np.nan) for sex in frame["sex"]],
+        hippocampus_icv=frame["Hippocampus"] / frame["ICV"],
+    )
+    names = list(dict.fromkeys(name for columns in PREDICTORS.values() for name in columns))
+    numbers: Any = table[names].apply(pd.to_numeric, errors="coerce")
+    return numbers.astype(float)
+
+
+def table_baselines(
+    frame: pd.DataFrame, targets: np.ndarray, splits: Mapping[str, np.ndarray], classes: Sequence[str]
+) -> dict[str, Any]:
+    """Fits every baseline whose columns the cohort has.
+
+    Missing values take the training median, with a column that says so; values are standardised on the training rows.
+
+    Args:
+        frame: ADNI table, ``n`` rows.
+        targets: ``int64 [n]`` class indices.
+        splits: ``train`` and ``test`` row numbers.
+        classes: Names of the classes.
+
+    Returns:
+        Name -> ``fields``, ``n_train``, and the metrics of :data:`REPORTED`, each ``[value, low, high]`` with a
+        95% interval over subjects; or ``unavailable`` with the columns that hold nothing in the training rows.
+    """
+    table, train, test = predictors(frame), splits["train"], splits["test"]
+    _, groups = np.unique(frame["subject"].to_numpy(str)[test], return_inverse=True)
+    out: dict[str, Any] = {}
+    for name, columns in PREDICTORS.items():
+        values = table[list(columns)].to_numpy()
+        if empty := [column for k, column in enumerate(columns) if np.isnan(values[train, k]).all()]:
+            out[name] = {"unavailable": empty}
+            continue
+        model = _fitted(values[train], targets[train], frame["subject"].to_numpy(str)[train])
+        estimates = evaluate(Predictions(model.predict_proba(values[test]), targets[test], groups, tuple(classes)))
+        scores = {each: [estimates[each].value, estimates[each].ci_low, estimates[each].ci_high] for each in REPORTED}
+        out[name] = {"fields": list(columns), "n_train": len(train), **scores}
+    return out
+
+
+def _fitted(values: np.ndarray, targets: np.ndarray, subjects: np.ndarray) -> Any:
+    """The regression on training rows ``[n, D]`` with the C of lowest log-loss over five folds of their subjects.
+
+    Where a class has too few subjects for two folds, C is 1, scikit-learn's own default.
+    """
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
+    model = make_pipeline(
+        SimpleImputer(strategy="median", add_indicator=True),
+        StandardScaler(),
+        LogisticRegression(max_iter=10_000, class_weight="balanced"),
+    )
+    folds = min(FOLDS, *(len(np.unique(subjects[targets == label])) for label in np.unique(targets)))
+    if folds < 2:
+        return model.fit(values, targets)
+    search = GridSearchCV(
+        model,
+        {"logisticregression__C": CANDIDATES},
+        scoring="neg_log_loss",
+        cv=StratifiedGroupKFold(folds),
+    )
+    with threadpool_limits(1):  # threads of so small a regression wait for each other, and for those of other cells
+        return search.fit(values, targets, groups=subjects)
+
+
+def baseline_lines(baselines: Mapping[str, Any]) -> list[str]:
+    """The numbers of :func:`table_baselines` as a Markdown table; nothing where there are none."""
+    if not baselines:
+        return []
+    head = ["| tables alone | fields | " + " | ".join(REPORTED) + " |", "|---" * (2 + len(REPORTED)) + "|"]
+    body = []
+    for name, facts in baselines.items():
+        if "unavailable" in facts:
+            texts = [f"not in this cohort: {', '.join(facts['unavailable'])}", *("-" for _ in REPORTED)]
+        else:
+            texts = [", ".join(facts["fields"]), *(_with_interval(facts[each]) for each in REPORTED)]
+        body.append(f"| {' | '.join(markdown_text(text) for text in (name, *texts))} |")
+    return ["Logistic regressions on the tables, same training subjects and test samples:", "", *head, *body, ""]
+
+
+def _with_interval(metric: Sequence[float | None]) -> str:
+    value, low, high = metric
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"

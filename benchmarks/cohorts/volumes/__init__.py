@@ -1,0 +1,1 @@
+"""Volumes from files: values, axes and place."""

@@ -1,0 +1,1 @@
+"""Commands of the harness: ``run``, ``cohort``, ``leaderboard``, ``embed`` and their kin."""

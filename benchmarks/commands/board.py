@@ -1,0 +1,57 @@
+"""Commands that read results: ``leaderboard`` and ``expert-load``."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medgraft.benchmarks.commands.arguments import Debug, listed
+from medgraft.commands.console import guarded
+
+
+def leaderboard(
+    results: Annotated[list[Path], typer.Argument(help="Folders of results; they are merged.")],
+    out: Annotated[Path, typer.Option(help="Folder for leaderboard.md and leaderboard.csv.")] = Path(),
+    metrics: Annotated[
+        str | None, typer.Option(help="Comma-separated: further metrics to show, such as precision_ad,recall_ad.")
+    ] = None,
+    groups: Annotated[
+        bool, typer.Option("--groups", help="Add the primary metric by sex, age, site and other attributes.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Build the leaderboard from any folders of results."""
+    with guarded(debug=debug, resumes=False):
+        from medgraft.benchmarks.board.leaderboard import write_board
+        from medgraft.benchmarks.board.rows import board_rows
+        from medgraft.benchmarks.board.terminal import show_board
+        from medgraft.benchmarks.kernels.results import read_operations
+        from medgraft.errors import MedgraftError
+
+        rows, operations = board_rows(results), read_operations(results)
+        if not rows and not operations:
+            raise MedgraftError(f"no readable result below {', '.join(map(str, results))}")
+        also = listed(metrics, "--metrics") or []
+        options = [*(["--metrics", metrics] if metrics else []), *(["--groups"] if groups else [])]
+        command = shlex.join(["medgraft", "leaderboard", *map(str, results), *options])
+        text, data = write_board(rows, out, command, operations, also, groups=groups)
+        show_board(rows, groups=groups)
+        typer.echo(f"written: {text}, {data}")
+
+
+def expert_load(
+    results: Annotated[list[Path], typer.Argument(help="Folders of results; they are merged.")],
+    out: Annotated[Path, typer.Option(help="SVG file to write.")],
+    debug: Debug = False,
+) -> None:
+    """Draw which experts of tgh_moe the tokens of each task chose, from any folders of results."""
+    with guarded(debug=debug, resumes=False):
+        from medgraft.benchmarks.board.load_figure import draw_loads, loads
+        from medgraft.benchmarks.board.rows import board_rows
+
+        panels = loads(board_rows(results))
+        draw_loads(panels, out)
+        typer.echo(f"written: {out} ({len(panels)} panels)")

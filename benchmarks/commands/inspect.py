@@ -1,0 +1,113 @@
+"""The command ``inspect``: what a table or a folder of one's own is understood to be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medgraft.benchmarks.commands.arguments import Debug
+from medgraft.commands.console import guarded
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from medgraft.benchmarks.cohorts.own.data import OwnData
+    from medgraft.benchmarks.cohorts.own.inspection import Inspection
+    from medgraft.benchmarks.tasks.own_data import OwnTask
+
+
+def inspect(
+    data: Annotated[Path, typer.Argument(help="A table (CSV or TSV), or a folder with a folder for each class.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="OPTION=VALUE: label=dx, image=path, split=none, inputs=image.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the files that the table names, where they are not beside it.")
+    ] = None,
+    read: Annotated[int, typer.Option(help="Files to read whole, drawn from all.", min=0)] = 200,
+    write: Annotated[
+        Path | None, typer.Option(help="YAML file to write; its name becomes the task's, for --tasks FILE.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Show what would be learnt from data of your own, and what may spoil it, before anything runs."""
+    with guarded(debug=debug, resumes=False):
+        from rich.console import Console
+
+        from medgraft.benchmarks.cohorts.own.inspection import inspected
+        from medgraft.benchmarks.cohorts.own.task_file import write_task_file
+        from medgraft.benchmarks.tasks.own import own_task
+
+        task, place = own_task(data, set_ or (), root)
+        samples, columns = task.read(place)
+        settled = task.settled_on(samples, columns)
+        console = Console(highlight=False)
+        _show(console, settled, samples, inspected(samples, read), columns.unused)
+        if write is not None:
+            write_task_file(write, settled, place)
+            console.print(f"written: {write}", markup=False, soft_wrap=True)
+        given = str(write) if write is not None else f"{settled.cohort} --data {settled.cohort}={data}"
+        given += f" --root {root}" if write is None and root is not None else ""
+        _propose(console, samples, given)
+
+
+def _show(console: Console, task: OwnTask, data: OwnData, facts: Inspection, unused: Any) -> None:
+    from medgraft.benchmarks.board.terminal import say
+    from medgraft.options import as_text
+
+    roles = ("image", "label", "subject", "text", "split", "time", "event")
+    options = task.config.model_dump()
+    found = [f"{role} {as_text(options[role])}" for role in roles if role in options]
+    say(console, f"read as {task.config.objective} of {' and '.join(data.inputs)}; {', '.join(found)}")
+    if len(data.attributes.columns):
+        kinds = [f"{name} ({data.attributes[name].nunique()} values)" for name in data.attributes.columns]
+        say(console, f"attributes: {', '.join(kinds)}")
+    for role, names in unused.items():
+        say(console, f"not used: {', '.join(names)}, which could be {role}; --set {role}=COLUMN takes one")
+    _show_counts(console, facts)
+    if facts.sizes:
+        most = [f"{size} ({count})" for size, count in facts.sizes.most_common(5)]
+        more = f" and {len(facts.sizes) - 5} other sizes" if len(facts.sizes) > 5 else ""
+        say(console, f"sizes of {facts.looked_at} files that were read: {', '.join(most)}{more}")
+    if facts.spacings:
+        say(console, f"spacing in mm: {', '.join(f'{s} ({n})' for s, n in facts.spacings.most_common(5))}")
+    if facts.words:
+        low, median, high = facts.words
+        say(console, f"words of a text: {low} to {high}, median {median}")
+    for reason, count in [*data.left_out.items(), *facts.unreadable.items()]:
+        say(console, f"left out: {count} with {reason}")
+    for warning in facts.warnings:
+        say(console, f"look at this: {warning}")
+
+
+def _show_counts(console: Console, facts: Inspection) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from medgraft.commands.plain_text import one_line
+    from medgraft.task import SPLITS
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("", *SPLITS, "all"):
+        table.add_column(name, justify="left" if not name else "right")
+    samples = [facts.samples[name][0] for name in SPLITS]
+    subjects = [facts.samples[name][1] for name in SPLITS]
+    for title, counts in (("samples", samples), ("subjects", subjects), *facts.classes.items()):
+        table.add_row(Text(one_line(title, 40)), *(f"{count:,}" for count in counts), f"{sum(counts):,}")
+    console.print(table)
+    if facts.numbers:
+        low, median, high = (f"{number:g}" for number in facts.numbers)
+        seen = f"; the event was seen in {facts.events:,}" if facts.events is not None else ""
+        console.print(f"{low} to {high}, median {median}{seen}")
+
+
+def _propose(console: Console, data: OwnData, given: str) -> None:
+    """A command to begin with, and encoders that read such samples."""
+    from medgraft.benchmarks.board.terminal import say
+    from medgraft.benchmarks.cohorts.own.proposals import encoders_for
+
+    say(console, f"to begin with: medgraft run --adapters linear_probe,lora --tasks {given}")
+    for name, why in encoders_for(data.inputs):
+        say(console, f"  --encoders {name}: {why}")

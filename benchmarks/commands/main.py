@@ -1,0 +1,47 @@
+"""Commands of the harness, as parts of ``medgraft`` and as ``python -m benchmarks.run``.
+
+``python -m benchmarks.run``, ``python -m medgraft.benchmarks.run`` and ``medgraft run`` are one parser.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from medgraft.benchmarks.commands.board import expert_load, leaderboard
+from medgraft.benchmarks.commands.cohort import cohort, pairs
+from medgraft.benchmarks.commands.embed import embed
+from medgraft.benchmarks.commands.inspect import inspect
+from medgraft.benchmarks.commands.leak_check import leak_check
+from medgraft.benchmarks.commands.predict import predict
+from medgraft.benchmarks.commands.prepare import prepare
+from medgraft.benchmarks.commands.run import run
+from medgraft.commands.console import entered
+from medgraft.commands.main import app
+
+app.command("run")(run)
+app.add_typer(cohort, name="cohort")
+app.command("leaderboard")(leaderboard)
+app.command("expert-load")(expert_load)
+app.command("pairs")(pairs)
+app.command("prepare")(prepare)
+app.command("inspect")(inspect)
+app.command("predict")(predict)
+app.command("embed")(embed)
+app.command("leak-check")(leak_check)
+
+
+def main() -> None:
+    """Entry point of ``medgraft``."""
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    entered(f"medgraft {command}".rstrip(), app)
+
+
+def run_main() -> None:
+    """Entry point of ``python -m benchmarks.run``."""
+    entered("benchmarks.run", lambda: typer.run(run))
+
+
+if __name__ == "__main__":
+    main()

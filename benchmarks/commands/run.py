@@ -1,0 +1,129 @@
+"""The command ``run``: a sweep."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medgraft.benchmarks.commands.arguments import Debug, listed, listed_encoders, parse_data, parse_seeds
+from medgraft.commands.console import guarded, tell_if_deaf
+
+
+def run(
+    adapters: Annotated[str | None, typer.Option(help="Adapters, comma-separated; + composes: lora+ace_hgnn.")] = None,
+    encoders: Annotated[
+        str | None, typer.Option(help="Encoders, source:model@weights; default: the tasks' own.")
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Tasks; task:* for all variants of one, tag:WORD for all with a tag. Default: those of each adapter."
+        ),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds: 0,1,2 or 0-4. Default: the preset's.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs, for every adapter that trains.")] = None,
+    backend: Annotated[str | None, typer.Option(help="eager, compile, fused or auto.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto, fp32 or bf16, for what is trained; bf16_frozen for the encoder too.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, or auto for a GPU if there is one.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="NAME=PATH of a real cohort; may be repeated.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the files that --data table=TABLE names, where they are elsewhere.")
+    ] = None,
+    results: Annotated[Path | None, typer.Option(help="Folder of the results. Default: results.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Worker processes; results do not depend on it.")] = None,
+    launcher: Annotated[
+        str | None, typer.Option(help="What starts the workers, and where. Default: local, on this machine.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="quick, paper, ace_lora_ablation, chest_comparison, ...")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with any of these and adapter options.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show cells and skipped pairs; run nothing.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run finished cells again.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Largest number of samples per split.")] = None,
+    augment_views: Annotated[
+        int | None, typer.Option(help="Augmented views per image or volume, one drawn in each epoch. Default: none.")
+    ] = None,
+    cache_size: Annotated[
+        str | None, typer.Option(help="What the cache of frozen features may hold. Default: 20GB; none for no limit.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds after which a cell is killed.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads per worker; numbers may depend on it.")] = None,
+    keep: Annotated[
+        str | None, typer.Option(help="Keep trained grafts for predict: all, or best (a seed of each row).")
+    ] = None,
+    baselines: Annotated[bool | None, typer.Option(help="Add the reference rows.", show_default=False)] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every file of the cohorts again; do not go by sizes and times.")
+    ] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="NAME.OPTION=VALUE: lora.rank=4, chexpert.labels=all, train.lr=1e-3, train.lora.epochs=3."
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Run more than 10,000 cells without being asked twice.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log more; may name files of the cohort.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Sweep adapters x encoders x tasks x seeds; finished cells are kept and not run again."""
+    from medgraft.benchmarks.garbage import uncollected
+    from medgraft.benchmarks.launch.warm_start import ended_on_error
+    from medgraft.launcher import launcher_class
+
+    with guarded(debug=debug, verbose=verbose), ended_on_error():
+        if not dry_run:
+            tell_if_deaf()
+        # A name that does not exist is refused before anything is read.
+        chosen = launcher_class(launcher or "local") if launcher or config is None else None
+        # Workers read the size of the cache from the environment, which a file may set.
+        if chosen and not dry_run and config is None and cache_size is None:
+            chosen.warm_up()
+        with uncollected():
+            from medgraft.benchmarks.sweep.request import read_sweep
+            from medgraft.benchmarks.sweep.run import show_plan, sweep_and_show
+
+        overrides: dict[str, Any] = {
+            "adapters": listed(adapters, "--adapters"),
+            "encoders": listed_encoders(encoders, "--encoders"),
+            "tasks": listed(tasks, "--tasks"),
+            "seeds": parse_seeds(seeds),
+            "epochs": epochs,
+            "backend": backend,
+            "precision": precision,
+            "device": device,
+            "data": parse_data(data),
+            "results": results,
+            "jobs": jobs,
+            "launcher": launcher,
+            "preset": preset,
+            "limit": limit,
+            "augment_views": augment_views,
+            "cache_size": cache_size,
+            "timeout": timeout,
+            "threads": threads,
+            "keep": keep,
+            "baselines": baselines,
+            "verify": verify or None,
+            "yes": yes or None,
+        }
+        sweep = read_sweep(config, overrides, set_ or ())
+        if root is not None:
+            from medgraft.benchmarks.sweep.settling import with_root
+
+            sweep = with_root(sweep, root)
+        if sweep.cache_size is not None:
+            os.environ["MEDGRAFT_CACHE_SIZE"] = sweep.cache_size  # workers read it too
+        if dry_run:
+            show_plan(sweep)
+            return
+        command = shlex.join(
+            ["medgraft", "run", *sys.argv[1:]] if sys.argv[1:2] != ["run"] else ["medgraft", *sys.argv[1:]]
+        )
+        failed = sweep_and_show(sweep, fresh=fresh, command=command, verbose=verbose or debug)
+        sys.exit(1 if failed else 0)

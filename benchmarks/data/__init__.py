@@ -1,1 +1,0 @@
-"""Readers of real cohorts and generators of phantom ones."""

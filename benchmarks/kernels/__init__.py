@@ -1,0 +1,1 @@
+"""Measures the fused operations: ``python -m benchmarks.kernels``."""

@@ -1,0 +1,1 @@
+"""Starts cells in processes of their own and collects their results."""

@@ -1,0 +1,230 @@
+"""Runs the cells of a sweep by any launcher: one job each, a time limit, results stored as they come."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medgraft.benchmarks.cell.job import GRAFT, JOB, RESULT, UNWRITABLE, Job
+from medgraft.benchmarks.cell.progress import ProgressReader
+from medgraft.benchmarks.cell.result_files import UnreadableError
+from medgraft.benchmarks.cell.results import CellResult, CellSpec, ResultStore, StorageError
+from medgraft.benchmarks.cell.verification import check
+from medgraft.benchmarks.cohorts.places import Cohort
+from medgraft.benchmarks.launch.collect import Outcome, collect
+from medgraft.benchmarks.launch.leftovers import claim, clear_leftovers
+from medgraft.commands.plain_text import one_line
+from medgraft.errors import MedgraftError, PluginError
+from medgraft.launcher import Exit, Handle, Launcher
+from medgraft.launcher import Job as LaunchedJob
+
+LINGER = 10.0
+"""Seconds in which a worker must end that has left a result."""
+
+BETWEEN_LOOKS = 0.2
+"""Seconds between two looks at the workers, unless one ends."""
+
+WORKER = "medgraft.benchmarks.cell.worker"
+
+
+@dataclass
+class Running:
+    """A worker at work.
+
+    Attributes:
+        job: Its cell.
+        folder: Where it leaves its outcome.
+        handle: The launcher's.
+        progress: Reads what it says.
+        started: When it started, monotonic.
+        doing: What it does now.
+        share: Part of that which is done.
+        unwritable: Why it could not write its outcome; empty otherwise.
+        complete: When its outcome was first seen to be complete, monotonic.
+    """
+
+    job: Job
+    folder: Path
+    handle: Handle
+    progress: ProgressReader
+    started: float = field(default_factory=time.monotonic)
+    doing: str = "starting"
+    share: float = 0.0
+    unwritable: str = ""
+    complete: float | None = None
+
+    def listen(self) -> None:
+        """Takes what the worker has said; what is no message of ours is no reason to stop."""
+        for entry in self.progress.read():
+            match entry:
+                case {"doing": str(text), "share": float(share) | int(share)}:
+                    self.doing, self.share = one_line(text, 80), float(share)
+                case {"unwritable": str(text)}:
+                    self.unwritable = one_line(text, 500)
+                case {"log": [int(level), str(name), str(text)]} if name.startswith("medgraft"):
+                    logging.getLogger(one_line(name, 80)).log(level, "%s", text)
+
+
+@dataclass
+class Events:
+    """What a sweep says to whoever shows it.
+
+    Attributes:
+        tick: Called often with the workers at work.
+        finished: Called with each stored result.
+    """
+
+    tick: Callable[[Sequence[Running]], None]
+    finished: Callable[[CellResult], None]
+
+
+class Runs:
+    """Runs cells and stores their results.
+
+    Args:
+        store: Where results go.
+        cohorts: Cohort name -> where it is.
+        launcher: Where the workers run.
+        name: Of the launcher.
+        verbose: Workers log more.
+        keep: Keep the trained grafts beside their results.
+    """
+
+    def __init__(
+        self,
+        store: ResultStore,
+        cohorts: Mapping[str, Cohort],
+        launcher: Launcher,
+        name: str,
+        *,
+        verbose: bool = False,
+        keep: bool = False,
+    ) -> None:
+        self.store, self.cohorts, self.launcher, self.name = store, cohorts, launcher, name
+        self.verbose, self.keep = verbose, keep
+        self.work = store.root.absolute() / f".work-{os.getpid()}"
+        self.at_once = 1
+
+    def run(self, cells: Sequence[CellSpec], events: Events) -> list[CellResult]:
+        """Runs the cells and returns their results, in the order in which they end.
+
+        On an exception, Ctrl-C among them, every worker is ended; what was stored stays.
+
+        Raises:
+            StorageError: A result cannot be stored.
+            MedgraftError: The launcher cannot start or watch a worker.
+        """
+        waiting, done = list(cells), []
+        running: list[Running] = []
+        clear_leftovers(self.store.root)
+        with self._contract("slots"):
+            self.at_once = min(max(1, int(self.launcher.slots())), max(1, len(cells)))
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.at_once:
+                    running.append(self._start(waiting.pop(0)))
+                with self._contract("wait"):
+                    self.launcher.wait([worker.handle for worker in running], BETWEEN_LOOKS)
+                for worker in list(running):
+                    result = self._outcome(worker)
+                    if result is not None:
+                        running.remove(worker)
+                        done.append(result)
+                        events.finished(result)
+                events.tick(running)
+        finally:
+            with self._contract("close"):
+                self.launcher.close()
+            shutil.rmtree(self.work, ignore_errors=True)
+        return done
+
+    @contextmanager
+    def _contract(self, method: str) -> Iterator[None]:
+        """Turns what a launcher's method raises into one sentence."""
+        try:
+            yield
+        except MedgraftError:
+            raise
+        except Exception as error:
+            text = one_line(f"{type(error).__name__}: {error}", 500)
+            raise PluginError(
+                f"{method}() of launcher {self.name!r} failed: {text}; what was finished is stored, and the same "
+                "command goes on from there"
+            ) from error
+
+    def _start(self, spec: CellSpec) -> Running:
+        together = self.at_once if self.launcher.one_machine else 1
+        root = self.cohorts[spec.cohort.name].root
+        job = Job(spec=spec, root=root, concurrent_jobs=together, keep=self.keep)
+        folder = self.work / spec.key()
+        try:
+            claim(self.work)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            (folder / JOB).write_text(job.model_dump_json())
+        except OSError as error:
+            raise StorageError(self.store.root, error) from error
+        command = (sys.executable, "-m", WORKER, str(folder / JOB), str(folder))
+        name = f"{spec.task}/{spec.adapter} seed {spec.seed}"
+        with self._contract("submit"):
+            handle = self.launcher.submit(
+                LaunchedJob(name, folder, (*command, "--verbose") if self.verbose else command, self.verbose)
+            )
+        return Running(job, folder, handle, ProgressReader(folder))
+
+    def _outcome(self, worker: Running) -> CellResult | None:
+        """The stored result of a worker that has ended or run out of time; ``None`` while it may go on."""
+        worker.listen()
+        with self._contract("poll"):
+            end = worker.handle.poll()
+        now, complete = time.monotonic(), (worker.folder / RESULT).is_file()
+        if end is None:
+            end = self._overdue(worker, now, complete)
+        if end is None:
+            return None
+        worker.listen()
+        if end.code == UNWRITABLE or worker.unwritable:
+            reason = worker.unwritable or "its folder cannot be written"
+            raise StorageError(self.store.root, OSError(reason))
+        outcome = collect(worker.job, worker.folder, end, worker.doing)
+        if worker.job.keep and outcome.result.status == "success":
+            self.store.put_graft(worker.job.spec, worker.folder / GRAFT)
+        result = self._stored(outcome, now - worker.started)
+        shutil.rmtree(worker.folder, ignore_errors=True)
+        return result
+
+    def _overdue(self, worker: Running, now: float, complete: bool) -> Exit | None:
+        """Ends a worker that takes too long, also to end once it has left its result; ``None`` if it may go on."""
+        if worker.handle.waits():
+            worker.started = now
+            return None
+        if complete and worker.complete is None:
+            worker.complete = now
+        timeout = self.launcher.resources.timeout
+        late = now - worker.started > timeout
+        if not late and (worker.complete is None or now - worker.complete <= LINGER):
+            return None
+        with self._contract("cancel"):
+            worker.handle.cancel()
+        return Exit(None, "timeout", f"killed after {timeout:g} s; raise --timeout to let it go on") if late else Exit()
+
+    def _stored(self, outcome: Outcome, seconds: float) -> CellResult:
+        """Puts an outcome into its place."""
+        result = outcome.result
+        if not result.timing:
+            result = result.model_copy(update={"timing": {"failed": round(seconds, 3)}})
+        if outcome.log is not None:
+            name = self.store.log_path(result.spec).relative_to(self.store.root).as_posix()
+            result = result.model_copy(update={"log": name})
+        path = self.store.put(result, outcome.predictions, outcome.log)
+        if result.status == "success":
+            with suppress(UnreadableError):  # a board that leaves it out will say why
+                check(path, result)
+        return result

@@ -1,0 +1,1 @@
+"""Costs of a graft, and what a result records about the machine."""

@@ -1,0 +1,1 @@
+"""Metrics on stored predictions, each with an interval that resamples subjects."""

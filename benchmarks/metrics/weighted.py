@@ -1,0 +1,143 @@
+"""Statistics of decisions and scores as functions of sample weights, all resamples of a bootstrap at once.
+
+A function takes weights ``[R, n]`` and gives the statistic of each of the ``R`` resamples, ``nan`` where it is
+undefined. Weights of one give the statistic of the samples themselves.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from medgraft.metric import Array, WeightedStatistic, exactly
+
+
+def weighted_auc(scores: Array, positive: Array) -> WeightedStatistic:
+    """AUROC of one score column as a function of sample weights; ties count half, undefined is ``nan``.
+
+    Args:
+        scores: ``float64 [n]``.
+        positive: ``bool [n]``.
+
+    Example:
+        >>> auc = weighted_auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
+        >>> auc(np.array([[1, 1, 1, 1], [1, 0, 1, 1]]))
+        array([0.75, 1.  ])
+    """
+    if len(scores) == 0:
+        return lambda weights: np.full(len(weights), np.nan)
+    order = np.argsort(scores, kind="stable")
+    ordered = scores[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    is_positive = positive[order].astype(bool)
+
+    def statistic(weights: Array) -> Array:
+        w = weights[:, order]
+        up = np.add.reduceat(w * is_positive, starts, axis=1)
+        down = np.add.reduceat(w * ~is_positive, starts, axis=1)
+        below = np.cumsum(down, axis=1) - down
+        area = (up * (below + 0.5 * down)).sum(axis=1)
+        total = up.sum(axis=1) * down.sum(axis=1)
+        return np.divide(area, total, out=np.full(len(w), np.nan), where=total > 0)
+
+    return exactly(safe_auc(positive, scores), statistic)
+
+
+def weighted_f1(predicted: Array, actual: Array) -> WeightedStatistic:
+    """F1 of one binary decision ``[n]`` by weights ``[R, n]``; undefined (``nan``) where no sample is positive."""
+    hit, wrong = (predicted & actual).astype(float), (predicted ^ actual).astype(float)
+    positive = actual.astype(float)
+
+    def statistic(weights: Array) -> Array:
+        true_positive, errors = weights @ hit, weights @ wrong
+        total = 2 * true_positive + errors
+        return np.divide(2 * true_positive, total, out=np.full(len(weights), np.nan), where=weights @ positive > 0)
+
+    return statistic
+
+
+def mean_of(parts: Sequence[WeightedStatistic]) -> WeightedStatistic:
+    """Mean of statistics, in each resample over those that are defined there, as in the point value.
+
+    A resample in which a rare class has no sample counts with the others. Leaving it out would keep resamples in which
+    that class is well represented, and make the interval too narrow.
+    """
+
+    def statistic(weights: Array) -> Array:
+        values = np.stack([part(weights) for part in parts]) if parts else np.full((1, len(weights)), np.nan)
+        if len(weights) == 1:
+            return np.array([mean_defined(values[:, 0].tolist())])
+        defined = ~np.isnan(values)
+        total, count = np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0)
+        return np.divide(total, count, out=np.full(len(weights), np.nan), where=count > 0)
+
+    return statistic
+
+
+def mean_defined(values: Sequence[float]) -> float:
+    """Mean of what is not ``nan``."""
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")
+
+
+def support_weighted(parts: list[WeightedStatistic], supports: Array) -> WeightedStatistic:
+    """Mean of per-class statistics weighted by the classes' (resampled) support; ``supports`` is ``[K, n]``."""
+
+    def statistic(weights: Array) -> Array:
+        support = weights @ supports.T.astype(float)
+        values = np.nan_to_num(np.stack([part(weights) for part in parts], axis=1))  # undefined has no support
+        total = support.sum(axis=1)
+        return np.divide((values * support).sum(axis=1), total, out=np.full(len(weights), np.nan), where=total > 0)
+
+    return statistic
+
+
+def masked(statistic: WeightedStatistic, keep: Array) -> WeightedStatistic:
+    """A statistic of the samples ``keep``, ``bool [n]``, as a function of all samples' weights ``[R, n]``."""
+    return lambda weights: statistic(weights[:, keep])
+
+
+def weighted_recall(predicted: Array, actual: Array) -> WeightedStatistic:
+    """Recall of one binary decision ``[n]``; undefined where no sample is positive."""
+
+    def statistic(weights: Array) -> Array:
+        total = weights @ actual.astype(float)
+        return np.divide(
+            weights @ (predicted & actual).astype(float), total, out=np.full(len(weights), np.nan), where=total > 0
+        )
+
+    return statistic
+
+
+def weighted_precision(predicted: Array, actual: Array) -> WeightedStatistic:
+    """Precision of one binary decision ``[n]``; 0 where nothing is predicted, undefined where no sample is positive."""
+
+    def statistic(weights: Array) -> Array:
+        total = weights @ predicted.astype(float)
+        hits = weights @ (predicted & actual).astype(float)
+        share = np.divide(hits, total, out=np.zeros(len(weights)), where=total > 0)
+        return np.where(weights @ actual.astype(float) > 0, share, np.nan)
+
+    return statistic
+
+
+def safe_auc(actual: Array, scores: Array) -> float:
+    """AUROC ``[n]``, ``nan`` where it is undefined."""
+    from sklearn.exceptions import UndefinedMetricWarning
+    from sklearn.metrics import roc_auc_score
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndefinedMetricWarning)
+        return float(roc_auc_score(actual, scores)) if len(np.unique(actual)) == 2 else float("nan")
+
+
+def slug(name: str) -> str:
+    """A class name as it stands in a metric's name.
+
+    Example:
+        >>> slug("Pleural Effusion")
+        'pleural_effusion'
+    """
+    return name.lower().replace(" ", "_").replace("/", "_")

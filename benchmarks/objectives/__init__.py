@@ -1,0 +1,1 @@
+"""What a task optimises and how it predicts, one objective per file."""

@@ -1,0 +1,1 @@
+"""Generators of phantom cohorts in the layouts of real ones."""

@@ -1,0 +1,1 @@
+"""Phantom T1-weighted brains, and ADNI cohorts of them."""

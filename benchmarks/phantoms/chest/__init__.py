@@ -1,0 +1,1 @@
+"""Phantom chest radiographs, and CheXpert, MIMIC-CXR, NIH, RSNA and SIIM cohorts of them."""

@@ -1,0 +1,1 @@
+"""Predictions with grafts that a sweep has kept."""

@@ -1,0 +1,190 @@
+"""A kept graft at work on samples that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from medgraft.benchmarks.cell.encoder import select_encoder
+from medgraft.benchmarks.cell.kept import KeptFacts, raw_facts, read_facts
+from medgraft.benchmarks.predict.samples import Item, items_of
+from medgraft.checkpoints.folder import load as load_weights
+from medgraft.checkpoints.folder import read_config
+from medgraft.errors import CheckpointError, DataError
+from medgraft.fast.short_texts import cut_texts
+from medgraft.grafting import Grafted
+from medgraft.modality import TEXT, find_modality
+from medgraft.objective import objective_class
+from medgraft.registry import build_adapter
+
+MARGIN = 0.5
+"""By how much of its width a range of the training samples is widened before a sample outside is remarked on."""
+
+OK = "ok"
+
+
+class Predictor:
+    """Predicts with a kept graft.
+
+    Args:
+        folder: What ``--keep`` left beside a result: ``<key>.adapter``.
+        device: Where it runs.
+
+    Raises:
+        CheckpointError: The folder is none of a kept graft, is damaged, or belongs to another encoder.
+
+    Example:
+        >>> import medgraft  # doctest: +SKIP
+        >>> medgraft.load("results/.../KEY.adapter").predict(["film.png", "folder/"])  # doctest: +SKIP
+    """
+
+    def __init__(self, folder: str | Path, device: str = "cpu") -> None:
+        self.folder, self.device = Path(folder), device
+        self.facts: KeptFacts = read_facts(self.folder)
+        config = read_config(self.folder)
+        self.digest = str(config["weights_sha256"])[:12]
+        self.objective = self.facts.make_objective()
+        modalities = list(self.facts.inputs)
+        if "text tower" in objective_class(self.facts.objective).needs and TEXT not in modalities:
+            modalities.append(TEXT)
+        encoder = select_encoder(self.facts.encoder, tuple(modalities)).to(device)
+        self.towers = encoder.towers()
+        self.grafted = Grafted(
+            encoder, {n: build_adapter(_plugin(n, a), a["config"]) for n, a in config["adapters"].items()}
+        )
+        self.grafted.to(device).eval()
+        self._add_head()
+        load_weights(self.grafted, self.folder)
+        self.grafted.to(device).eval()
+        if self.facts.precision == "bf16_frozen":
+            self.grafted.encoder.hold_in_bf16()
+        with torch.no_grad(), self._autocast():
+            self._context = self.objective.context(self.grafted)
+
+    @torch.no_grad()
+    def _add_head(self) -> None:
+        blank = {name: find_modality(name).blank_batch(self.towers[name]) for name in self.facts.inputs}
+        head = self.objective.make_head(self.grafted.encode({name: torch.cat([x, x]) for name, x in blank.items()}))
+        self.grafted.head = None if head is None else head.to(self.device)
+
+    def _autocast(self) -> Any:
+        if self.facts.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device, torch.bfloat16)
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of a table of predictions behind ``input`` and ``status``."""
+        names = [f"p:{name}" for name in self.facts.classes] or ["value"]
+        return [*names, *(["prediction"] if self.facts.classes else []), "warning"]
+
+    @torch.no_grad()
+    def scores(self, samples: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Scores of raw samples, ``float64 [n, K]`` for ``K`` classes, or ``[n, 1]`` for numbers and risks.
+
+        Args:
+            samples: Each modality -> raw sample, as :mod:`medgraft.modality` says; one batch.
+
+        Raises:
+            DataError: A raw sample is none of its modality.
+        """
+        rows = {
+            name: torch.stack([torch.as_tensor(self.towers[name].prepare(sample[name])) for sample in samples]).to(
+                self.device
+            )
+            for name in self.facts.inputs
+        }
+        with self._autocast():
+            outputs = self.grafted.encode(cut_texts(self.grafted, rows))
+            return self.objective.scores(self.grafted, outputs, self._context).double().cpu().numpy()
+
+    def predict(self, inputs: Iterable[str | Path] | pd.DataFrame, batch: int = 16) -> pd.DataFrame:
+        """Predictions for files, folders and tables.
+
+        Args:
+            inputs: Paths; a folder means all files of the graft's kind below it, a table the files and texts that it
+                names. Or a table that is read already.
+            batch: Samples at once.
+
+        Returns:
+            A row for each sample: ``input``, ``status`` (``ok``, or why there is no prediction), probabilities
+            ``p:<class>`` and the ``prediction``, or the ``value``; and a ``warning`` where a sample is unlike those
+            that were trained on.
+
+        Raises:
+            DataError: An input does not exist, or none is of the graft's kind.
+        """
+        rows = [row for part in self.batches(items_of(inputs, self.facts.inputs), batch) for row in part]
+        return pd.DataFrame(rows, columns=["input", "status", *self.columns])
+
+    def batches(self, items: Iterable[Item], batch: int = 16) -> Iterator[list[dict[str, Any]]]:
+        """The rows of :meth:`predict`, one list for each batch.
+
+        Args:
+            items: The samples, not read yet.
+            batch: Samples at once.
+        """
+        waiting = iter(items)
+        while part := list(islice(waiting, batch)):
+            samples: list[Mapping[str, Any]] = []
+            rows: list[dict[str, Any]] = []
+            for item in part:
+                row: dict[str, Any] = {"input": item.name, "status": item.problem or OK}
+                rows.append(row)
+                if item.problem:
+                    continue
+                try:
+                    sample = {name: read() for name, read in item.read.items()}
+                    for name, raw in sample.items():
+                        find_modality(name).check(raw)
+                except DataError as error:
+                    row["status"] = error.reason or "cannot be read"
+                    continue
+                row["warning"] = self._unlike(sample)
+                samples.append(sample)
+            if samples:
+                good = iter(self.scores(samples))
+                for row in rows:
+                    if row["status"] == OK:
+                        row |= self._decided(next(good))
+            yield rows
+
+    def _decided(self, scores: np.ndarray) -> dict[str, Any]:
+        """Columns of one sample's scores ``[K]``."""
+        classes = self.facts.classes
+        if not classes:
+            return {"value": float(scores[0])}
+        row: dict[str, Any] = {f"p:{name}": float(score) for name, score in zip(classes, scores, strict=True)}
+        if self.facts.thresholds is None:
+            return row | {"prediction": classes[int(scores.argmax())]}
+        chosen = [name for name, p, t in zip(classes, scores, self.facts.thresholds, strict=True) if p >= t]
+        return row | {"prediction": "|".join(chosen)}
+
+    def _unlike(self, sample: Mapping[str, Any]) -> str:
+        """In what a sample is unlike those that were trained on; empty for nothing."""
+        remarks: list[str] = []
+        for name, raw in sample.items():
+            for fact, value in raw_facts(raw).items():
+                known = self.facts.ranges.get(name, {}).get(fact)
+                margin = MARGIN * (known.high - known.low) + 0.1 * abs(known.high) if known else 0.0
+                if known and not known.low - margin <= value <= known.high + margin:
+                    remarks.append(f"{name} {fact} {value:.4g}, trained on {known.low:.4g} to {known.high:.4g}")
+        return "; ".join(remarks)
+
+
+def _plugin(name: str, stored: Mapping[str, Any]) -> str:
+    if stored["plugin"] is None:
+        raise CheckpointError(f"adapter {name!r} is {stored['class']}, which no installed plugin registers")
+    return str(stored["plugin"])
+
+
+def load(folder: str | Path, device: str = "cpu") -> Predictor:
+    """Opens a kept graft to predict with, see :class:`Predictor`."""
+    return Predictor(folder, device)

@@ -1,0 +1,1 @@
+"""From a request to a finished sweep: options, plan, run, display."""

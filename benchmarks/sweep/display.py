@@ -1,0 +1,109 @@
+"""What a sweep shows while it runs: one line of progress, and one for each cell that failed."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Column
+
+from medgraft.benchmarks.board.terminal import say
+from medgraft.benchmarks.cell.results import CellResult, CellSpec
+from medgraft.benchmarks.launch.cells import Running
+from medgraft.commands.plain_text import one_line
+
+
+def fitted(left: str, doing: Sequence[str], width: int) -> str:
+    """What a progress line says beside its bar, in whole parts that fit the width.
+
+    Args:
+        left: Time left; empty if that is not known.
+        doing: What each worker does.
+        width: Columns.
+
+    Example:
+        >>> fitted("2 min left", ["a/lora seed 0: train 5%", "a/vpt seed 0: train 9%"], 44)
+        '2 min left | a/lora seed 0: train 5% | +1'
+    """
+    for shown in range(len(doing), -1, -1):
+        more = [f"+{len(doing) - shown}"] if 0 < shown < len(doing) else []
+        text = " | ".join([*filter(None, [left]), *doing[:shown], *more])
+        if len(text) <= width:
+            return text
+    return ""
+
+
+class Display:
+    """One progress display: the sweep, what each worker does now, and how long is left.
+
+    Args:
+        console: Where it is shown; without a terminal, one line per finished cell.
+        cells: What will run.
+        jobs: Workers at a time.
+    """
+
+    def __init__(self, console: Console, cells: Sequence[CellSpec], jobs: int) -> None:
+        self.console, self.jobs = console, jobs
+        self.left = {cell.key(): cell for cell in cells}
+        self.spent: dict[tuple[str, str], list[float]] = {}
+        self.started = time.monotonic()
+        bar = max(5, min(40, console.width // 4))
+        self.room = console.width - bar - len(f"cells {len(cells)}/{len(cells)}") - 4
+        self.progress = Progress(
+            TextColumn("{task.description}"), BarColumn(bar), MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+            console=console, disable=not console.is_terminal,
+        )  # fmt: skip
+        self.total: TaskID = self.progress.add_task("cells", total=len(cells), note="")
+
+    def remaining(self, running: Sequence[Running]) -> float | None:
+        """Seconds left, from the cells of the same task and adapter that have ended; ``None`` before the first."""
+        if not self.spent:
+            return None
+        overall = statistics.fmean(value for values in self.spent.values() for value in values)
+        ahead = sum(
+            statistics.fmean(self.spent.get((cell.task, cell.adapter), [overall])) for cell in self.left.values()
+        )
+        busy = sum(min(time.monotonic() - worker.started, overall) for worker in running)
+        return max(ahead - busy, 0.0) / self.jobs
+
+    def tick(self, running: Sequence[Running]) -> None:
+        """Shows what runs now."""
+        doing = [
+            one_line(f"{w.job.spec.task}/{w.job.spec.adapter} seed {w.job.spec.seed}: {w.doing} {w.share:.0%}")
+            for w in running
+        ]
+        left = self.remaining(running)
+        remaining = f"about {clock(left)} left" if left is not None else ""
+        self.progress.update(self.total, note=fitted(remaining, doing, self.room))
+
+    def finished(self, result: CellResult) -> None:
+        """Counts a stored result; says so at once if it failed."""
+        spec = result.spec
+        self.left.pop(result.key, None)
+        self.spent.setdefault((spec.task, spec.adapter), []).append(sum(result.timing.values()) or 1.0)
+        self.progress.advance(self.total)
+        if result.status != "success" or not self.console.is_terminal:
+            metric = result.metrics.get(result.primary)
+            value = f"{result.primary} {metric.value:.3f}" if metric and metric.value is not None else result.message
+            say(
+                self.console,
+                f"{result.status} {spec.task} / {spec.encoder} / {spec.adapter} seed {spec.seed}: {value} "
+                f"({sum(result.timing.values()):.0f} s, {len(self.left)} left)",
+            )
+
+
+def clock(seconds: float) -> str:
+    """Seconds for people.
+
+    Example:
+        >>> clock(42), clock(3700)
+        ('42 s', '1 h 01 min')
+    """
+    minutes = int(seconds // 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,186 @@
+"""From a request to cells: names checked, rows that fit, cohorts found or made, one cell per seed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from medgraft.benchmarks.board.terminal import say
+from medgraft.benchmarks.cell.resolved import ResolvedRow, Resolver
+from medgraft.benchmarks.cell.results import CellSpec, CohortId, Device, Precision
+from medgraft.benchmarks.cohorts import places as cohorts
+from medgraft.benchmarks.garbage import uncollected
+from medgraft.benchmarks.sweep.checks import check_names, check_size
+from medgraft.benchmarks.sweep.compatible import fits
+from medgraft.benchmarks.sweep.keeping import check_keepable
+from medgraft.benchmarks.sweep.recipe import requested_adapters, training
+from medgraft.benchmarks.sweep.request import Sweep
+from medgraft.benchmarks.sweep.rows import Row, rows
+from medgraft.benchmarks.sweep.settling import settled
+from medgraft.errors import ConfigError, UnknownNameError
+from medgraft.fast.switch import is_plain
+from medgraft.files.content import announcing, verifying
+from medgraft.launcher import Resources
+from medgraft.objective import objective_name
+from medgraft.registry import build_encoder
+
+
+@dataclass
+class Plan:
+    """What will run.
+
+    Attributes:
+        cells: In the order in which they start.
+        cohorts: Cohort name -> where it is.
+        skipped: Row -> why it is left out.
+        labels: :meth:`CellSpec.row` of a variant's cells -> its label.
+    """
+
+    cells: list[CellSpec] = field(default_factory=list)
+    cohorts: dict[str, cohorts.Cohort] = field(default_factory=dict)
+    skipped: dict[Row, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def resources_of(sweep: Sweep, device: str = "cpu") -> Resources:
+    """What each job of a sweep may use."""
+    return Resources(sweep.jobs, sweep.threads, device, sweep.timeout)
+
+
+def device_of(sweep: Sweep) -> Device:
+    """What the sweep runs on.
+
+    Raises:
+        ConfigError: It asks for a GPU that PyTorch does not see.
+    """
+    if sweep.device == "cpu":
+        return "cpu"
+    import torch
+
+    seen = torch.cuda.is_available()
+    if sweep.device == "cuda" and not seen:
+        raise ConfigError("device: cuda was asked for and PyTorch sees no GPU; use --device cpu")
+    return "cuda" if seen else "cpu"
+
+
+@functools.lru_cache(maxsize=64)
+def weights_of(encoder: str) -> str:
+    """Which weights a name stands for now: files, folders, hubs and shipped weights all change under one name."""
+    return build_encoder(encoder).spec.weights
+
+
+def native_precision(device: Device) -> Precision:
+    """``bf16`` where the device multiplies it in hardware; emulated, it would be slower than fp32."""
+    import torch
+
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "fp32"
+
+
+def cells_of(
+    row: Row, resolved: ResolvedRow, sweep: Sweep, cohort: cohorts.Cohort, resolver: Resolver | None = None
+) -> list[CellSpec]:
+    """The cells of a row, one per seed."""
+    precision, device = sweep.precision or sweep.preset_entry().precision, device_of(sweep)
+    spec = CellSpec(
+        task=row.task,
+        task_options=resolved.task.config.recorded(),
+        task_version=resolved.task.version,
+        cohort=cohort.of(row.task),
+        encoder=row.encoder,
+        encoder_weights=weights_of(row.encoder),
+        adapter=row.adapter,
+        adapter_options=resolved.options(),
+        seed=0,
+        backend=sweep.backend,
+        device=device,
+        precision=native_precision(device) if precision == "auto" else precision,
+        train=training(sweep, row.adapter, row.label, resolver),
+        threads=sweep.threads,
+        limit=sweep.limit,
+        augment_views=sweep.augment_views,
+        plain=is_plain(),
+        plugins={each.distribution: each.version for each in resolved.plugins() if not each.builtin},
+    )
+    seeds = sweep.seeds if sweep.seeds is not None else sweep.preset_entry().seeds
+    if spec.train.epochs == 0:
+        seeds = seeds[:1]  # nothing is trained, so every seed gives the same numbers
+    return [spec.model_copy(update={"seed": seed}) for seed in seeds]
+
+
+def locate(
+    sweep: Sweep, resolved_rows: Mapping[Row, ResolvedRow], console: Console, *, make: bool
+) -> dict[str, cohorts.Cohort]:
+    """Finds or makes the cohorts that the rows read.
+
+    Args:
+        sweep: The request.
+        resolved_rows: Rows that will run.
+        console: Where the making of a phantom is announced.
+        make: Make missing phantoms; otherwise their revision is left open.
+
+    Raises:
+        DataError: A folder is not what its task reads.
+    """
+    names = list(dict.fromkeys(row.task.cohort for row in resolved_rows.values()))
+    readable = list(dict.fromkeys([*names, *map(cohorts.data_of, names)]))
+    if unread := [name for name in sweep.data if name not in readable]:
+        raise UnknownNameError("cohort in --data", unread[0], readable, "It must be a cohort that a chosen task reads.")
+    entries = sweep.preset_entry().cohorts
+    places = {}
+    for name in names:
+        source = name if name in sweep.data else cohorts.data_of(name)
+        tasks = {row.task: each.task for row, each in resolved_rows.items() if each.task.cohort == name}
+        if source in sweep.data:
+            root = cohorts.folder_of(name, sweep.data[source])
+            with verifying(sweep.verify), announcing(console.print):
+                loaded = {title: task.load(root).check() for title, task in tasks.items()}
+                places[name] = cohorts.cohort_at(name, root, loaded)
+            for title, data in loaded.items():
+                for note in data.provenance.get("notes", ()):
+                    say(console, f"{title}: {note}")
+            continue
+        entry = entries.get(name) or cohorts.default_entry(name)
+        if make:
+            with verifying(sweep.verify):
+                places[name] = cohorts.phantom(name, entry, resources_of(sweep).processes(), console.print)
+        else:
+            places[name] = cohorts.Cohort(CohortId(name=name, revision="not made yet", phantom=True), Path())
+            continue
+        for task in tasks.values():
+            task.load(places[name].root).check()
+    return places
+
+
+def make_plan(sweep: Sweep, console: Console, *, make: bool = True) -> Plan:
+    """Checks every name, finds what fits, finds or makes the cohorts, and lists the cells.
+
+    Raises:
+        ConfigError: Nothing that was asked for can run.
+    """
+    resolver = Resolver()
+    with uncollected():  # this imports torch and what was asked for
+        check_names(sweep, resolver)
+        sweep = settled(sweep, resolver, console, make=make)
+        candidates = rows(sweep, resolver)
+        check_size(sweep, candidates)
+        good, skipped = fits(sweep, candidates, set(sweep.encoders or ()), resolver)
+    requested = set(requested_adapters(sweep))
+    if not any(row.adapter in requested for row in good):
+        reasons = "; ".join(f"{row.task} / {row.encoder} / {row.adapter}: {why}" for row, why in skipped.items())
+        raise ConfigError(f"nothing to run: {reasons}")
+    check_keepable({row.task: objective_name(each.task.objective) for row, each in good.items()}, sweep.keep)
+    places = locate(sweep, good, console, make=make)
+    cells: dict[str, CellSpec] = {}
+    labels: dict[str, str] = {}
+    for row, resolved in good.items():
+        for cell in cells_of(row, resolved, sweep, places[resolved.task.cohort], resolver):
+            cells.setdefault(cell.key(), cell)
+            labels.setdefault(cell.row(), row.label)
+    return Plan(list(cells.values()), places, skipped, labels)

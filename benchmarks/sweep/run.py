@@ -1,0 +1,143 @@
+"""A sweep from request to leaderboard, and what it shows on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from medgraft.benchmarks.board.leaderboard import write_board
+from medgraft.benchmarks.board.rows import board_rows
+from medgraft.benchmarks.board.terminal import say, show_board
+from medgraft.benchmarks.cell.results import CellResult, CellSpec, ResultStore, StorageError
+from medgraft.benchmarks.cell.verification import verified
+from medgraft.benchmarks.kernels.results import read_operations
+from medgraft.benchmarks.launch.cells import Events, Runs
+from medgraft.benchmarks.sweep.display import Display
+from medgraft.benchmarks.sweep.keeping import keep_best, kept_folders, without_graft
+from medgraft.benchmarks.sweep.plan import Plan, make_plan, resources_of
+from medgraft.benchmarks.sweep.request import Sweep
+from medgraft.commands.console import say as say_error
+from medgraft.commands.plain_text import one_line
+from medgraft.errors import MedgraftError
+from medgraft.launcher import launcher_class, make_launcher
+
+DEFAULT_RESULTS = Path("results")
+SHOWN_GRAFTS = 8
+"""Folders of kept grafts that are named at the end of a sweep."""
+
+
+def show_plan(sweep: Sweep) -> None:
+    """Prints the cells of a request and why some pairs are left out; runs and makes nothing."""
+    console = Console()
+    plan = make_plan(sweep, console, make=False)
+    table = Table("task", "encoder", "adapter", "seeds", "epochs", "cohort")
+    grouped: dict[str, list[CellSpec]] = {}
+    for cell in plan.cells:
+        grouped.setdefault(cell.row(), []).append(cell)
+    for row, cells in grouped.items():
+        first, label = cells[0], plan.labels[row]
+        seeds = ",".join(str(cell.seed) for cell in cells)
+        mark = "PHANTOM" if first.cohort.phantom else "real"
+        adapter = f"{first.adapter}: {label}" if label else first.adapter
+        texts = (first.task, first.encoder, adapter, seeds, str(first.train.epochs), mark)
+        table.add_row(*(Text(one_line(text)) for text in texts))
+    console.print(table)
+    console.print(f"{len(plan.cells)} cells")
+    show_skipped(plan, console)
+
+
+def show_skipped(plan: Plan, console: Console) -> None:
+    """One line per pair that is left out."""
+    for row, reason in plan.skipped.items():
+        name = f"{row.adapter} ({row.label})" if row.label else row.adapter
+        say(console, f"skipped {row.task} / {row.encoder} / {name}: {reason}")
+
+
+def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = False) -> bool:
+    """Runs what is missing, shows the table, writes the leaderboard.
+
+    Args:
+        sweep: The request.
+        fresh: Run finished cells again.
+        command: Stands in the leaderboard.
+        verbose: Workers log more.
+
+    Returns:
+        Whether any cell of the sweep failed, or could not be stored.
+    """
+    console = Console()
+    store = ResultStore(sweep.results)
+    store.check_writable()
+    plan = make_plan(sweep, console)
+    show_skipped(plan, console)
+    stored = {} if fresh else {cell.key(): verified(store.path(cell), store.get(cell)) for cell in plan.cells}
+    kept = {key for key, result in stored.items() if result is not None and result.status == "success"}
+    kept -= without_graft([cell for cell in plan.cells if cell.key() in kept], store, sweep.keep)
+    missing = [cell for cell in plan.cells if cell.key() not in kept]
+    if kept:
+        console.print(f"{len(kept)} of {len(plan.cells)} cells are done already", highlight=False)
+    if not missing:
+        launcher_class(sweep.launcher).cool_down()
+    failed, stopped = [], ""
+    try:
+        failed = _run(missing, plan, sweep, store, console, verbose) if missing else []
+    except StorageError as error:  # what was stored is shown all the same
+        stopped = str(error)
+    if sweep.keep == "best":
+        keep_best(plan.cells, store)
+    keys = {cell.key() for cell in plan.cells}
+    board = board_rows([sweep.results])
+    show_board([row for row in board if any(cell.key in keys for cell in row.cells)], console)
+    show_left_out([cell for row in board for cell in row.cells if cell.key in keys], console)
+    folder = Path() if sweep.results == DEFAULT_RESULTS else sweep.results
+    try:
+        text, data = write_board(board, folder, command, read_operations([sweep.results]))
+        say(console, f"written: {sweep.results}/, {text}, {data}")
+    except MedgraftError as error:
+        stopped = stopped or str(error)
+    if sweep.keep != "none":
+        grafts = kept_folders(plan.cells, store)
+        for graft in grafts[:SHOWN_GRAFTS]:
+            say(console, f"kept: {graft}")
+        if len(grafts) > SHOWN_GRAFTS:
+            say(console, f"kept: {len(grafts) - SHOWN_GRAFTS} more, beside their results")
+    for result in failed:
+        spec = result.spec
+        log = f" (log: {sweep.results / result.log})" if result.log else ""
+        say(
+            console,
+            f"{result.status}: {spec.task} / {spec.encoder} / {spec.adapter} seed {spec.seed}: {result.message}{log}",
+        )
+    if stopped:
+        say_error(f"error: {stopped}")
+    return bool(failed or stopped)
+
+
+def show_left_out(results: Sequence[CellResult], console: Console) -> None:
+    """One line per task on what was not used, and why: rows of tables, then samples that cannot be read."""
+    lines: dict[str, None] = {}
+    for result in results:
+        reasons = {**(result.data.get("reader") or {}).get("skipped", {}), **result.data.get("left_out", {})}
+        unread = result.data.get("unreadable_reasons", {})
+        text = "; ".join(f"{reason}: {count}" for reason, count in [*reasons.items(), *unread.items()] if count)
+        if text:
+            lines[f"left out of {result.spec.task}: {text}"] = None
+    for line in lines:
+        say(console, line)
+
+
+def _run(
+    missing: Sequence[CellSpec], plan: Plan, sweep: Sweep, store: ResultStore, console: Console, verbose: bool
+) -> list[CellResult]:
+    """Runs what is missing by the launcher; the results that are no success."""
+    resources = resources_of(sweep, missing[0].device)
+    launcher = make_launcher(sweep.launcher, sweep.options.get(sweep.launcher, {}), resources)
+    display = Display(console, missing, min(launcher.slots(), len(missing)))
+    runs = Runs(store, plan.cohorts, launcher, sweep.launcher, verbose=verbose, keep=sweep.keep != "none")
+    with display.progress:
+        done = runs.run(missing, Events(display.tick, display.finished))
+    return [result for result in done if result.status != "success"]

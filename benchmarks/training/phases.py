@@ -1,0 +1,111 @@
+"""Runs the schedules of a graft's adapters: what trains in which step."""
+
+from __future__ import annotations
+
+import bisect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from medgraft.adapter import Adapter
+from medgraft.adapter_protocols import enter_phase, phases_of
+from medgraft.errors import ConfigError
+from medgraft.grafting import Grafted
+from medgraft.schedule import phase_parameters, phase_starts
+
+logger = logging.getLogger(__name__)
+
+
+class Phases:
+    """The phases of one training; of one phase, and without a trace, where no adapter declares more.
+
+    Heads and adapters of one phase train all the time.
+
+    Args:
+        grafted: Whose adapters.
+        steps: Optimisation steps in all.
+
+    Raises:
+        ConfigError: A schedule does not fit the adapter's parameters, two adapters declare different ones, or there
+            are fewer steps than phases.
+    """
+
+    def __init__(self, grafted: Grafted, steps: int) -> None:
+        self.adapters: dict[str, Adapter] = {}
+        self.names: dict[str, dict[str, tuple[str, ...]]] = {}
+        plans = {}
+        for name, adapter in grafted.named_adapters():
+            schedule = phases_of(adapter)
+            trained = [key for key, p in adapter.named_parameters() if p.requires_grad]
+            names = phase_parameters(schedule, trained, f"adapter {name!r}")
+            if len(schedule) > 1:
+                self.adapters[name], self.names[name], plans[name] = adapter, names, schedule
+        if len({tuple(phase.share for phase in schedule) for schedule in plans.values()}) > 1:
+            raise ConfigError(f"{' and '.join(plans)} train in phases of different length; give them the same shares")
+        schedule = next(iter(plans.values()), ())
+        who = f"adapter {next(iter(plans), '')!r}"
+        self.phases = {name: [phase.name for phase in plan] for name, plan in plans.items()}
+        self.starts = phase_starts(schedule, steps, who) if schedule else [0]
+        self.steps, self.position = steps, -1
+        self.log: list[dict[str, Any]] = []
+
+    def enter(self, step: int) -> tuple[int, int]:
+        """Begins the phase that a step lies in, if it has not begun; its first step and its number of steps."""
+        position = bisect.bisect_right(self.starts, step) - 1
+        start, stop = self.starts[position], [*self.starts, self.steps][position + 1]
+        if position == self.position:
+            return step - start, stop - start
+        self.position = position
+        for name, adapter in self.adapters.items():
+            phase = self.phases[name][position]
+            trained = set(self.names[name][phase])
+            names = set().union(*self.names[name].values())
+            for key, parameter in adapter.named_parameters():
+                if key in names:
+                    parameter.requires_grad_(key in trained)
+            enter_phase(adapter, phase)
+            count = sum(p.numel() for p in adapter.parameters() if p.requires_grad)
+            logger.info(
+                "phase %s of %s: %d steps, %d parameters: %s", phase, name, stop - start, count, sorted(trained)
+            )
+            entry = {"adapter": name, "stage": phase, "steps": stop - start, "trainable": count}
+            self.log.append({**entry, "parameters": sorted(trained), "position": position, "losses": []})
+        return step - start, stop - start
+
+    @property
+    def name(self) -> str:
+        """The phase that trains now; empty before the first and where there is only one."""
+        names = next(iter(self.phases.values()), [])
+        return names[self.position] if names and self.position >= 0 else ""
+
+    def record(self, loss: float) -> None:
+        """Notes the loss of a step."""
+        for entry in self.log:
+            if entry["position"] == self.position:
+                entry["losses"].append(loss)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Phases as the result keeps them: adapter, name, steps, parameters and the mean loss."""
+        kept = ("adapter", "stage", "steps", "trainable", "parameters")
+        return [
+            {
+                **{key: entry[key] for key in kept},
+                "mean_loss": float(np.mean(entry["losses"])) if entry["losses"] else None,
+            }
+            for entry in self.log
+        ]
+
+    @contextmanager
+    def running(self) -> Iterator[Phases]:
+        """Leaves every parameter trainable that was, and every adapter whole, however training ends."""
+        before = [p for adapter in self.adapters.values() for p in adapter.parameters() if p.requires_grad]
+        try:
+            yield self
+        finally:
+            for parameter in before:
+                parameter.requires_grad_(True)
+            for adapter in self.adapters.values():
+                enter_phase(adapter, None)

@@ -1,0 +1,337 @@
+"""Trains a graft and predicts with it: plain PyTorch, one thread of control, seeded."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medgraft.adapter_protocols import set_task_ids
+from medgraft.benchmarks.prefix_cache.inputs import TowerInputs, drawn_batch
+from medgraft.benchmarks.training.best_weights import BestWeights
+from medgraft.benchmarks.training.phases import Phases
+from medgraft.errors import ConfigError, DataError
+from medgraft.fast.cls_block import ClsReadOut
+from medgraft.fast.forms import backward, fast_forms
+from medgraft.fast.short_texts import cut_texts
+from medgraft.features import Features
+from medgraft.grafting import Grafted
+from medgraft.objective import Batch, Objective, Outputs
+from medgraft.registry import TrainDefaults
+from medgraft.task import TaskData
+from medgraft.world import World
+
+Encode = Callable[[Mapping[str, Tensor | Features], Mapping[str, int]], dict[str, Features]]
+SCALE_SAMPLES = 128
+"""Training samples that the head's scale is fitted on."""
+
+EVAL_BATCH = 64
+
+
+@dataclass
+class TrainingLog:
+    """What training reports.
+
+    Attributes:
+        epoch_loss: Mean loss of each epoch.
+        steps: Optimisation steps.
+        samples: Samples seen.
+        seconds: Time inside steps, data loading excluded.
+        stages: What trained when, for adapters that declare more than one phase.
+        head: How the head's strength of L2 was chosen, where it was: :mod:`medgraft.benchmarks.training.head_choice`.
+    """
+
+    epoch_loss: list[float] = field(default_factory=list)
+    steps: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    head: dict[str, Any] = field(default_factory=dict)
+
+
+def learning_rate(step: int, steps: int, warmup: float) -> float:
+    """Factor on the peak rate: linear warm-up from 0 over a share of the steps, then a half cosine to 0.
+
+    Example:
+        >>> [round(learning_rate(s, 10, 0.2), 3) for s in (0, 1, 2, 6, 9)]
+        [0.5, 1.0, 0.962, 0.309, 0.0]
+    """
+    ramp = max(1, round(warmup * steps))
+    if step < ramp:
+        return (step + 1) / ramp
+    return 0.5 * (1 + math.cos(math.pi * (step + 1 - ramp) / max(1, steps - ramp)))
+
+
+@dataclass
+class Runner:
+    """Feeds a graft from cached inputs.
+
+    Attributes:
+        grafted: What is trained.
+        objective: What it is trained for.
+        data: Targets and splits.
+        inputs: Modality -> cached rows.
+        encode: The graft's ``encode``, compiled or not.
+        bf16: Run it under autocast; losses and heads stay in fp32.
+        views: Modality -> cached rows of each augmented view, to train on in their place.
+        phase: The phase that trains now, where an adapter declares several; empty otherwise.
+        device: Where encoder, adapters and head are.
+        world: The processes that train it together; this one alone unless ``torch.distributed`` has a group.
+    """
+
+    grafted: Grafted
+    objective: Objective
+    data: TaskData
+    inputs: Mapping[str, TowerInputs]
+    encode: Encode
+    bf16: bool = False
+    views: Mapping[str, Sequence[TowerInputs]] = field(default_factory=dict)
+    phase: str = ""
+    device: str = "cpu"
+    world: World = field(default_factory=World)
+
+    def outputs(self, index: np.ndarray, draw: np.ndarray | None = None) -> dict[str, Features]:
+        """Features of the samples ``index``, ``[B]``, adapters included; of the views that were drawn, if any."""
+        if draw is None:
+            rows = {name: source.batch(index) for name, source in self.inputs.items()}
+        else:
+            rows = {name: drawn_batch(self.views[name], index, draw) for name in self.inputs}
+        stages = {name: source.stage for name, source in self.inputs.items()}
+        rows = self.cut(rows, stages)
+        towers = self.grafted.towers()
+        for name, row in rows.items():
+            rows[name] = row = row.to(self.device)
+            if isinstance(row, Tensor) and self.inputs[name].stage:
+                rows[name] = row.to(towers[name].dtype)
+        questions = None if self.data.asked is None else torch.from_numpy(self.data.asked[index]).to(self.device)
+        for _, adapter in self.grafted.named_adapters():
+            set_task_ids(adapter, questions)
+        with self.autocast(), self.forms():
+            result = self.encode(rows, stages)
+        for name, features in result.items():
+            _check_rows(name, features, len(index), finite=not self.grafted.training)
+        return result
+
+    def cut(
+        self, rows: Mapping[str, Tensor | Features], stages: Mapping[str, int] | None = None
+    ) -> dict[str, Tensor | Features]:
+        """Rows ``[B, ...]`` of each modality, texts no longer than their longest.
+
+        A compiled graph has one length, and so have tokens that are gathered from several processes.
+
+        Args:
+            rows: Modality -> what its tower is fed.
+            stages: Modality -> stage of its rows; 0 where absent.
+        """
+        gathered = self.world.size > 1 and "tokens" in self.objective.needs
+        return dict(rows) if self.compiled or gathered else cut_texts(self.grafted, rows, stages)
+
+    def autocast(self) -> torch.autocast:
+        """The context that what is trained runs in."""
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.bf16)
+
+    def forms(self) -> AbstractContextManager[None]:
+        """The context in which what is trained is fast; a compiled graph chooses its own forms."""
+        if self.compiled:
+            return nullcontext()
+        read_out = None if "tokens" in self.objective.needs else self._cls_read_out
+        return fast_forms(self.device, self.bf16, read_out)
+
+    @cached_property
+    def _cls_read_out(self) -> ClsReadOut:
+        return ClsReadOut(self.grafted)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the graft runs as a compiled graph."""
+        return self.encode != self.grafted.encode
+
+    def batch(self, index: np.ndarray) -> Batch:
+        """Targets of the samples ``index``, ``int64 [B]``."""
+
+        def rows(values: np.ndarray | None) -> Tensor | None:
+            return None if values is None else torch.from_numpy(values[index]).to(self.device)
+
+        targets = rows(self.data.targets)
+        assert targets is not None
+        return Batch(targets, rows(self.data.mask), rows(self.data.labels), index)
+
+    def add_head(self, train: np.ndarray) -> None:
+        """Makes the objective's head from the first features of some of the training samples ``index``, ``[n]``."""
+        self.grafted.eval()
+        chosen = np.sort(np.random.default_rng(0).permutation(train)[:SCALE_SAMPLES])
+        with torch.no_grad():
+            parts = [self.outputs(part) for part in batches(chosen, EVAL_BATCH)]
+        whole = {name: _join([part[name] for part in parts]) for name in parts[0]}
+        head = self.objective.make_head(whole)
+        self.grafted.head = None if head is None else head.to(self.device)
+
+    def loss(self, index: np.ndarray, draw: np.ndarray | None = None) -> Tensor:
+        """The task's loss of a batch and what the adapters add to it, a scalar.
+
+        Of several processes each runs a part of the batch, and the loss is of the whole; what adapters add is of the
+        part, and the mean over processes of its gradient is taken, as of all others.
+        """
+        rows = self.world.rows(len(index))
+        outputs: Outputs = self.outputs(index[rows], None if draw is None else draw[rows])
+        extra = self.grafted.extra_loss(outputs)
+        if self.world.splits(len(index)):
+            whole = "tokens" in self.objective.needs
+            outputs = {name: self.world.gather_features(each, tokens=whole) for name, each in outputs.items()}
+        loss = self.objective.loss(self.grafted, outputs, self.batch(index))
+        return loss if extra is None else loss + extra
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of a loss, a scalar; an activation that is computed again for them takes the forms that it had."""
+        with self.forms():
+            backward(loss)
+
+    def optimizer(self, train: TrainDefaults) -> torch.optim.Optimizer:
+        """AdamW with the adapters' own factors on the learning rate, and the head's own rate."""
+        groups: dict[float, list[torch.nn.Parameter]] = {}
+        for _, adapter in self.grafted.named_adapters():
+            for name, parameter in adapter.named_parameters():
+                if parameter.requires_grad:
+                    groups.setdefault(train.lr * adapter.learning_rate_scale(name), []).append(parameter)
+        if self.grafted.head is not None:
+            groups.setdefault(train.head_lr, []).extend(self.grafted.head.parameters())
+        return torch.optim.AdamW(
+            [{"params": parameters, "lr": rate, "peak": rate} for rate, parameters in groups.items()],
+            weight_decay=train.weight_decay,
+            fused=True,
+        )
+
+    def require_trainable(self) -> None:
+        """Raises :class:`DataError` where the task has nothing to train on."""
+        if self.data.untrainable:
+            raise DataError(self.data.untrainable)
+
+    def fit(self, index: np.ndarray, train: TrainDefaults, seed: int, progress: Callable[[float], None]) -> TrainingLog:
+        """Trains for ``train.epochs`` passes over ``index``, ``[n]``; the last short batch of a pass is kept.
+
+        Args:
+            index: Training samples.
+            train: Hyper-parameters.
+            seed: Of the order of the samples.
+            progress: Called with the share that is done.
+
+        Raises:
+            DataError: There is something to train, and the task has nothing to train it on.
+        """
+        log = TrainingLog()
+        if train.epochs == 0 or not self.grafted.trainable_parameters():
+            return log
+        self.require_trainable()
+        order = np.random.default_rng([seed, 17])
+        optimizer = self.optimizer(train)
+        best = BestWeights(self.grafted.trainable_parameters()) if train.keep == "lowest_loss" else None
+        total = train.epochs * math.ceil(len(index) / train.batch_size)
+        phases = Phases(self.grafted, total)
+        if best is not None and phases.phases:
+            raise ConfigError(f"{' and '.join(phases.phases)} trains in phases, so no earlier epoch can be kept")
+        self.grafted.train()
+        views = np.random.default_rng([seed, 23])
+        with phases.running():
+            for _ in range(train.epochs):
+                losses, drawn = [], self._draw_views(views)
+                for part in batches(order.permutation(index), train.batch_size):
+                    rate = learning_rate(*phases.enter(log.steps), train.warmup)
+                    self.phase = phases.name
+                    losses.append(self._step(optimizer, part, rate, log, None if drawn is None else drawn[part]))
+                    phases.record(losses[-1])
+                    progress(log.steps / total)
+                log.epoch_loss.append(float(np.mean(losses)))
+                if not math.isfinite(log.epoch_loss[-1]):
+                    raise FloatingPointError(
+                        f"the loss is {log.epoch_loss[-1]} after {log.steps} steps; lower the learning rate"
+                    )
+                if best is not None:
+                    best.after_epoch(log.epoch_loss[-1])
+        if best is not None:
+            best.restore()
+        self.phase, log.stages = "", phases.summary()
+        return log
+
+    def _draw_views(self, source: np.random.Generator) -> np.ndarray | None:
+        """A view of each sample for an epoch; ``None`` without views."""
+        count = len(next(iter(self.views.values()), ()))
+        return source.integers(count, size=len(self.data.targets)) if count else None
+
+    def _step(
+        self,
+        optimizer: torch.optim.Optimizer,
+        part: np.ndarray,
+        rate: float,
+        log: TrainingLog,
+        draw: np.ndarray | None = None,
+    ) -> float:
+        """One optimisation step at a share of the peak learning rate; its loss."""
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * rate
+        start = time.perf_counter()
+        loss = self.loss(part) if draw is None else self.loss(part, draw)
+        optimizer.zero_grad(set_to_none=True)
+        self.backward(loss)
+        self.world.average_gradients(self.grafted.trainable_parameters())
+        optimizer.step()
+        for _, adapter in self.grafted.named_adapters():
+            adapter.after_step()
+        value = loss.item()
+        log.seconds += time.perf_counter() - start
+        log.steps += 1
+        log.samples += len(part)
+        return value
+
+    @torch.no_grad()
+    def predict(self, index: np.ndarray) -> np.ndarray:
+        """Scores of the samples, ``float64 [n, K]``; each process runs a part of them, and all get all."""
+        self.grafted.eval()
+        whole, index = index, index[self.world.rows(len(index))]
+        with self.autocast():
+            context = self.objective.context(self.grafted)
+        rows = [
+            _checked(self.objective.scores(self.grafted, self.outputs(part), context).double().cpu().numpy(), len(part))
+            for part in batches(index, EVAL_BATCH)
+        ]
+        scores = np.concatenate(rows)
+        if not self.world.splits(len(whole)):
+            return scores
+        return self.world.gather(torch.from_numpy(scores).to(self.device)).cpu().numpy()
+
+
+def _check_rows(tower: str, features: Features, samples: int, *, finite: bool) -> None:
+    """Raises where a graft's features are not one row for each sample, or (asked for ``finite``) no numbers."""
+    if len(features.pooled) != samples:
+        raise ValueError(f"the graft gives {len(features.pooled)} rows of {tower} features for {samples} samples")
+    if finite and not (finite_rows := torch.isfinite(features.pooled.detach())).all():
+        bad = int((~finite_rows).flatten(1).any(dim=1).sum())
+        raise FloatingPointError(f"the graft gives {tower} features that are not finite for {bad} of {samples} samples")
+
+
+def _checked(scores: np.ndarray, samples: int) -> np.ndarray:
+    """Scores of one batch, which are one finite row for each sample."""
+    if len(scores) != samples:
+        raise ValueError(f"the graft gives {len(scores)} predictions for {samples} samples")
+    if not np.isfinite(scores).all():
+        raise FloatingPointError(
+            f"{int((~np.isfinite(scores)).sum())} of {scores.size} predicted scores are not finite"
+        )
+    return scores
+
+
+def batches(index: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Consecutive parts ``[B]`` of ``index``, ``[n]``."""
+    for start in range(0, len(index), size):
+        yield index[start : start + size]
+
+
+def _join(parts: list[Features]) -> Features:
+    return parts[0].replace(pooled=torch.cat([part.pooled for part in parts]))

@@ -1,0 +1,1 @@
+"""What several sources of encoders share; imported by encoders alone."""

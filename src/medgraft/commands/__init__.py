@@ -1,0 +1,1 @@
+"""The command ``medgraft`` and what it shows on a terminal."""

@@ -1,0 +1,1 @@
+"""Reading files that anyone may have written: limits, archives, structured text, and where caches lie."""

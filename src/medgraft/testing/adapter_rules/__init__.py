@@ -1,0 +1,1 @@
+"""Rules of the conformance kit for adapters, one subject per file."""

@@ -1,0 +1,139 @@
+"""Processes that train one graft together: each runs a part of every batch, and all see the whole batch's features.
+
+The trainer hands each process its rows (:meth:`World.rows`), gathers the features that the graft makes of them with
+their gradient (:meth:`World.gather_features`), and has every process compute the same loss of the whole batch. So any
+objective is right as it is, those included whose samples compare each other (contrastive pairs, the risk sets of a
+survival model). The mean over processes of each parameter's gradient is then the gradient of one process
+(:meth:`World.average_gradients`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medgraft.features import TENSORS, Features
+
+
+class World:
+    """The processes of a group of ``torch.distributed``; one alone where no group was initialised.
+
+    Args:
+        group: Process group; the default one if ``None``.
+
+    Example:
+        >>> world = World()
+        >>> world.rank, world.size, world.rows(8)
+        (0, 1, slice(0, 8, None))
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        self.group = group
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+        return dist.get_world_size(self.group) if dist.is_available() and dist.is_initialized() else 1
+
+    @property
+    def rank(self) -> int:
+        """Number of this process, from 0."""
+        return dist.get_rank(self.group) if self.size > 1 else 0
+
+    def splits(self, count: int) -> bool:
+        """Whether ``count`` samples are divided; of fewer than there are processes, every process runs all."""
+        return 1 < self.size <= count
+
+    def rows(self, count: int) -> slice:
+        """Samples that are this process's of ``count``: consecutive ones, at most one more than another's."""
+        if not self.splits(count):
+            return slice(0, count)
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def lengths(self, rows: Tensor) -> list[int]:
+        """Rows that each process holds, where this one holds ``rows``, ``[n, ...]``."""
+        mine = torch.tensor([len(rows)], device=rows.device)
+        every = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(every, mine, group=self.group)
+        return [int(length.item()) for length in every]
+
+    def gather(self, rows: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+        """Rows of all processes in the order of the ranks, with the gradient of what every process makes of them.
+
+        Args:
+            rows: ``[n, ...]``, of one type and, but for ``n``, one shape on all processes.
+            lengths: Rows of each process, where they are known.
+
+        Returns:
+            ``[sum of n, ...]``.
+        """
+        if self.size == 1:
+            return rows
+        lengths = self.lengths(rows) if lengths is None else lengths
+        if rows.is_floating_point():
+            return _Gather.apply(rows, list(lengths), self.group)
+        return _gathered(rows.to(torch.uint8) if rows.dtype == torch.bool else rows, lengths, self.group).to(rows.dtype)
+
+    def gather_features(self, features: Features, *, tokens: bool) -> Features:
+        """Features of the whole batch, from those of this process's part.
+
+        Args:
+            features: Of :meth:`rows`.
+            tokens: Whether the tokens are read; else the first of each sample stands for them.
+        """
+        if not tokens:
+            mask = None if features.mask is None else features.mask[:, :1]
+            features = features.replace(tokens=features.tokens[:, :1], mask=mask, cls_scores=None, cls_probs=None)
+        lengths = self.lengths(features.pooled)
+        parts = {name: getattr(features, name) for name in TENSORS}
+        return features.replace(
+            **{name: self.gather(part, lengths) for name, part in parts.items() if part is not None}
+        )
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Each parameter's gradient, of any shape, becomes its mean over the processes; one without any keeps none."""
+        if self.size == 1:
+            return
+        kinds: dict[torch.dtype, list[nn.Parameter]] = {}
+        for parameter in parameters:
+            kinds.setdefault(parameter.dtype, []).append(parameter)
+        for group in kinds.values():
+            parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in group]
+            present = parts[0].new_tensor([float(p.grad is not None) for p in group])
+            flat = torch.cat([*(part.reshape(-1) for part in parts), present])
+            dist.all_reduce(flat, group=self.group)
+            *sums, counts = torch.split(flat, [*(part.numel() for part in parts), len(parts)])
+            for parameter, total, count in zip(group, sums, counts, strict=True):
+                if count > 0:
+                    parameter.grad = (total / self.size).view_as(parameter)
+
+
+def _gathered(rows: Tensor, lengths: Sequence[int], group: dist.ProcessGroup | None) -> Tensor:
+    """Rows of all ranks, in the order of the ranks; short ranks are filled up for the exchange and cut again."""
+    longest = max(lengths)
+    sent = F.pad(rows.detach(), (*[0, 0] * (rows.dim() - 1), 0, longest - len(rows))).contiguous()
+    received = [torch.empty_like(sent) for _ in lengths]
+    dist.all_gather(received, sent, group=group)
+    return torch.cat([part[:length] for part, length in zip(received, lengths, strict=True)])
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather whose backward adds up what every rank's loss asks of this rank's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, lengths: list[int], group: dist.ProcessGroup | None) -> Tensor:
+        ctx.group = group
+        start = sum(lengths[: dist.get_rank(group)])
+        ctx.own = slice(start, start + len(rows))
+        return _gathered(rows, lengths, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        total = grads[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=ctx.group)
+        return total[ctx.own], None, None

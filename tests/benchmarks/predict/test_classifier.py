@@ -1,0 +1,113 @@
+"""GraftClassifier is an estimator: cloned, pickled, cross-validated by groups, and as good as its graft."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from own_data import picture
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GroupKFold, cross_val_score
+
+import medgraft
+from medgraft import GraftClassifier
+from medgraft.errors import DataError, MedgraftError
+
+
+def films(count: int = 36) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images with and without a bright square, two for each subject."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 90, (count, 32, 32)).astype(np.uint8)
+    labels = np.array(["square" if k // 2 % 2 else "nothing" for k in range(count)])
+    for k in np.flatnonzero(labels == "square"):
+        row, column = random.integers(2, 14, 2)
+        images[k, row : row + 14, column : column + 14] += 120
+    return images, labels, np.array([f"p{k // 2}" for k in range(count)])
+
+
+@pytest.fixture(scope="module")
+def fitted() -> GraftClassifier:
+    images, labels, patients = films()
+    return GraftClassifier("phantom_chest", "lora", epochs=2).fit(images, labels, groups=patients)
+
+
+def test_it_learns_and_gives_probabilities(fitted):
+    images, labels, _ = films()
+    p = fitted.predict_proba(images)
+    assert p.shape == (36, 2) and np.allclose(p.sum(axis=1), 1) and fitted.classes_.tolist() == ["nothing", "square"]
+    assert fitted.score(images, labels) > 0.8 and "auc_macro" in fitted.held_out_
+
+
+def test_clone_and_pickle(fitted):
+    images = films()[0][:4]
+    fresh = clone(fitted)
+    assert fresh.get_params() == fitted.get_params()
+    with pytest.raises(NotFittedError):
+        fresh.predict(images)
+    again = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(again.predict_proba(images), fitted.predict_proba(images))
+
+
+def test_the_same_seed_gives_the_same_classifier(fitted):
+    images, labels, patients = films()
+    again = clone(fitted).fit(images, labels, groups=patients)
+    np.testing.assert_allclose(again.predict_proba(images), fitted.predict_proba(images), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_cross_validation_with_groups():
+    images, labels, patients = films()
+    classifier = GraftClassifier(adapter="linear_probe")
+    scores = cross_val_score(classifier, images, labels, groups=patients, cv=GroupKFold(3), error_score="raise")
+    assert scores.shape == (3,) and scores.mean() > 0.7
+
+
+@pytest.mark.slow
+def test_paths_are_the_images_that_they_name(tmp_path):
+    images, labels, patients = films()
+    from PIL import Image
+
+    paths = [tmp_path / f"{k}.png" for k in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    classifier = GraftClassifier(adapter="linear_probe").fit(paths, labels, groups=patients)
+    np.testing.assert_allclose(classifier.predict_proba(paths), classifier.predict_proba(images), atol=1e-6)
+    saved = medgraft.load(classifier.save(tmp_path / "graft"))
+    np.testing.assert_allclose(
+        saved.predict(paths[:5])["p:square"], classifier.predict_proba(paths[:5])[:, 1], atol=1e-6
+    )
+
+
+@pytest.mark.slow
+def test_texts():
+    texts = [f"{'large effusion' if k % 2 else 'clear lungs'} {k}" for k in range(30)]
+    classifier = GraftClassifier("phantom_chest", "linear_probe").fit(texts, [k % 2 for k in range(30)])
+    assert classifier.predict(["large effusion 99"]).shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "problem"),
+    [
+        ([], [], "there is no sample"),
+        (np.zeros((4, 3), np.uint8), [0, 1, 0, 1], r"samples have \[1\] axes"),
+        (films()[0], [0, 1], "36 samples have labels of shape"),
+        (films()[0], [0] * 36, "there is nothing to tell apart"),
+        (["a.png", "b.nii"], [0, 1], "give one kind"),
+    ],
+)
+def test_samples_that_cannot_be_learnt(X, y, problem):
+    with pytest.raises(DataError, match=problem):
+        GraftClassifier().fit(X, y)
+
+
+def test_names_that_do_not_exist(tmp_path: Path):
+    images, labels, _ = films()
+    with pytest.raises(MedgraftError, match="did you mean lora"):
+        GraftClassifier(adapter="lorra").fit(images, labels)
+    with pytest.raises(DataError):
+        GraftClassifier(adapter="linear_probe").fit(
+            [picture(tmp_path / "a.png"), tmp_path / "gone.png"] * 6, [0, 1] * 6
+        )

@@ -1,0 +1,112 @@
+"""One graft trained by two processes against one: losses, gradients, training and predictions of every kind of loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from processes import run_ranks
+
+from medgraft import graft
+from medgraft.benchmarks.prefix_cache.inputs import TowerInputs
+from medgraft.benchmarks.training.trainer import Runner
+from medgraft.objective import make_objective
+from medgraft.registry import TrainDefaults
+from medgraft.task import RawInputs, TaskData
+
+N = 24
+WORLD = 2
+OBJECTIVES = ["multiclass", "multilabel", "contrastive", "prompted", "regression", "survival"]
+SPLITS = {"train": np.arange(16), "val": np.arange(16, 18), "test": np.arange(18, N)}
+RECIPE = TrainDefaults(epochs=2, lr=1e-3, head_lr=1e-2, batch_size=5)  # 5, 5, 5 and 1: fewer samples than processes
+# fp32, and sums in another order; Adam divides by gradients, so that steps carry it on.
+GRADIENTS = {"rtol": 1e-4, "atol": 1e-6}
+TRAINED = {"rtol": 1e-3, "atol": 1e-4}
+
+
+def runner(objective: str) -> Runner:
+    """LoRA on the embedded encoder of radiographs, on noise; the same in every process."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    grafted = graft("embedded:chest", "lora", rank=2)
+    classes, towers = np.arange(N) % 3, grafted.towers()
+    targets: Any = {
+        "multilabel": rng.integers(0, 2, (N, 3)).astype(np.float32),
+        "regression": rng.uniform(50, 90, N),
+        "survival": rng.uniform(1, 9, N),
+    }.get(objective, classes)
+    texts = [f"findings of {('edema', 'fracture', 'effusion')[k]}, film {i % 5}." for i, k in enumerate(classes)]
+    ids = np.stack([towers["text"].prepare(text).numpy() for text in texts]).astype(np.int32)
+    images = rng.normal(size=(N, 1, 128, 128)).astype(np.float32) + classes[:, None, None, None].astype(np.float32)
+    inputs = {"image": TowerInputs(0, {"x": images})}
+    if objective == "contrastive":
+        inputs["text"] = TowerInputs(0, {"x": ids})
+    data = TaskData(
+        inputs={name: RawInputs(lambda i: i, N, "") for name in inputs},
+        targets=targets,
+        subjects=np.arange(N).astype(str),
+        splits=SPLITS,
+        classes=() if objective in ("regression", "survival") else ("edema", "fracture", "effusion"),
+        prompts=(("edema.",), ("fracture.",), ("effusion.",)) if objective in ("contrastive", "prompted") else None,
+        columns={"event": (np.arange(N) % 4 != 0).astype(float)} if objective == "survival" else {},
+    )
+    made = make_objective(objective, data, tuple(inputs))
+    built = Runner(grafted, made, data, inputs, grafted.encode)
+    built.add_head(SPLITS["train"])
+    return built
+
+
+def results(objective: str) -> dict[str, Any]:
+    """Of a batch the loss and its gradients, and of a short training the loss of each epoch and the predictions."""
+    one = runner(objective)
+    one.grafted.train()
+    found: dict[str, Any] = {}
+    for size in (7, 1):
+        loss = one.loss(np.arange(size))
+        one.backward(loss)
+        parameters = one.grafted.trainable_parameters()
+        one.world.average_gradients(parameters)
+        found[f"loss of {size}"] = loss.detach()
+        found[f"gradients of {size}"] = [None if p.grad is None else p.grad.clone() for p in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+    log = one.fit(SPLITS["train"], RECIPE, 0, lambda share: None)
+    return found | {"epochs": log.epoch_loss, "scores": torch.from_numpy(one.predict(np.arange(N)))}
+
+
+def all_results(rank: int) -> dict[str, Any]:
+    return {objective: results(objective) for objective in OBJECTIVES}
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes found; starting them is what takes time, so all objectives share them."""
+    return run_ranks(tmp_path_factory.mktemp("gloo"), WORLD, all_results)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_two_processes_train_as_one(ranks, objective):
+    alone = results(objective)
+    assert any(gradient is not None for gradient in alone["gradients of 7"])
+    for found in (rank[objective] for rank in ranks):
+        for size in (7, 1):
+            torch.testing.assert_close(found[f"loss of {size}"], alone[f"loss of {size}"], **GRADIENTS)
+            for theirs, mine in zip(found[f"gradients of {size}"], alone[f"gradients of {size}"], strict=True):
+                assert (theirs is None) == (mine is None)
+                if mine is not None:
+                    torch.testing.assert_close(theirs, mine, **GRADIENTS)
+        assert found["epochs"] == pytest.approx(alone["epochs"], rel=1e-3)
+        scores, expected = found["scores"], alone["scores"]
+        if objective == "survival":  # risks are known up to a constant: the bias has no gradient but rounding
+            scores, expected = scores - scores.mean(), expected - expected.mean()
+        torch.testing.assert_close(scores, expected, **TRAINED)
+
+
+@pytest.mark.slow
+def test_every_process_has_the_same_predictions(ranks):
+    for objective in OBJECTIVES:
+        assert torch.equal(ranks[0][objective]["scores"], ranks[1][objective]["scores"])
+        assert len(ranks[0][objective]["scores"]) == N
