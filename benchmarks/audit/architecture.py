@@ -25,7 +25,7 @@ ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
     "benchmarks": (
         ("commands", "audit", "speed", "kernels", "pretrain"),
         ("sweep", "board", "launch", "predict"),
-        ("cell", "measure", "prepare"),
+        ("cell", "external", "measure", "prepare"),
         ("training", "prefix_cache", "tasks"),
         ("objectives", "metrics", "cohorts", "phantoms"),
     ),

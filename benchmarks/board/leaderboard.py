@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from medgraft.benchmarks.board.adapters import recipe, title
+from medgraft.benchmarks.board.external import tested_rows
 from medgraft.benchmarks.board.markdown import markdown
 from medgraft.benchmarks.board.rows import BoardRow, median
 from medgraft.benchmarks.board.text import as_csv
@@ -52,6 +53,10 @@ def table(rows: Sequence[BoardRow]) -> pd.DataFrame:
             record[name] = median(row, name)
         for name, (value, low, high) in row.metrics.items():
             record |= {name: value, f"{name}_ci_low": low, f"{name}_ci_high": high}
+        for test in tested_rows([row]):
+            for side, (value, low, high) in test.numbers.items():
+                name = f"{test.number}_{side}_{test.on}"
+                record |= {name: value, f"{name}_ci_low": low, f"{name}_ci_high": high}
         records.append(record)
     frame = pd.DataFrame(records)
     return frame.drop(columns=[name for name in frame if name not in ALWAYS and bool(np.all(frame[name].isna()))])

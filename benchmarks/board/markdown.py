@@ -10,6 +10,8 @@ import pandas as pd
 from medgraft.benchmarks.board.adapters import HEADS, adapter_rows, without_dashes
 from medgraft.benchmarks.board.columns import KEPT, cells_of_row, numbers_shown
 from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
+from medgraft.benchmarks.board.external import HEADS as EXTERNAL_HEADS
+from medgraft.benchmarks.board.external import tested_rows
 from medgraft.benchmarks.board.groups import HEADS as GROUP_HEADS
 from medgraft.benchmarks.board.groups import group_rows
 from medgraft.benchmarks.board.rows import BoardRow
@@ -68,6 +70,7 @@ def markdown(
         tasks[row.section].append(row)
     for members in tasks.values():
         lines += _task_section(members, also)
+        lines += _external_section(members)
         if groups and (table := group_rows(members)):
             metric = markdown_code(members[0].first.primary)
             lines += [f"By groups of test subjects, {metric}:", "", *_as_markdown(table, GROUP_HEADS)]
@@ -171,6 +174,18 @@ def _task_section(members: Sequence[BoardRow], also: Sequence[str]) -> list[str]
         heads = ["encoder", "adapter", *(f"{kind} {name}{mark}" for name in classes for kind in ("F1", "AUC"))]
         lines += _as_markdown(table, heads)
     return lines + baseline_lines(data.get("table_baselines", {}))
+
+
+def _external_section(members: Sequence[BoardRow]) -> list[str]:
+    """Grafts of the task on other cohorts, and what a reader must know of these."""
+    tests = tested_rows(members)
+    if not tests:
+        return []
+    lines = ["On other cohorts, beside the test split at home, on the classes that both have:", ""]
+    lines += _as_markdown([test.cells() for test in tests], EXTERNAL_HEADS)
+    if remarks := dict.fromkeys(remark for test in tests for remark in test.remarks()):
+        lines += [*(f"- {markdown_text(one_line(remark, 500))}" for remark in remarks), ""]
+    return lines
 
 
 def _further(row: BoardRow, numbers: Sequence[str], also: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 from medgraft.benchmarks.cell.result_files import UnreadableError
 from medgraft.benchmarks.cell.results import CellResult
 from medgraft.benchmarks.cell.verification import Verified, stored_predictions, verified_results
+from medgraft.benchmarks.external.results import StoredTest, external_beside
 from medgraft.benchmarks.metrics.bootstrap import Estimate
 from medgraft.benchmarks.metrics.intervals import Bounds, Ends, few_subjects, joined_interval, pooled_intervals
 from medgraft.errors import MedgraftError
@@ -34,6 +35,7 @@ class BoardRow:
         note: What tells it from rows of the same encoder and adapter in its table.
         unverified: Seeds whose metrics could not be checked, for want of readable predictions beside them.
         few: Classes with too few test subjects for their intervals to hold, and how many there are.
+        tests: Of each seed that was tested on other cohorts, these tests.
     """
 
     cells: list[CellResult]
@@ -41,6 +43,7 @@ class BoardRow:
     note: str = ""
     unverified: int = 0
     few: Mapping[str, int] = field(default_factory=dict)
+    tests: Sequence[Sequence[StoredTest]] = ()
 
     @property
     def section(self) -> tuple[bool, str, str, str]:
@@ -153,10 +156,12 @@ def board_rows(folders: Iterable[Path]) -> list[BoardRow]:
     groups: dict[str, list[Verified]] = defaultdict(list)
     for each in verified_results(folders):
         groups[each.cell.spec.row()].append(each)
+    tests = external_beside([each.path for seeds in groups.values() for each in seeds])
     rows = []
     for seeds in groups.values():
         rows.append(make_row([(each.path, each.cell) for each in seeds]))
         rows[-1].unverified = sum(bool(each.unverified) for each in seeds)
+        rows[-1].tests = [tests[each.path] for each in seeds if each.path in tests]
     _note_differences(rows)
 
     def order(row: BoardRow) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from medgraft.benchmarks.board.columns import HEADINGS, cells_of_row, numbers_shown
 from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
+from medgraft.benchmarks.board.external import SIDES, TestedRow, tested_rows
 from medgraft.benchmarks.board.groups import HEADS, group_rows
 from medgraft.benchmarks.board.rows import BoardRow
 from medgraft.benchmarks.cell.results import CellResult
@@ -28,14 +29,16 @@ def brief(metric: tuple[float | None, float | None, float | None] | None) -> str
     Example:
         >>> brief((0.384, 0.247, 0.526))
         '0.384 [.25-.53]'
+        >>> brief((-0.095, -0.312, 0.138)), brief((0.95, 0.9, 1.0))
+        ('-0.095 [-.31, .14]', '0.950 [.90-1.00]')
     """
     if metric is None or metric[0] is None:
         return "-"
     value, low, high = metric
     if low is None or high is None:
         return f"{value:.3f}"
-    ends = (f"{end:.2f}".removeprefix("0") for end in (low, high))
-    return f"{value:.3f} [{'-'.join(ends)}]"
+    ends = [f"{end:.2f}".replace("0.", ".", 1) for end in (low, high)]
+    return f"{value:.3f} [{(', ' if low < 0 else '-').join(ends)}]"
 
 
 def show_board(rows: Sequence[BoardRow], console: Console | None = None, *, groups: bool = False) -> None:
@@ -69,6 +72,7 @@ def show_board(rows: Sequence[BoardRow], console: Console | None = None, *, grou
         for note in dict.fromkeys(note for row in members for note in row.notes):
             say(console, note)
         _show_diagnostics(members, console)
+        _show_tests(members, console)
         if groups:
             _show_groups(members, console)
         console.print()
@@ -77,16 +81,30 @@ def show_board(rows: Sequence[BoardRow], console: Console | None = None, *, grou
 def _show_groups(members: Sequence[BoardRow], console: Console) -> None:
     """The primary metric by groups of test subjects."""
     rows = group_rows(members)
-    if not rows:
-        return
-    table = Table(
-        title=Text(one_line(f"{members[0].first.primary} by groups")),
-        title_justify="left",
-        padding=(0, 1, 0, 0),
-        box=None,
-    )
-    for head in HEADS:
-        table.add_column(head, overflow="fold", no_wrap=head == "value")
+    if rows:
+        _show_table(f"{members[0].first.primary} by groups", HEADS, rows, ("value",), console)
+
+
+def _show_tests(members: Sequence[BoardRow], console: Console) -> None:
+    """Grafts of a task on other cohorts."""
+    by_cohort: dict[tuple[str, ...], list[TestedRow]] = {}
+    for test in tested_rows(members):
+        by_cohort.setdefault(test.heading(), []).append(test)
+    for (on, subjects, number), tests in by_cohort.items():
+        title = f"{members[0].first.spec.task} tested on {on}, {subjects} subjects: {number}"
+        rows = [[test.row.first.spec.encoder, test.row.adapter, *test.shown(brief)] for test in tests]
+        _show_table(title, ("encoder", "adapter", *SIDES), rows, SIDES, console)
+        for remark in dict.fromkeys(remark for test in tests for remark in test.remarks()):
+            say(console, remark)
+
+
+def _show_table(
+    title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], whole: Sequence[str], console: Console
+) -> None:
+    """A table of texts; columns named in ``whole`` are not folded."""
+    table = Table(title=Text(one_line(title)), title_justify="left", padding=(0, 1, 0, 0), box=None)
+    for head in heads:
+        table.add_column(head, overflow="fold", no_wrap=head in whole)
     for cells in rows:
         table.add_row(*(Text(one_line(cell)) for cell in cells))
     console.print(table)

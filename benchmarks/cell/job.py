@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from medgraft.benchmarks.cell.results import CellResult, CellSpec, Efficiency, Status
+from medgraft.benchmarks.external.spec import ExternalTest
 from medgraft.benchmarks.measure import environment
 from medgraft.commands.plain_text import one_line, plain
 
@@ -27,6 +28,7 @@ STEPS = {
     "prefix": "computing the frozen prefix",
     "train": "training",
     "evaluate": "predicting",
+    "external": "testing on another cohort",
     "keep": "keeping the graft",
     "measure": "measuring",
     "write": "writing the result",
@@ -44,6 +46,7 @@ class Job(BaseModel):
         root: Folder of the cohort on this machine.
         concurrent_jobs: Workers that share the machine.
         keep: Leave the trained graft in the folder, too.
+        external: Other cohorts to test the trained graft on.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -52,10 +55,17 @@ class Job(BaseModel):
     root: Path
     concurrent_jobs: int = 1
     keep: bool = False
+    external: list[ExternalTest] = Field(default_factory=list)
 
     def shown(self, log: str) -> str:
-        """What a worker wrote to its terminal, without control sequences and names of the cohort's files."""
-        return without_files(plain(log, keep="\n\t"), self.root)
+        """What a worker wrote to its terminal, without control sequences and names of the cohorts' files."""
+        return self.without_files(plain(log, keep="\n\t"))
+
+    def without_files(self, text: str) -> str:
+        """A message without the names of files of any cohort that the job reads."""
+        for root in (self.root, *(test.root for test in self.external)):
+            text = without_files(text, root)
+        return text
 
 
 def step_of(doing: str) -> str:

@@ -50,6 +50,9 @@ LATER_FIELDS = {"augment_views": 0, "device": "cpu", "plain": False}
 OPERATION_SUFFIX = ".ops.json"
 """Ending of the files of ``benchmarks.kernels``, which may lie in the same folder and are no cells."""
 
+EXTERNAL_SUFFIX = ".external.json"
+"""Ending of the files of tests on another cohort, which lie beside the cells whose grafts were tested."""
+
 Status = Literal["success", "error", "oom", "timeout", "killed"]
 """``oom`` is lack of memory that the kernel or the library reports; ``killed`` a worker that somebody ended."""
 Backend = Literal["eager", "compile", "fused", "auto"]
@@ -408,7 +411,7 @@ def read_candidates(folders: Iterable[Path]) -> Iterator[tuple[Path, CellResult]
         if not Path(folder).is_dir():
             raise MedgraftError(f"results folder {folder} does not exist")
         for path in files_below(Path(folder), ".json"):
-            if not path.name.endswith(OPERATION_SUFFIX) and (result := _read(path)) is not None:
+            if not path.name.endswith((OPERATION_SUFFIX, EXTERNAL_SUFFIX)) and (result := _read(path)) is not None:
                 yield path, result
 
 

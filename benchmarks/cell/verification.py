@@ -160,12 +160,12 @@ def stored_predictions(path: Path, cell: CellResult) -> Predictions:
         tuple(tuple(classes) for classes in data.get("answers", ())),
         {name: array for name, array in arrays.items() if name not in KNOWN},
     )
-    if problem := _shape_problem(predictions):
+    if problem := shape_problem(predictions):
         raise UnreadableError(problem)
     return predictions
 
 
-def _shape_problem(p: Predictions) -> str:
+def shape_problem(p: Predictions) -> str:
     """What makes the arrays no predictions of one test split; empty if nothing does."""
     n = len(p.scores) if p.scores.ndim else 0
     if n == 0 or p.targets.ndim == 0 or len(p.targets) != n or p.groups.shape != (n,):

@@ -28,7 +28,6 @@ from medgraft.benchmarks.cell.job import (
     Job,
     Progress,
     failure,
-    without_files,
 )
 from medgraft.benchmarks.cell.progress import ProgressWriter
 from medgraft.benchmarks.cell.results import CellResult, Status, StorageError, write_arrays, write_atomically
@@ -44,13 +43,13 @@ if TYPE_CHECKING:
     from medgraft.ops.backends import Record
 
 
-def run_cell(job: Job, progress: Progress, graft: Path | None = None) -> tuple[CellResult, dict[str, np.ndarray]]:
+def run_cell(job: Job, progress: Progress, folder: Path | None = None) -> tuple[CellResult, dict[str, np.ndarray]]:
     """Runs a cell from data to metrics and predictions ``[n, ...]``.
 
     Args:
         job: The cell and where its data lie.
         progress: Called with what runs now and the share of it that is done.
-        graft: New folder for the trained graft; ``None`` where it is not to be kept.
+        folder: Where the trained graft and results on other cohorts go, if the job asks for any.
 
     Returns:
         The result, and the arrays of predictions to be kept beside it.
@@ -63,11 +62,11 @@ def run_cell(job: Job, progress: Progress, graft: Path | None = None) -> tuple[C
     torch.use_deterministic_algorithms(True, warn_only=True)
     clock = {"start": time.perf_counter()}
     with operations(job.spec) as record:
-        return _run_steps(job, record, progress, clock, graft)
+        return _run_steps(job, record, progress, clock, folder)
 
 
 def _run_steps(
-    job: Job, record: Record, progress: Progress, clock: dict[str, float], graft: Path | None
+    job: Job, record: Record, progress: Progress, clock: dict[str, float], folder: Path | None
 ) -> tuple[CellResult, dict[str, np.ndarray]]:
     """The steps of a cell, each with the time at which it ends."""
     from medgraft.benchmarks.cell.steps.attaching import attach
@@ -91,11 +90,18 @@ def _run_steps(
     progress(STEPS["evaluate"], 0.0)
     evaluated = evaluate(ready)
     clock["evaluate"] = time.perf_counter()
-    if graft is not None:
+    if folder is not None and job.external:
+        from medgraft.benchmarks.external.testing import validate_on
+
+        for done, test in enumerate(job.external):
+            progress(STEPS["external"], done / len(job.external))
+            validate_on(ready, evaluated, test, folder)
+        clock["external"] = time.perf_counter()
+    if folder is not None and job.keep:
         from medgraft.benchmarks.cell.steps.keeping import keep
 
         progress(STEPS["keep"], 0.0)
-        keep(ready, evaluated, graft)
+        keep(ready, evaluated, folder / GRAFT)
         clock["keep"] = time.perf_counter()
     progress(STEPS["measure"], 0.0)
     efficiency = measure(ready, log)
@@ -171,7 +177,7 @@ def execute(job: Job, folder: Path, progress: Progress) -> Status:
 
     predictions: dict[str, np.ndarray] = {}
     try:
-        result, predictions = run_cell(job, report, folder / GRAFT if job.keep else None)
+        result, predictions = run_cell(job, report, folder)
         doing[0] = STEPS["write"]
         result.model_dump_json()  # what a foreign task reports may not be JSON
     except BaseException as error:  # a plugin may also raise what is no Exception, such as SystemExit
@@ -190,13 +196,13 @@ def execute(job: Job, folder: Path, progress: Progress) -> Status:
 
 def _failed(job: Job, error: BaseException, doing: str) -> CellResult:
     """The result of a cell whose code raised ``error``."""
-    text = without_files(str(error), job.root)
+    text = job.without_files(str(error))
     if isinstance(error, MedgraftError):
         return failure(job, "error", text, doing)
     frames = traceback.extract_tb(error.__traceback__)
     calls = "".join(f"  {frame.filename}:{frame.lineno} in {frame.name}\n" for frame in frames)
     with contextlib.suppress(OSError, ValueError, AttributeError):  # the cell's log, unless a plugin closed it
-        sys.stderr.write(f"{type(error).__name__}: {text}\n{without_files(calls, job.root)}")
+        sys.stderr.write(f"{type(error).__name__}: {text}\n{job.without_files(calls)}")
     where = f" (in {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     message = f"{type(error).__name__}{': ' if text else ''}{one_line(text, 500)}{where}"
     return failure(job, "oom" if _is_out_of_memory(error) else "error", message, doing)

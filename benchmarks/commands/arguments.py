@@ -80,12 +80,21 @@ def parse_seeds(text: str | None, what: str = "--seeds") -> list[int] | None:
 
 def parse_data(items: list[str] | None) -> dict[str, str] | None:
     """``NAME=PATH`` items as a mapping."""
+    return _pairs(items, "--data", "NAME=PATH, for example adni=/data/ADNI")
+
+
+def parse_match(items: list[str] | None) -> dict[str, str] | None:
+    """``THEIRS=OURS`` items as a mapping."""
+    return _pairs(items, "--match", "THEIRS=OURS, for example covid=COVID-19")
+
+
+def _pairs(items: list[str] | None, option: str, form: str) -> dict[str, str] | None:
     if not items:
         return None
     pairs = {}
     for item in items:
-        name, sign, path = item.partition("=")
-        if not (name and sign and path):
-            raise ConfigError(f"--data {item!r} is not of the form NAME=PATH, for example adni=/data/ADNI")
-        pairs[name] = path
+        name, sign, value = item.partition("=")
+        if not (name and sign and value):
+            raise ConfigError(f"{option} {item!r} is not of the form {form}")
+        pairs[name] = value
     return pairs

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medgraft.benchmarks.commands.arguments import Debug, listed, listed_encoders, parse_data, parse_seeds
+from medgraft.benchmarks.commands.arguments import Debug, listed, listed_encoders, parse_data, parse_match, parse_seeds
 from medgraft.commands.console import guarded, tell_if_deaf
 
 
@@ -58,6 +58,12 @@ def run(
         str | None, typer.Option(help="Keep trained grafts for predict: all, or best (a seed of each row).")
     ] = None,
     baselines: Annotated[bool | None, typer.Option(help="Add the reference rows.", show_default=False)] = None,
+    test_on: Annotated[
+        str | None, typer.Option(help="Tasks or cohorts that trained grafts are tested on: oasis; nih,mimic.")
+    ] = None,
+    match: Annotated[
+        list[str] | None, typer.Option(help="THEIRS=OURS: a class of --test-on and the same one of the task.")
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read every file of the cohorts again; do not go by sizes and times.")
     ] = False,
@@ -109,6 +115,8 @@ def run(
             "threads": threads,
             "keep": keep,
             "baselines": baselines,
+            "test_on": listed(test_on, "--test-on"),
+            "match": parse_match(match),
             "verify": verify or None,
             "yes": yes or None,
         }

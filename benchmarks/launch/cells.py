@@ -18,6 +18,8 @@ from medgraft.benchmarks.cell.result_files import UnreadableError
 from medgraft.benchmarks.cell.results import CellResult, CellSpec, ResultStore, StorageError
 from medgraft.benchmarks.cell.verification import check
 from medgraft.benchmarks.cohorts.places import Cohort
+from medgraft.benchmarks.external.results import put_external
+from medgraft.benchmarks.external.spec import ExternalTest
 from medgraft.benchmarks.launch.collect import Outcome, collect
 from medgraft.benchmarks.launch.leftovers import claim, clear_leftovers
 from medgraft.commands.plain_text import one_line
@@ -95,6 +97,7 @@ class Runs:
         name: Of the launcher.
         verbose: Workers log more.
         keep: Keep the trained grafts beside their results.
+        external: Key of a cell -> other cohorts that its graft is tested on.
     """
 
     def __init__(
@@ -106,9 +109,10 @@ class Runs:
         *,
         verbose: bool = False,
         keep: bool = False,
+        external: Mapping[str, Sequence[ExternalTest]] | None = None,
     ) -> None:
         self.store, self.cohorts, self.launcher, self.name = store, cohorts, launcher, name
-        self.verbose, self.keep = verbose, keep
+        self.verbose, self.keep, self.external = verbose, keep, external or {}
         self.work = store.root.absolute() / f".work-{os.getpid()}"
         self.at_once = 1
 
@@ -162,7 +166,8 @@ class Runs:
     def _start(self, spec: CellSpec) -> Running:
         together = self.at_once if self.launcher.one_machine else 1
         root = self.cohorts[spec.cohort.name].root
-        job = Job(spec=spec, root=root, concurrent_jobs=together, keep=self.keep)
+        tests = list(self.external.get(spec.key(), ()))
+        job = Job(spec=spec, root=root, concurrent_jobs=together, keep=self.keep, external=tests)
         folder = self.work / spec.key()
         try:
             claim(self.work)
@@ -194,8 +199,11 @@ class Runs:
             reason = worker.unwritable or "its folder cannot be written"
             raise StorageError(self.store.root, OSError(reason))
         outcome = collect(worker.job, worker.folder, end, worker.doing)
-        if worker.job.keep and outcome.result.status == "success":
-            self.store.put_graft(worker.job.spec, worker.folder / GRAFT)
+        if outcome.result.status == "success":
+            if worker.job.keep:
+                self.store.put_graft(worker.job.spec, worker.folder / GRAFT)
+            for tested, arrays in outcome.external:
+                put_external(self.store, tested, arrays)
         result = self._stored(outcome, now - worker.started)
         shutil.rmtree(worker.folder, ignore_errors=True)
         return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from medgraft.benchmarks.cell.job import LOG, PREDICTIONS, RESULT, Job, failure
 from medgraft.benchmarks.cell.result_files import UnreadableError, read_arrays, read_json
 from medgraft.benchmarks.cell.results import CellResult, Status
+from medgraft.benchmarks.external.results import ExternalResult, failed, job_files
+from medgraft.benchmarks.external.spec import ExternalTest
 from medgraft.benchmarks.launch.supervisor import BoundedLog
 from medgraft.commands.plain_text import one_line
 from medgraft.launcher import Exit
@@ -30,11 +32,13 @@ class Outcome:
         result: The worker's, or one that says how it ended without.
         predictions: Arrays by name, of a cell that succeeded.
         log: What the worker wrote to its terminal, where it is known.
+        external: Results on other cohorts, each with its predictions.
     """
 
     result: CellResult
     predictions: dict[str, np.ndarray] | None
     log: str | None
+    external: list[tuple[ExternalResult, dict[str, np.ndarray]]] = field(default_factory=list)
 
 
 def collect(job: Job, folder: Path, end: Exit, doing: str = "") -> Outcome:
@@ -50,7 +54,19 @@ def collect(job: Job, folder: Path, end: Exit, doing: str = "") -> Outcome:
     if result is None:
         status, message = _death(end, (folder / RESULT).is_file())
         result = failure(job, status, message, doing)
-    return Outcome(result, predictions, _log(job, folder))
+    return Outcome(result, predictions, _log(job, folder), [_external(job, test, folder) for test in job.external])
+
+
+def _external(job: Job, test: ExternalTest, folder: Path) -> tuple[ExternalResult, dict[str, np.ndarray]]:
+    """The result on another cohort that a worker has left, or one that says that it left none."""
+    place, beside = job_files(folder, test)
+    try:
+        result = ExternalResult.model_validate(read_json(place))
+        if (result.trained, result.tested, result.key) != (job.spec, test.spec, job.spec.key()):
+            raise UnreadableError("it is of another cell or cohort")
+        return result, read_arrays(beside) if result.status == "success" else {}
+    except (UnreadableError, ValidationError) as error:
+        return failed(job.spec, test, f"the worker left no result: {one_line(str(error), 200)}"), {}
 
 
 def _result(job: Job, folder: Path) -> tuple[CellResult | None, dict[str, np.ndarray] | None]:

@@ -102,7 +102,7 @@ def estimates(
     n, n_subjects = len(p.targets), int(p.groups.max()) + 1
     distributions = subject_bootstrap(statistics, p.groups, resamples, seed) if resamples else {}
     return {
-        name: _estimate(value_of(statistic, n), distributions.get(name), n, n_subjects)
+        name: estimate_of(value_of(statistic, n), distributions.get(name), n, n_subjects)
         for name, statistic in statistics.items()
     }
 
@@ -116,7 +116,15 @@ def interval(distribution: Array) -> tuple[float | None, float | None, float]:
     return float(low), float(high), float(undefined.mean())
 
 
-def _estimate(value: float, distribution: Array | None, n: int, n_subjects: int) -> Estimate:
+def estimate_of(value: float, distribution: Array | None, n: int, n_subjects: int) -> Estimate:
+    """A number with its interval.
+
+    Args:
+        value: ``nan`` where it is undefined.
+        distribution: Resamples ``[R]``, ``nan`` where undefined; ``None`` for no interval.
+        n: Test samples.
+        n_subjects: Subjects they come from.
+    """
     defined = None if np.isnan(value) else float(value)
     low, high, share = interval(distribution) if distribution is not None and defined is not None else (None, None, 0.0)
     return Estimate(

@@ -89,6 +89,6 @@ def check_size(sweep: Sweep, rows: Sequence[Row]) -> None:
             "is what you want, or ask for fewer seeds, encoders or tasks"
         )
     there = {row.task for row in rows} | {row.adapter for row in rows}
-    there |= {part for row in rows for part in row.adapter.split("+")}
+    there |= {part for row in rows for part in row.adapter.split("+")} | set(sweep.test_on)
     if idle := [name for name in sweep.assigned if name not in there and name != sweep.launcher]:
         raise ConfigError(f"--set {idle[0]}: no row of the sweep has it; the rows have {', '.join(sorted(there))}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,9 +13,11 @@ from medgraft.benchmarks.board.terminal import say
 from medgraft.benchmarks.cell.resolved import ResolvedRow, Resolver
 from medgraft.benchmarks.cell.results import CellSpec, CohortId, Device, Precision
 from medgraft.benchmarks.cohorts import places as cohorts
+from medgraft.benchmarks.external.spec import ExternalTest
 from medgraft.benchmarks.garbage import uncollected
 from medgraft.benchmarks.sweep.checks import check_names, check_size
 from medgraft.benchmarks.sweep.compatible import fits
+from medgraft.benchmarks.sweep.external import cohorts_of, external_tests, other_tasks
 from medgraft.benchmarks.sweep.keeping import check_keepable
 from medgraft.benchmarks.sweep.recipe import requested_adapters, training
 from medgraft.benchmarks.sweep.request import Sweep
@@ -38,12 +40,16 @@ class Plan:
         cohorts: Cohort name -> where it is.
         skipped: Row -> why it is left out.
         labels: :meth:`CellSpec.row` of a variant's cells -> its label.
+        external: Key of a cell -> other cohorts that its graft is tested on.
+        untested: Why grafts of a task are not tested on a cohort that was named, in words.
     """
 
     cells: list[CellSpec] = field(default_factory=list)
     cohorts: dict[str, cohorts.Cohort] = field(default_factory=dict)
     skipped: dict[Row, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    external: dict[str, list[ExternalTest]] = field(default_factory=dict)
+    untested: list[str] = field(default_factory=list)
 
 
 def resources_of(sweep: Sweep, device: str = "cpu") -> Resources:
@@ -115,7 +121,12 @@ def cells_of(
 
 
 def locate(
-    sweep: Sweep, resolved_rows: Mapping[Row, ResolvedRow], console: Console, *, make: bool
+    sweep: Sweep,
+    resolved_rows: Mapping[Row, ResolvedRow],
+    console: Console,
+    *,
+    make: bool,
+    also: Iterable[str] = (),
 ) -> dict[str, cohorts.Cohort]:
     """Finds or makes the cohorts that the rows read.
 
@@ -124,12 +135,13 @@ def locate(
         resolved_rows: Rows that will run.
         console: Where the making of a phantom is announced.
         make: Make missing phantoms; otherwise their revision is left open.
+        also: Cohorts that ``--data`` may name and no row reads.
 
     Raises:
         DataError: A folder is not what its task reads.
     """
     names = list(dict.fromkeys(row.task.cohort for row in resolved_rows.values()))
-    readable = list(dict.fromkeys([*names, *map(cohorts.data_of, names)]))
+    readable = list(dict.fromkeys([*names, *map(cohorts.data_of, names), *also]))
     if unread := [name for name in sweep.data if name not in readable]:
         raise UnknownNameError("cohort in --data", unread[0], readable, "It must be a cohort that a chosen task reads.")
     entries = sweep.preset_entry().cohorts
@@ -176,11 +188,15 @@ def make_plan(sweep: Sweep, console: Console, *, make: bool = True) -> Plan:
         reasons = "; ".join(f"{row.task} / {row.encoder} / {row.adapter}: {why}" for row, why in skipped.items())
         raise ConfigError(f"nothing to run: {reasons}")
     check_keepable({row.task: objective_name(each.task.objective) for row, each in good.items()}, sweep.keep)
-    places = locate(sweep, good, console, make=make)
+    others = other_tasks(sweep, resolver)
+    places = locate(sweep, good, console, make=make, also=cohorts_of(others))
+    tests, untested = external_tests(sweep, good, places, others, console, make=make)
     cells: dict[str, CellSpec] = {}
     labels: dict[str, str] = {}
+    external: dict[str, list[ExternalTest]] = {}
     for row, resolved in good.items():
         for cell in cells_of(row, resolved, sweep, places[resolved.task.cohort], resolver):
             cells.setdefault(cell.key(), cell)
             labels.setdefault(cell.row(), row.label)
-    return Plan(list(cells.values()), places, skipped, labels)
+            external[cell.key()] = tests.get(row.task, [])
+    return Plan(list(cells.values()), places, skipped, labels, external, untested)

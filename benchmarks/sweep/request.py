@@ -19,7 +19,7 @@ from medgraft.options import Options, Seed, checked
 from medgraft.registry import PresetEntry, catalogue
 from medgraft.task_names import current_name, expand_where_known
 
-LISTS = ("adapters", "encoders", "tasks")
+LISTS = ("adapters", "encoders", "tasks", "test_on")
 """Fields that a file may also give as one text with commas."""
 
 
@@ -45,6 +45,8 @@ class Sweep(Options):
         limit: Largest number of samples per split.
         augment_views: Augmented views of each image or volume, one of which is drawn in each epoch; 0 for none.
         cache_size: What the cache may hold, such as ``20GB``; ``None`` leaves it to ``MEDGRAFT_CACHE_SIZE``.
+        test_on: Tasks, or cohorts of whose tasks the first that fits is taken, that trained grafts are tested on.
+        match: Class of such a cohort -> class that a graft was trained for, where their names differ.
         timeout: Seconds after which a cell is killed.
         threads: Threads per worker; part of what defines a number.
         keep: Trained grafts to keep beside their results: ``all``, or of each row the seed that is ``best`` on
@@ -77,6 +79,8 @@ class Sweep(Options):
     limit: int | None = Field(None, ge=4)
     augment_views: int = Field(0, ge=0, le=10_000)
     cache_size: str | None = None
+    test_on: tuple[str, ...] = ()
+    match: dict[str, str] = Field(default_factory=dict)
     timeout: float = Field(3600.0, gt=0, le=30 * 86_400)
     threads: int = Field(1, ge=1, le=1024)
     keep: Literal["none", "best", "all"] = "none"
@@ -176,17 +180,19 @@ def read_sweep(path: Path | None, overrides: Mapping[str, Any], assignments: Ite
 
 def _read_task_files(values: dict[str, Any]) -> None:
     """Puts tasks, data and options of task files into the values; what stands elsewhere wins."""
-    names = values.get("tasks") or ()
-    if not any(is_task_file(str(name)) for name in names):
-        return
-    values["tasks"] = [str(name) for name in names]
-    for place, name in enumerate(values["tasks"]):
-        if is_task_file(name):
-            file = read_task_file(Path(name))
-            values["tasks"][place] = file.name
-            values["data"] = {file.name: file.data} | dict(values.get("data") or {})
-            options = dict(values.get("options") or {})
-            values["options"] = options | {file.name: merged(file.options, options.get(file.name) or {})}
+    for field in ("tasks", "test_on"):
+        names = [str(name) for name in values.get(field) or ()]
+        if any(is_task_file(name) for name in names):
+            values[field] = [_from_task_file(name, values) if is_task_file(name) else name for name in names]
+
+
+def _from_task_file(path: str, values: dict[str, Any]) -> str:
+    """Puts data and options of a task file into the values; gives the task's name."""
+    file = read_task_file(Path(path))
+    values["data"] = {file.name: file.data} | dict(values.get("data") or {})
+    options = dict(values.get("options") or {})
+    values["options"] = options | {file.name: merged(file.options, options.get(file.name) or {})}
+    return file.name
 
 
 def _from_file(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from medgraft.benchmarks.cell.verification import verified
 from medgraft.benchmarks.kernels.results import read_operations
 from medgraft.benchmarks.launch.cells import Events, Runs
 from medgraft.benchmarks.sweep.display import Display
+from medgraft.benchmarks.sweep.external import untested_cells
 from medgraft.benchmarks.sweep.keeping import keep_best, kept_folders, without_graft
 from medgraft.benchmarks.sweep.plan import Plan, make_plan, resources_of
 from medgraft.benchmarks.sweep.request import Sweep
@@ -55,6 +56,8 @@ def show_skipped(plan: Plan, console: Console) -> None:
     for row, reason in plan.skipped.items():
         name = f"{row.adapter} ({row.label})" if row.label else row.adapter
         say(console, f"skipped {row.task} / {row.encoder} / {name}: {reason}")
+    for reason in plan.untested:
+        say(console, reason)
 
 
 def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = False) -> bool:
@@ -76,7 +79,8 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
     show_skipped(plan, console)
     stored = {} if fresh else {cell.key(): verified(store.path(cell), store.get(cell)) for cell in plan.cells}
     kept = {key for key, result in stored.items() if result is not None and result.status == "success"}
-    kept -= without_graft([cell for cell in plan.cells if cell.key() in kept], store, sweep.keep)
+    finished = [cell for cell in plan.cells if cell.key() in kept]
+    kept -= without_graft(finished, store, sweep.keep) | untested_cells(finished, plan.external, store)
     missing = [cell for cell in plan.cells if cell.key() not in kept]
     if kept:
         console.print(f"{len(kept)} of {len(plan.cells)} cells are done already", highlight=False)
@@ -137,7 +141,8 @@ def _run(
     resources = resources_of(sweep, missing[0].device)
     launcher = make_launcher(sweep.launcher, sweep.options.get(sweep.launcher, {}), resources)
     display = Display(console, missing, min(launcher.slots(), len(missing)))
-    runs = Runs(store, plan.cohorts, launcher, sweep.launcher, verbose=verbose, keep=sweep.keep != "none")
+    keep = sweep.keep != "none"
+    runs = Runs(store, plan.cohorts, launcher, sweep.launcher, verbose=verbose, keep=keep, external=plan.external)
     with display.progress:
         done = runs.run(missing, Events(display.tick, display.finished))
     return [result for result in done if result.status != "success"]

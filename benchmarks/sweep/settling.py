@@ -18,7 +18,7 @@ from medgraft.errors import ConfigError
 from medgraft.launcher import Resources
 from medgraft.options import as_text
 from medgraft.task import Task
-from medgraft.task_names import expand_tasks
+from medgraft.task_names import expand_tasks, is_task
 
 
 def settled(sweep: Sweep, resolver: Resolver, console: Console, *, make: bool = True) -> Sweep:
@@ -34,17 +34,18 @@ def settled(sweep: Sweep, resolver: Resolver, console: Console, *, make: bool = 
         DataError: The data are not what a task reads.
     """
     options = dict(sweep.options)
-    for name in expand_tasks(sweep.tasks or ()):
+    named = [name for name in sweep.test_on if is_task(name)]  # the others are cohorts, whose tasks know what they are
+    for name in expand_tasks([*(sweep.tasks or ()), *named]):
         if resolver.task_class(name).settled is Task.settled:
             continue
         task = resolver.task(name, task_options(sweep, name))
-        root = _root(task.cohort, sweep, console, make=make)
+        root = root_of(task.cohort, sweep, console, make=make)
         if root is not None:
             options[name] = _told(name, task, task.settled(root), console)
     return sweep.model_copy(update={"options": options})
 
 
-def with_root(sweep: Sweep, root: Path) -> Sweep:
+def withroot_of(sweep: Sweep, root: Path) -> Sweep:
     """The request with the tables of ``--data table=TABLE`` seen from the folder of their files.
 
     Raises:
@@ -69,7 +70,12 @@ def _told(name: str, before: Task, after: Task, console: Console) -> dict[str, A
     return new
 
 
-def _root(cohort: str, sweep: Sweep, console: Console, *, make: bool) -> Path | None:
+def root_of(cohort: str, sweep: Sweep, console: Console, *, make: bool) -> Path | None:
+    """Folder of a cohort: the user's, or a phantom's; ``None`` where that is not to be made.
+
+    Raises:
+        DataError: There is no such folder.
+    """
     if cohort in sweep.data:
         return cohorts.folder_of(cohort, sweep.data[cohort])
     if not make:

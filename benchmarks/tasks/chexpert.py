@@ -147,6 +147,7 @@ class Chexpert(Task):
             targets=targets,
             subjects=subjects,
             splits={"train": train, "val": val, "test": np.flatnonzero(origin == "test")},
+            given_test=True,
             classes=tuple(names),
             mask=mask,
             uncertain_class=three_way,

@@ -19,6 +19,10 @@ from medgraft.errors import DataError
 from medgraft.options import Seed
 from medgraft.task import Task, TaskConfig, TaskData, subject_split
 
+SAME_AS = {"Effusion": "Pleural Effusion"}
+"""What CheXpert and MIMIC-CXR call the same finding. NIH's mass and nodule are narrower than their lung lesion, its
+infiltration than their lung opacity, and its pleural thickening than their pleural other, so these are not compared."""
+
 
 class OfficialSplit(TaskConfig):
     """Options of tasks on the official lists.
@@ -60,6 +64,7 @@ class Nih(Task):
     objective = "multilabel"
     cohort = "nih"
     primary = "auc_macro"
+    same_as = SAME_AS
 
     class Config(OfficialSplit, LabelBudget):
         """Options: those of the official split and of the label budget."""
@@ -80,6 +85,7 @@ class Nih(Task):
             targets=targets,
             subjects=subjects,
             splits=splits,
+            given_test=True,
             classes=NIH_14,
             phantom=table.phantom,
             provenance=_facts(table),
@@ -95,6 +101,8 @@ class NihZeroShot(ChestZeroShot):
 
     cohort = "nih"
     classes = NIH_14
+    given_test = True
+    same_as = SAME_AS
     spoken = tuple(name.lower().replace("_", " ") for name in NIH_14)
     further_metrics = ("auc_rescaled",)
 

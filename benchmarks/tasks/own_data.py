@@ -71,6 +71,7 @@ class OwnTask(Task):
             targets=targets.values,
             subjects=data.subjects,
             splits=data.splits,
+            given_test=data.own_split,
             classes=targets.classes,
             mask=targets.mask,
             columns={} if targets.event is None else {"event": targets.event},

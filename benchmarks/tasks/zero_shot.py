@@ -57,6 +57,7 @@ class ChestZeroShot(Task):
         classes: Names of the classes or labels.
         spoken: What stands for each in a prompt.
         further_metrics: Metrics besides the objective's, for the comparison with published numbers.
+        given_test: The cohort names its test split itself.
     """
 
     inputs = ("image", "text")
@@ -65,6 +66,7 @@ class ChestZeroShot(Task):
     classes: ClassVar[tuple[str, ...]]
     spoken: ClassVar[tuple[str, ...]]
     further_metrics: ClassVar[tuple[str, ...]] = ()
+    given_test: ClassVar[bool] = False
 
     Config: ClassVar[type[TaskConfig]] = PromptConfig
 
@@ -95,6 +97,7 @@ class ChestZeroShot(Task):
             targets=np.concatenate([scored.targets, blank.astype(scored.targets.dtype)]),
             subjects=subjects,
             splits=splits,
+            given_test=self.given_test,
             classes=self.classes,
             mask=mask,
             labels=labels,

@@ -49,6 +49,7 @@ class Cohort:
         small: Options of one that is written in seconds, for checks.
         generator: Version of the generator; another one is another phantom.
         real: Cohort whose folder holds the real data, where that is another one; the phantoms may differ.
+        drawn_from: Cohort of whose samples it is made, so that neither is a stranger to a graft of the other.
         takes_files: ``--data NAME=PATH`` may name a file.
     """
 
@@ -58,6 +59,7 @@ class Cohort:
     small: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     generator: ClassVar[str] = "1"
     real: ClassVar[str] = ""
+    drawn_from: ClassVar[str] = ""
     takes_files: ClassVar[bool] = False
 
     @classmethod

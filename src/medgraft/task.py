@@ -107,6 +107,8 @@ class TaskData:
         horizons: Times at which predictions of time are judged.
         attributes: Fact of a person or sample (sex, age, site, scanner, view) -> words or numbers ``[n]``, by groups of
             which the primary metric is told besides; numbers become bands. Nothing learns from them.
+        given_test: The data name their test split themselves. A graft of another cohort is then tested on it, else on
+            all samples.
         validated: Whether there is a validation split. Without one ``val`` is empty, heads stay as they were trained,
             and the thresholds of labels are 0.5.
         untrainable: Why nothing can be trained on these data, in words; empty where it can.
@@ -131,6 +133,7 @@ class TaskData:
     answers: tuple[tuple[int, ...], ...] = ()
     columns: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
     horizons: tuple[float, ...] = ()
+    given_test: bool = False
     validated: bool = True
     attributes: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray], repr=False)
     untrainable: str = ""
@@ -239,6 +242,7 @@ class Task:
         pair: The two inputs that a contrastive objective compares; by default the first that is no text, and the text.
         variants: Name -> tasks that differ from this one in defaults alone; ``family:name`` stands for one.
         tags: Words that ``--tasks tag:WORD`` chooses the task and its variants by.
+        same_as: Class -> the name by which other cohorts know it, for a test of another cohort's graft.
         takes_names: ``task:NAME`` is the task under any name of the user's, with data (``--data task:NAME=PATH``) and
             options of its own.
         Config: The task's options; a nested class of that name.
@@ -253,6 +257,7 @@ class Task:
     pair: ClassVar[tuple[str, ...]] = ()
     variants: ClassVar[Mapping[str, Variant]] = {}
     tags: ClassVar[tuple[str, ...]] = ()
+    same_as: ClassVar[Mapping[str, str]] = {}
     takes_names: ClassVar[bool] = False
 
     Config: ClassVar[type[TaskConfig]] = TaskConfig

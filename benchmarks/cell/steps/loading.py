@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from medgraft.benchmarks.cell.encoder import select_encoder
-from medgraft.benchmarks.cell.results import CellSpec
+from medgraft.benchmarks.cell.results import CellSpec, CohortId
 from medgraft.benchmarks.cell.values import limited
 from medgraft.benchmarks.prefix_cache.inputs import PreparedInputs, prepare
 from medgraft.encoder import Encoder
@@ -62,10 +62,8 @@ def load(spec: CellSpec, root: Path, task: Task | None = None) -> Loaded:
     task = build_task(spec.task, spec.task_options) if task is None else task
     data = task.load(root).check()
     encoder = select_encoder(spec.encoder, modalities(task)).to(spec.device)
-    prepared: dict[str, PreparedInputs] = {}
-    for name, tower in _fed(task, encoder).items():
-        identity = tower.spec.model_dump_json(exclude={"weights", "cohorts", "licence"})
-        prepared[name] = prepare(_raw(spec, data, name), tower, identity)
+    raw = {name: distinct(data.inputs[name], spec.task, spec.cohort) for name in task.inputs}
+    prepared = prepare_all(raw, _fed(task, encoder))
     usable = np.logical_and.reduce([part.usable for part in prepared.values()])
     return Loaded(
         spec,
@@ -83,9 +81,20 @@ def _fed(task: Task, encoder: Encoder) -> dict[str, Encoder]:
     return {name: tower for name, tower in encoder.towers().items() if name in task.inputs}
 
 
-def _raw(spec: CellSpec, data: TaskData, name: str) -> RawInputs:
+def prepare_all(raw: Mapping[str, RawInputs], towers: Mapping[str, Encoder]) -> dict[str, PreparedInputs]:
+    """Samples of each modality as its tower takes them.
+
+    Raises:
+        DataError: None of a modality can be read.
+    """
+    return {
+        name: prepare(raw[name], tower, tower.spec.model_dump_json(exclude={"weights", "cohorts", "licence"}))
+        for name, tower in towers.items()
+    }
+
+
+def distinct(raw: RawInputs, task: str, cohort: CohortId) -> RawInputs:
     """The samples; a foreign task's fingerprint may say too little, so the cohort's revision stands beside it."""
-    raw = data.inputs[name]
-    if resolve_task(spec.task).plugin.builtin:
+    if resolve_task(task).plugin.builtin:
         return raw
-    return replace(raw, fingerprint=f"{raw.fingerprint}|{spec.cohort.revision}")
+    return replace(raw, fingerprint=f"{raw.fingerprint}|{cohort.revision}")

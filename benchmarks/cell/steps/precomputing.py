@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from medgraft.benchmarks.cell.results import CellSpec
 from medgraft.benchmarks.cell.steps.attaching import Attached, attach
 from medgraft.benchmarks.cell.steps.loading import Loaded
-from medgraft.benchmarks.prefix_cache.inputs import TowerInputs, tower_inputs
+from medgraft.benchmarks.prefix_cache.inputs import PreparedInputs, TowerInputs, tower_inputs
 from medgraft.benchmarks.training.trainer import Runner
 from medgraft.fast.compiling import compiled
 from medgraft.fast.short_texts import padding_needed
 from medgraft.grafting import Grafted
-from medgraft.objective import make_objective, pair_of
+from medgraft.objective import Objective, make_objective, pair_of
 
 
 @dataclass(frozen=True)
@@ -61,23 +61,44 @@ def precompute(attached: Attached) -> Ready:
     spec, task = loaded.spec, loaded.task
     first = grafted.first_stage()
     objective = make_objective(task.objective, loaded.data, task.inputs, pair_of(task))
-    condensers = {} if "tokens" in objective.needs else grafted.condensers()
-    padding = padding_needed(grafted, frozen=True)
-    inputs: dict[str, TowerInputs] = {}
+    rows = frozen_rows(attached, objective, loaded.prepared)
+    inputs = {name: of_modality() for name, of_modality in rows.items()}
     views: dict[str, list[TowerInputs]] = {}
-    for name, tower in loaded.towers().items():
-        weights, condenser = f"{grafted.base_digest}|{name}", condensers.get(name)
-        options = {"condenser": condenser, "padding": padding}
-        rows = partial(tower_inputs, loaded.prepared[name], tower, first[name], weights, **options)
-        inputs[name] = rows()
-        if spec.augment_views and spec.train.epochs > 0:  # else nothing reads them
-            views[name] = [rows(view=view) for view in range(spec.augment_views)]
+    if spec.augment_views and spec.train.epochs > 0:  # else nothing reads them
+        views = {name: [each(view=view) for view in range(spec.augment_views)] for name, each in rows.items()}
     encode = compiled(grafted.encode, dynamic=True) if spec.backend == "compile" else grafted.encode
     bf16 = spec.precision != "fp32"
     runner = Runner(grafted, objective, loaded.data, inputs, encode, bf16, views, device=spec.device)
     runner.add_head(loaded.splits["train"])
     objective.prepare_adapters(grafted, runner.outputs, loaded.splits["train"])
     return Ready(attached, first, inputs, views, runner)
+
+
+def frozen_rows(
+    attached: Attached, objective: Objective, prepared: Mapping[str, PreparedInputs]
+) -> dict[str, Callable[..., TowerInputs]]:
+    """What computes the rows of the frozen part, by modality; called with ``view=`` it does so for an augmented view.
+
+    Args:
+        attached: The graft.
+        objective: Whether it reads tokens.
+        prepared: Samples of each modality.
+    """
+    grafted, first = attached.grafted, attached.grafted.first_stage()
+    condensers = {} if "tokens" in objective.needs else grafted.condensers()
+    padding = padding_needed(grafted, frozen=True)
+    return {
+        name: partial(
+            tower_inputs,
+            prepared[name],
+            tower,
+            first[name],
+            f"{grafted.base_digest}|{name}",
+            condenser=condensers.get(name),
+            padding=padding,
+        )
+        for name, tower in attached.loaded.towers().items()
+    }
 
 
 def build(loaded: Loaded) -> Ready:

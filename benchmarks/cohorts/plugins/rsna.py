@@ -14,6 +14,7 @@ class Rsna(ChestCohort):
     layout = "rsna"
     title = "RSNA pneumonia challenge: films and boxes"
     small = FINDING_SMALL
+    drawn_from = "nih"
 
     class Config(FindingConfig):
         """Options of the phantom."""

@@ -14,6 +14,7 @@ class Siim(ChestCohort):
     layout = "siim"
     title = "SIIM-ACR pneumothorax challenge: films and masks"
     small = FINDING_SMALL
+    drawn_from = "nih"
 
     class Config(FindingConfig):
         """Options of the phantom."""

@@ -1,0 +1,1 @@
+"""External validation: a trained graft tested on another cohort."""

@@ -1,0 +1,165 @@
+"""An optional step of a cell: the trained graft is tested on other cohorts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medgraft.benchmarks.cell.results import write_arrays, write_atomically
+from medgraft.benchmarks.cell.steps.evaluation import Evaluated
+from medgraft.benchmarks.cell.steps.loading import distinct, prepare_all
+from medgraft.benchmarks.cell.steps.precomputing import Ready, frozen_rows
+from medgraft.benchmarks.cell.values import json_safe, limited
+from medgraft.benchmarks.cohorts.places import was_trained_on
+from medgraft.benchmarks.external.comparison import compare
+from medgraft.benchmarks.external.results import ExternalResult, arrays_of, failed, job_files
+from medgraft.benchmarks.external.shared import Shared, labels_in_common, samples_away, seen_through, truth
+from medgraft.benchmarks.external.spec import ExternalTest
+from medgraft.benchmarks.metrics.intervals import few_subjects
+from medgraft.commands.plain_text import one_line
+from medgraft.errors import MedgraftError
+from medgraft.judging import objective_of
+from medgraft.metric import Predictions
+from medgraft.objective import objective_name
+from medgraft.task import RawInputs, Task, TaskData
+from medgraft.task_names import build_task
+
+
+def validate_on(ready: Ready, evaluated: Evaluated, test: ExternalTest, folder: Path) -> None:
+    """Tests a trained graft, and writes what comes of it; a cohort that cannot be read spoils no result at home.
+
+    Args:
+        ready: Trained.
+        evaluated: Its predictions at home.
+        test: The other cohort.
+        folder: Of the job.
+
+    Raises:
+        MedgraftError: An adapter changed what it must leave as it is.
+        OSError: The outcome cannot be written.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    try:
+        result, arrays = tested(ready, evaluated, test)
+    except MemoryError:
+        raise
+    except Exception as error:
+        text = str(error) if isinstance(error, MedgraftError) else f"{type(error).__name__}: {error}"
+        result = failed(ready.spec, test, one_line(text, 1000))
+    ready.attached.check_untouched(ready.spec.seed + 1)
+    place, beside = job_files(folder, test)
+    if arrays:
+        write_arrays(beside, arrays)
+    text = result.model_dump_json()
+    write_atomically(place, lambda handle: handle.write(text.encode()))
+
+
+def tested(ready: Ready, evaluated: Evaluated, test: ExternalTest) -> tuple[ExternalResult, dict[str, np.ndarray]]:
+    """Predicts the other cohort and judges it beside the test split at home.
+
+    Args:
+        ready: Trained.
+        evaluated: Its predictions at home.
+        test: The other cohort.
+
+    Returns:
+        The result, and both predictions as arrays ``[n, ...]``.
+
+    Raises:
+        MedgraftError: The other cohort cannot be read, or shares too little with what was trained for.
+    """
+    spec, home_task = ready.spec, ready.loaded.task
+    task = build_task(test.spec.task, test.spec.task_options)
+    data = task.load(test.root).check()
+    shared = labels_in_common(home_task, ready.loaded.data, task, data, test.spec.match)
+    index = limited({"test": samples_away(data)}, spec.limit)["test"]
+    scores, usable, reasons = _predicted(ready, data, index, test)
+    index, scores = index[usable], scores[usable]
+    name = objective_name(home_task.objective)
+    home = _at_home(evaluated, shared, name)
+    there = truth(data.targets[index], None if data.mask is None else data.mask[index], shared.kind, shared.away)
+    _, groups = np.unique(data.subjects[index], return_inverse=True)
+    away = seen_through(scores, there, groups, shared, evaluated.thresholds, name)
+    compared = compare(home, away)
+    counts = Counter(reasons)
+    if other := int((~there.used).sum()):
+        counts[f"not one of the classes {', '.join(shared.classes)}"] = other
+    result = ExternalResult(
+        key=spec.key(),
+        trained=spec,
+        tested=test.spec,
+        phantom=any((spec.cohort.phantom, test.spec.cohort.phantom, ready.loaded.data.phantom, data.phantom)),
+        primary=_primary(home_task, compared.away),
+        objective=home.objective,
+        classes=shared.classes,
+        part="test" if data.given_test else "all",
+        home=compared.home,
+        away=compared.away,
+        drop=compared.drop,
+        data=_described(ready, task, data, away, shared, counts),
+        thresholds=None if away.thresholds is None else tuple(map(float, away.thresholds)),
+    )
+    return result, arrays_of(home, away)
+
+
+def _predicted(
+    ready: Ready, data: TaskData, index: np.ndarray, test: ExternalTest
+) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
+    """Scores ``[n, K]`` of the samples ``index``, ``[n]``; which could be read, and why the others not."""
+    loaded, there = ready.loaded, test.spec
+    raw = {name: distinct(_chosen(data.inputs[name], index), there.task, there.cohort) for name in loaded.task.inputs}
+    prepared = prepare_all(raw, loaded.towers())
+    usable = np.logical_and.reduce([part.usable for part in prepared.values()])
+    rows = frozen_rows(ready.attached, ready.runner.objective, prepared)
+    asked_nothing = replace(ready.runner.data, asked=None)
+    runner = replace(ready.runner, inputs={name: make() for name, make in rows.items()}, views={}, data=asked_nothing)
+    readable = np.flatnonzero(usable)
+    predicted = runner.predict(readable)
+    scores = np.full((len(index), *predicted.shape[1:]), np.nan)
+    scores[readable] = predicted
+    return scores, usable, sum((Counter(part.reasons) for part in prepared.values()), Counter[str]())
+
+
+def _chosen(raw: RawInputs, index: np.ndarray) -> RawInputs:
+    """Some of the samples, so that a cohort's training images need not be read."""
+    numbers = [int(i) for i in index]
+    rows = hashlib.sha256(index.astype("<i8").tobytes()).hexdigest()
+    return RawInputs(lambda i: raw.read(numbers[i]), len(numbers), f"{raw.fingerprint}|rows {rows}")
+
+
+def _at_home(evaluated: Evaluated, shared: Shared, objective: str) -> Predictions:
+    """Predictions of the test split at home, of the shared classes."""
+    arrays = evaluated.arrays
+    facts = truth(arrays["targets"], arrays.get("mask"), shared.kind, shared.home)
+    return seen_through(arrays["scores"], facts, arrays["groups"], shared, evaluated.thresholds, objective)
+
+
+def _primary(task: Task, numbers: dict[str, Any]) -> str:
+    return task.primary if task.primary in numbers else next(iter(numbers))
+
+
+def _described(
+    ready: Ready, task: Task, data: TaskData, away: Predictions, shared: Shared, counts: Counter[str]
+) -> dict[str, Any]:
+    """Counts and sentences for a reader; no identifiers."""
+    notes = list(data.provenance.get("notes", ()))
+    if was_trained_on(ready.loaded.encoder.spec.cohorts, task.cohort):
+        notes.append(f"the encoder was pre-trained on {task.cohort}, so it is no strange cohort to it")
+    if shared.left_at_home:
+        notes.append(f"{task.cohort} does not label {', '.join(shared.left_at_home)}, so these count nowhere")
+    return json_safe(
+        {
+            "samples": len(away.targets),
+            "subjects": int(away.groups.max()) + 1,
+            "left_out": dict(counts),
+            "classes_not_compared": {"home": list(shared.left_at_home), "away": list(shared.left_away)},
+            "few_subjects": few_subjects(objective_of(away).subjects_by_class(away)),
+            "split_hash": data.split_hash(),
+            "notes": notes,
+        }
+    )
