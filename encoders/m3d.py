@@ -28,6 +28,7 @@ from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.encoders.parts.hub import demand
 from medgraft.encoders.parts.loading import StagedEncoder, file_in, finish, hub_file, options_of, origin, seeded
 from medgraft.encoders.parts.m3d_vit import PATCH, SIZE, M3DViT
+from medgraft.encoders.parts.matching import note_match
 from medgraft.errors import CheckpointError, ConfigError, DataError
 from medgraft.fast.convolution import average_pool_3d
 from medgraft.features import Features
@@ -238,7 +239,8 @@ class M3dSource(Source):
             raise ConfigError(f"encoder {name}: a grid of {network.grid} has no cubes of 2 x 2 x 2 tokens")
         if source != "random":
             path = hub_file(name, *HUB) if source == "default" else file_in(Path(source), FILES)
-            load_strict(network, vit_state(read_weights(path, sha256), network.grid, str(path)), str(path))
+            state = vit_state(read_weights(path, sha256), network.grid, str(path))
+            note_match(network, load_strict(network, state, str(path)))
         prepared = volume_size or (CUBE if model == "clip_pooled_256" else size)
         spec = EncoderSpec(
             name=name,

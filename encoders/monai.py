@@ -17,7 +17,8 @@ from torch import Tensor
 
 from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.encoders.parts.hub import demand, fetching
-from medgraft.encoders.parts.loading import finish, load_file, options_of, origin, reason, seeded
+from medgraft.encoders.parts.loading import finish, options_of, origin, reason, seeded
+from medgraft.encoders.parts.matching import load_file
 from medgraft.encoders.parts.monai_networks import (
     STAGED,
     Plan,

@@ -7,6 +7,7 @@ evaluation transform.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,10 +29,12 @@ from medgraft.encoders.parts.loading import (
     raw_image,
     seeded,
 )
-from medgraft.encoders.parts.timm_files import grey, load, quick_gelu, reshape_published
-from medgraft.errors import ConfigError, UnknownNameError
+from medgraft.encoders.parts.timm_files import OtherPadding, grey, load, quick_gelu, reshape_published
+from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
 from medgraft.features import Features
 from medgraft.sources import Source, check_hub_id, check_weights
+
+logger = logging.getLogger(__name__)
 
 
 class TimmFeatures(StagedEncoder):
@@ -404,7 +407,15 @@ class TimmSource(Source):
         with seeded(), fetching(name, url=_url(model)) if remote else options_of(name):
             network: Any = create(pretrained=source == "default")
         if isinstance(source, Path):
-            load(network, source, sha256, weights_grid)
+            try:
+                load(network, source, sha256, weights_grid)
+            except CheckpointError as error:
+                model = f"tf_{model}"
+                if not isinstance(error.__cause__, OtherPadding) or not timm.is_model(model):
+                    raise
+                logger.info("%s was trained with TensorFlow's padding, so the network is timm's %s", source, model)
+                name, network = f"timm:{model}", timm.create_model(model, num_classes=0, **options)
+                load(network, source, sha256, weights_grid)
         elif source == "default":
             reshape_published(network)
         facts = network.pretrained_cfg

@@ -15,24 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medgraft.checkpoints.weights import read_weights
+from medgraft.checkpoints.weights import Matched, partial_allowed, read_weights
 from medgraft.encoder import DualEncoder, Encoder, EncoderSpec
 from medgraft.encoders.parts.hf.families import FAMILIES, OTHERS, Family, family_of
 from medgraft.encoders.parts.hf.layers import heads_of
 from medgraft.encoders.parts.hf.processors import image_processor, processor_place
+from medgraft.encoders.parts.hf.sentences import read_sentences
 from medgraft.encoders.parts.hf.text import TextModel, reads_forwards, spec_of_text
 from medgraft.encoders.parts.hf.towers import PilProcessor, TextTower, VisionTower, pair
 from medgraft.encoders.parts.hf.vision import CALLS, LibraryVision, reads_pooler
 from medgraft.encoders.parts.hub import REMEDY, demand, fetching
-from medgraft.encoders.parts.loading import (
-    LazyTokenizer,
-    check_channels,
-    finish,
-    options_of,
-    origin,
-    seeded,
-    unwrap,
-)
+from medgraft.encoders.parts.loading import LazyTokenizer, check_channels, finish, options_of, origin, seeded
+from medgraft.encoders.parts.matching import note_match, unwrap
 from medgraft.encoders.parts.positions import fitted, recorded_grid
 from medgraft.encoders.parts.quiet import quiet
 from medgraft.errors import CheckpointError, ConfigError, IncompatibleError, UnknownNameError
@@ -122,6 +116,21 @@ def _folder(source: str | Path) -> Path | None:
     return source if source.is_dir() else source.parent
 
 
+def _cached(model: str, source: str | Path) -> Path | None:
+    """The hub's snapshot of a model, with the files that say how sentences are pooled; ``None`` where it has none."""
+    if source != "default" or "/" not in model:
+        return None
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["modules.json", "sentence_bert_config.json", "*_Pooling/config.json", "*_Dense/*", "*_Normalize/*"]
+    try:
+        folder = Path(snapshot_download(model, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError):  # the weights came from a cache that holds nothing else
+        return None
+    return folder if (folder / "modules.json").is_file() else None
+
+
 def _load(
     family: Family,
     name: str,
@@ -142,7 +151,7 @@ def _load(
             return kind(config, **extra)
     dtype = "auto" if reads_forwards(family) else torch.float32  # in float32, seven billion weights take 28 GB
     extra |= {"config": config, "dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    with fetching(name, local=isinstance(source, Path)):
+    with fetching(name, local=isinstance(source, Path)), seeded():  # what a file has not is fresh
         if isinstance(source, Path) and source.is_file():
             state = read_weights(source, sha256)
             expected = kind(config, **{k: v for k, v in extra.items() if k == "add_pooling_layer"}).state_dict()
@@ -150,7 +159,9 @@ def _load(
             network, report = kind.from_pretrained(None, state_dict=state, **extra)
         else:
             network, report = kind.from_pretrained(source if isinstance(source, Path) else model, **extra)
-    _check_report(report, network, source if isinstance(source, Path) else model)
+    where = source if isinstance(source, Path) else model
+    _check_report(report, network, where)
+    note_match(network, _match_of(report, network, str(where)))
     return network
 
 
@@ -178,20 +189,40 @@ def _check_report(report: Mapping[str, Any], network: Any, where: object) -> Non
     What a checkpoint holds for a module that the encoder does not have is a head. Mask tokens and the poolers of a
     pre-training are not run.
     """
-    parts = {*dict(network.named_children()), *dict(network.named_parameters(recurse=False))}
-    unused = {"mask_token", "position_ids", *(() if reads_pooler(network) else ("pooler",))}
     mismatches = {
-        "missing": [key for key in report["missing_keys"] if not unused & set(key.split("."))],
-        "unexpected": [
-            key
-            for key in report["unexpected_keys"]
-            if not HEADS & set(key.split(".")) and (_first(key, network) not in BESIDE or _first(key, network) in parts)
-        ],
+        "missing": _missing(report, network),
+        "unexpected": _unexpected(report, network),
         "of another shape": report["mismatched_keys"],
     }
     problems = [f"{label}: {', '.join(map(_key, sorted(keys)[:6]))}" for label, keys in mismatches.items() if keys]
-    if problems:
-        raise CheckpointError(f"{where} does not fit: {'; '.join(problems)}")
+    if problems and not partial_allowed():
+        raise CheckpointError(f"{where} does not fit: {'; '.join(problems)}; {where}?partial takes what fits")
+
+
+def _missing(report: Mapping[str, Any], network: Any) -> list[str]:
+    unused = {"mask_token", "position_ids", *(() if reads_pooler(network) else ("pooler",))}
+    return [key for key in report["missing_keys"] if not unused & set(key.split("."))]
+
+
+def _unexpected(report: Mapping[str, Any], network: Any) -> list[str]:
+    parts = {*dict(network.named_children()), *dict(network.named_parameters(recurse=False))}
+    return [
+        key
+        for key in report["unexpected_keys"]
+        if not HEADS & set(key.split(".")) and (_first(key, network) not in BESIDE or _first(key, network) in parts)
+    ]
+
+
+def _match_of(report: Mapping[str, Any], network: Any, where: str) -> Matched:
+    """What of the weights the library took, by its own report."""
+    misshapen = [entry if isinstance(entry, str) else entry[0] for entry in report["mismatched_keys"]]
+    fresh = sorted({*_missing(report, network), *misshapen})
+    needed = len(network.state_dict())
+    if needed == len(fresh):
+        raise CheckpointError(f"{where} does not fit: it has none of the {needed} tensors of {type(network).__name__}")
+    return Matched(
+        where, needed - len(fresh), needed, tuple(fresh), tuple(sorted({*report["unexpected_keys"], *misshapen}))
+    )
 
 
 def _first(key: str, network: Any) -> str:
@@ -278,7 +309,10 @@ class TransformersSource(Source):
         folder = model if "/" in model else None
         place = next((str(each) for each in candidates if each), folder)
         if family.text:
-            return finish(TextModel(spec_of_text(name, source, settings, family.text), network, place), source)
+            here = Path(model) if Path(model).is_dir() else _folder(source)
+            sentences = read_sentences(here or _cached(model, source))
+            text = TextModel(spec_of_text(name, source, settings, family.text), network, place, sentences)
+            return finish(text, source, "" if sentences is None else sentences.told)
         transform = image_processor(family, name, processor_place(model, source, _folder(source)), settings)
         facts = _facts(family, name, source, settings, transform)
         if family.dual:

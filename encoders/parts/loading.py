@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from medgraft.checkpoints.weights import load_strict, read_weights, state_digest
+from medgraft.checkpoints.weights import state_digest
 from medgraft.encoder import Encoder, EncoderSpec, TextEncoder
 from medgraft.encoders.parts.hub import cached_file, demand, fetching, reason
+from medgraft.encoders.parts.matching import matches_in
 from medgraft.errors import CheckpointError, ConfigError, DataError, MedgraftError
 from medgraft.features import Features
 from medgraft.files.archives import check_weights_folder
-
-WRAPPERS = (
-    "module.",
-    "model.",
-    "encoder.",
-    "backbone.",
-    "trunk.",
-    "visual.",
-    "vision_encoder.",
-    "vision_model.",
-    "vision_tower.",
-    "swinViT.",
-    "student.",
-    "teacher.",
-)
 
 AnyEncoder = TypeVar("AnyEncoder", bound=Encoder)
 
@@ -134,79 +120,19 @@ def options_of(name: str) -> Iterator[None]:
         raise ConfigError(f"encoder {name} cannot be built with these options: {reason(error)}") from error
 
 
-def unwrap(state: Mapping[str, Tensor], keys: Collection[str]) -> dict[str, Tensor]:
-    """Strips the prefixes that training code wraps around a model (``module.``, ``model.``, ``vision_encoder.``).
-
-    A prefix goes where this makes more keys fit. Keys without it are then parts of another module (a projector, a
-    decoder) and are dropped.
+def finish(encoder: AnyEncoder, source: str | Path, also: str = "") -> AnyEncoder:
+    """Freezes a newly built encoder and writes down where its weights come from, in it and in its towers.
 
     Args:
-        state: Name -> tensor of any shape, as read.
-        keys: Names that the model has.
+        encoder: The encoder.
+        source: What :func:`origin` found.
+        also: What its files say besides their tensors that changes its features, so that results tell it apart.
     """
-    current = dict(state)
-    while True:
-        hits = sum(key in keys for key in current)
-        inner = [{k.removeprefix(p): v for k, v in current.items() if k.startswith(p)} for p in WRAPPERS]
-        best = max(inner, key=lambda each: sum(key in keys for key in each))
-        nested = max(inner, key=len)
-        if sum(key in keys for key in best) > hits:
-            current = best
-        elif nested and hits == 0 and len(nested) == len(current):
-            current = nested  # a wrapper around everything, such as ``module.encoder.``
-        else:
-            return current
-
-
-def load_file(
-    module: nn.Module,
-    path: Path,
-    sha256: str | None = None,
-    *,
-    drop: Sequence[str] = (),
-    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
-    refit: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
-) -> None:
-    """Loads a local file into ``module``, strictly.
-
-    Args:
-        module: What receives the weights.
-        path: Safetensors or PyTorch file.
-        sha256: Expected digest of the file.
-        drop: Patterns (:func:`re.search`) of keys that are known not to belong to an encoder, such as classifiers.
-        convert: Renames keys of an older or foreign layout; runs on unwrapped keys, and only if they do not fit. It
-            and ``refit`` get tensors of any shape by name.
-        refit: Brings what has its right name to the module's shape; runs first, on unwrapped keys.
-
-    Raises:
-        CheckpointError: The file is unreadable, or keys or shapes differ.
-    """
-    module_state = module.state_dict()
-    state = unwrap(read_weights(path, sha256), module_state)
-    if refit is not None:
-        state = refit(state)
-
-    def fitting(file_state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {
-            k: v for k, v in file_state.items() if k in module_state or not any(re.search(each, k) for each in drop)
-        }
-
-    state = fitting(state)
-    fits = state.keys() == module_state.keys() and all(
-        state[key].shape == module_state[key].shape for key in module_state
-    )
-    if not fits and convert is not None:
-        try:
-            state = fitting(convert(dict(state)))
-        except Exception as error:  # a conversion presumes the layout that it converts from
-            raise CheckpointError(f"{path} does not fit: its layout is not known ({reason(error)})") from error
-    load_strict(module, state, str(path))
-
-
-def finish(encoder: AnyEncoder, source: str | Path) -> AnyEncoder:
-    """Freezes a newly built encoder and writes down where its weights come from, in it and in its towers."""
     encoder.freeze()
-    weights = "random" if source == "random" else f"pretrained:{state_digest(encoder)}"
+    encoder.loaded = matches_in(encoder)
+    digest = state_digest(encoder)
+    digest = hashlib.sha256(f"{digest}|{also}".encode()).hexdigest() if also else digest
+    weights = "random" if source == "random" else f"pretrained:{digest}"
     for each in {id(e): e for e in (encoder, *encoder.towers().values())}.values():
         each.spec = each.spec.model_copy(update={"weights": weights})
     return encoder

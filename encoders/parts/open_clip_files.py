@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from medgraft.encoders.parts.loading import load_file
+from medgraft.encoders.parts.matching import load_file
 from medgraft.encoders.parts.positions import fitted, recorded_grid
 from medgraft.encoders.parts.timm_files import from_openai, own_grid, positions_before
 from medgraft.errors import CheckpointError

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.encoders.parts.hub import demand
-from medgraft.encoders.parts.loading import file_in, finish, load_file, options_of, origin, seeded
+from medgraft.encoders.parts.loading import file_in, finish, options_of, origin, seeded
+from medgraft.encoders.parts.matching import load_file
 from medgraft.errors import ConfigError
 from medgraft.sources import Source
 

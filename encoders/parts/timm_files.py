@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from medgraft.checkpoints.weights import read_weights
-from medgraft.encoders.parts.loading import load_file
+from medgraft.encoders.parts.matching import load_file
 from medgraft.encoders.parts.positions import fitted, recorded_grid
 from medgraft.errors import CheckpointError
 
@@ -44,13 +44,17 @@ def from_openai(path: Path, sha256: str | None) -> bool:
     return {key.rpartition(".")[2] for key in names} >= OPENAI
 
 
+class OtherPadding(CheckpointError):
+    """Weights of an EfficientNet that pads as TensorFlow does, for a model that does not."""
+
+
 def convert(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Converts the original authors' checkpoints as timm does (DINOv2, EVA, JAX), and lukemelas' EfficientNets.
 
     Tensors have any shape.
 
     Raises:
-        CheckpointError: The file is an EfficientNet that pads as TensorFlow does, and the model does not.
+        OtherPadding: The file is an EfficientNet that pads as TensorFlow does, and the model does not.
     """
     if "_conv_stem.weight" in state:
         return rename_efficientnet(model, state)
@@ -62,12 +66,12 @@ def rename_efficientnet(model: Any, state: dict[str, Tensor]) -> dict[str, Tenso
     """Keys of EfficientNet-PyTorch as timm's; the tensors, of any shape, are the same.
 
     Raises:
-        CheckpointError: The model pads evenly; these weights were trained with TensorFlow's padding.
+        OtherPadding: The model pads evenly; these weights were trained with TensorFlow's padding.
     """
     from timm.layers.conv2d_same import Conv2dSame
 
     if not isinstance(getattr(model, "conv_stem", None), Conv2dSame):
-        raise CheckpointError(
+        raise OtherPadding(
             "these are weights of EfficientNet-PyTorch, trained with TensorFlow's padding; their model is timm's "
             "tf_efficientnet of the same size"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,9 @@ from medgraft.errors import ConfigError
 from medgraft.features import Features
 from medgraft.modality import check_modalities
 from medgraft.sites import Site, attention_sites, block_roots, branch_sites, is_norm, layer_sites, norm_sites
+
+if TYPE_CHECKING:
+    from medgraft.checkpoints.weights import Matched
 
 
 class EncoderSpec(BaseModel):
@@ -92,6 +95,7 @@ class Encoder(nn.Module):
             it there by :meth:`resize`; ``None`` where it is the spec's ``input_size``.
         block_grid: Prefix tokens and grid of the tokens inside the blocks, where pooling leaves others; ``None`` where
             they are those of the features.
+        loaded: What of which files its weights are, where they were read from files.
     """
 
     spec: EncoderSpec
@@ -104,6 +108,7 @@ class Encoder(nn.Module):
     real_slices: Tensor | None = None
     network_size: tuple[int, ...] | None = None
     block_grid: tuple[int, tuple[int, ...]] | None = None
+    loaded: tuple[Matched, ...] = ()
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()

@@ -340,12 +340,18 @@ class EncoderName(NamedTuple):
     model: str
     weights: str
     sha256: str | None
+    partial: bool = False
+
+
+PARTIAL = "?partial"
+"""Behind the path of weights: take what fits, see :func:`medgraft.checkpoints.weights.partial_weights`."""
 
 
 def resolve_encoder(name: str) -> EncoderName:
     """Parses an encoder name and finds its source, without importing it.
 
-    ``@random`` gives fresh weights, ``@path`` a local file or folder; without ``@`` the source's default holds.
+    ``@random`` gives fresh weights, ``@path`` a local file or folder, ``@path?partial`` what fits of it; without ``@``
+    the source's default holds.
     """
     base, _, weights = name.partition("@")
     alias = catalogue().encoders.aliases.get(base)
@@ -366,7 +372,8 @@ def resolve_encoder(name: str) -> EncoderName:
     except UnknownNameError as error:
         names = [*registered, *catalogue().encoders.aliases]
         raise UnknownNameError("encoder", base, names, "encoders are named source:model") from error
-    return EncoderName(name, plugin, model, weights or "default", sha256)
+    partial = weights.endswith(PARTIAL)
+    return EncoderName(name, plugin, model, weights.removesuffix(PARTIAL) or "default", sha256, partial)
 
 
 def check_encoder(name: str) -> EncoderName:
@@ -408,7 +415,13 @@ def build_encoder(name: str) -> Encoder:
     parsed = check_encoder(name)
     source = plugins.load(parsed.plugin)
     extra = {"sha256": parsed.sha256} if parsed.sha256 else {}
-    with _random_weights() if parsed.weights == "random" else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if parsed.weights == "random":
+            stack.enter_context(_random_weights())
+        if parsed.partial:
+            from medgraft.checkpoints.weights import partial_weights
+
+            stack.enter_context(partial_weights())
         encoder = source.build(parsed.model, parsed.weights, **extra)
     if not isinstance(encoder, Encoder):
         raise PluginError(f"encoder source {parsed.plugin.name!r} built {type(encoder)!r}, not a medgraft.Encoder")

@@ -312,8 +312,14 @@ def test_efficientnets_of_lukemelas_load_into_the_model_that_pads_alike(tmp_path
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.allclose(encoder(x).pooled, model(x), rtol=1e-5, atol=1e-6)
-    with pytest.raises(CheckpointError, match="tf_efficientnet"):
-        TimmSource.build("efficientnet_b0", path)
+    (matched,) = encoder.loaded
+    assert matched.loaded == matched.needed and matched.renamed and len(matched.left_out) == 2
+    even = TimmSource.build("efficientnet_b0", path)  # pads evenly, which these weights were not trained for
+    assert even.spec.name == "timm:tf_efficientnet_b0"
+    with torch.no_grad():
+        assert torch.equal(even(x).pooled, encoder(x).pooled)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        TimmSource.build("efficientnet_b1", path)
     assert rename_efficientnet(model, state).keys() >= model.state_dict().keys()
 
 

@@ -20,6 +20,7 @@ from medgraft.encoders.parts.hf.layers import (
     rotation_noted,
     with_scores,
 )
+from medgraft.encoders.parts.hf.sentences import Sentences, vector
 from medgraft.encoders.parts.loading import LazyTokenizer, LibraryText, reason
 from medgraft.errors import IncompatibleError, MedgraftError
 from medgraft.features import Features
@@ -94,6 +95,7 @@ class TextModel(LibraryText):
         spec: Facts; ``dim``, ``heads``, ``input_size`` and, for ``auto``, ``pooling`` are set to what is found.
         model: The library's model; of an encoder and decoder, the encoder is taken.
         tokenizer: Hub id or local folder of the tokenizer; ``None`` where there is none.
+        sentences: How a folder of sentence-transformers makes vectors; ``None`` for what the model's kind does.
 
     Raises:
         IncompatibleError: It does not run on token ids alone, or its tokens cannot be told.
@@ -101,19 +103,26 @@ class TextModel(LibraryText):
 
     rotation: Any = None
 
-    def __init__(self, spec: EncoderSpec, model: Any, tokenizer: str | None) -> None:
+    def __init__(
+        self, spec: EncoderSpec, model: Any, tokenizer: str | None, sentences: Sentences | None = None
+    ) -> None:
         if getattr(model.config, "is_encoder_decoder", False) and hasattr(model, "get_encoder"):
             model = model.get_encoder()
         plain_linears(model)
         config = model.config.get_text_config()
         self_pad, stated = _padding(config)
-        spec = spec.model_copy(update={"input_size": (_places(model, spec.input_size[0]),)})
+        longest = min(spec.input_size[0], sentences.length or LENGTH) if sentences else spec.input_size[0]
+        spec = spec.model_copy(update={"input_size": (_places(model, longest),)})
         remote = tokenizer is not None and not Path(tokenizer).exists()
         read = partial(read_tokenizer, tokenizer, spec.input_size[0], self_pad)
         words = LazyTokenizer(spec.name, read, remote=remote)
         super().__init__(spec, words, self_pad)
         self.pads_inside = stated
         self.model: Any = model
+        self.sentences = sentences
+        self.dense = (
+            None if sentences is None else sentences.dense
+        )  # a part of the encoder, frozen and digested with it
         self.any_length = reads_any_length(model.config)
         self.eval()
         ids = torch.randint(2, min(config.vocab_size, 1000), (2, min(8, spec.input_size[0])), generator=_generator())
@@ -136,6 +145,8 @@ class TextModel(LibraryText):
         self._paths = tuple(f"model.{path}" for path in stack.paths)
         pooling = self.spec.pooling if self.spec.pooling != "auto" else POOLING[self._pooling(ids, tokens)]
         self.has_cls = pooling == "cls"
+        if self.sentences is not None:
+            pooling = self.sentences.told
         heads = heads_of(self.model.config.get_text_config())
         layouts = find_attention(self, list(self._paths), heads, run)
         changes = {"dim": tokens.shape[-1], "heads": heads if layouts else 0, "pooling": pooling}
@@ -175,6 +186,11 @@ class TextModel(LibraryText):
     def _features(self, x: Tensor) -> Features:
         mask = self.real_tokens(self.checked(x))
         tokens = self._tokens(x, mask)
+        if self.sentences is not None:
+            prefix = 1 if self.has_cls else 0
+            return Features(
+                tokens, vector(tokens, mask, self.sentences), prefix, (tokens.shape[1] - prefix,), mask=mask
+            )
         if self.has_cls:
             return Features(tokens, tokens[:, 0], 1, (tokens.shape[1] - 1,), mask=mask)
         if self.spec.pooling == "mean":

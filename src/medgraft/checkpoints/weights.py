@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,14 @@ from medgraft.errors import CheckpointError
 from medgraft.files.archives import check_weights, names_bytearray
 from medgraft.files.limits import RATIO_FROM
 from medgraft.untyped import is_a
+
+WRAPPERS = (
+    *("state_dict", "model_state_dict", "model", "teacher", "net", "network", "network_weights", "model_ema"),
+    *("encoder", "backbone", "student"),
+)
+"""Entries under which training code saves a model's tensors, the first that is there first: Lightning and MMEngine
+(``state_dict``), MAE and the trainer of transformers (``model``), DINO (``teacher``), MONAI (``net``, ``network``),
+nnU-Net (``network_weights``)."""
 
 UNRECORDED = "unrecorded"
 """``base_digest`` of an adapter from a foreign file that does not say which encoder weights it was trained on."""
@@ -51,7 +61,7 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         sha256: Expected digest of the file, checked before anything is read.
 
     Returns:
-        Name -> tensor; a ``state_dict`` or ``model`` wrapper is opened.
+        Name -> tensor; what training code wraps around it (:data:`WRAPPERS`) is opened.
 
     Raises:
         CheckpointError: The file is missing, unreadable, holds no table of tensors, asks to run code, or fails the
@@ -77,9 +87,7 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
             f"checkpoint {path} is refused: it holds more than tensors, or is damaged "
             f"({type(error).__name__}: {str(error).partition(chr(10))[0][:200]}). Save it again as safetensors"
         ) from error
-    for wrapper in ("state_dict", "model_state_dict", "model"):
-        if is_a(state, dict) and is_a(state.get(wrapper), dict):
-            state = state[wrapper]
+    state = _opened(state)
     if not is_a(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise CheckpointError(f"checkpoint {path} is not a table of tensors; save the model's state_dict()")
     for name, tensor in state.items():
@@ -87,6 +95,16 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"checkpoint {path} is refused: {name} repeats a few stored numbers {tensor.numel():,} times"
             )
+    return state
+
+
+def _opened(state: Any) -> Any:
+    """The table of tensors in what a training script saved; of a teacher and its student (DINO) the teacher's."""
+    while is_a(state, dict) and not any(isinstance(value, Tensor) for value in state.values()):
+        inner = next((state[name] for name in WRAPPERS if is_a(state.get(name), dict) and state[name]), None)
+        if inner is None:
+            return state
+        state = inner
     return state
 
 
@@ -108,28 +126,86 @@ def _load_pickled(path: Path) -> Any:
     return load_tensors(path)
 
 
-def load_strict(module: nn.Module, state: dict[str, Tensor], where: str) -> None:
+@dataclass(frozen=True)
+class Matched:
+    """What of a file went into a module.
+
+    Attributes:
+        where: The file.
+        loaded: Tensors that were taken.
+        needed: Tensors that the module has.
+        missing: Names of those that kept their fresh values.
+        left_out: Names in the file that are of no part of the module, or have another shape.
+        prefix: What was taken off the names in the file.
+        renamed: The file's layout is another one, and its names were converted.
+    """
+
+    where: str
+    loaded: int
+    needed: int
+    missing: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    prefix: str = ""
+    renamed: bool = False
+
+    def __str__(self) -> str:
+        parts = [f"{self.loaded} of {self.needed} tensors from {self.where}"]
+        parts += [f"prefix {self.prefix!r} taken off"] if self.prefix else []
+        parts += ["names converted from another layout"] if self.renamed else []
+        parts += [f"not in the file, fresh: {_named(self.missing)}"] if self.missing else []
+        parts += [f"left out of the file: {_named(self.left_out)}"] if self.left_out else []
+        return "; ".join(parts)
+
+
+def _named(keys: Sequence[str]) -> str:
+    return f"{', '.join(keys[:6])}{f' and {len(keys) - 6} more' if len(keys) > 6 else ''}"
+
+
+_partial: ContextVar[bool] = ContextVar("_partial", default=False)
+
+
+@contextmanager
+def partial_weights(allowed: bool = True) -> Iterator[None]:
+    """Inside it, :func:`load_strict` takes what fits of a file and leaves the rest fresh; ``False`` changes nothing."""
+    token = _partial.set(allowed or _partial.get())
+    try:
+        yield
+    finally:
+        _partial.reset(token)
+
+
+def partial_allowed() -> bool:
+    """Whether a file may fit in part, see :func:`partial_weights`."""
+    return _partial.get()
+
+
+def load_strict(module: nn.Module, state: dict[str, Tensor], where: str) -> Matched:
     """Loads ``state``, tensors of any shape by name, into ``module``; names every missing, unexpected, misshapen key.
 
+    Returns:
+        What was taken; everything, unless :func:`partial_weights` allows less.
+
     Raises:
-        CheckpointError: The keys or shapes differ.
+        CheckpointError: The keys or shapes differ, or nothing at all fits.
     """
     module_state = module.state_dict()
     missing, unexpected = sorted(module_state.keys() - state.keys()), sorted(state.keys() - module_state.keys())
-    shapes = [
-        f"{key} is {tuple(state[key].shape)}, expected {tuple(module_state[key].shape)}"
-        for key in sorted(module_state.keys() & state.keys())
-        if module_state[key].shape != state[key].shape
-    ]
+    misshapen = sorted(key for key in module_state.keys() & state.keys() if module_state[key].shape != state[key].shape)
+    shapes = [f"{key} is {tuple(state[key].shape)}, expected {tuple(module_state[key].shape)}" for key in misshapen]
     problems = [
-        f"{label}: {', '.join(keys[:6])}{f' and {len(keys) - 6} more' if len(keys) > 6 else ''}"
+        f"{label}: {_named(keys)}"
         for label, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
         if keys
     ]
-    if problems:
+    fitting = {key: state[key] for key in state if key in module_state and key not in misshapen}
+    if problems and not (partial_allowed() and fitting):
         raise CheckpointError(f"{where} does not fit: {'; '.join(problems)}")
-    refuse_not_finite(state, {name for name, _ in module.named_buffers()}, where)
-    module.load_state_dict(state)
+    refuse_not_finite(fitting, {name for name, _ in module.named_buffers()}, where)
+    module.load_state_dict(fitting, strict=not problems)
+    fresh = (*missing, *misshapen)
+    return Matched(
+        where, len(fitting), len(module_state), tuple(sorted(fresh)), tuple(sorted([*unexpected, *misshapen]))
+    )
 
 
 def refuse_not_finite(state: Mapping[str, Tensor], buffers: Collection[str], where: str) -> None:

@@ -51,16 +51,27 @@ def describe_plugin(console: Console, name: str, encoder: str | None = None, *, 
         for model, line in obj.models().items():
             console.print(f"  {plugin.name}:{model}  {line}", markup=False)
         _show_options(console, options_of_source(obj), f"--set {plugin.name}.OPTION=VALUE")
-        if sites:
-            from medgraft.commands.site_picture import picture
-
-            console.print(picture(build_encoder(name)), markup=False, highlight=False, soft_wrap=True)
+        if sites or "@" in name:
+            _describe_encoder(console, name, sites=sites)
     elif kind == "task":
         _describe_task(console, name, obj)
     elif kind == "cohort":
         _show_options(console, described(obj.Config), f"medgraft cohort {name} --OPTION VALUE")
     elif hasattr(obj, "Config"):  # a launcher's
         _show_options(console, described(obj.Config), f"--set {plugin.name}.OPTION=VALUE")
+
+
+def _describe_encoder(console: Console, name: str, *, sites: bool) -> None:
+    """Builds an encoder: its facts, what of a file went into it, and its sites where they are asked for."""
+    encoder = build_encoder(name)
+    for fact, value in encoder.spec.model_dump().items():
+        console.print(f"{fact}: {value}", markup=False, highlight=False)
+    for matched in encoder.loaded:
+        console.print(f"loaded {matched}", markup=False, highlight=False, soft_wrap=True)
+    if sites:
+        from medgraft.commands.site_picture import picture
+
+        console.print(picture(encoder), markup=False, highlight=False, soft_wrap=True)
 
 
 def _describe_task(console: Console, name: str, cls: type[Task]) -> None:
