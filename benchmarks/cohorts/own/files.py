@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote
@@ -41,6 +42,9 @@ class Finder:
     Args:
         home: Folder of the table.
         root: Folder that the user names for its files; looked at before the table's own.
+
+    Attributes:
+        elsewhere: How files were found that are not where the table says -> how many.
     """
 
     def __init__(self, home: Path, root: Path | None = None) -> None:
@@ -49,6 +53,7 @@ class Finder:
         self.folders: list[Path] = list(dict.fromkeys([*first, self.home, self.home.parent]))
         self._by_name: dict[str, list[str]] | None = None
         self._ends: dict[str, str] = {}
+        self.elsewhere: Counter[str] = Counter()
 
     def find(self, written: str) -> str:
         """Absolute path of a file; empty where there is none.
@@ -64,8 +69,11 @@ class Finder:
                 if _is_there(path):
                     return path
             if end := self._by_its_end(name):
+                self.elsewhere["by the end of their path"] += 1
                 return end
-        return self._indexed(written.strip())
+        if path := self._indexed(written.strip()):
+            self.elsewhere["by their name alone"] += 1
+        return path
 
     def _by_its_end(self, name: str) -> str:
         """The file of the longest end of a path; parts that worked for another file are tried first."""

@@ -134,6 +134,8 @@ class Reading:
                 f"such as {example!r}; looked for in {' and '.join(map(str, self.finder.folders))}; put the table "
                 "beside its files"
             )
+        for how, count in self.finder.elsewhere.items():
+            self.notes.append(f"files that are not where the table says, found {how}: {count}")
         return files
 
     def _keep_files(self, modality: str) -> None:

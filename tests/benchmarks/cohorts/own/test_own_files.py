@@ -165,3 +165,14 @@ def test_voxels_of_a_pair_are_part_of_what_the_data_are(tmp_path):
     after = task().load(path).check()
     assert before.inputs["volume"].fingerprint != after.inputs["volume"].fingerprint
     assert len(set(after.subjects)) == 11
+
+
+def test_files_that_are_not_where_the_table_says_are_told(tmp_path):
+    names = pictures(tmp_path / "img", 24)
+    away = [f"/mnt/other machine/data/img/{name}" for name in names]
+    path = table(tmp_path, {"image": [*away[:20], *names[20:]], "label": ["a", "b"] * 12})
+    notes = task().read(path)[0].notes
+    assert "files that are not where the table says, found by the end of their path: 20" in notes
+    assert "files that are not where the table says, found by their name alone: 4" in notes
+    path = table(tmp_path, {"image": [f"img/{name}" for name in names], "label": ["a", "b"] * 12}, "right.csv")
+    assert not any("where the table says" in note for note in task().read(path)[0].notes)
