@@ -37,8 +37,8 @@ def made_up(kind: str, identifiers: Iterable[str]) -> bool:
 
     Args:
         kind: ``adni`` (PTIDs), ``chexpert`` (``patient...``), ``rsna`` and ``siim`` (names of images), ``nih`` (eight
-            digits of a patient), ``mimic`` (``p...``) or ``oasis`` (``OAS1_...``, ``OAS3...``); of any other kind nothing is
-            known, so the answer is no.
+            digits of a patient), ``mimic`` (``p...``) or ``oasis`` (``OAS1_...``, ``OAS3...``); of any other kind
+            nothing is known, so the answer is no.
         identifiers: Of people or images.
 
     Example:
