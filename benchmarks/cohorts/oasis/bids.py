@@ -115,16 +115,22 @@ def read_bids_sessions(tree: BidsTree, root: Path, report: ReadReport) -> pd.Dat
     )
     rows = drop_rows(rows, rows["number"].isna(), "session that is not named ses-M<month>", report)
     listed = set(rows["subject"])
-    at_entry = [row for row in people.values() if row["subject"] not in listed]  # participants.tsv has a CDR, too
-    alone = pd.DataFrame([{"subject": row["subject"], "number": 0.0} for row in at_entry], columns=rows.columns)
-    rows = pd.concat([rows, alone.astype(rows.dtypes.to_dict())], ignore_index=True) if at_entry else rows
+    at_entry = [subject for subject in people if subject not in listed]  # participants.tsv has a CDR, too
+    alone = pd.DataFrame({"subject": at_entry, "number": 0.0})
+    parts = [part for part in (rows, alone) if len(part)]
+    rows = pd.concat(parts, ignore_index=True).reindex(columns=rows.columns) if parts else rows
     rows["number"] = rows["number"].astype(int)
     for name in ("sex", "education", "education_level", "apoe4"):
         rows[name] = [people.get(subject, {}).get(name) for subject in rows["subject"]]
     first = rows["number"] == 0
-    for name, source in (("cdr", "cdr"), ("age", "age_bl")):
-        known = pd.Series([people.get(subject, {}).get(source) for subject in rows["subject"]], index=rows.index)
-        rows[name] = rows[name].where(rows[name].notna() | ~first, to_floats(known))
+
+    def of_person(name: str) -> pd.Series:
+        return to_floats(pd.Series([people.get(each, {}).get(name) for each in rows["subject"]], index=rows.index))
+
+    rows["cdr"] = rows["cdr"].where(rows["cdr"].notna() | ~first, of_person("cdr"))
+    # Clinica cuts OASIS-3's ages at the scan to whole years, and keeps the age at entry as it is.
+    exact = of_person("age_bl") + rows["day"].where(~first | rows["day"].notna(), 0) / 365.25
+    rows["age"] = exact.where(exact.notna(), rows["age"])
     return rows.reset_index(drop=True)
 
 
@@ -134,17 +140,18 @@ def check_scores(rows: pd.DataFrame, root: Path) -> None:
     Raises:
         DataError: No table has a CDR, or in no month do two people have different scores, though many share a month.
     """
-    if not rows["cdr"].notna().any():
+    scored = pd.DataFrame(rows[rows["cdr"].notna()])
+    if scored.empty:
         raise DataError(
             f"the tables of {root} have no CDR (cdr_global or cdr in sessions.tsv or participants.tsv), and Clinica's "
             "diagnosis calls a CDR of 0.5 AD, so it is not read; put OASIS's own table into the folder"
         )
     if study_of(rows["subject"].iloc[0]) != "oasis3":
         return
-    scored = rows[rows["cdr"].notna()]
-    alike = scored.groupby("number")[["cdr", "MMSE", "CDRSB", "dx1"]].nunique(dropna=False)
-    people = scored.groupby("number")["subject"].nunique()
-    if len(scored) and int((people - 1).sum()) >= SAME_FOR_ALL and bool((alike <= 1).all(axis=None)):
+    by_month = scored.groupby("number")
+    alike = by_month[["cdr", "MMSE", "CDRSB", "dx1"]].nunique(dropna=False).to_numpy() <= 1
+    others = int((by_month["subject"].nunique().to_numpy() - 1).sum())
+    if others >= SAME_FOR_ALL and alike.all():
         raise DataError(
             f"in {root} everybody of one session has the same CDR, MMSE and dx1, as Clinica 0.12 joins them by month "
             "alone; put OASIS-3's own OASIS3_UDSb4_cdr.csv and OASIS3_demographics.csv into the folder"

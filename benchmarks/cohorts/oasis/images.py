@@ -92,10 +92,10 @@ def study_of(subject: str) -> str:
     return STUDIES[subject[3]]
 
 
-def find_scans(root: Path, report: ReadReport) -> list[Scan]:
-    """One volume for every session below a folder, by subject and session; empty where there is none.
+def find_scans(root: Path, report: ReadReport) -> tuple[list[Scan], set[tuple[str, int]]]:
+    """One volume for every session below a folder, by subject and session; and the sessions with halves of pairs alone.
 
-    Of several images of a session the first by name counts. A pair without its other half counts as missing.
+    Of several images of a session the first by name counts. A pair without its other half is counted as left out.
 
     Raises:
         DataError: There are images of two of the three.
@@ -116,12 +116,14 @@ def find_scans(root: Path, report: ReadReport) -> list[Scan]:
     if len(studies) > 1:
         named = " and ".join(TITLES[study] for study in sorted(studies))
         raise DataError(f"{root} holds images of {named}; name the folder of one of them")
-    scans = []
+    scans: list[Scan] = []
+    broken: set[tuple[str, int]] = set()
     for (subject, number), candidates in sorted(found.items()):
         whole = sorted((each for each in candidates.values() if each.whole), key=lambda each: each.rank)
         if halves := len(candidates) - len(whole):
             report.skip(HALF_MISSING, count=halves)
         if not whole:
+            broken.add((subject, number))
             continue
         if len(whole) > 1:
             report.skip(ANOTHER, count=len(whole) - 1)
@@ -129,7 +131,7 @@ def find_scans(root: Path, report: ReadReport) -> list[Scan]:
         sidecar = image.with_name(re.sub(r"\.nii(\.gz)?$", ".json", image.name))
         session = f"d{number:04d}" if study_of(subject) == "oasis3" else f"MR{number}"
         scans.append(Scan(subject, number, image, session, sidecar if sidecar in sidecars else None))
-    return scans
+    return scans, broken
 
 
 def _recognised(inside: str, name: str) -> tuple[tuple[str, int], int, str, str] | None:

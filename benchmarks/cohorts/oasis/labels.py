@@ -81,11 +81,12 @@ def _label(value: Any, labels: Labels) -> tuple[str | None, str]:
 
 
 def label_unassessed(rows: pd.DataFrame, unassessed: Unassessed) -> pd.DataFrame:
-    """OASIS-1's rows without a CDR: those of people under 60 are told apart, and are CN where the option says so.
+    """Rows without a CDR: in OASIS-1 those of people under 60 are told apart, and are CN where the option says so.
 
     The table's authors did not rate the young, who came as healthy volunteers: a blank is no rating of 0.
     """
-    young = rows["dx"].isna() & (rows["why"] == NO_CDR) & (rows["age"] < UNASSESSED_AGE).to_numpy(bool)
+    of_oasis1 = rows["subject"].astype("string").str.startswith("OAS1").to_numpy(bool)
+    young = rows["dx"].isna() & (rows["why"] == NO_CDR) & (rows["age"] < UNASSESSED_AGE).to_numpy(bool) & of_oasis1
     rows = rows.assign(why=np.where(young, UNDER_AGE, rows["why"]))
     if unassessed == "cn":
         rows.loc[young, ["dx", "source"]] = ["CN", "under 60, not assessed"]

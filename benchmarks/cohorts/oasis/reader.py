@@ -22,6 +22,7 @@ from medgraft.benchmarks.cohorts.adni.merge import (
     is_missing,
     merge_repeated,
     records,
+    to_floats,
 )
 from medgraft.benchmarks.cohorts.files.made_up import made_up
 from medgraft.benchmarks.cohorts.oasis.bids import (
@@ -97,7 +98,7 @@ def read_oasis(root: Path, *, labels: Labels = "cdr", unassessed: Unassessed = "
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; name the one that holds OASIS's images and its table")
     report = ReadReport()
-    scans, tree = _find(root, report)
+    scans, broken, tree = _find(root, report)
     study, tables = study_of(scans[0].subject), find_tables(root)
     _check_labels(labels, study, root)
     kinds = {found.kind for found in tables}
@@ -108,11 +109,11 @@ def read_oasis(root: Path, *, labels: Labels = "cdr", unassessed: Unassessed = "
     elif study != "oasis3" and SESSIONS in kinds:
         if tree is not None:  # Clinica keeps the first session of each subject
             scans = [scan._replace(number=scan.number + 1) for scan in scans]
-        frame, visits = _by_session(scans, read_sessions(tables, study, report), labels, unassessed, report)
+        frame, visits = _by_session(scans, read_sessions(tables, study, report), broken, labels, unassessed, report)
     elif tree is not None:
         facts = read_bids_sessions(tree, root, report)
         check_scores(facts, root)
-        frame, visits = _by_session(scans, facts, labels, unassessed, report)
+        frame, visits = _by_session(scans, facts, broken, labels, unassessed, report)
     else:
         raise DataError(f"{root} holds images of {TITLES[study]} and no table of it; {_TABLES[study]}")
     if frame.empty:
@@ -134,17 +135,18 @@ def read_oasis(root: Path, *, labels: Labels = "cdr", unassessed: Unassessed = "
     )
 
 
-def _find(root: Path, report: ReadReport) -> tuple[list[Scan], BidsTree | None]:
-    """The scans, and the tree where they lie in BIDS.
+def _find(root: Path, report: ReadReport) -> tuple[list[Scan], set[tuple[str, int]], BidsTree | None]:
+    """The scans, sessions with half an image, and the tree where they lie in BIDS.
 
     Raises:
         DataError: There is none.
     """
-    scans = find_scans(root, report)
+    scans, broken = find_scans(root, report)
     if scans:
-        return scans, None
+        return scans, broken, None
     if looks_like_bids(root):
-        return find_bids_scans(root, report)
+        scans, tree = find_bids_scans(root, report)
+        return scans, broken, tree
     left_out = "; ".join(f"{reason}: {count}" for reason, count in report.skipped.most_common())
     raise DataError(
         f"{root} holds no image of OASIS{f' ({left_out})' if left_out else ''}; looked for OAS1_*_t88_masked_gfc.hdr "
@@ -172,7 +174,12 @@ def _dated(scans: list[Scan], sessions: pd.DataFrame, report: ReadReport) -> lis
 
 
 def _by_session(
-    scans: list[Scan], facts: pd.DataFrame, labels: Labels, unassessed: Unassessed, report: ReadReport
+    scans: list[Scan],
+    facts: pd.DataFrame,
+    broken: set[tuple[str, int]],
+    labels: Labels,
+    unassessed: Unassessed,
+    report: ReadReport,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of scans whose table knows them by session, and the labels of all its sessions."""
     facts = add_labels(facts, labels).assign(source=_SOURCE[labels])
@@ -181,7 +188,7 @@ def _by_session(
     facts["month"] = facts["delay"] / DAYS_PER_MONTH if "delay" in facts else facts["number"].astype(float)
     facts["month"] = facts["month"].where(facts["month"].notna() | (facts["number"] != 1), 0.0)
     by_key = {(row["subject"], row["number"]): row for row in records(facts)}
-    if missing := len(by_key.keys() - {(scan.subject, scan.number) for scan in scans}):
+    if missing := len(by_key.keys() - {(scan.subject, scan.number) for scan in scans} - broken):
         report.skip("image file missing", count=missing)
     rows = []
     for scan in scans:
@@ -222,7 +229,7 @@ def _by_day(
     visits = add_labels(read_visits(tables, report), labels)
     visits = merge_repeated(visits, ["subject", "day"], "duplicate row of the clinical table", report)
     visits = visits.sort_values(["subject", "day"], kind="stable")
-    if odd := int(visits["contradictory"].sum()):
+    if odd := int(visits["contradictory"].to_numpy(bool).sum()):
         report.note("clinical visit with two different labels; it is not used", odd)
     of_subject: dict[str, list[dict[str, Any]]] = {}
     for visit in records(visits):
@@ -252,7 +259,7 @@ def _scanner(scan: Scan, table: Mapping[str, Any]) -> dict[str, Any]:
     facts = dict(table)
     if scan.sidecar is not None:
         facts |= sidecar_of(scan.image, {str(scan.sidecar)})
-    tesla = pd.to_numeric(facts.get("MagneticFieldStrength"), errors="coerce")
+    tesla = to_floats(pd.Series([facts.get("MagneticFieldStrength")], dtype=object)).iloc[0]
     names = (facts.get("Manufacturer"), facts.get("ManufacturersModelName"))
     maker, model = (name.strip() if isinstance(name, str) and name.strip() else None for name in names)
     return {"field_strength": float(tesla), "manufacturer": maker, "scanner_model": model}
@@ -261,7 +268,8 @@ def _scanner(scan: Scan, table: Mapping[str, Any]) -> dict[str, Any]:
 def _row(scan: Scan, row: Mapping[str, Any], month: float, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The finished row of one scan."""
     named = (*VISIT_FACTS, *SCANNER_COLUMNS, "cdr", "education_level", "eTIV", "nWBV")
-    out = {name: facts.get(name, math.nan) for name in named}
+    words = ("sex", "education_level", *SCANNER_COLUMNS)
+    out = {name: facts.get(name, None if name in words else math.nan) for name in named}
     scanner = " ".join(name for name in (out["manufacturer"], out["scanner_model"]) if isinstance(name, str))
     return out | {
         "subject": scan.subject,
