@@ -106,8 +106,9 @@ def test_oasis3_under_either_of_its_names(tmp_path, prefix):
 
 def same_for_all(root: Path) -> Path:
     """What Clinica 0.12 writes: the scores of one person for everybody of a session."""
-    return clinica3(root, [(f"{k:04d}", "ses-M000", f"d{k:04d}", 0, 29) for k in range(1, 5)]
-                    + [(f"{k:04d}", "ses-M012", f"d{360 + k:04d}", 0.5, 25) for k in range(1, 5)])  # fmt: skip
+    people = [f"{k:04d}" for k in range(1, 5)]
+    first = [(name, "ses-M000", f"d{name}", 0.0, 29) for name in people]
+    return clinica3(root, first + [(name, "ses-M012", f"d{360 + int(name):04d}", 0.5, 25) for name in people])
 
 
 def test_scores_joined_by_month_alone_are_refused(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -77,9 +78,9 @@ def test_oasis1_is_big_endian_analyze_with_a_trailing_axis(written):
 
 
 def test_tables_have_the_columns_of_the_real_ones(written):
-    one = pd.read_csv(written["oasis1", "archive"] / "oasis_cross-sectional.csv")
+    one: Any = pd.read_csv(written["oasis1", "archive"] / "oasis_cross-sectional.csv")
     assert list(one) == ["ID", "M/F", "Hand", "Age", "Educ", "SES", "MMSE", "CDR", "eTIV", "nWBV", "ASF", "Delay"]
-    two = pd.read_csv(written["oasis2", "archive"] / "oasis_longitudinal.csv")
+    two: Any = pd.read_csv(written["oasis2", "archive"] / "oasis_longitudinal.csv")
     assert list(two) == ["Subject ID", "MRI ID", "Group", "Visit", "MR Delay", "M/F", "Hand", "Age", "EDUC", "SES",
                          "MMSE", "CDR", "eTIV", "nWBV", "ASF"]  # fmt: skip
     assert two.groupby("Subject ID")["Visit"].max().min() >= 2 and (two["MR Delay"][two["Visit"] == 1] == 0).all()
@@ -128,7 +129,7 @@ def test_what_is_special_to_each_study_is_there():
 )
 def test_options_that_do_not_go_together_are_refused(tmp_path, options, said):
     with pytest.raises(ConfigError, match=said):
-        write_oasis(tmp_path / "out", **({"n_subjects": 4, "seed": 0} | options))
+        write_oasis(tmp_path / "out", **{"n_subjects": 4, "seed": 0, **options})
     assert not (tmp_path / "out").exists()
 
 
