@@ -20,7 +20,7 @@ def row1(name: str, cdr: Any = 0, **other: Any) -> dict[str, Any]:
     return whole | other
 
 
-def row2(subject: str, visit: int, cdr: Any, group: str, **other: Any) -> dict[str, Any]:
+def row2(subject: str, visit: int, cdr: Any, group: str | None, **other: Any) -> dict[str, Any]:
     """A row of OASIS-2's table."""
     whole = {"Subject ID": f"OAS2_{subject}", "MRI ID": f"OAS2_{subject}_MR{visit}", "Group": group, "Visit": visit,
              "MR Delay": 400 * (visit - 1), "M/F": "M", "Hand": "R", "Age": 80, "EDUC": 14, "SES": None, "MMSE": 27,

@@ -34,8 +34,8 @@ def oasis2(root: Path, rows: list[dict]) -> Path:
 
 
 def labels(root: Path, **options) -> dict[str, str]:
-    frame = read_oasis(root, **options).frame
-    return {f"{row.subject}_{row.session}": str(row.dx) for row in frame.itertuples()}
+    rows = read_oasis(root, **options).frame.to_dict("records")
+    return {f"{row['subject']}_{row['session']}": str(row["dx"]) for row in rows}
 
 
 # --- OASIS-1 ----------------------------------------------------------------------------------------------------------
@@ -132,7 +132,9 @@ def test_segmentations_raw_scans_and_derivatives_are_no_images(tmp_path):
         touch(folder / name)
     t88(root / "derivatives", "0001_MR1")
     table = read_oasis(root)
-    assert len(table.frame) == 1 and not table.report.skipped and table.frame["image"][0].endswith("masked_gfc.hdr")
+    assert (
+        len(table.frame) == 1 and not table.report.skipped and str(table.frame["image"][0]).endswith("masked_gfc.hdr")
+    )
 
 
 def test_rows_without_images_images_without_rows_and_strange_rows_are_counted(tmp_path):
@@ -213,7 +215,7 @@ def test_the_first_whole_scan_of_a_session_is_used(tmp_path):
     touch(tmp_path / "OAS2_RAW_PART1" / "OAS2_0001_MR1" / "RAW" / "3906-3.nifti.hdr")
     write(tmp_path / CSV2, [row2("0001", 1, 0, "Nondemented")])
     table = read_oasis(tmp_path)
-    assert table.frame["image"][0].endswith("mpr-2.nifti.hdr")
+    assert str(table.frame["image"][0]).endswith("mpr-2.nifti.hdr")
     assert table.report.skipped == {
         "half of a pair of header and image is missing": 1, "another image of the same session": 1,
     }  # fmt: skip
@@ -222,7 +224,7 @@ def test_the_first_whole_scan_of_a_session_is_used(tmp_path):
 def test_a_pair_of_oasis2_is_read(tmp_path):
     path = write_nifti(tmp_path / "OAS2_RAW_PART1" / "OAS2_0001_MR1" / "RAW" / "mpr-1.nifti.hdr")
     write(tmp_path / CSV2, [row2("0001", 1, 0, "Nondemented")])
-    image = read_oasis(tmp_path).frame["image"][0]
+    image = str(read_oasis(tmp_path).frame["image"][0])
     assert image == str(path) and load_volume(image)[0].shape == (2, 3, 4)
 
 

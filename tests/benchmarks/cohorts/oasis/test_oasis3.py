@@ -38,7 +38,7 @@ def oasis3(root: Path, visits: list[dict], days: dict[str, list[int]], people: l
 def test_the_nearest_visit_decides(tmp_path, day, dx):
     visits = [visit3("0001", 0, 0), visit3("0001", 200, 0.5), visit3("0001", 400, 1)]
     table = read_oasis(oasis3(tmp_path, visits, {"0001": [day]}))
-    assert table.frame["dx"].tolist() == [dx] and table.frame["dx_source"][0] == "CDR of the nearest visit"
+    assert table.frame["dx"].tolist() == [dx] and table.frame["dx_source"].tolist() == ["CDR of the nearest visit"]
 
 
 @pytest.mark.parametrize(("day", "kept"), [(500, True), (865, True), (866, False), (135, True), (134, False)])
