@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from oasis_data import bids_image, row1, visit3, write
+from oasis_data import bids_image, row1, touch, visit3, write
 
 from medgraft.benchmarks.cohorts.oasis.labels import UNDER_AGE
 from medgraft.benchmarks.cohorts.oasis.reader import NOT_LISTED, read_oasis
@@ -152,3 +152,15 @@ def test_oasis2_is_not_converted_and_mixtures_are_refused(tmp_path):
     bids_image(root, "sub-OAS30001")
     with pytest.raises(DataError, match="OASIS-1 and OASIS-3"):
         read_oasis(root)
+
+
+@pytest.mark.parametrize(("participant", "session"), [("sub-OASIS10001", "M000"), ("sub-OAS30001", "M006")])
+def test_registered_images_of_caps_are_read_with_the_studys_own_table(tmp_path, participant, session):
+    folder = tmp_path / "subjects" / participant / f"ses-{session}" / "t1_linear"
+    name = f"{participant}_ses-{session}_space-MNI152NLin2009cSym_desc-Crop_res-1x1x1_T1w.nii.gz"
+    touch(folder / name)
+    write(tmp_path / "oasis_cross-sectional.csv", [row1("0001_MR1", 0.5)])
+    write(tmp_path / "OASIS3_UDSb4_cdr.csv", [visit3("0001", 0, 0.5), visit3("0001", 700, 0)])
+    table = read_oasis(tmp_path)
+    assert table.frame["dx"].tolist() == ["MCI"] and str(table.frame["image"][0]).endswith(name)
+    assert table.frame["session"].tolist() == [session]
