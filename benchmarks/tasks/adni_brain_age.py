@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from medgraft.benchmarks.cohorts.adni.reader import AdniTable
+from medgraft.benchmarks.cohorts.tables.visit_table import VisitTable
 from medgraft.benchmarks.tasks.adni import AdniConfig, AdniTask, Outcome
 from medgraft.errors import DataError
 
@@ -35,7 +35,7 @@ class AdniBrainAge(AdniTask):
 
         diagnoses: tuple[Diagnosis, ...] = Field(("CN",), min_length=1)
 
-    def outcome(self, table: AdniTable) -> Outcome:
+    def outcome(self, table: VisitTable) -> Outcome:
         """The age of each visit with one of the diagnoses.
 
         Raises:

@@ -13,7 +13,7 @@ import pandas as pd
 from pydantic import Field
 
 from medgraft.benchmarks.cohorts.adni.conversion import TimeToDementia, histories_of, time_to_dementia
-from medgraft.benchmarks.cohorts.adni.reader import AdniTable
+from medgraft.benchmarks.cohorts.tables.visit_table import VisitTable
 from medgraft.benchmarks.tasks.adni import AdniConfig, AdniTask, Outcome
 from medgraft.errors import DataError
 
@@ -37,7 +37,7 @@ class AdniConversionTime(AdniTask):
 
         horizons: tuple[Annotated[float, Field(gt=0)], ...] = (24.0, 36.0)
 
-    def outcome(self, table: AdniTable) -> Outcome:
+    def outcome(self, table: VisitTable) -> Outcome:
         """Months to the event or to the last visit.
 
         Raises:

@@ -19,8 +19,8 @@ from pydantic import Field, model_validator
 from medgraft.benchmarks.cohorts.adni.reader import load_spaced, read_adni
 from medgraft.benchmarks.cohorts.volumes.load import VOLUMES_VERSION
 from medgraft.benchmarks.tasks.adni import DIAGNOSES
-from medgraft.benchmarks.tasks.adni_splits import first_visits_only, strata_of
 from medgraft.benchmarks.tasks.questions import UNKNOWN, Question, Wording, ask
+from medgraft.benchmarks.tasks.visit_splits import first_visits_only, strata_of
 from medgraft.errors import DataError
 from medgraft.files.content import file_facts
 from medgraft.files.one_file import reading_facts
@@ -81,7 +81,7 @@ def answers_of(frame: pd.DataFrame, train: np.ndarray) -> tuple[dict[str, np.nda
     The ventricles are small, medium or large by thirds of the training rows, as shares of the intracranial volume.
 
     Args:
-        frame: Rows of :attr:`~medgraft.benchmarks.cohorts.adni.reader.AdniTable.frame`.
+        frame: Rows of :attr:`~medgraft.benchmarks.cohorts.tables.visit_table.VisitTable.frame`.
         train: Training rows.
     """
     age = frame["age"].to_numpy(float)

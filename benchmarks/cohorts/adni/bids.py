@@ -6,10 +6,7 @@ A session whose name is no month (``ses-01``) is left out: no table says when it
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +34,10 @@ from medgraft.benchmarks.cohorts.adni.merge import (
     to_floats,
     to_numbers,
 )
-from medgraft.benchmarks.cohorts.files.walking import bids_ignored, walk
 from medgraft.benchmarks.cohorts.tables.reading import SOURCE, ReadReport, check_columns, read_many
+from medgraft.benchmarks.cohorts.volumes.bids_tree import months_of, no_image, sidecar_of, walk_bids
 from medgraft.errors import DataError
 
-_IMAGE_NAME = re.compile(r"^(sub-[A-Za-z0-9]+)_(?:ses-([A-Za-z0-9]+)_)?(.*_)?T1w\.nii(\.gz)?$")
-_SESSION_NAME = re.compile(r"^(?:ses-)?(?:M(\d+)|bl)$", re.IGNORECASE)
-_REGISTERED = "space-MNI152NLin2009cSym_desc-Crop_res-1x1x1"
 # Our column -> the names that Clinica gives it in sessions.tsv.
 _SESSION_COLUMNS = {
     **{name: (name,) for name in SCORE_COLUMNS},
@@ -56,31 +50,6 @@ _SESSION_COLUMNS = {
 _PARTICIPANT_COLUMNS = {"education": ("education_level", "education"), "apoe4": ("apoe4",), "age_bl": ("age_bl",)}
 _SCAN_COLUMNS = {"field_strength": ("mri_field", "MagneticFieldStrength"), "image_id": ("scan_id",)}
 _SIDECAR = {"manufacturer": "Manufacturer", "scanner_model": "ManufacturersModelName"}
-_OWN_FOLDER = re.compile(r"(?:subjects/)?sub-[A-Za-z0-9]+(?:/|$)")
-UNNAMED_SESSION = "image of a session that is not named ses-M<month>"
-
-
-@dataclass
-class _Tree:
-    """What one walk through a BIDS or CAPS tree finds.
-
-    Attributes:
-        images: (Participant, month) -> candidates, the smallest of which is used: whether it lies outside the subject's
-            own folder, kind, name, path relative to the root.
-        sessions: ``sub-*_sessions.tsv``.
-        scans: ``*_scans.tsv``.
-        sidecars: JSON files of images.
-    """
-
-    images: dict[tuple[str, int], list[tuple[bool, int, str, str]]] = field(default_factory=dict)
-    sessions: list[Path] = field(default_factory=list)
-    scans: list[Path] = field(default_factory=list)
-    sidecars: set[str] = field(default_factory=set)
-
-
-def looks_like_bids(root: Path) -> bool:
-    """True for a folder with participants.tsv, or with ``sub-*`` folders directly or below ``subjects`` (CAPS)."""
-    return (root / "participants.tsv").is_file() or any(root.glob("sub-*/")) or any(root.glob("subjects/sub-*/"))
 
 
 def read_bids(root: Path, merge: pd.DataFrame | None, report: ReadReport) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -98,10 +67,10 @@ def read_bids(root: Path, merge: pd.DataFrame | None, report: ReadReport) -> tup
     Raises:
         DataError: There are neither BIDS tables nor ADNIMERGE, or no session has an image.
     """
-    tree = _walk(root, report)
+    tree = walk_bids(root, report)
     images = {key: Path(os.path.abspath(root), min(files)[-1]) for key, files in tree.images.items()}
     if not images:
-        raise _no_image(root)
+        raise no_image(root)
     participants = _read_participants(root, report)
     if participants is None and merge is None:
         raise DataError(f"{root} has no participants.tsv, and no ADNIMERGE table was given or found beside it")
@@ -119,7 +88,7 @@ def read_bids(root: Path, merge: pd.DataFrame | None, report: ReadReport) -> tup
         report.skip("image file missing", count=missing)
     rows = []
     for key, image in sorted(images.items()):
-        sidecar = _sidecar(image, tree.sidecars)
+        sidecar = sidecar_of(image, tree.sidecars)
         row = _describe(key, image, people.get(key[0]), sessions.get(key), visits, scans.get(image.name, {}), sidecar)
         if is_withdrawn(row["subject"]):
             report.skip("withdrawn subject")
@@ -133,61 +102,6 @@ def read_bids(root: Path, merge: pd.DataFrame | None, report: ReadReport) -> tup
     diagnoses = [(_ptid(name, people.get(name)), float(month), row["dx"]) for (name, month), row in sessions.items()]
     history = pd.DataFrame(diagnoses, columns=pd.Index(("subject", "month", "dx")))
     return pd.DataFrame(rows, columns=pd.Index(FRAME_COLUMNS)), history
-
-
-def _walk(root: Path, report: ReadReport) -> _Tree:
-    """One walk. Below ``derivatives/`` only the images that CAPS registered are candidates, by their name."""
-    tree, passed_over = _Tree(), bids_ignored(root)
-
-    def ignored(inside: str) -> bool:
-        parts = inside.split("/")
-        if parts[0].lower() != "derivatives":
-            return passed_over(inside)
-        return "subjects" not in parts[1:3] and len(parts) > 2  # derivatives/<pipeline>/subjects, as CAPS may lie there
-
-    for here in walk(root, ignored):
-        derived = here.inside.lower().startswith("derivatives")
-        raw_folder = _OWN_FOLDER.match(here.inside) is not None
-        for name in here.files:
-            if name.endswith("_T1w.json"):
-                tree.sidecars.add(f"{here.path}/{name}")
-            elif name.endswith("_scans.tsv") and raw_folder:
-                tree.scans.append(Path(here.path, name))
-            elif name.endswith("_sessions.tsv") and raw_folder:
-                tree.sessions.append(Path(here.path, name))
-            elif match := _IMAGE_NAME.match(name):
-                entities = match.group(3) or ""
-                if derived and _REGISTERED not in entities:
-                    continue
-                month = _months(match.group(2) or "")
-                if month is None:
-                    report.skip(UNNAMED_SESSION)
-                    continue
-                rank = (not raw_folder and not derived, _kind(entities), name, here.inner(name))
-                tree.images.setdefault((match.group(1), month), []).append(rank)
-    extra = sum(len(candidates) - 1 for candidates in tree.images.values())
-    if extra:
-        report.skip("another image of the same session", count=extra)
-    return tree
-
-
-def _kind(entities: str) -> int:
-    """What is preferred: registered by CAPS, the plain image, another run of it, what was computed from it."""
-    if _REGISTERED in entities:
-        return 0
-    return 1 if not entities else 3 if re.search(r"(?:^|_)(?:desc|space|res)-", f"_{entities}") else 2
-
-
-def _no_image(root: Path) -> DataError:
-    """The error for a tree without a raw T1 image; names the folder of derived ones where there are only these."""
-    homes = sorted({here.inside.split("/")[0] for here in walk(root) if any(map(_IMAGE_NAME.match, here.files))})
-    if homes:
-        where = " and ".join(f"{home}/" for home in homes)
-        return DataError(
-            f"{root} holds no raw T1 image, only others below {where}, no raw data in BIDS; to use these, name "
-            "the folder in it that holds sub-*"
-        )
-    return DataError(f"{root} holds no T1 image; looked for sub-*_ses-M*_T1w.nii.gz in its sub-* or subjects folders")
 
 
 def _read_participants(root: Path, report: ReadReport) -> dict[str, dict[str, Any]] | None:
@@ -231,7 +145,7 @@ def _read_sessions(paths: list[Path], report: ReadReport, *, needed: bool) -> di
     facts["dx"] = diagnoses(column_of(raw, "diagnosis"), report)
     facts["date"] = exam_dates(column_of(raw, "examination_date"), report)
     sessions = column_of(raw, "session_id").astype("string").fillna("").str.strip()
-    facts["month"] = to_floats(pd.Series([_months(name) for name in sessions], dtype=object, index=raw.index))
+    facts["month"] = to_floats(pd.Series([months_of(name) for name in sessions], dtype=object, index=raw.index))
     facts = drop_rows(facts, facts["month"].isna(), "session that is not named ses-M<month>", report)
     facts = merge_repeated(facts, ["participant", "month"], "duplicate row of sessions.tsv", report)
     return {(row["participant"], int(row["month"])): row for row in records(facts)}
@@ -256,12 +170,6 @@ def _read_scans(paths: list[Path], report: ReadReport) -> dict[str, dict[str, An
         facts, "name", "image listed twice in scans.tsv with different facts; they are not used", report
     )
     return {row["name"]: row for row in records(facts)}
-
-
-def _months(session: str) -> int | None:
-    """Months since baseline from a session's name, with or without ``ses-``; None for a name that does not say."""
-    match = _SESSION_NAME.match(session)
-    return None if match is None else int(match.group(1) or 0)
 
 
 def _describe(
@@ -317,18 +225,6 @@ def _ptid(participant: str, facts: dict[str, Any] | None) -> str:
     """ADNI's own identifier of a BIDS participant; the BIDS name where there is none."""
     alternative = (facts or {}).get("alternative_id_1")
     return subject_id(alternative if isinstance(alternative, str) and alternative else participant)
-
-
-def _sidecar(image: Path, there: set[str]) -> dict[str, Any]:
-    """The image's JSON sidecar; empty where there is none that can be read."""
-    path = re.sub(r"\.nii(\.gz)?$", ".json", str(image))
-    if path not in there:
-        return {}
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _field_strength(sidecar: dict[str, Any], scan: dict[str, Any]) -> float | None:

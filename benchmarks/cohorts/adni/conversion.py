@@ -109,7 +109,8 @@ def conversion_labels(frame: pd.DataFrame, visits: pd.DataFrame, horizon: float)
 
     Args:
         frame: Rows with ``subject``, ``month`` and ``dx``.
-        visits: Follow-up with the same columns, see :attr:`~medgraft.benchmarks.cohorts.adni.reader.AdniTable.visits`.
+        visits: Follow-up with the same columns, see
+            :attr:`~medgraft.benchmarks.cohorts.tables.visit_table.VisitTable.visits`.
         horizon: Months.
 
     Returns:

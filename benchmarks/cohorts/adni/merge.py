@@ -35,7 +35,7 @@ FRAME_COLUMNS = (
     "subject", "session", "month", "scan", "variant", "image", "image_id", "acq_date", "description", "dx", "dx_source",
     *VISIT_FACTS, *SCANNER_COLUMNS,
 )  # fmt: skip
-"""Columns of :attr:`~medgraft.benchmarks.cohorts.adni.reader.AdniTable.frame`."""
+"""Columns of :attr:`~medgraft.benchmarks.cohorts.tables.visit_table.VisitTable.frame`."""
 
 SOURCE_MERGE, SOURCE_NEAREST = "ADNIMERGE DX", "nearest visit"
 SOURCE_GROUP, SOURCE_SESSIONS = "research group", "sessions.tsv"

@@ -1,68 +1,33 @@
 """Reads ADNI from disk, in whichever layout it was downloaded or converted, into one table of labelled visits.
 
-Two rules for whoever splits this table: split by ``subject``, never by row, since all visits of a person and all
-processed variants of a scan look alike; and evaluate on :func:`baseline_only`, while all visits may train.
-
 A flaw of a single row or file never stops the reader and is never guessed away: the row is left out and counted by its
 reason. Only a table or tree that cannot be what it should be is an error.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from medgraft.benchmarks.cohorts.adni.bids import looks_like_bids, read_bids
+from medgraft.benchmarks.cohorts.adni.bids import read_bids
 from medgraft.benchmarks.cohorts.adni.columns import roster_key
 from medgraft.benchmarks.cohorts.adni.loni import SEARCH_REQUIRED, find_search_tables, index_images, read_loni
 from medgraft.benchmarks.cohorts.adni.merge import DIAGNOSES, FRAME_COLUMNS, find_merge, read_merge
 from medgraft.benchmarks.cohorts.files.made_up import made_up
-from medgraft.benchmarks.cohorts.tables.reading import PHANTOM_MARKER, ReadReport, is_phantom
+from medgraft.benchmarks.cohorts.tables.reading import ReadReport, is_phantom
+from medgraft.benchmarks.cohorts.tables.visit_table import VisitTable, baseline_only, marker_of
+from medgraft.benchmarks.cohorts.volumes.bids_tree import looks_like_bids
 from medgraft.benchmarks.cohorts.volumes.load import load_spaced, load_volume
 from medgraft.errors import DataError
 
-__all__ = ["DIAGNOSES", "FRAME_COLUMNS", "AdniTable", "baseline_only", "load_spaced", "load_volume", "read_adni"]
-
-
-@dataclass(frozen=True)
-class AdniTable:
-    """One row per subject and visit, each with an image and a diagnosis.
-
-    Attributes:
-        frame: ``subject`` (PTID), ``session`` (``bl``, ``m06`` ... from LONI, ``M000`` ... from BIDS), ``month`` since
-            baseline, ``scan`` (a number that all processed variants of one acquisition share), ``variant`` (0 for the
-            preferred processing), ``image`` (absolute path), ``image_id``, ``acq_date``, ``description`` (processing),
-            ``dx`` (CN, MCI or AD), ``dx_source`` (``ADNIMERGE DX``, ``nearest visit``, ``research group``,
-            ``sessions.tsv``), ``age`` at the scan (years), ``sex`` (F, M or None), ``education`` (years), ``apoe4``
-            (0..2), ``site``, ``field_strength`` (T), the scores ``MMSE``, ``MOCA``, ``ADAS13``, ``RAVLT_immediate``,
-            ``FAQ``, ``CDRSB``, the volumes ``Hippocampus``, ``Ventricles`` and ``ICV`` (mm3), ``manufacturer`` and
-            ``scanner_model``; NaN or None where missing. Ordered by subject and month.
-        visits: ``subject``, ``month`` and ``dx`` (or None) of every visit that a table has, with or without an image:
-            the follow-up.
-        report: What was used, left out and repaired.
-        layout: ``loni`` or ``bids``.
-        phantom: True for a generated cohort; no number from it is clinical evidence.
-        generator: Version of the generator, for a phantom.
-        bayes: Best reachable macro-F1 from ``image``, ``text`` and ``both``, for a phantom.
-    """
-
-    frame: pd.DataFrame
-    visits: pd.DataFrame
-    report: ReadReport
-    layout: str
-    phantom: bool = False
-    generator: str | None = None
-    bayes: dict[str, float] | None = None
+__all__ = ["DIAGNOSES", "FRAME_COLUMNS", "VisitTable", "baseline_only", "load_spaced", "load_volume", "read_adni"]
 
 
 def read_adni(
     root: Path, *, merge: Path | None = None, search: Path | None = None, variants: bool = False
-) -> AdniTable:
+) -> VisitTable:
     """Reads a LONI download, a BIDS tree or a CAPS folder; the layout is recognised from the files.
 
     Args:
@@ -105,10 +70,10 @@ def read_adni(
     frame["scan"] = frame.groupby(["subject", "scan"], sort=False).ngroup()
     frame["acq_date"] = pd.to_datetime(frame["acq_date"], errors="coerce")
     report.used = len(frame)
-    marker = _read_marker(root)
+    marker = marker_of(root)
     followed = _follow_up(frame, history, visits)
     phantom = is_phantom(root) or made_up("adni", frame["subject"])
-    return AdniTable(frame, followed, report, layout, phantom, marker.get("generator"), marker.get("bayes"))
+    return VisitTable(frame, followed, report, layout, phantom, marker.get("generator"), marker.get("bayes"))
 
 
 def _follow_up(frame: pd.DataFrame, history: pd.DataFrame, merge: pd.DataFrame | None) -> pd.DataFrame:
@@ -126,24 +91,3 @@ def _follow_up(frame: pd.DataFrame, history: pd.DataFrame, merge: pd.DataFrame |
     whole = whole.assign(dx=diagnosis.where(diagnosis.notna(), None))
     order = whole.sort_values(["subject", "month"], kind="stable")
     return order.drop_duplicates(["subject", "month"]).reset_index(drop=True)
-
-
-def baseline_only(frame: pd.DataFrame) -> pd.DataFrame:
-    """The first visit of every subject in the table, preferred variant, in the table's order, with a fresh index."""
-    order = frame.assign(_month=frame["month"].fillna(np.inf))
-    order = order.sort_values(["subject", "_month", "acq_date", "variant"], kind="stable")
-    first = order.drop_duplicates("subject")
-    return frame.loc[first.index.sort_values()].reset_index(drop=True)
-
-
-def _read_marker(root: Path) -> dict[str, Any]:
-    """What the generator wrote about a phantom cohort; empty for real data or an unreadable marker."""
-    for folder in (root, *list(root.parents)[:2]):
-        path = folder / PHANTOM_MARKER
-        if path.is_file():
-            try:
-                record = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
-                return {}
-            return record if isinstance(record, dict) else {}
-    return {}

@@ -2,7 +2,8 @@
 
 Each form is one that no real cohort can have, and a cohort is a phantom only if every identifier in it has that form:
 ADNI ends at site 941, CheXpert has five digits, the RSNA challenge has random UUIDs (version 4), SIIM-ACR identifiers
-begin with 1.2.276, NIH ChestX-ray14 ends at patient 30,805, and MIMIC-CXR at subject 19,999,999.
+begin with 1.2.276, NIH ChestX-ray14 ends at patient 30,805, MIMIC-CXR at subject 19,999,999, and OASIS-1, -2 and -3 at
+subjects 457, 186 and about 1,500, where the phantoms begin at 9,000.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ _FORMS = {
     "siim": re.compile(r"2\.25\.999\.\d+\.\d+\.\d+"),
     "nih": re.compile(r"00(?:09\d{4}|[1-9]\d{5})"),
     "mimic": re.compile(r"p99\d{6}"),
+    "oasis": re.compile(r"OAS(?:[12]_|3|IS[123])9\d{3}"),
 }
 _IN_PATHS = {
     "adni": re.compile(r"\d{3}_S_\d{4,5}|(?<=sub-ADNI)\d{3}S\d{4,5}"),
@@ -25,6 +27,7 @@ _IN_PATHS = {
     "siim": re.compile(r"(?<![^/])[^/]+(?=\.(?:dcm|dicom|png|jpe?g)$)", re.IGNORECASE),
     "nih": re.compile(r"(?<![^/])\d{8}(?=_\d{3}\.(?:png|jpe?g)$)", re.IGNORECASE),
     "mimic": re.compile(r"(?<![^/])p\d{8}(?=/s\d{8}/)"),
+    "oasis": re.compile(r"OAS(?:[12]_|3|IS[123])\d{4}(?!\d)"),
 }
 _OF_MIMIC = re.compile(r"(?:^|/)p\d{8}/s\d{8}/")
 
@@ -34,7 +37,8 @@ def made_up(kind: str, identifiers: Iterable[str]) -> bool:
 
     Args:
         kind: ``adni`` (PTIDs), ``chexpert`` (``patient...``), ``rsna`` and ``siim`` (names of images), ``nih`` (eight
-            digits of a patient) or ``mimic`` (``p...``); of any other kind nothing is known, so the answer is no.
+            digits of a patient), ``mimic`` (``p...``) or ``oasis`` (``OAS1_...``, ``OAS3...``); of any other kind
+            nothing is known, so the answer is no.
         identifiers: Of people or images.
 
     Example:

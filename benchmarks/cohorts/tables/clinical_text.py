@@ -64,8 +64,9 @@ def compose_text(row: Mapping[Any, Any], policy: str = "cognitive", seed: int = 
     row gives the same note everywhere.
 
     Args:
-        row: A row of :class:`~medgraft.benchmarks.cohorts.adni.reader.AdniTable`, or any mapping with those column
-            names. Only the columns of ``TEXT_FIELDS[policy]`` are looked at; a missing or empty one is left out.
+        row: A row of :class:`~medgraft.benchmarks.cohorts.tables.visit_table.VisitTable`, or any mapping with
+            those column names. Only the columns of ``TEXT_FIELDS[policy]`` are looked at; a missing or empty one is
+            left out.
         policy: How much the note may give away.
         seed: Changes wording and order.
 

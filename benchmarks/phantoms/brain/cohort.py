@@ -48,13 +48,13 @@ from medgraft.benchmarks.phantoms.brain.renderer import (
     visit_rng,
     worker_pool,
 )
+from medgraft.benchmarks.phantoms.brain.writing import save_volume, write_processed
 from medgraft.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
 LAYOUTS = ("loni", "bids")
 FORMS = ("processed", "raw")
-INT16_PER_UNIT = 1000.0
 VARIANT_SHARE = 0.15
 """Share of scans that exist twice, with different processing: a split by image instead of by subject leaks them."""
 _MAX_SUBJECTS = 9000
@@ -212,13 +212,13 @@ def _make_subject(job: _Job) -> list[Visit]:
             visit = replace(visit, has_variant=False, raw=raw)
         path = job.root / (visit.bids_path() if job.layout == "bids" else visit.loni_path())
         if raw:
-            _save(path, *as_acquired(image, renderer.affine, job.seed, job.index, visit.month))
+            save_volume(path, *as_acquired(image, renderer.affine, job.seed, job.index, visit.month))
         elif job.layout == "bids":
-            _write_image(path, image, renderer.affine)
+            write_processed(path, image, renderer.affine)
         else:
             for variant in range(1 + visit.has_variant):
                 processed = _other_processing(image) if variant else image
-                _write_image(job.root / visit.loni_path(variant), processed, renderer.affine)
+                write_processed(job.root / visit.loni_path(variant), processed, renderer.affine)
         out.append(replace(visit, volumes=volumes))
     return out
 
@@ -227,23 +227,6 @@ def _other_processing(image: NDArray[Any]) -> NDArray[Any]:
     """The same acquisition without one correction step: a shading from bottom to top and another overall scale."""
     shading = np.linspace(0.97, 1.03, image.shape[2], dtype=np.float32)
     return image * shading * np.float32(0.95)
-
-
-def _write_image(path: Path, image: NDArray[Any], affine: NDArray[Any]) -> None:
-    """Writes a processed image in steps of a thousandth."""
-    _save(path, np.rint(INT16_PER_UNIT * np.clip(image, 0, 4)).astype(np.int16), affine)
-
-
-def _save(path: Path, image: NDArray[Any], affine: NDArray[Any]) -> None:
-    from nibabel.loadsave import save
-    from nibabel.nifti1 import Nifti1Image
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    volume = Nifti1Image(image, affine)
-    header: Any = volume.header
-    header["descrip"] = b"phantom; not a person"
-    header.set_xyzt_units("mm")
-    save(volume, path)
 
 
 def _check(n_subjects: int, layout: str, form: str, max_visits: int, setting: BrainSetting) -> None:

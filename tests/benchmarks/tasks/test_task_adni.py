@@ -18,10 +18,11 @@ from medgraft.benchmarks.cohorts.adni.reader import load_volume, read_adni
 from medgraft.benchmarks.cohorts.places import data_of, was_trained_on
 from medgraft.benchmarks.phantoms.brain.cohort import write_cohort
 from medgraft.benchmarks.tasks import build_task
-from medgraft.benchmarks.tasks.adni import DIAGNOSES, file_facts
+from medgraft.benchmarks.tasks.adni import DIAGNOSES
 from medgraft.encoders import m3d, medicalnet, neuro_simclr
 from medgraft.encoders.slices import take_slices
 from medgraft.errors import ConfigError, DataError
+from medgraft.files.content import file_facts
 from medgraft.registry import build_encoder
 from medgraft.task import TaskData
 from medgraft.testing.phantoms import small_phantom

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medgraft.benchmarks.cohorts.adni.reader import baseline_only
+from medgraft.benchmarks.cohorts.tables.visit_table import baseline_only
 from medgraft.errors import DataError
 from medgraft.task import subject_split
 
