@@ -45,7 +45,7 @@ def settled(sweep: Sweep, resolver: Resolver, console: Console, *, make: bool = 
     return sweep.model_copy(update={"options": options})
 
 
-def withroot_of(sweep: Sweep, root: Path) -> Sweep:
+def with_root(sweep: Sweep, root: Path) -> Sweep:
     """The request with the tables of ``--data table=TABLE`` seen from the folder of their files.
 
     Raises:

@@ -60,7 +60,8 @@ class Oasis(DiagnosisTask):
     def read(self, root: Path) -> OasisTable:
         """Reads whichever of the three the folder holds."""
         assert isinstance(self.config, OasisConfig)
-        return read_oasis(root, labels=self.config.labels, unassessed=self.config.unassessed)
+        images = "volume" in self.inputs
+        return read_oasis(root, labels=self.config.labels, unassessed=self.config.unassessed, images=images)
 
     def provenance(
         self, table: VisitTable, frame: pd.DataFrame, targets: np.ndarray, splits: dict[str, np.ndarray]

@@ -81,7 +81,9 @@ class OasisTable(VisitTable):
     study: str = ""
 
 
-def read_oasis(root: Path, *, labels: Labels = "cdr", unassessed: Unassessed = "left_out") -> OasisTable:
+def read_oasis(
+    root: Path, *, labels: Labels = "cdr", unassessed: Unassessed = "left_out", images: bool = True
+) -> OasisTable:
     """Reads a folder with images and tables of one OASIS; which one is recognised by the names of the images.
 
     Args:
@@ -90,6 +92,7 @@ def read_oasis(root: Path, *, labels: Labels = "cdr", unassessed: Unassessed = "
         labels: ``cdr``, ``group`` (OASIS-2) or ``dx1`` (OASIS-3); see
             :mod:`~medgraft.benchmarks.cohorts.oasis.labels`.
         unassessed: Whether people under 60 of OASIS-1 who have no CDR are left out, or CN.
+        images: Whether a visit needs an image. Without, a folder of tables alone is read too, all of their visits.
 
     Raises:
         DataError: Nothing readable is there, a table is missing or lacks a column, or no image has a label.
@@ -97,9 +100,9 @@ def read_oasis(root: Path, *, labels: Labels = "cdr", unassessed: Unassessed = "
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; name the one that holds OASIS's images and its table")
-    report = ReadReport()
-    scans, broken, tree = _find(root, report)
-    study, tables = study_of(scans[0].subject), find_tables(root)
+    report, tables = ReadReport(), find_tables(root)
+    scans, broken, tree = _find(root, report, [] if images else _listed(tables, root))
+    study = study_of(scans[0].subject)
     _check_labels(labels, study, root)
     kinds = {found.kind for found in tables}
     if study == "oasis3" and VISITS in kinds:
@@ -135,8 +138,30 @@ def read_oasis(root: Path, *, labels: Labels = "cdr", unassessed: Unassessed = "
     )
 
 
-def _find(root: Path, report: ReadReport) -> tuple[list[Scan], set[tuple[str, int]], BidsTree | None]:
-    """The scans, sessions with half an image, and the tree where they lie in BIDS.
+def _listed(tables: list[Found], root: Path) -> list[Scan]:
+    """The visits that tables name, as scans without an image.
+
+    Raises:
+        DataError: They are of two of the three.
+    """
+    nothing = ReadReport()  # what is wrong with a row is counted when it is read for its label
+    named = {
+        **{study: read_sessions(tables, study, nothing) for study in ("oasis1", "oasis2")},
+        "oasis3": read_visits(tables, nothing).rename(columns={"day": "number"}),
+    }
+    there = {study: rows for study, rows in named.items() if not rows.empty}
+    if len(there) > 1:
+        raise DataError(
+            f"{root} holds tables of {' and '.join(TITLES[study] for study in there)}; name the folder of one"
+        )
+    keys = [(str(row["subject"]), int(row["number"])) for rows in there.values() for row in records(rows)]
+    return [Scan(subject, number, Path(), f"visit {number}") for subject, number in dict.fromkeys(keys)]
+
+
+def _find(
+    root: Path, report: ReadReport, listed: list[Scan]
+) -> tuple[list[Scan], set[tuple[str, int]], BidsTree | None]:
+    """The scans, sessions with half an image, and the tree where they lie in BIDS; ``listed`` where there is none.
 
     Raises:
         DataError: There is none.
@@ -147,6 +172,9 @@ def _find(root: Path, report: ReadReport) -> tuple[list[Scan], set[tuple[str, in
     if looks_like_bids(root):
         scans, tree = find_bids_scans(root, report)
         return scans, broken, tree
+    if listed:
+        report.note("visit of a table alone, without an image", len(listed))
+        return listed, broken, None
     left_out = "; ".join(f"{reason}: {count}" for reason, count in report.skipped.most_common())
     raise DataError(
         f"{root} holds no image of OASIS{f' ({left_out})' if left_out else ''}; looked for OAS1_*_t88_masked_gfc.hdr "
@@ -276,7 +304,7 @@ def _row(scan: Scan, row: Mapping[str, Any], month: float, facts: Mapping[str, A
         "session": scan.session,
         "month": month,
         "variant": 0,
-        "image": str(scan.image.absolute()),
+        "image": "" if scan.image == Path() else str(scan.image.absolute()),
         "image_id": f"{scan.subject}_{scan.session}",
         "acq_date": pd.NaT,
         "description": scan.image.name,

@@ -185,3 +185,24 @@ def test_labels_away_are_decided_by_thresholds_from_home(chest_cohort, nih_cohor
     by_name = dict(zip(cell["data"]["classes"], cell["data"]["thresholds"], strict=True))
     assert result.thresholds is not None
     assert np.allclose(result.thresholds, [by_name[name] for name in result.classes], rtol=0, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_grafts_of_adni_on_oasis(adni_cohort, tmp_path):
+    """Persons of another hospital, rated and not diagnosed, by notes of the same words; the board says so."""
+    from medgraft.cohort import cohort_class, write_phantom
+
+    write_phantom("oasis", tmp_path / "oasis", cohort_class("oasis").small)
+    options = ["--adapters", "linear_probe", "--encoders", "embedded:brain", "--no-baselines", "--seeds", "0"]
+    data = ["--data", f"adni={adni_cohort}", "--data", f"oasis={tmp_path / 'oasis'}", "--results", str(tmp_path / "r")]
+    said = command(
+        "run", "--tasks", "adni_text", *options, *data, "--test-on", "oasis", "--set", "oasis.contrast=CN-AD"
+    )
+    assert said.exit_code == 2 or "is tested on" in said.output
+    said = command("run", "--tasks", "adni_text", *options, *data, "--test-on", "oasis:text")
+    assert said.exit_code == 0, said.output
+    (path,) = (tmp_path / "r").rglob("*.external.json")
+    result = stored_test(path).result
+    assert result.part == "all" and set(result.classes) <= {"CN", "MCI", "AD"} and result.data["subjects"] > 10
+    assert any("no diagnoses" in note for note in result.data["notes"])
+    assert "no diagnoses" in (tmp_path / "r/leaderboard.md").read_text()

@@ -289,3 +289,25 @@ def test_oasis3_in_the_same_words(tmp_path):
     t1w(tmp_path, "0001", 10)
     write(tmp_path / "OASIS3_UDSb4_cdr.csv", [visit3("0001", 0, 0)])
     assert labels(tmp_path) == {"OAS30001_d0010": "CN"}
+
+
+def test_tables_alone_serve_what_reads_no_image(tmp_path):
+    one = write(tmp_path / "1" / CSV1, [row1("0001_MR1", 0), row1("0002_MR1", 1), row1("0003_MR1", None)]).parent
+    two = write(tmp_path / "2" / CSV2, [row2("0001", v, cdr, "Demented") for v, cdr in ((1, 0.5), (3, 1))]).parent
+    three = write(tmp_path / "3" / "OASIS3_UDSb4_cdr.csv", [visit3("0001", d, 0) for d in (0, 400)]).parent
+    assert sorted(labels(one, images=False).values()) == ["AD", "CN"]
+    assert labels(two, images=False) == {"OAS2_0001_visit 1": "MCI", "OAS2_0001_visit 3": "AD"}
+    assert list(labels(three, images=False).values()) == ["CN", "CN"]
+    table = read_oasis(two, images=False)
+    assert table.report.notes["visit of a table alone, without an image"] == 2 and set(table.frame["image"]) == {""}
+    for root in (one, two, three):
+        with pytest.raises(DataError, match="holds no image of OASIS"):
+            read_oasis(root)
+    write(two / CSV1, [row1("0001_MR1", 0)])
+    with pytest.raises(DataError, match="holds tables of OASIS-1 and OASIS-2"):
+        read_oasis(two, images=False)
+
+
+def test_where_there_are_images_a_note_is_of_a_visit_that_has_one(tmp_path):
+    root = oasis1(tmp_path, [row1("0001_MR1", 0), row1("0002_MR1", 1)], ["0001_MR1"])
+    assert labels(root, images=False) == labels(root)
