@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,12 +45,17 @@ def inspect(
         samples, columns = task.read(place)
         settled = task.settled_on(samples, columns)
         console = Console(highlight=False)
-        _show(console, settled, samples, inspected(samples, read), columns.unused)
+        facts = inspected(samples, read, colour=task.config.colour == "rgb")
+        _show(console, settled, samples, facts, columns.unused)
         if write is not None:
             write_task_file(write, settled, place)
             console.print(f"written: {write}", markup=False, soft_wrap=True)
         given = str(write) if write is not None else f"{settled.cohort} --data {settled.cohort}={data}"
-        given += f" --root {root}" if write is None and root is not None else ""
+        if write is None:
+            given += f" --root {root}" if root is not None else ""
+            wanted = [*(set_ or ()), *(["colour=rgb"] if facts.coloured and task.config.colour == "grey" else [])]
+            said = (f"{settled.cohort}.{each.removeprefix(f'{settled.cohort}.')}" for each in wanted)
+            given += "".join(f" --set {shlex.quote(each)}" for each in said)
         _propose(console, samples, given)
 
 
@@ -60,6 +66,7 @@ def _show(console: Console, task: OwnTask, data: OwnData, facts: Inspection, unu
     roles = ("image", "label", "subject", "text", "split", "time", "event")
     options = task.config.model_dump()
     found = [f"{role} {as_text(options[role])}" for role in roles if role in options]
+    found += ["in colour"] if task.config.colour == "rgb" else []
     say(console, f"read as {task.config.objective} of {' and '.join(data.inputs)}; {', '.join(found)}")
     if len(data.attributes.columns):
         kinds = [f"{name} ({data.attributes[name].nunique()} values)" for name in data.attributes.columns]

@@ -49,11 +49,13 @@ class RawInputs:
             :class:`~medgraft.errors.DataError` for a file that cannot be used; the sample is then skipped and counted.
         count: Number of samples.
         fingerprint: Digest of what ``read`` would return, for the cache of prepared inputs.
+        colour: Images are read in colour, ``[H, W, 3]``, and so are new ones that a graft is to predict.
     """
 
     read: Callable[[int], Any]
     count: int
     fingerprint: str
+    colour: bool = False
 
 
 @dataclass(frozen=True)
