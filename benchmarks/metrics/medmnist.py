@@ -12,42 +12,59 @@ from medgraft.metric import Array, Metric, Predictions, WeightedStatistic
 THRESHOLD = 0.5
 
 
-class MedMnist(Metric):
-    """``medmnist_auc`` and ``medmnist_acc``, as ``getAUC`` and ``getACC`` of the package ``medmnist`` compute them.
+class MedMnistAuc(Metric):
+    """``getAUC`` of the package ``medmnist``: of two classes by the score of the second, of more the mean of each.
 
-    Of two classes the score of the second counts: the area under its ROC curve, and the share of samples that it puts
-    on the right side of 0.5, which itself is no. Of more classes that exclude each other (grades too) the mean area of
-    each against the rest, and the share whose likeliest class is right. Of labels the means over the labels of area and
-    of accuracy at 0.5, whatever thresholds validation chose. Unlike ``auc_macro``, the mean is undefined where a class
-    has no sample. Labels that do not count are left out, which the package does not know.
+    Of classes that exclude each other (grades too) each is held against the rest, and of labels each against its
+    absence. Unlike ``auc_macro``, the mean is undefined where a class has no sample. Labels that do not count are left
+    out, which the package does not know.
 
     Yang et al., "MedMNIST v2", Scientific Data 10:41 (2023); medmnist 3.0, ``evaluator.py``.
     """
 
-    numbers = ("medmnist_auc", "medmnist_acc")
-    title = "AUC and accuracy as MedMNIST's Evaluator has them"
+    numbers = ("medmnist_auc",)
+    title = "AUC as MedMNIST's Evaluator has it"
 
     def statistics(self, p: Predictions) -> Mapping[str, WeightedStatistic]:
         """See :class:`Metric`."""
-        areas, right, counts = _columns(p)
-        shares = [_share(*pair) for pair in zip(right, counts, strict=True)]
-        return {"medmnist_auc": _mean(areas), "medmnist_acc": _mean(shares)}
+        return {"medmnist_auc": _mean(_areas(p))}
 
 
-def _columns(p: Predictions) -> tuple[list[WeightedStatistic], list[Array], list[Array]]:
-    """Of each column that is judged: the area, and ``bool [n]`` whether it is right and whether it counts."""
-    n, K = p.scores.shape
-    everything = np.ones(n, bool)
+class MedMnistAcc(Metric):
+    """``getACC`` of the package ``medmnist``: the share of samples that are right, of labels the mean of theirs.
+
+    Of two classes the score of the second must be above 0.5, of more the likeliest is the decision. Of labels a score
+    above 0.5 is yes, whatever thresholds validation chose. Labels that do not count are left out, which the package
+    does not know.
+
+    Yang et al., "MedMNIST v2", Scientific Data 10:41 (2023); medmnist 3.0, ``evaluator.py``.
+    """
+
+    numbers = ("medmnist_acc",)
+    title = "accuracy as MedMNIST's Evaluator has it"
+
+    def statistics(self, p: Predictions) -> Mapping[str, WeightedStatistic]:
+        """See :class:`Metric`."""
+        if p.targets.ndim == 2:
+            right = (p.scores > THRESHOLD) == p.targets.astype(bool)
+            return {"medmnist_acc": _mean([_share(*pair) for pair in zip(right.T, _mask(p).T, strict=True)])}
+        two = p.scores.shape[1] == 2
+        guess = p.scores[:, 1] > THRESHOLD if two else p.scores.argmax(axis=1)
+        return {"medmnist_acc": _share(guess == p.targets, np.ones(len(guess), bool))}
+
+
+def _areas(p: Predictions) -> list[WeightedStatistic]:
+    """The area under the ROC curve of each column that is judged."""
     if p.targets.ndim == 2:
-        mask = np.ones((n, K), bool) if p.mask is None else p.mask.astype(bool)
         actual = p.targets.astype(bool)
-        areas = [masked(weighted_auc(p.scores[m, k], actual[m, k]), m) for k, m in enumerate(mask.T)]
-        return areas, list(((p.scores > THRESHOLD) == actual).T), list(mask.T)
-    if K == 2:
-        second = p.targets == 1
-        return [weighted_auc(p.scores[:, 1], second)], [(p.scores[:, 1] > THRESHOLD) == second], [everything]
-    areas = [weighted_auc(p.scores[:, k], p.targets == k) for k in range(K)]
-    return areas, [p.scores.argmax(axis=1) == p.targets], [everything]
+        return [masked(weighted_auc(p.scores[m, k], actual[m, k]), m) for k, m in enumerate(_mask(p).T)]
+    K = p.scores.shape[1]
+    return [weighted_auc(p.scores[:, k], p.targets == k) for k in ((1,) if K == 2 else range(K))]
+
+
+def _mask(p: Predictions) -> Array:
+    """Which labels count, ``bool [n, K]``."""
+    return np.ones(p.targets.shape, bool) if p.mask is None else p.mask.astype(bool)
 
 
 def _share(right: Array, counts: Array) -> WeightedStatistic:

@@ -122,7 +122,7 @@ class MedMnist(Task):
             subjects=np.arange(count).astype(str),
             splits=read.splits(),
             classes=read.facts.labels,
-            variants=("medmnist",),
+            variants=("medmnist_auc", "medmnist_acc"),
             phantom=phantom,
             provenance={
                 "generator": generator_of(root) if phantom else None,

@@ -183,9 +183,7 @@ DATA_SETS: dict[str, DataSet] = {
         volumes=True,
     ),
     "vesselmnist3d": DataSet(BINARY, ("vessel", "aneurysm"), (1335, 191, 382), volumes=True),
-    "synapsemnist3d": DataSet(
-        BINARY, ("inhibitory synapse", "excitatory synapse"), (1230, 177, 352), volumes=True
-    ),
+    "synapsemnist3d": DataSet(BINARY, ("inhibitory synapse", "excitatory synapse"), (1230, 177, 352), volumes=True),
 }
 """Name -> facts."""
 
