@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from medgraft.benchmarks.commands.arguments import Debug
 from medgraft.commands.console import guarded
+from medgraft.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +22,12 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    data: Annotated[Path, typer.Argument(help="A table (CSV or TSV), or a folder with a folder for each class.")],
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="A table (CSV or TSV), a folder with a folder for each class, or a file of MedMNIST (npz)."
+        ),
+    ],
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="OPTION=VALUE: label=dx, image=path, split=none, inputs=image.")
     ] = None,
@@ -31,12 +38,25 @@ def inspect(
     write: Annotated[
         Path | None, typer.Option(help="YAML file to write; its name becomes the task's, for --tasks FILE.")
     ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the file of MedMNIST that is named, if it is not there.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Show what would be learnt from data of your own, and what may spoil it, before anything runs."""
     with guarded(debug=debug, resumes=False):
         from rich.console import Console
 
+        console = Console(highlight=False)
+        if data.suffix.lower() == ".npz":
+            if set_ or root is not None or write is not None:
+                raise ConfigError(
+                    "--set, --root and --write are for tables and folders; a file of MedMNIST has its name"
+                )
+            _inspect_medmnist(console, data, read, download=download)
+            return
+        if download:
+            raise ConfigError(f"--download is for files of MedMNIST, such as pathmnist.npz, and {data} is none")
         from medgraft.benchmarks.cohorts.own.inspection import inspected
         from medgraft.benchmarks.cohorts.own.task_file import write_task_file
         from medgraft.benchmarks.tasks.own import own_task
@@ -44,7 +64,6 @@ def inspect(
         task, place = own_task(data, set_ or (), root)
         samples, columns = task.read(place)
         settled = task.settled_on(samples, columns)
-        console = Console(highlight=False)
         facts = inspected(samples, read, colour=task.config.colour == "rgb")
         _show(console, settled, samples, facts, columns.unused)
         if write is not None:
@@ -56,7 +75,27 @@ def inspect(
             wanted = [*(set_ or ()), *(["colour=rgb"] if facts.coloured and task.config.colour == "grey" else [])]
             said = (f"{settled.cohort}.{each.removeprefix(f'{settled.cohort}.')}" for each in wanted)
             given += "".join(f" --set {shlex.quote(each)}" for each in said)
-        _propose(console, samples, given)
+        _propose(console, samples.inputs, given)
+
+
+def _inspect_medmnist(console: Console, path: Path, read: int, *, download: bool) -> None:
+    from medgraft.benchmarks.board.terminal import say
+    from medgraft.benchmarks.cohorts.medmnist.inspection import inspected_file, named
+    from medgraft.task_names import build_task
+
+    name, size = named(path)
+    task = build_task(f"medmnist:{name}", {"size": size})
+    if download:
+        task.download(path.parent, lambda line: say(console, line))
+    data = task.load(path.parent)
+    say(
+        console,
+        f"read as {data.provenance['task']}, {task.objective} of {task.inputs[0]}; {data.provenance['licence']}",
+    )
+    _show_facts(console, inspected_file(data, read, path.stat().st_size))
+    option = f" --set medmnist:{name}.size={size}" if size != 28 else ""
+    given = f"medmnist:{name} --data medmnist={shlex.quote(str(path.parent))}{option}"
+    _propose(console, task.inputs, given)
 
 
 def _show(console: Console, task: OwnTask, data: OwnData, facts: Inspection, unused: Any) -> None:
@@ -73,6 +112,14 @@ def _show(console: Console, task: OwnTask, data: OwnData, facts: Inspection, unu
         say(console, f"attributes: {', '.join(kinds)}")
     for role, names in unused.items():
         say(console, f"not used: {', '.join(names)}, which could be {role}; --set {role}=COLUMN takes one")
+    for reason, count in data.left_out.items():
+        say(console, f"left out: {count} with {reason}")
+    _show_facts(console, facts)
+
+
+def _show_facts(console: Console, facts: Inspection) -> None:
+    from medgraft.benchmarks.board.terminal import say
+
     _show_counts(console, facts)
     if facts.sizes:
         most = [f"{size} ({count})" for size, count in facts.sizes.most_common(5)]
@@ -83,7 +130,7 @@ def _show(console: Console, task: OwnTask, data: OwnData, facts: Inspection, unu
     if facts.words:
         low, median, high = facts.words
         say(console, f"words of a text: {low} to {high}, median {median}")
-    for reason, count in [*data.left_out.items(), *facts.unreadable.items()]:
+    for reason, count in facts.unreadable.items():
         say(console, f"left out: {count} with {reason}")
     for warning in facts.warnings:
         say(console, f"look at this: {warning}")
@@ -110,11 +157,11 @@ def _show_counts(console: Console, facts: Inspection) -> None:
         console.print(f"{low} to {high}, median {median}{seen}")
 
 
-def _propose(console: Console, data: OwnData, given: str) -> None:
+def _propose(console: Console, inputs: Sequence[str], given: str) -> None:
     """A command to begin with, and encoders that read such samples."""
     from medgraft.benchmarks.board.terminal import say
     from medgraft.benchmarks.cohorts.own.proposals import encoders_for
 
     say(console, f"to begin with: medgraft run --adapters linear_probe,lora --tasks {given}")
-    for name, why in encoders_for(data.inputs):
+    for name, why in encoders_for(inputs):
         say(console, f"  --encoders {name}: {why}")
