@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,32 +50,37 @@ def inspect(
         console = Console(highlight=False)
         if data.suffix.lower() == ".npz":
             if set_ or root is not None or write is not None:
-                raise ConfigError(
-                    "--set, --root and --write are for tables and folders; a file of MedMNIST has its name"
-                )
+                raise ConfigError("--set, --root and --write are for tables and folders, not for files of MedMNIST")
             _inspect_medmnist(console, data, read, download=download)
             return
         if download:
             raise ConfigError(f"--download is for files of MedMNIST, such as pathmnist.npz, and {data} is none")
-        from medgraft.benchmarks.cohorts.own.inspection import inspected
-        from medgraft.benchmarks.cohorts.own.task_file import write_task_file
-        from medgraft.benchmarks.tasks.own import own_task
+        _inspect_own(console, data, set_ or [], root, read, write)
 
-        task, place = own_task(data, set_ or (), root)
-        samples, columns = task.read(place)
-        settled = task.settled_on(samples, columns)
-        facts = inspected(samples, read, colour=task.config.colour == "rgb")
-        _show(console, settled, samples, facts, columns.unused)
-        if write is not None:
-            write_task_file(write, settled, place)
-            console.print(f"written: {write}", markup=False, soft_wrap=True)
-        given = str(write) if write is not None else f"{settled.cohort} --data {settled.cohort}={data}"
-        if write is None:
-            given += f" --root {root}" if root is not None else ""
-            wanted = [*(set_ or ()), *(["colour=rgb"] if facts.coloured and task.config.colour == "grey" else [])]
-            said = (f"{settled.cohort}.{each.removeprefix(f'{settled.cohort}.')}" for each in wanted)
-            given += "".join(f" --set {shlex.quote(each)}" for each in said)
-        _propose(console, samples.inputs, given)
+
+def _inspect_own(
+    console: Console, data: Path, assignments: list[str], root: Path | None, read: int, write: Path | None
+) -> None:
+    from medgraft.benchmarks.cohorts.own.inspection import inspected
+    from medgraft.benchmarks.cohorts.own.task_file import write_task_file
+    from medgraft.benchmarks.tasks.own import own_task
+
+    task, place = own_task(data, assignments, root)
+    samples, columns = task.read(place)
+    settled = task.settled_on(samples, columns)
+    grey = task.config.colour == "grey"
+    facts = inspected(samples, read, colour=not grey)
+    _show(console, settled, samples, facts, columns.unused)
+    if write is not None:
+        write_task_file(write, settled, place)
+        console.print(f"written: {write}", markup=False, soft_wrap=True)
+        _propose(console, samples.inputs, str(write))
+        return
+    given = f"{settled.cohort} --data {settled.cohort}={data}" + (f" --root {root}" if root is not None else "")
+    for each in [*assignments, *(["colour=rgb"] if facts.coloured and grey else [])]:
+        option = each.removeprefix(f"{settled.cohort}.")
+        given += f" --set {shlex.quote(f'{settled.cohort}.{option}')}"
+    _propose(console, samples.inputs, given)
 
 
 def _inspect_medmnist(console: Console, path: Path, read: int, *, download: bool) -> None:
@@ -88,11 +93,9 @@ def _inspect_medmnist(console: Console, path: Path, read: int, *, download: bool
     if download:
         task.download(path.parent, lambda line: say(console, line))
     data = task.load(path.parent)
-    say(
-        console,
-        f"read as {data.provenance['task']}, {task.objective} of {task.inputs[0]}; {data.provenance['licence']}",
-    )
-    _show_facts(console, inspected_file(data, read, path.stat().st_size))
+    kind, licence = data.provenance["task"], data.provenance["licence"]
+    say(console, f"read as {task.objective} of {task.inputs[0]} ({kind} in MedMNIST's words; {licence})")
+    _show_facts(console, inspected_file(data, read, path.stat().st_size), {}, f"{task.inputs[0]}s")
     option = f" --set medmnist:{name}.size={size}" if size != 28 else ""
     given = f"medmnist:{name} --data medmnist={shlex.quote(str(path.parent))}{option}"
     _propose(console, task.inputs, given)
@@ -112,25 +115,24 @@ def _show(console: Console, task: OwnTask, data: OwnData, facts: Inspection, unu
         say(console, f"attributes: {', '.join(kinds)}")
     for role, names in unused.items():
         say(console, f"not used: {', '.join(names)}, which could be {role}; --set {role}=COLUMN takes one")
-    for reason, count in data.left_out.items():
-        say(console, f"left out: {count} with {reason}")
-    _show_facts(console, facts)
+    _show_facts(console, facts, data.left_out, "files")
 
 
-def _show_facts(console: Console, facts: Inspection) -> None:
+def _show_facts(console: Console, facts: Inspection, left_out: Mapping[str, int], what: str) -> None:
+    """Counts, sizes, what was left out for which reason, and what may spoil a result; ``what`` was looked at."""
     from medgraft.benchmarks.board.terminal import say
 
     _show_counts(console, facts)
     if facts.sizes:
         most = [f"{size} ({count})" for size, count in facts.sizes.most_common(5)]
         more = f" and {len(facts.sizes) - 5} other sizes" if len(facts.sizes) > 5 else ""
-        say(console, f"sizes of {facts.looked_at} files that were read: {', '.join(most)}{more}")
+        say(console, f"sizes of {facts.looked_at} {what} that were read: {', '.join(most)}{more}")
     if facts.spacings:
         say(console, f"spacing in mm: {', '.join(f'{s} ({n})' for s, n in facts.spacings.most_common(5))}")
     if facts.words:
         low, median, high = facts.words
         say(console, f"words of a text: {low} to {high}, median {median}")
-    for reason, count in facts.unreadable.items():
+    for reason, count in [*left_out.items(), *facts.unreadable.items()]:
         say(console, f"left out: {count} with {reason}")
     for warning in facts.warnings:
         say(console, f"look at this: {warning}")
