@@ -12,6 +12,7 @@ import numpy as np
 
 from medgraft.benchmarks.cohorts.medmnist.archive import Member, Rows, members_of
 from medgraft.benchmarks.cohorts.medmnist.facts import MULTI_LABEL, DataSet, facts_of
+from medgraft.cohort import is_phantom
 from medgraft.errors import DataError
 from medgraft.task import SPLITS
 
@@ -74,11 +75,10 @@ def read_data_set(root: Path, name: str, size: int) -> Contents:
     """
     facts, path = facts_of(name), root / file_name(name, size)
     if not path.is_file():
-        raise DataError(
-            f"{path.name} is not in {root}; copy it there, or run with --download to fetch it (pip install "
-            "'medgraft[medmnist]')",
-            "no such file",
-        )
+        remedy = "copy it there, or add --download to fetch it (with pip install 'medgraft[medmnist]')"
+        if is_phantom(root):
+            remedy = f"medgraft cohort medmnist --out FOLDER --size {size} writes a phantom that has it"
+        raise DataError(f"{path.name} is not in {root}; {remedy}", "no such file")
     members = members_of(path)
     wanted = [f"{split}_{what}" for split in SPLITS for what in ("images", "labels")]
     if missing := [key for key in wanted if key not in members]:
