@@ -60,8 +60,8 @@ def inspected_file(data: TaskData, read: int, size: int) -> Inspection:
         chosen = data.splits[name] if whole else data.splits[name][:read]
         digests[name] = set()
         for index in chosen:
-            image = np.ascontiguousarray(raw.read(int(index)))
-            digests[name].add(hashlib.blake2b(image, digest_size=16).digest())
+            image = raw.read(int(index))
+            digests[name].add(hashlib.blake2b(image.tobytes(), digest_size=16).digest())
             sides = image.shape[1::-1] if image.dtype == np.uint8 else image.shape
             facts.sizes[" x ".join(map(str, sides))] += 1
         facts.looked_at += len(chosen)

@@ -135,12 +135,12 @@ HOSTILE: dict[str, tuple[str, dict[str, Any], str]] = {
     "fewer labels": ("octmnist", {"train_labels": np.zeros((23, 1), np.uint8)}, r"is \[23, 1\] and not \[24, 1\]"),
     "labels side by side": ("octmnist", {"train_labels": np.zeros((24, 4), np.uint8)}, r"not \[24, 1\]"),
     "one label of fourteen": ("chestmnist", {"train_labels": np.zeros((24, 1), np.uint8)}, r"not \[24, 14\]"),
-    "a label out of range": ("octmnist", {"val_labels": np.full((24, 1), 4, np.uint8)}, "has a label 4; they are 0 to 3"),
+    "a label out of range": ("octmnist", {"val_labels": np.full((24, 1), 4, np.uint8)}, "label 4; they are 0 to 3"),
     "a label below": ("octmnist", {"val_labels": np.full((24, 1), -1, np.int8)}, "has a label -1"),
     "two of one label": ("chestmnist", {"test_labels": np.full((24, 14), 2, np.uint8)}, "label 2; they are 0 to 1"),
     "words": ("octmnist", {"train_labels": np.full((24, 1), "drusen")}, "labels of MedMNIST are whole numbers"),
     "pickled": ("octmnist", {"train_labels": np.full((24, 1), None, object)}, "nothing is unpickled"),
-    "no image at all": ("octmnist", {"val_images": GREY[:0], "val_labels": np.zeros((0, 1), np.uint8)}, "val split has"),
+    "no image": ("octmnist", {"val_images": GREY[:0], "val_labels": np.zeros((0, 1), np.uint8)}, "val split has no"),
 }  # fmt: skip
 
 
