@@ -117,7 +117,7 @@ class MedMnist(Task):
         colour = read.facts.channels == 3
         facts = f"{file_facts([str(read.path)], read.path.parent)}|{reading_facts(READER_VERSION)}"
         return TaskData(
-            inputs={self.inputs[0]: RawInputs(read.sample, count, facts, colour=colour)},
+            inputs={self.inputs[0]: RawInputs(lambda i: read.sample(i), count, facts, colour=colour)},
             targets=read.targets,
             subjects=np.arange(count).astype(str),
             splits=read.splits(),

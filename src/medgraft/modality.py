@@ -176,7 +176,7 @@ def draws(index: np.ndarray, view: int, count: int) -> np.ndarray:
 
 
 def prepared(tower: Encoder, raw: Any) -> Tensor:
-    """What a tower makes of one raw sample, in the form that it can read; see :meth:`Modality.fitted`.
+    """What a tower makes of one raw sample, ``[*input_shape]``, in the form that it reads; see :meth:`Modality.fitted`.
 
     Args:
         tower: Whose ``prepare`` is applied.

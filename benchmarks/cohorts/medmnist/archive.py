@@ -63,7 +63,7 @@ class Member:
         return self.head + math.prod(self.shape) * self.dtype.itemsize
 
     def array(self) -> np.ndarray:
-        """The whole array, of which there must be little.
+        """The whole array, ``[*shape]``, of which there must be little.
 
         Raises:
             DataError: It is damaged, or more than ``MEDGRAFT_MAX_UNPACKED_BYTES``.

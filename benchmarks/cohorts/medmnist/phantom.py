@@ -67,5 +67,5 @@ def _image(facts: DataSet, signs: np.ndarray, size: int, random: np.random.Gener
         image[((grid - place.reshape(-1, *[1] * axes)) ** 2).sum(0) < 0.13**2] += _BRIGHT
     if facts.channels == 3:
         hue = 2 * np.pi * int(signs.argmax()) / len(signs)
-        image = image[..., None] + 40 * np.sin(hue + np.array((0, 2, 4)) * np.pi / 3)
+        image = image[..., None] + 16 * np.sin(hue + np.array((0, 2, 4)) * np.pi / 3) + random.normal(0, 12, 3)
     return image.clip(0, 255).astype(np.uint8)

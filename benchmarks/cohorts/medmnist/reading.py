@@ -39,7 +39,7 @@ class Contents:
         rows: Images of each split.
     """
 
-    path: Path
+    path: Path = field(repr=False)
     facts: DataSet
     targets: np.ndarray
     counts: Mapping[str, int]
