@@ -63,7 +63,7 @@ def _image(facts: DataSet, signs: np.ndarray, size: int, random: np.random.Gener
     image = random.normal(_GROUND, _NOISE, (size,) * axes)
     for k in np.flatnonzero(signs):
         angle = 2 * np.pi * k / len(signs)
-        place = 0.5 + 0.28 * np.array((np.sin(angle), np.cos(angle), 0.0))[:axes] + random.normal(0, 0.02, axes)
+        place = 0.5 + 0.28 * np.array((np.sin(angle), np.cos(angle), 0.0))[:axes] + random.normal(0, 0.05, axes)
         image[((grid - place.reshape(-1, *[1] * axes)) ** 2).sum(0) < 0.13**2] += _BRIGHT
     if facts.channels == 3:
         hue = 2 * np.pi * int(signs.argmax()) / len(signs)

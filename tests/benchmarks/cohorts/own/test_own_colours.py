@@ -16,11 +16,13 @@ from medgraft.benchmarks.cohorts.images.load import load_photograph, load_radiog
 from medgraft.benchmarks.cohorts.own.inspection import has_colour, inspected
 from medgraft.benchmarks.predict.predictor import Predictor
 from medgraft.benchmarks.predict.samples import items_of
+from medgraft.benchmarks.prefix_cache.inputs import preprocessing_digest
 from medgraft.benchmarks.tasks.folder import Folder
 from medgraft.errors import ConfigError
 from medgraft.modality import find_modality, prepared
 from medgraft.options import checked
 from medgraft.registry import build_encoder
+from medgraft.task import RawInputs
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +116,17 @@ def test_a_kept_graft_reads_new_images_as_its_task_did(cohort, tmp_path):
 
 def test_the_third_axis_of_a_coloured_image_is_no_side():
     assert raw_facts(np.zeros((4, 6, 3), np.uint8))["longer side over shorter"] == 1.5
+
+
+@pytest.mark.parametrize("name", ["phantom_chest", "timm:test_vit@random"])
+def test_the_cache_probes_in_colour_only_where_samples_are(name, monkeypatch):
+    """What was cached of grey images before there were coloured ones stays known by the same digest."""
+    tower = build_encoder(name).towers()["image"]
+    seen: list[tuple[int, ...]] = []
+    prepare = tower.prepare
+    monkeypatch.setattr(tower, "prepare", lambda raw: (seen.append(raw.shape), prepare(raw))[1])
+    digests = [
+        preprocessing_digest(RawInputs(pytest.fail, 3, "same", colour=colour), tower) for colour in (False, True)
+    ]
+    probes = [(97, 131, 3) if tower.spec.channels == 3 else (97, 131)]
+    assert seen == [(97, 131), (97, 131), *probes] and digests[0] != digests[1]
