@@ -183,6 +183,14 @@ def test_without_the_package_our_facts_are_read(monkeypatch):
     assert facts_of("chestmnist") is DATA_SETS["chestmnist"] and not facts_of("chestmnist").downloads
 
 
+@pytest.mark.parametrize("name", ["retinamnist", "chestmnist"])
+def test_a_cells_numbers_are_those_of_the_packages_evaluator_on_the_file(folder, name):
+    evaluator = pytest.importorskip("medmnist.evaluator").Evaluator(name, "test", root=str(folder))
+    run = ran(spec(task=f"medmnist:{name}", encoder="pixels:2d", adapter="linear_probe"), folder)
+    found = [run.evaluated.metrics[number].value for number in ("medmnist_auc", "medmnist_acc")]
+    assert found == pytest.approx(list(evaluator.evaluate(run.arrays["scores"])), abs=1e-12)
+
+
 def test_a_cell_has_both_kinds_of_numbers(folder):
     run = ran(spec(task="medmnist:pneumoniamnist", encoder="pixels:2d", adapter="linear_probe"), folder)
     metrics = run.evaluated.metrics
