@@ -16,7 +16,7 @@ from medgraft.benchmarks.cohorts.medmnist.facts import facts_of
 from medgraft.benchmarks.cohorts.medmnist.reading import file_name
 from medgraft.errors import ConfigError, DataError
 
-_BLOCK, _TIMEOUT = 1 << 20, 60
+_BLOCK, _TIMEOUT, _TOLD = 1 << 20, 60, 500_000_000
 
 
 def download(root: Path, name: str, size: int, announce: Callable[[str], None]) -> None:
@@ -48,7 +48,7 @@ def download(root: Path, name: str, size: int, announce: Callable[[str], None]) 
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as part:
             try:
-                digest, count = _copied(url, part)
+                digest, count = _copied(url, part, announce)
                 if digest != wanted.lower():
                     raise DataError(
                         f"{path.name} from {url} has the MD5 {digest} and should have {wanted}; try again, or copy it "
@@ -68,14 +68,17 @@ def download(root: Path, name: str, size: int, announce: Callable[[str], None]) 
     announce(f"downloaded {path.name}: {count / 1e6:.1f} MB, checksum right")
 
 
-def _copied(url: str, out: Any) -> tuple[str, int]:
-    """Writes what is behind an address; its MD5 and bytes."""
+def _copied(url: str, out: Any, announce: Callable[[str], None]) -> tuple[str, int]:
+    """Writes what is behind an address, and tells of every half gigabyte; its MD5 and bytes."""
     digest, count = hashlib.md5(usedforsecurity=False), 0
     with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
         stated = answer.headers.get("Content-Length")
         while block := answer.read(_BLOCK):
             out.write(block)
             digest.update(block)
+            if (count + len(block)) // _TOLD > count // _TOLD:
+                whole = f" of {int(stated) / 1e9:.1f}" if stated is not None and stated.isdigit() else ""
+                announce(f"{(count + len(block)) / 1e9:.1f}{whole} GB")
             count += len(block)
     if stated is not None and stated.isdigit() and count != int(stated):
         raise OSError(f"the connection ended after {count:,} of {int(stated):,} bytes")

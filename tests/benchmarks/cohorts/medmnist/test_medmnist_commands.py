@@ -62,16 +62,17 @@ def told(monkeypatch):
     return tell
 
 
-def test_a_file_comes_whole_and_is_not_fetched_again(tmp_path, server, told):
+def test_a_file_comes_whole_and_is_not_fetched_again(tmp_path, server, told, monkeypatch):
     said: list[str] = []
     told(f"{server}/whole")
+    monkeypatch.setattr(download_module, "_TOLD", 2_000_000)
     download(tmp_path / "new", "octmnist", 28, said.append)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["octmnist.npz"]
     assert (tmp_path / "new" / "octmnist.npz").read_bytes() == CONTENT
     assert said[-1] == "downloaded octmnist.npz: 3.0 MB, checksum right"
     told(f"{server}/gone")
     download(tmp_path / "new", "octmnist", 28, said.append)
-    assert len(said) == 2
+    assert len(said) == 3 and said[1].endswith(" of 0.0 GB")
 
 
 @pytest.mark.parametrize(
