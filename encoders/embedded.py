@@ -35,6 +35,7 @@ from medgraft.checkpoints.weights import file_digest, load_strict, read_weights
 from medgraft.encoder import DualEncoder, Encoder, EncoderSpec, TextEncoder
 from medgraft.errors import CheckpointError
 from medgraft.features import Features
+from medgraft.modalities.image import luminance
 from medgraft.sources import Source
 
 CHEST_SIZE = (128, 128)
@@ -129,11 +130,8 @@ class ConvStemViT(Encoder):
         return self.shared(tokens)
 
     def prepare(self, raw: Any) -> Tensor:
-        """Radiograph ``uint8 [H, W]`` or volume ``float32 [D, H, W]`` -> ``float32 [1, *input_size]``."""
-        values = torch.as_tensor(np.ascontiguousarray(raw), dtype=torch.float32)
-        if len(self.spec.input_size) == 2:
-            return prepare_radiograph(values, self.spec.input_size)
-        return prepare_volume(values, self.spec.input_size)
+        """Image ``uint8 [H, W]`` or ``[H, W, 3]``, or volume ``float32 [D, H, W]`` -> ``float32 [1, *input_size]``."""
+        return prepare_raw(raw, self.spec.input_size)
 
 
 def _stem(rank: int, dim: int) -> nn.Sequential:
@@ -159,6 +157,18 @@ def _folded(encoder: DualEncoder) -> DualEncoder:
             tower.stem = nn.Sequential(*layers)
     encoder.freeze()  # the new parts too
     return encoder
+
+
+def prepare_raw(raw: Any, size: tuple[int, ...]) -> Tensor:
+    """A raw image or volume -> ``float32 [1, *size]``; of colours the luminance.
+
+    Args:
+        raw: Image ``uint8 [H, W]`` or ``[H, W, 3]`` where ``size`` has two sides, else volume ``float32 [D, H, W]``.
+        size: Of the result.
+    """
+    flat = len(size) == 2
+    values = torch.as_tensor(np.ascontiguousarray(luminance(raw) if flat else raw), dtype=torch.float32)
+    return prepare_radiograph(values, size) if flat else prepare_volume(values, size)
 
 
 def prepare_radiograph(values: Tensor, size: tuple[int, ...]) -> Tensor:

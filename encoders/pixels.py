@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from medgraft.encoder import Encoder, EncoderSpec
-from medgraft.encoders.embedded import BRAIN_SIZE, CHEST_SIZE, prepare_radiograph, prepare_volume
+from medgraft.encoders.embedded import BRAIN_SIZE, CHEST_SIZE, prepare_raw
 from medgraft.errors import ConfigError
 from medgraft.fast.convolution import average_pool_3d
 from medgraft.features import Features
@@ -37,10 +35,8 @@ class Pixels(Encoder):
         self.grid = tuple(length // POOL for length in spec.input_size)
 
     def prepare(self, raw: Any) -> Tensor:
-        """Radiograph ``uint8 [H, W]`` or volume ``float32 [D, H, W]``, as the embedded encoders prepare it."""
-        values = torch.as_tensor(np.ascontiguousarray(raw), dtype=torch.float32)
-        prepare = prepare_radiograph if len(self.spec.input_size) == 2 else prepare_volume
-        return prepare(values, self.spec.input_size)
+        """Image ``uint8 [H, W]`` or ``[H, W, 3]``, or volume ``float32 [D, H, W]``, as the embedded encoders do it."""
+        return prepare_raw(raw, self.spec.input_size)
 
     def encode(self, x: Tensor, *, start: int = 0) -> Features:
         """``[B, 1, *input_size]`` -> tokens ``[B, N, 1]`` and pooled ``[B, N]``."""

@@ -53,6 +53,7 @@ class KeptFacts(BaseModel):
         validation: Its value on validation samples, by which the best seed is known; ``None`` where undefined.
         test: Its value and interval on test samples.
         split_hash: Of the split.
+        colour: Images were read in colour, and so are those to predict.
         ranges: Modality -> fact of a raw sample -> its range in training samples.
     """
 
@@ -77,6 +78,7 @@ class KeptFacts(BaseModel):
     validation: float | None = None
     test: tuple[float | None, float | None, float | None] = (None, None, None)
     split_hash: str = ""
+    colour: bool = False
     ranges: dict[str, dict[str, Range]] = Field(default_factory=dict)
 
     def make_objective(self) -> Objective:
@@ -118,7 +120,8 @@ def raw_facts(sample: Any) -> dict[str, float]:
         return {}
     values = np.asarray(sample, np.float64)
     facts = {"mean": float(values.mean()), "deviation": float(values.std())}
-    facts["longer side over shorter"] = max(sample.shape) / max(1, min(sample.shape))
+    sides = sample.shape[:2] if sample.dtype == np.uint8 else sample.shape  # the third of a coloured image is no side
+    facts["longer side over shorter"] = max(sides) / max(1, min(sides))
     spacing = getattr(sample, "spacing", None)
     if spacing is not None:
         facts |= {"smallest voxel side in mm": float(min(spacing)), "largest voxel side in mm": float(max(spacing))}

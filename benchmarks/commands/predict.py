@@ -29,12 +29,11 @@ def predict(
 
         from medgraft.benchmarks.predict.output import PredictionTable
         from medgraft.benchmarks.predict.predictor import OK, Predictor
-        from medgraft.benchmarks.predict.samples import items_of
 
         if threads is not None:
             torch.set_num_threads(threads)
         predictor = Predictor(graft, device)
-        items = items_of(inputs, predictor.facts.inputs)
+        items = predictor.items(inputs)
         table = PredictionTable(out, ["input", "status", *predictor.columns], predictor.digest)
         left = Counter(table.done)
         waiting = [item for item in items if not (left[item.name] > 0 and not left.subtract([item.name]))]

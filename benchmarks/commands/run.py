@@ -12,6 +12,7 @@ import typer
 
 from medgraft.benchmarks.commands.arguments import Debug, listed, listed_encoders, parse_data, parse_match, parse_seeds
 from medgraft.commands.console import guarded, tell_if_deaf
+from medgraft.errors import ConfigError
 
 
 def run(
@@ -36,6 +37,9 @@ def run(
     root: Annotated[
         Path | None, typer.Option(help="Folder of the files that --data table=TABLE names, where they are elsewhere.")
     ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch what is missing of data that can be had, such as MedMNIST, first.")
+    ] = False,
     results: Annotated[Path | None, typer.Option(help="Folder of the results. Default: results.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Worker processes; results do not depend on it.")] = None,
     launcher: Annotated[
@@ -127,6 +131,14 @@ def run(
             sweep = with_root(sweep, root)
         if sweep.cache_size is not None:
             os.environ["MEDGRAFT_CACHE_SIZE"] = sweep.cache_size  # workers read it too
+        if download:
+            from rich.console import Console
+
+            from medgraft.benchmarks.sweep.fetching import fetch
+
+            if dry_run:
+                raise ConfigError("--dry-run fetches nothing; leave out one of --dry-run and --download")
+            fetch(sweep, Console())
         if dry_run:
             show_plan(sweep)
             return

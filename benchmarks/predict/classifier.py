@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -20,7 +20,7 @@ from medgraft.benchmarks.cell.steps.operations import operations
 from medgraft.benchmarks.cell.steps.precomputing import build
 from medgraft.benchmarks.cell.steps.training import train
 from medgraft.benchmarks.cohorts.own.files import modality_of, parts_of
-from medgraft.benchmarks.cohorts.own.readers import READERS
+from medgraft.benchmarks.cohorts.own.readers import reader_of
 from medgraft.benchmarks.cohorts.own.splits import new_splits
 from medgraft.benchmarks.predict.predictor import Predictor
 from medgraft.errors import ConfigError, DataError
@@ -58,6 +58,7 @@ class GraftClassifier(ClassifierMixin, BaseEstimator):
         epochs: Passes over the samples; the adapter's own number by default.
         lr: Peak learning rate; the adapter's own by default.
         seed: Of initial weights, order of the samples and the held-out part.
+        colour: Files of images are read as ``"grey"`` values or as ``"rgb"``; arrays are what they are.
 
     Attributes:
         classes_: Labels as ``fit`` got them, sorted.
@@ -78,16 +79,17 @@ class GraftClassifier(ClassifierMixin, BaseEstimator):
         epochs: int | None = None,
         lr: float | None = None,
         seed: int = 0,
+        colour: Literal["grey", "rgb"] = "grey",
     ) -> None:
         self.encoder, self.adapter, self.options = encoder, adapter, options
-        self.epochs, self.lr, self.seed = epochs, lr, seed
+        self.epochs, self.lr, self.seed, self.colour = epochs, lr, seed, colour
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> GraftClassifier:
         """Trains on samples.
 
         Args:
-            X: ``n`` samples: paths of images or volumes, images ``uint8 [n, H, W]`` or a list of such arrays, volumes
-                ``float32 [n, D, H, W]``, or texts.
+            X: ``n`` samples: paths of images or volumes, images ``uint8 [n, H, W]`` or in colour
+                ``[n, H, W, 3]``, or a list of such arrays, volumes ``float32 [n, D, H, W]``, or texts.
             y: ``[n]`` labels.
             groups: ``[n]`` subjects, none of whom is in two parts of the split; every sample is its own by default.
 
@@ -105,8 +107,12 @@ class GraftClassifier(ClassifierMixin, BaseEstimator):
         subjects = np.array([str(g) for g in (range(len(labels)) if groups is None else groups)])
         if len(subjects) != len(labels):
             raise DataError(f"{len(labels)} samples have {len(subjects)} groups; give one for each")
+        files = isinstance(samples[0], str)
+        colour = modality == "image" and (self._reads_colour() if files else samples[0].ndim == 3)
+        facts = f"{facts}|rgb" if colour and files else facts
+        raw = RawInputs(lambda i: self._read(samples[i], modality), len(samples), facts, colour=colour)
         data = TaskData(
-            inputs={modality: RawInputs(lambda i: _read(samples[i], modality), len(samples), facts)},
+            inputs={modality: raw},
             targets=targets.astype(np.int64),
             subjects=subjects,
             splits=new_splits(subjects, targets, HELD_OUT, self.seed),
@@ -115,6 +121,15 @@ class GraftClassifier(ClassifierMixin, BaseEstimator):
         self._train(_InMemory(data, modality))
         self.n_features_in_ = 1  # a sample is one thing
         return self
+
+    def _reads_colour(self) -> bool:
+        if self.colour not in ("grey", "rgb"):
+            raise ConfigError(f"colour is {self.colour!r}; it is 'grey' or 'rgb'")
+        return self.colour == "rgb"
+
+    def _read(self, sample: Any, modality: str) -> Any:
+        is_file = isinstance(sample, str) and modality != TEXT
+        return reader_of(modality, colour=self._reads_colour())(sample) if is_file else sample
 
     def _spec(self) -> CellSpec:
         names = [resolve_adapter(part.strip()) for part in self.adapter.split("+")]
@@ -187,7 +202,7 @@ class GraftClassifier(ClassifierMixin, BaseEstimator):
             raise DataError(
                 f"the samples are {modality}s, and the classifier was fitted on {predictor.facts.inputs[0]}s"
             )
-        raw = [{modality: _read(sample, modality)} for sample in samples]
+        raw = [{modality: self._read(sample, modality)} for sample in samples]
         return np.concatenate([predictor.scores(raw[k : k + 16]) for k in range(0, len(raw), 16)])
 
     def predict(self, X: Any) -> np.ndarray:
@@ -229,14 +244,20 @@ def samples_of(X: Any) -> tuple[Sequence[Any], str, str]:
             raise DataError("the paths name images, volumes and other files mixed; give one kind")
         return paths, kinds.pop(), file_facts([part for path in paths for part in parts_of(path)], Path())
     arrays = [np.asarray(each) for each in samples]
-    ranks = {each.ndim for each in arrays}
-    if ranks not in ({2}, {3}):
-        raise DataError(f"samples have {sorted(ranks)} axes; an image is uint8 [H, W], a volume float32 [D, H, W]")
+    kinds = {_kind_of(each) for each in arrays}
+    if len(kinds) != 1 or "" in kinds:
+        raise DataError(
+            f"samples have {sorted({each.ndim for each in arrays})} axes; an image is uint8 [H, W] or [H, W, 3], a "
+            "volume float32 [D, H, W], and all are of one kind"
+        )
     digest = hashlib.sha256()
     for each in arrays:
         digest.update(f"{each.shape}{each.dtype}".encode() + np.ascontiguousarray(each).tobytes())
-    return arrays, "image" if ranks == {2} else "volume", digest.hexdigest()
+    return arrays, kinds.pop().split()[0], digest.hexdigest()
 
 
-def _read(sample: Any, modality: str) -> Any:
-    return READERS[modality](sample) if isinstance(sample, str) and modality != TEXT else sample
+def _kind_of(array: np.ndarray) -> str:
+    """``image``, ``image in colour`` or ``volume``; empty for an array of other axes."""
+    if array.ndim == 3 and array.dtype == np.uint8 and array.shape[2] == 3:
+        return "image in colour"
+    return {2: "image", 3: "volume"}.get(array.ndim, "")

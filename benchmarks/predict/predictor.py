@@ -20,7 +20,7 @@ from medgraft.checkpoints.folder import read_config
 from medgraft.errors import CheckpointError, DataError
 from medgraft.fast.short_texts import cut_texts
 from medgraft.grafting import Grafted
-from medgraft.modality import TEXT, find_modality
+from medgraft.modality import TEXT, find_modality, prepared
 from medgraft.objective import objective_class
 from medgraft.registry import build_adapter
 
@@ -96,7 +96,7 @@ class Predictor:
             DataError: A raw sample is none of its modality.
         """
         rows = {
-            name: torch.stack([torch.as_tensor(self.towers[name].prepare(sample[name])) for sample in samples]).to(
+            name: torch.stack([torch.as_tensor(prepared(self.towers[name], each[name])) for each in samples]).to(
                 self.device
             )
             for name in self.facts.inputs
@@ -121,8 +121,19 @@ class Predictor:
         Raises:
             DataError: An input does not exist, or none is of the graft's kind.
         """
-        rows = [row for part in self.batches(items_of(inputs, self.facts.inputs), batch) for row in part]
+        rows = [row for part in self.batches(self.items(inputs), batch) for row in part]
         return pd.DataFrame(rows, columns=["input", "status", *self.columns])
+
+    def items(self, inputs: Iterable[str | Path] | pd.DataFrame) -> list[Item]:
+        """The samples that some inputs stand for, to be read as the graft's task read its own.
+
+        Args:
+            inputs: As :meth:`predict` takes them.
+
+        Raises:
+            DataError: An input does not exist, or none is of the graft's kind.
+        """
+        return items_of(inputs, self.facts.inputs, colour=self.facts.colour)
 
     def batches(self, items: Iterable[Item], batch: int = 16) -> Iterator[list[dict[str, Any]]]:
         """The rows of :meth:`predict`, one list for each batch.

@@ -14,7 +14,7 @@ import pandas as pd
 
 from medgraft.benchmarks.cohorts.own.columns import AUTO, ROLES, Columns, understood
 from medgraft.benchmarks.cohorts.own.files import Finder, files_below, modality_of
-from medgraft.benchmarks.cohorts.own.readers import READERS
+from medgraft.benchmarks.cohorts.own.readers import READERS, reader_of
 from medgraft.benchmarks.cohorts.own.tables import ENDINGS
 from medgraft.benchmarks.cohorts.tables.reading import read_table
 from medgraft.errors import DataError
@@ -38,47 +38,51 @@ class Item:
     problem: str = ""
 
 
-def items_of(inputs: Iterable[str | Path] | pd.DataFrame, modalities: Sequence[str]) -> list[Item]:
+def items_of(
+    inputs: Iterable[str | Path] | pd.DataFrame, modalities: Sequence[str], *, colour: bool = False
+) -> list[Item]:
     """The samples that some inputs stand for, in their order.
 
     Args:
         inputs: Files, folders and tables; or a table with columns for what a sample is.
         modalities: Of a sample.
+        colour: Images are read in colour.
 
     Raises:
         DataError: An input does not exist, nothing is of the kind, or the samples need a table.
     """
     if isinstance(inputs, pd.DataFrame):
-        return list(_of_table(inputs, "the table", Path(), modalities))
+        return list(_of_table(inputs, "the table", Path(), modalities, colour))
     items: list[Item] = []
     for each in [inputs] if isinstance(inputs, (str, Path)) else inputs:
         path = Path(each).expanduser()
         if not path.exists():
             raise DataError(f"{path} does not exist; name files, folders or tables")
         if path.is_file() and path.name.lower().endswith(TABLES):
-            items += _of_table(read_table(path, ()), path.name, path.parent, modalities)
+            items += _of_table(read_table(path, ()), path.name, path.parent, modalities, colour)
         elif list(modalities) == [TEXT] and path.is_file():
             items.append(Item(str(path), {TEXT: functools.partial(_text, path)}))
         else:
-            items += _of_files(path, modalities)
+            items += _of_files(path, modalities, colour)
     if not any(not item.problem for item in items):
         raise DataError(f"no input is {' and '.join(modalities)}, which the graft reads")
     return items
 
 
-def _of_files(path: Path, modalities: Sequence[str]) -> Iterator[Item]:
+def _of_files(path: Path, modalities: Sequence[str], colour: bool) -> Iterator[Item]:
     if len(modalities) != 1 or modalities[0] not in READERS:
         raise DataError(f"a sample is {' and '.join(modalities)}; name a table with a column for each, not {path}")
     kind = modalities[0]
+    reader = reader_of(kind, colour=colour)
     for name in files_below(path) if path.is_dir() else [str(path)]:
         other, said = modality_of(name), os.path.join(path, os.path.relpath(name, path)) if path.is_dir() else name
         if other == kind:
-            yield Item(said, {kind: functools.partial(READERS[kind], name)})
+            yield Item(said, {kind: functools.partial(reader, name)})
         else:
             yield Item(said, problem=f"{_with_article(other or 'file of another kind')}, and the graft reads {kind}s")
 
 
-def _of_table(table: pd.DataFrame, name: str, home: Path, modalities: Sequence[str]) -> Iterator[Item]:
+def _of_table(table: pd.DataFrame, name: str, home: Path, modalities: Sequence[str], colour: bool) -> Iterator[Item]:
     columns = _columns(table, name)
     finder = Finder(home)
     kind = next((each for each in modalities if each != TEXT), "")
@@ -100,7 +104,7 @@ def _of_table(table: pd.DataFrame, name: str, home: Path, modalities: Sequence[s
                 )
                 yield Item(title, problem=problem)
                 continue
-            read[kind] = functools.partial(READERS[kind], path)
+            read[kind] = functools.partial(reader_of(kind, colour=colour), path)
         if TEXT in modalities:
             text = "\n".join(str(row[column]) for column in columns.text if not pd.isna(row[column]))
             if not text.strip():

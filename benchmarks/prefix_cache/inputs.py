@@ -32,7 +32,7 @@ from medgraft.fast.short_texts import can_cut
 from medgraft.fast.switch import is_plain
 from medgraft.features import Condenser, Features
 from medgraft.files.one_file import one_file
-from medgraft.modality import find_modality
+from medgraft.modality import find_modality, prepared
 from medgraft.task import RawInputs
 
 logger = logging.getLogger(__name__)
@@ -141,13 +141,14 @@ def preprocessing_digest(raw: RawInputs, tower: Encoder) -> str:
 
     Most modalities have fixed probes; texts are probed with some of the cohort's own, which hold its vocabulary.
     """
-    samples = find_modality(tower.spec.modality).probes() or _readable(
-        raw, np.unique(np.linspace(0, raw.count - 1, PROBES).astype(int)).tolist()
-    )
+    modality = find_modality(tower.spec.modality)
+    samples = modality.probes() or _readable(raw, np.unique(np.linspace(0, raw.count - 1, PROBES).astype(int)).tolist())
+    if raw.colour:
+        samples = [*samples, *modality.colour_probes()]
     whole = hashlib.sha256()
     for sample in samples:
         try:
-            whole.update(stored(tower.prepare(sample)[None]).tobytes())
+            whole.update(stored(prepared(tower, sample)[None]).tobytes())
         except DataError as error:
             whole.update(str(error).encode())
     return whole.hexdigest()
@@ -172,7 +173,7 @@ def prepare(raw: RawInputs, tower: Encoder, identity: str) -> PreparedInputs:
         reasons: Counter[str] = Counter()
         for i in range(raw.count):
             try:
-                sample = tower.prepare(_read(raw, i))
+                sample = prepared(tower, _read(raw, i))
             except DataError as error:
                 reasons[error.reason or "not readable"] += 1
                 continue
@@ -217,7 +218,7 @@ def _name_unreadable(raw: RawInputs, tower: Encoder, usable: np.ndarray) -> None
     """Logs why samples were skipped, also where the cache was built by an earlier run that did not log it."""
     for i in np.flatnonzero(~usable):
         try:
-            tower.prepare(_read(raw, int(i)))
+            prepared(tower, _read(raw, int(i)))
         except DataError as error:
             logger.info("skipped: %s", error)
 

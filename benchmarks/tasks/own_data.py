@@ -16,7 +16,7 @@ from medgraft.benchmarks.cohorts.own.data import OwnData
 from medgraft.benchmarks.cohorts.own.files import common_folder, parts_of
 from medgraft.benchmarks.cohorts.own.labels import PRIMARY
 from medgraft.benchmarks.cohorts.own.options import OwnConfig
-from medgraft.benchmarks.cohorts.own.readers import READERS
+from medgraft.benchmarks.cohorts.own.readers import reader_of
 from medgraft.benchmarks.cohorts.tables.reading import generator_of
 from medgraft.benchmarks.cohorts.volumes.load import VOLUMES_VERSION
 from medgraft.cohort import is_phantom
@@ -67,7 +67,7 @@ class OwnTask(Task):
         data, columns = self.read(root)
         targets, phantom = data.targets, is_phantom(root)
         return TaskData(
-            inputs={name: _raw(name, data) for name in data.inputs},
+            inputs={name: _raw(name, data, colour=self.config.colour == "rgb") for name in data.inputs},
             targets=targets.values,
             subjects=data.subjects,
             splits=data.splits,
@@ -87,12 +87,12 @@ class OwnTask(Task):
         )
 
 
-def _raw(name: str, data: OwnData) -> RawInputs:
+def _raw(name: str, data: OwnData, *, colour: bool) -> RawInputs:
     if name == TEXT:
         digest = hashlib.sha256("\n".join(data.texts).encode()).hexdigest()
         return RawInputs(data.texts.__getitem__, len(data.texts), digest)
-    files = data.files
-    load, version = READERS[name], IMAGES_VERSION if name == "image" else VOLUMES_VERSION
+    files, colour = data.files, colour and name == "image"
+    load, version = reader_of(name, colour=colour), IMAGES_VERSION if name == "image" else VOLUMES_VERSION
     parts = [part for path in files for part in parts_of(path)]
-    facts = f"{file_facts(parts, common_folder(files))}|{reading_facts(version)}"
-    return RawInputs(lambda i: load(files[i]), len(files), facts)
+    facts = f"{file_facts(parts, common_folder(files))}|{reading_facts(version)}{'|rgb' if colour else ''}"
+    return RawInputs(lambda i: load(files[i]), len(files), facts, colour=colour)

@@ -107,6 +107,14 @@ class Modality:
         """
         return [self.example(np.random.default_rng(0))]
 
+    def colour_probes(self) -> Sequence[Any]:
+        """Further probes where the samples are coloured, see :attr:`medgraft.task.RawInputs.colour`; mostly none."""
+        return []
+
+    def fitted(self, raw: Any, spec: EncoderSpec) -> Any:
+        """A raw sample of several forms in the one that a tower can read; the sample itself, unless overridden."""
+        return raw
+
     # -- prepared samples ---------------------------------------------------------------------------------------------
 
     def input_shape(self, spec: EncoderSpec) -> tuple[int, ...]:
@@ -165,6 +173,19 @@ def draws(index: np.ndarray, view: int, count: int) -> np.ndarray:
         ``float64 [B, count]``.
     """
     return np.stack([np.random.default_rng([29, view, int(i)]).uniform(-1, 1, count) for i in index])
+
+
+def prepared(tower: Encoder, raw: Any) -> Tensor:
+    """What a tower makes of one raw sample, ``[*input_shape]``, in the form that it reads; see :meth:`Modality.fitted`.
+
+    Args:
+        tower: Whose ``prepare`` is applied.
+        raw: As the tower's modality says.
+
+    Raises:
+        DataError: The sample is none that it can read.
+    """
+    return tower.prepare(find_modality(tower.spec.modality).fitted(raw, tower.spec))
 
 
 @functools.cache

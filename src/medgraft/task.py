@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import ConfigDict
 
 from medgraft.class_counts import check_told_apart, few_subjects, warn_of
-from medgraft.errors import DataError
+from medgraft.errors import ConfigError, DataError
 from medgraft.options import Options
 
 if TYPE_CHECKING:
@@ -49,11 +49,13 @@ class RawInputs:
             :class:`~medgraft.errors.DataError` for a file that cannot be used; the sample is then skipped and counted.
         count: Number of samples.
         fingerprint: Digest of what ``read`` would return, for the cache of prepared inputs.
+        colour: Images are read in colour, ``[H, W, 3]``, and so are new ones that a graft is to predict.
     """
 
     read: Callable[[int], Any]
     count: int
     fingerprint: str
+    colour: bool = False
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,19 @@ class Task:
             DataError: The data are not what the task reads.
         """
         return self
+
+    def download(self, root: Path, announce: Callable[[str], None]) -> None:
+        """Fetches what is missing of the data; called only where a user asks for it, before anything is planned.
+
+        Args:
+            root: Folder that the user named; it may not exist yet.
+            announce: Called with lines for the user.
+
+        Raises:
+            ConfigError: The task has nothing that can be fetched, which is so unless overridden.
+            DataError: There is no network, or what came is not what was published.
+        """
+        raise ConfigError(f"{type(self).__name__} has no data that can be downloaded; leave out --download")
 
     def load(self, root: Path) -> TaskData:
         """Reads the cohort at ``root``.

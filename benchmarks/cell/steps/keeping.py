@@ -50,6 +50,7 @@ def keep(ready: Ready, evaluated: Evaluated, folder: Path) -> None:
         validation=_on_validation(ready),
         test=(None, None, None) if metric is None else (metric.value, metric.ci_low, metric.ci_high),
         split_hash=loaded.data.split_hash(),
+        colour=any(raw.colour for raw in loaded.data.inputs.values()),
         ranges=_ranges(loaded),
     )
     write_facts(facts, folder)

@@ -20,7 +20,15 @@ from medgraft.benchmarks.cohorts.files.streams import GZIP, Within, starts_with
 from medgraft.benchmarks.cohorts.images.dicom_display import after_display, after_modality, hanging, is_inverted
 from medgraft.benchmarks.cohorts.images.dicom_fields import first_number, numbers, word
 from medgraft.benchmarks.cohorts.images.dicom_stored import as_colours, padding_of, stored_values
-from medgraft.benchmarks.cohorts.images.grey import check_contrast, extremes, luminance, stretched, turned
+from medgraft.benchmarks.cohorts.images.grey import (
+    check_colours,
+    check_contrast,
+    extremes,
+    in_colour,
+    luminance,
+    stretched,
+    turned,
+)
 from medgraft.errors import DataError
 from medgraft.files.limits import within, within_unpacked
 from medgraft.files.one_file import one_file
@@ -63,6 +71,33 @@ def load_dicom(path: str | Path, *, places: bool = False) -> np.ndarray:
             "stored turned, in a task with places",
         )
     return turned(grey, code)
+
+
+def load_dicom_colours(path: str | Path) -> np.ndarray:
+    """Loads one DICOM image in colour, ``uint8 [H, W, 3]``; grey values as :func:`load_dicom`, three times.
+
+    Colours of more than eight bits are stretched, all three alike.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: As :func:`load_dicom`.
+    """
+    with one_file(path, "a DICOM image", _CUT, _REMEDY), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = _read(Path(path))
+        _check_frame(path, dataset)
+        kind = _kind(path, dataset)
+        if kind.startswith("MONOCHROME"):
+            grey, ignored = _picture(path, dataset)
+            check_contrast(path, grey, ignored)
+            colours = in_colour(grey)
+        else:
+            colours = as_colours(dataset, kind)
+            colours = colours.copy() if colours.dtype == np.uint8 else stretched(colours.astype(np.float64))
+            check_colours(path, colours)
+        return turned(colours, hanging(path, dataset))
 
 
 def dicom_shape(path: str | Path) -> tuple[int, int]:
@@ -130,10 +165,7 @@ def _check_frame(path: str | Path, dataset: Any) -> None:
 
 def _picture(path: str | Path, dataset: Any) -> tuple[np.ndarray, np.ndarray | None]:
     """Grey values as stored, ``uint8 [H, W]``, and where they are padding."""
-    kind = word(dataset, "PhotometricInterpretation")
-    dataset.PhotometricInterpretation = kind  # in capitals, as pydicom wants it
-    if not kind:
-        raise DataError(f"{path} does not say whether bright is dense (0028,0004)", "polarity unknown")
+    kind = _kind(path, dataset)
     if not kind.startswith("MONOCHROME"):
         colours = as_colours(dataset, kind)
         grey = luminance(colours)
@@ -153,3 +185,12 @@ def _picture(path: str | Path, dataset: Any) -> tuple[np.ndarray, np.ndarray | N
     if is_inverted(path, dataset, kind):
         grey = 255 - grey
     return (grey if ignored is None else np.where(ignored, np.uint8(0), grey)), ignored
+
+
+def _kind(path: str | Path, dataset: Any) -> str:
+    """The photometric interpretation, in capitals, as pydicom wants it; the data set is given it too."""
+    kind = word(dataset, "PhotometricInterpretation")
+    dataset.PhotometricInterpretation = kind
+    if not kind:
+        raise DataError(f"{path} does not say whether bright is dense (0028,0004)", "polarity unknown")
+    return kind

@@ -73,17 +73,17 @@ def turned(image: np.ndarray, code: int) -> np.ndarray:
     """An image as it is to be shown, by the orientation code of TIFF and EXIF (tag 274, TIFF 6.0, page 36).
 
     Args:
-        image: ``[H, W]``.
+        image: ``[H, W]`` or ``[H, W, 3]``.
         code: 1 to 8; what the stored first row and first column are of the picture.
     """
     turns: dict[int, Any] = {
         2: lambda x: x[:, ::-1],
         3: lambda x: x[::-1, ::-1],
         4: lambda x: x[::-1],
-        5: lambda x: x.T,
-        6: lambda x: x.T[:, ::-1],
-        7: lambda x: x.T[::-1, ::-1],
-        8: lambda x: x.T[::-1],
+        5: lambda x: x.swapaxes(0, 1),
+        6: lambda x: x.swapaxes(0, 1)[:, ::-1],
+        7: lambda x: x.swapaxes(0, 1)[::-1, ::-1],
+        8: lambda x: x.swapaxes(0, 1)[::-1],
     }
     return np.ascontiguousarray(turns[code](image)) if code in turns else image
 
@@ -98,3 +98,20 @@ def check_contrast(path: str | Path, image: np.ndarray, ignored: np.ndarray | No
     if not used.size or used.min() == used.max():
         problem = f"is {int(used.flat[0])} in every pixel" if used.size else "is padding in every pixel"
         raise DataError(f"{path} {problem}; take its row out", "one value in every pixel")
+
+
+def in_colour(grey: np.ndarray) -> np.ndarray:
+    """Grey values ``[H, W]`` as red, green and blue, ``[H, W, 3]``."""
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def check_colours(path: str | Path, image: np.ndarray) -> None:
+    """Refuses a picture ``[H, W, 3]`` of one colour all over.
+
+    Raises:
+        DataError: All pixels are one.
+    """
+    pixels = image.reshape(-1, 3)
+    if not len(pixels) or (pixels == pixels[0]).all():
+        what = f"is {pixels[0].tolist()} in every pixel" if len(pixels) else "has no pixel"
+        raise DataError(f"{path} {what}; take its row out", "one value in every pixel")

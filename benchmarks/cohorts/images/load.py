@@ -1,4 +1,4 @@
-"""Radiographs as files: DICOM or ordinary images, found by name and loaded as grey values, dense parts bright."""
+"""Images as files: DICOM or ordinary ones, found by name; grey values, where dense parts are bright, or colours."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from medgraft.benchmarks.cohorts.files.walking import not_raw, walk
-from medgraft.benchmarks.cohorts.images.dicom import dicom_shape, load_dicom
-from medgraft.benchmarks.cohorts.images.grey import check_contrast
-from medgraft.benchmarks.cohorts.images.pictures import load_image, picture_shape
+from medgraft.benchmarks.cohorts.images.dicom import dicom_shape, load_dicom, load_dicom_colours
+from medgraft.benchmarks.cohorts.images.grey import check_colours, check_contrast
+from medgraft.benchmarks.cohorts.images.pictures import load_colours, load_image, picture_shape
 from medgraft.benchmarks.cohorts.tables.reading import ReadReport
 from medgraft.errors import DataError
 
@@ -35,6 +35,24 @@ def load_radiograph(path: str | Path, *, places: bool = False) -> np.ndarray:
         return load_dicom(path, places=places)
     image = load_image(path, places=places)
     check_contrast(path, image)
+    return image
+
+
+def load_photograph(path: str | Path) -> np.ndarray:
+    """Loads a DICOM file or an ordinary image in colour: a writable uint8 ``[H, W, 3]`` of red, green and blue.
+
+    Grey values are the same ones three times, read as :func:`load_radiograph` reads them.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: As :func:`load_radiograph`.
+    """
+    if is_dicom(path):
+        return load_dicom_colours(path)
+    image = load_colours(path)
+    check_colours(path, image)
     return image
 
 

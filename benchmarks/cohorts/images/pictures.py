@@ -1,8 +1,8 @@
-"""Radiographs as PNG, JPEG or TIFF: opened as nothing else, checked to the end, and turned to grey values."""
+"""Pictures as PNG, JPEG or TIFF: opened as nothing else, checked to the end, and read as grey values or in colour."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from medgraft.benchmarks.cohorts.files.streams import starts_with
-from medgraft.benchmarks.cohorts.images.grey import luminance, stretched, turned
+from medgraft.benchmarks.cohorts.images.grey import in_colour, luminance, stretched, turned
 from medgraft.errors import DataError
 from medgraft.files.limits import within
 from medgraft.files.one_file import one_file
@@ -42,6 +42,34 @@ def load_image(path: str | Path, formats: Sequence[str] = FORMATS, *, places: bo
         DataError: The file is missing, empty, truncated, damaged, not a picture of these formats, of several frames, or
             larger than ``MEDGRAFT_MAX_PIXELS``.
     """
+    return _load(path, formats, _grey, places=places)
+
+
+def load_colours(path: str | Path, formats: Sequence[str] = FORMATS) -> np.ndarray:
+    """Loads a picture as red, green and blue.
+
+    As :func:`load_image` in all else: what is transparent is black, 16 bits a colour keep their upper eight, and grey
+    values, whatever their depth, are the same ones three times. CMYK, YCbCr and palettes become what Pillow makes of
+    them; a colour profile that the file has embedded is not applied.
+
+    Args:
+        path: The file; its content decides, not its suffix.
+        formats: Pillow's names of the formats to open.
+
+    Returns:
+        Writable ``uint8 [H, W, 3]``.
+
+    Raises:
+        DataError: As :func:`load_image`.
+    """
+    return _load(path, formats, _colours)
+
+
+_Decode = Callable[[str | Path, Any, str], np.ndarray]
+"""Path, the open picture, and how the file stores it in Pillow's words -> values as decoded."""
+
+
+def _load(path: str | Path, formats: Sequence[str], decode: _Decode, *, places: bool = False) -> np.ndarray:
     with one_file(path, "an image, it is missing or damaged", _CUT, "copy it again or take its row out"):
         _check_name(path)
         with _opened(path, formats) as image:
@@ -53,13 +81,13 @@ def load_image(path: str | Path, formats: Sequence[str] = FORMATS, *, places: bo
                 raise DataError(f"{path} is a TIFF on its side; store it upright", "TIFF on its side")
             image.load()
             code = image.getexif().get(_ORIENTATION, 1)  # 1 where Pillow has turned it itself, as it does with TIFF
-            grey = _grey(path, image, raw_modes)
+            values = decode(path, image, raw_modes)
     if places and stated in range(2, 9):
         raise DataError(
             f"{path} is stored turned (orientation {stated}), and the task has places in it; store it upright",
             "stored turned, in a task with places",
         )
-    return turned(grey, code)
+    return turned(values, code)
 
 
 def picture_shape(path: str | Path, formats: Sequence[str] = FORMATS) -> tuple[int, int]:
@@ -110,11 +138,7 @@ def _grey(path: str | Path, image: Any, raw_modes: str) -> np.ndarray:
     """Grey values as decoded, ``uint8 [H, W]``; ``raw_modes`` is how the file stores them, in Pillow's words."""
     if image.mode.startswith(_DEEP):
         return _deep(path, image)
-    if ";16" in raw_modes and np.asarray(image).max(initial=0) < 128:
-        raise DataError(
-            f"{path} has 16 bits a colour and uses the lower ones only; store it as grey",
-            "16-bit colour",
-        )
+    _check_depth(path, image, raw_modes)
     if "A" not in image.getbands() and "transparency" not in image.info:
         return np.array(image.convert("L"))
     values = np.asarray(image.convert("RGBA"))
@@ -123,6 +147,27 @@ def _grey(path: str | Path, image: Any, raw_modes: str) -> np.ndarray:
     if not alpha.any():  # a channel that was never filled
         return np.array(grey)
     return (grey * alpha + 0.5).astype(np.uint8)
+
+
+def _colours(path: str | Path, image: Any, raw_modes: str) -> np.ndarray:
+    """Red, green and blue as decoded, ``uint8 [H, W, 3]``."""
+    if image.mode.startswith(_DEEP):
+        return in_colour(_deep(path, image))
+    _check_depth(path, image, raw_modes)
+    if "A" not in image.getbands() and "a" not in image.mode and "transparency" not in image.info:
+        return np.array(image.convert("RGB"))
+    values = np.array(image.convert("RGBA"))
+    colours, alpha = values[..., :3], values[..., 3:].astype(np.float64) / 255
+    return colours.copy() if not alpha.any() else (colours * alpha + 0.5).astype(np.uint8)
+
+
+def _check_depth(path: str | Path, image: Any, raw_modes: str) -> None:
+    """Refuses colours of which Pillow, which keeps the upper eight of sixteen bits, keeps next to nothing."""
+    if ";16" in raw_modes and np.asarray(image).max(initial=0) < 128:
+        raise DataError(
+            f"{path} has 16 bits a colour and uses the lower ones only; store it as grey, or with 8 bits a colour",
+            "16-bit colour",
+        )
 
 
 def _deep(path: str | Path, image: Any) -> np.ndarray:

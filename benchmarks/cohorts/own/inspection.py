@@ -11,13 +11,19 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from medgraft.benchmarks.cohorts.own.data import OwnData
-from medgraft.benchmarks.cohorts.own.readers import READERS
+from medgraft.benchmarks.cohorts.own.readers import reader_of
 from medgraft.errors import DataError
 from medgraft.modality import TEXT
 from medgraft.task import SPLITS
 
 SUSPICIOUS = 0.9
 """As many different numbers in the names of files, as a share of the files, look like patients with several."""
+
+ROUNDING = 2
+"""Levels of 255 by which the channels of a grey pixel may differ, from the rounding of JPEG and of scanners."""
+
+STRAY = 1e-3
+"""Share of the pixels that may be coloured in an image that is grey all the same."""
 
 IMBALANCED = 10.0
 """Times that the largest class may have the samples of the smallest before it is remarked on."""
@@ -36,6 +42,7 @@ class Inspection:
         spacings: Voxel sizes in mm, as text -> files.
         unreadable: Reason -> files that were read and cannot be used.
         looked_at: Files that were read.
+        coloured: Those of them that are in colour.
         words: Smallest, median and largest number of words of a text.
         warnings: Sentences about what may spoil a result.
     """
@@ -48,27 +55,29 @@ class Inspection:
     spacings: Counter[str] = field(default_factory=Counter[str])
     unreadable: Counter[str] = field(default_factory=Counter[str])
     looked_at: int = 0
+    coloured: int = 0
     words: tuple[int, ...] = ()
     warnings: list[str] = field(default_factory=list[str])
 
 
-def inspected(data: OwnData, read: int, seed: int = 0) -> Inspection:
+def inspected(data: OwnData, read: int, seed: int = 0, *, colour: bool = False) -> Inspection:
     """The facts.
 
     Args:
         data: The samples that would be used.
         read: Files to read whole, drawn from all.
         seed: Of the draw.
+        colour: The task reads images in colour.
     """
     subjects = data.subjects
     facts = Inspection({name: (len(part), len(np.unique(subjects[part]))) for name, part in data.splits.items()})
     _labels(facts, data)
     if data.files:
-        _look(facts, data, read, seed)
+        _look(facts, data, read, seed, colour=colour)
     if TEXT in data.inputs:
         lengths = [len(text.split()) for text in data.texts]
         facts.words = (min(lengths), int(np.median(lengths)), max(lengths))
-    facts.warnings += [*data.notes, *_leaks(data), *_balance(facts)]
+    facts.warnings += [*data.notes, *_leaks(data), *_balance(facts), *_unseen_colour(facts, colour=colour)]
     return facts
 
 
@@ -83,20 +92,45 @@ def _labels(facts: Inspection, data: OwnData) -> None:
         facts.classes[name] = tuple(int(has[part].sum()) for part in parts)
 
 
-def _look(facts: Inspection, data: OwnData, read: int, seed: int) -> None:
-    """Reads some files whole, as training would."""
+def _look(facts: Inspection, data: OwnData, read: int, seed: int, *, colour: bool) -> None:
+    """Reads some files whole, as training would, and pictures in colour besides."""
     n, kind = len(data.files), next(name for name in data.inputs if name != TEXT)
     chosen = sorted(np.random.default_rng(seed).permutation(n)[:read].tolist())
     facts.looked_at = len(chosen)
     for k in chosen:
         try:
-            raw = READERS[kind](data.files[k])
-            facts.sizes[" x ".join(map(str, raw.shape[::-1] if kind == "image" else raw.shape))] += 1
+            raw = reader_of(kind, colour=colour)(data.files[k])
+            facts.sizes[" x ".join(map(str, raw.shape[1::-1] if kind == "image" else raw.shape))] += 1
             if kind == "image":
+                facts.coloured += has_colour(raw if colour else reader_of(kind, colour=True)(data.files[k]))
                 continue
             facts.spacings[" x ".join(f"{x:.3g}" for x in raw.spacing)] += 1
         except DataError as error:
             facts.unreadable[error.reason or "unreadable"] += 1
+
+
+def has_colour(image: np.ndarray) -> bool:
+    """Whether an image is more than grey values stored three times, rounded.
+
+    Args:
+        image: ``uint8 [H, W, 3]``.
+    """
+    apart = np.ptp(image, axis=2) > ROUNDING
+    return bool(apart.mean() > STRAY) if apart.size else False
+
+
+def _unseen_colour(facts: Inspection, *, colour: bool) -> list[str]:
+    seen = facts.looked_at - facts.unreadable.total()
+    if not facts.sizes or facts.spacings:
+        return []
+    if facts.coloured and not colour:
+        return [
+            f"{facts.coloured} of {seen} files that were read are in colour, and only their brightness is used; "
+            "--set colour=rgb gives encoders of three channels the colours"
+        ]
+    if colour and not facts.coloured:
+        return [f"none of the {seen} files that were read is in colour; colour=grey says the same with less"]
+    return []
 
 
 def _leaks(data: OwnData) -> list[str]:

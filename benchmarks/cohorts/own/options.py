@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,6 +22,7 @@ class OwnConfig(TaskConfig):
     Attributes:
         objective: What is learnt.
         inputs: What a sample is: an image, a volume, a text, or an image or volume and a text.
+        colour: ``rgb`` reads images in colour, where the default takes their brightness.
         shared: What becomes of a subject, or a file, that the data's own splits name twice.
         subject_pattern: Regular expression; what it finds in the name of a file (its first group, if it has one) is the
             subject, where no column says it: ``"sub-[0-9]+"``.
@@ -28,8 +31,11 @@ class OwnConfig(TaskConfig):
         split_seed: Defines the split, for all seeds of a sweep.
     """
 
+    later: ClassVar[Mapping[str, Any]] = MappingProxyType({"colour": "grey"})
+
     objective: Literal["auto", "multiclass", "multilabel", "regression", "survival"] = AUTO
     inputs: tuple[Input, ...] = Field((AUTO,), min_length=1, max_length=2)
+    colour: Literal["grey", "rgb"] = "grey"
     shared: Literal["refuse", "drop"] = "refuse"
     subject_pattern: str = ""
     test_fraction: float = Field(0.2, gt=0, lt=1)

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from medgraft.benchmarks.cohorts.images.load import load_radiograph
+from medgraft.benchmarks.cohorts.images.load import load_photograph, load_radiograph
 from medgraft.benchmarks.cohorts.volumes.load import load_spaced
 
 READERS: dict[str, Callable[[str], Any]] = {
@@ -14,3 +14,13 @@ READERS: dict[str, Callable[[str], Any]] = {
     "volume": functools.partial(load_spaced, analyze=True),
 }
 """Modality -> reads a raw sample from a file; raises :class:`medgraft.errors.DataError` for one that cannot be used."""
+
+
+def reader_of(modality: str, *, colour: bool) -> Callable[[str], Any]:
+    """What reads files of a modality.
+
+    Args:
+        modality: A key of :data:`READERS`.
+        colour: Images are read in colour; nothing else has any.
+    """
+    return load_photograph if colour and modality == "image" else READERS[modality]

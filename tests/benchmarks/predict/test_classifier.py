@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from own_data import picture
+from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GroupKFold, cross_val_score
 
 import medgraft
 from medgraft import GraftClassifier
-from medgraft.errors import DataError, MedgraftError
+from medgraft.errors import ConfigError, DataError, MedgraftError
 
 
 def films(count: int = 36) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -111,3 +112,35 @@ def test_names_that_do_not_exist(tmp_path: Path):
         GraftClassifier(adapter="linear_probe").fit(
             [picture(tmp_path / "a.png"), tmp_path / "gone.png"] * 6, [0, 1] * 6
         )
+
+
+def coloured(count: int = 24) -> np.ndarray:
+    """Images ``[count, 24, 24, 3]`` of two hues in turns, of one brightness."""
+    images = np.random.default_rng(0).integers(70, 110, (count, 24, 24, 3)).astype(np.int16)
+    images[::2] += np.array((40, -20, -1), np.int16)
+    images[1::2] -= np.array((40, -20, -1), np.int16)
+    return images.astype(np.uint8)
+
+
+def test_arrays_and_files_in_colour_are_read_in_colour(tmp_path):
+    images, labels = coloured(), ["red", "green"] * 12
+    paths = []
+    for k, image in enumerate(images):
+        paths.append(tmp_path / f"{k}.png")
+        Image.fromarray(image).save(paths[-1])
+    by_array = GraftClassifier("timm:test_vit@random").fit(images, labels)
+    by_file = GraftClassifier("timm:test_vit@random", colour="rgb").fit(paths, labels)
+    assert by_array.score(images, labels) == by_file.score(paths, labels) == 1
+    np.testing.assert_allclose(by_array.predict_proba(images), by_file.predict_proba(paths), atol=1e-6)
+    kept = medgraft.load(by_file.save(tmp_path / "graft"))
+    assert kept.facts.colour and kept.predict(paths[:4])["prediction"].tolist() == labels[:4]
+    assert GraftClassifier("timm:test_vit@random").fit(paths, labels).score(paths, labels) < 0.9, "grey: no hue"
+
+
+def test_colour_is_grey_or_rgb_and_images_are_all_of_one_kind(tmp_path):
+    images = coloured(4)
+    Image.fromarray(images[0]).save(tmp_path / "a.png")
+    with pytest.raises(ConfigError, match="colour is 'bgr'; it is 'grey' or 'rgb'"):
+        GraftClassifier(colour="bgr").fit([tmp_path / "a.png"] * 4, [0, 1, 0, 1])
+    with pytest.raises(DataError, match=r"samples have \[2, 3\] axes; an image is uint8 \[H, W\] or \[H, W, 3\]"):
+        GraftClassifier().fit([*images[:3], images[0, ..., 0]], [0, 1, 0, 1])
