@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from medgraft.benchmarks.cell.encoder import select_encoder
 from medgraft.benchmarks.cell.kept import KeptFacts, raw_facts, read_facts
+from medgraft.benchmarks.explain.maps import Explanation
+from medgraft.benchmarks.explain.scorer import Scorer
+from medgraft.benchmarks.predict.explaining import explained
 from medgraft.benchmarks.predict.samples import Item, items_of
 from medgraft.checkpoints.folder import load as load_weights
 from medgraft.checkpoints.folder import read_config
@@ -155,6 +159,45 @@ class Predictor:
                     if row["status"] == OK:
                         row |= self._decided(next(good))
             yield rows
+
+    def explain(
+        self, sample: str | Path | Mapping[str, Any], method: str, target: str | None = None, **options: Any
+    ) -> Explanation:
+        """A map of where the decision on one image or volume comes from; see :mod:`medgraft.benchmarks.explain`.
+
+        Args:
+            sample: A file, or each modality -> raw sample.
+            method: ``rollout``, ``gradcam`` or ``occlusion``.
+            target: Name of the class to explain; the one with the highest score by default.
+            **options: ``window`` and ``stride`` of occlusion, in values of the prepared input.
+
+        Raises:
+            DataError: The file cannot be read.
+            UnknownNameError: No such method or class.
+            ConfigError: The method does not apply to this graft, or captum is missing.
+        """
+        return explained(self, self.sample_of(sample), method, target, **options)
+
+    def sample_of(self, source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+        """A file's raw sample by its modality, or a raw sample as it is, checked.
+
+        Raises:
+            DataError: The file cannot be read, or is none of the graft's.
+        """
+        if isinstance(source, Mapping):
+            sample = dict(source)
+        else:
+            (item,) = items_of([source], self.facts.inputs)
+            sample = {name: read() for name, read in item.read.items()}
+        if missing := [name for name in self.facts.inputs if name not in sample]:
+            raise DataError(f"a sample is {' and '.join(self.facts.inputs)}, and this one has no {missing[0]}")
+        for name in self.facts.inputs:
+            find_modality(name).check(sample[name])
+        return sample
+
+    def scorer(self, modality: str, others: Mapping[str, Tensor]) -> Scorer:
+        """The graft as a function of one prepared modality, the sample's ``others`` ``[1, ...]`` held fixed."""
+        return Scorer(self.grafted, self.objective, self._context, modality, others, self._autocast)
 
     def _decided(self, scores: np.ndarray) -> dict[str, Any]:
         """Columns of one sample's scores ``[K]``."""
