@@ -12,6 +12,7 @@ import typer
 from medgraft.benchmarks.commands.board import expert_load, leaderboard
 from medgraft.benchmarks.commands.cohort import cohort, pairs
 from medgraft.benchmarks.commands.embed import embed
+from medgraft.benchmarks.commands.export import export
 from medgraft.benchmarks.commands.inspect import inspect
 from medgraft.benchmarks.commands.leak_check import leak_check
 from medgraft.benchmarks.commands.predict import predict
@@ -28,6 +29,7 @@ app.command("pairs")(pairs)
 app.command("prepare")(prepare)
 app.command("inspect")(inspect)
 app.command("predict")(predict)
+app.command("export")(export)
 app.command("embed")(embed)
 app.command("leak-check")(leak_check)
 

@@ -1,9 +1,9 @@
-"""Grad-CAM (Selvaraju et al., ICCV 2017) by captum, at the deepest places of the encoder that the decision depends on."""
+"""Grad-CAM (Selvaraju et al., ICCV 2017) by captum, at the encoder's deepest places that the decision depends on."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,11 +73,11 @@ def _candidates(scorer: Scorer) -> list[nn.Module]:
 @contextmanager
 def _probed(scorer: Scorer, layer: nn.Module, probe: Probe, x: Tensor) -> Generator[None]:
     """Inside, what a module gives goes through the probe, adapters' changes of it included."""
-    tower, grids = scorer.tower, _grids(scorer, x)
+    tower, grid = scorer.tower, _grid(scorer, x)
 
     def through(module: nn.Module, args: Any, output: Any) -> Any:
         first = output[0] if isinstance(output, tuple) else output
-        if not isinstance(first, Tensor) or (arrange := _arranged(first, tower, grids)) is None:
+        if not isinstance(first, Tensor) or (arrange := _arranged(first, tower, grid)) is None:
             return None
         maps, back = arrange
         changed = back(probe(maps))
@@ -91,37 +91,32 @@ def _probed(scorer: Scorer, layer: nn.Module, probe: Probe, x: Tensor) -> Genera
 
 
 @torch.no_grad()
-def _grids(scorer: Scorer, x: Tensor) -> list[tuple[int, ...]]:
-    """Grids that the tokens inside the blocks may have."""
-    tower = scorer.tower
-    if tower.block_grid is not None:
-        return [tower.block_grid[1]]
-    return [scorer.features(x)[scorer.modality].grid]
+def _grid(scorer: Scorer, x: Tensor) -> tuple[int, ...]:
+    """The grid of the tokens inside the blocks."""
+    if scorer.tower.block_grid is not None:
+        return scorer.tower.block_grid[1]
+    return scorer.features(x)[scorer.modality].grid
 
 
-def _arranged(
-    x: Tensor, tower: Encoder, grids: Sequence[tuple[int, ...]]
-) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
+def _arranged(x: Tensor, tower: Encoder, grid: tuple[int, ...]) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
     """A hidden state as maps ``[B, C, *grid]``, and the way back; ``None`` for what has no places.
 
     Maps have their channels first or, as in Swin, last; tokens lie on the grid behind those that stand for no place.
     """
     axes, width = len(tower.spec.input_size), tower.spec.dim
     if tower.sliced > 1:
-        return _of_slices(x, tower, grids[0])
+        return _of_slices(x, tower, grid)
     if x.ndim == axes + 2:
         if math.prod(x.shape[2:]) <= 1:
             return None
         if x.shape[1] != width and x.shape[-1] == width:
             return x.movedim(-1, 1), lambda maps: maps.movedim(1, -1)
         return x, lambda maps: maps.clone()  # the next layer may write into it
-    for grid in grids:
-        places = math.prod(grid)
-        if x.ndim == 3 and x.shape[1] >= places > 1 and len(grid) == axes:
-            before = x.shape[1] - places
-            maps = x[:, before:].transpose(1, 2).unflatten(2, grid)
-            return maps, lambda maps: torch.cat([x[:, :before], maps.flatten(2).transpose(1, 2)], dim=1)
-    return None
+    before = x.shape[1] - math.prod(grid)
+    if x.ndim != 3 or len(grid) != axes or before < 0 or math.prod(grid) <= 1:
+        return None
+    maps = x[:, before:].transpose(1, 2).unflatten(2, grid)
+    return maps, lambda maps: torch.cat([x[:, :before], maps.flatten(2).transpose(1, 2)], dim=1)
 
 
 def _of_slices(x: Tensor, tower: Encoder, grid: tuple[int, ...]) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
@@ -142,7 +137,11 @@ def _of_slices(x: Tensor, tower: Encoder, grid: tuple[int, ...]) -> tuple[Tensor
 def _depends(scorer: Scorer, probe: Probe, x: Tensor, target: int) -> bool:
     """Whether the target's logit changes with what goes through the probe."""
     seen: list[Tensor] = []
-    handle = probe.register_forward_hook(lambda module, args, output: seen.append(output))
+
+    def note(module: nn.Module, args: Any, output: Tensor) -> None:
+        seen.append(output)
+
+    handle = probe.register_forward_hook(note)  # pyright: ignore[reportArgumentType]
     try:
         with torch.enable_grad():
             logit = scorer(x)[0, target]

@@ -80,7 +80,7 @@ def _plane(values: np.ndarray, oriented: bool) -> np.ndarray:
 
 
 def _chosen(volume: np.ndarray, heat: np.ndarray, axis: int, count: int) -> list[int]:
-    """Slices that are evenly spread over what is not background, the one with most of the map in place of the nearest."""
+    """Slices evenly spread over what is not background; the one with most of the map takes the place of the nearest."""
     others = tuple(k for k in range(volume.ndim) if k != axis)
     full = np.flatnonzero((np.abs(volume - volume.min()) > 0).mean(axis=others) > 0.05)
     low, high = (int(full[0]), int(full[-1])) if len(full) else (0, volume.shape[axis] - 1)

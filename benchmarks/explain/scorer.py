@@ -49,7 +49,7 @@ class Scorer(nn.Module):
     def features(self, x: Tensor) -> dict[str, Features]:
         """Features of all modalities for prepared images or volumes ``[B, C, *size]``."""
         order = self.objective.inputs if self.modality in self.objective.inputs else (self.modality,)
-        rows = {name: value.expand(len(x), *value.shape[1:]) for name, value in self.others.items()}
+        rows = {name: value.expand(x.shape[0], *value.shape[1:]) for name, value in self.others.items()}
         rows[self.modality] = x
         with self.autocast():
             return self.grafted.encode({name: rows[name] for name in order if name in rows})

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from medgraft.benchmarks.cell.encoder import select_encoder
-from medgraft.benchmarks.cell.kept import KeptFacts, raw_facts, read_facts
+from medgraft.benchmarks.cell.kept import KeptFacts, graft_folder, raw_facts, read_facts
+from medgraft.benchmarks.cell.results import Precision
 from medgraft.benchmarks.explain.maps import Explanation
 from medgraft.benchmarks.explain.scorer import Scorer
 from medgraft.benchmarks.predict.explaining import explained
@@ -38,8 +39,9 @@ class Predictor:
     """Predicts with a kept graft.
 
     Args:
-        folder: What ``--keep`` left beside a result: ``<key>.adapter``.
+        folder: What ``--keep`` left beside a result, ``<key>.adapter``, or what ``export --to hf`` wrote.
         device: Where it runs.
+        precision: What it runs in; by default what it was trained and judged in.
 
     Raises:
         CheckpointError: The folder is none of a kept graft, is damaged, or belongs to another encoder.
@@ -49,9 +51,10 @@ class Predictor:
         >>> medgraft.load("results/.../KEY.adapter").predict(["film.png", "folder/"])  # doctest: +SKIP
     """
 
-    def __init__(self, folder: str | Path, device: str = "cpu") -> None:
-        self.folder, self.device = Path(folder), device
+    def __init__(self, folder: str | Path, device: str = "cpu", precision: Precision | None = None) -> None:
+        self.folder, self.device = graft_folder(folder), device
         self.facts: KeptFacts = read_facts(self.folder)
+        self.precision = precision or self.facts.precision
         config = read_config(self.folder)
         self.digest = str(config["weights_sha256"])[:12]
         self.objective = self.facts.make_objective()
@@ -67,7 +70,7 @@ class Predictor:
         self._add_head()
         load_weights(self.grafted, self.folder)
         self.grafted.to(device).eval()
-        if self.facts.precision == "bf16_frozen":
+        if self.precision == "bf16_frozen":
             self.grafted.encoder.hold_in_bf16()
         with torch.no_grad(), self._autocast():
             self._context = self.objective.context(self.grafted)
@@ -79,7 +82,7 @@ class Predictor:
         self.grafted.head = None if head is None else head.to(self.device)
 
     def _autocast(self) -> Any:
-        if self.facts.precision == "fp32":
+        if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device, torch.bfloat16)
 
@@ -105,6 +108,11 @@ class Predictor:
             )
             for name in self.facts.inputs
         }
+        return self.scores_of(rows)
+
+    @torch.no_grad()
+    def scores_of(self, rows: Mapping[str, Tensor]) -> np.ndarray:
+        """Scores ``float64 [n, K]`` of prepared samples, modality -> ``[n, ...]``; see :meth:`scores`."""
         with self._autocast():
             outputs = self.grafted.encode(cut_texts(self.grafted, rows))
             return self.objective.scores(self.grafted, outputs, self._context).double().cpu().numpy()

@@ -73,8 +73,8 @@ class Objective:
             fit it.
         takes_support: It lets an adapter that classifies by its training features
             (:class:`medgraft.support_adapter.SupportAdapter`) do so in the place of a head.
-        activation: What :meth:`activated` does, in words: ``softmax``, ``sigmoid``, or ``identity`` where predictions are
-            :meth:`decision` itself.
+        activation: What :meth:`activated` does, in words: ``softmax``, ``sigmoid``, or ``identity`` where predictions
+            are :meth:`decision` itself.
         compares: It trains on pairs: two modalities of a sample, which :attr:`pair` names.
         pair: These two; a task may name others, and where neither does they are the first that is no text, and the
             text. See :func:`pair_of`.

@@ -138,8 +138,12 @@ def redrawn(made: Grafted) -> Grafted:
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    [("timm", "rollout"), ("timm", "gradcam"), ("timm", "occlusion"), ("timm_cnn", "gradcam")]
-    + [("hf_vit", "rollout"), ("hf_vit", "gradcam")],
+    [
+        *[("timm", method) for method in METHODS],
+        ("timm_cnn", "gradcam"),
+        ("hf_vit", "rollout"),
+        ("hf_vit", "gradcam"),
+    ],
 )
 def test_randomised_weights_change_the_map(name, method):
     raw = raw_of(tiny_encoders.shared(name))
@@ -215,7 +219,7 @@ def test_windows_without_gaps():
     made = scorer(grafted(SpotCnn(2)))
     x = torch.zeros(1, 1, SIDE, SIDE)
     for window, stride in [((40, 4), None), ((4, 4), (5, 5)), ((4,), None)]:
-        with pytest.raises(ConfigError, match="does not fit|leave gaps"):
+        with pytest.raises(ConfigError, match=r"does not fit|leave gaps"):
             occlusion(made, x, 1, window, stride)
     x[0, 0, 0] = float("nan")  # padding
     assert float(fill_value(x + 1)[0, 0, 3, 3]) == 1
