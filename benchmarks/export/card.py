@@ -24,9 +24,6 @@ from medgraft.objective import objective_class
 TASK_TAGS = {"image": "image-classification", "text": "text-classification"}
 """Modality of the samples -> the task of Hugging Face that classification of them is."""
 
-FEW = 20
-"""Test subjects of a class below which an interval is too narrow, as boards say, too."""
-
 
 def card_of(folder: str | Path, opening: str = "") -> str:
     """The text of a kept graft's model card.
@@ -55,11 +52,12 @@ def card_of(folder: str | Path, opening: str = "") -> str:
         metrics=[_row(name, estimate) for name, estimate in shown.items()],
         groups=_groups(result),
         counts=_counts(result),
-        zip_thresholds=list(zip(facts.classes, facts.thresholds or (), strict=False)),
-        few=dict(result.data.get("few_subjects") or {}) if result else {},
-        notes=[one_line(str(note), 300) for note in (result.data.get("notes") or [])] if result else [],
-        json=lambda value: json.dumps(value, sort_keys=True),
-        number=_number,
+        thresholds=[f"{cell(n)} {_number(t)}" for n, t in zip(facts.classes, facts.thresholds or (), strict=False)],
+        few=[f"{cell(n)} {count}" for n, count in ((result and result.data.get("few_subjects")) or {}).items()],
+        notes=[cell(note) for note in ((result and result.data.get("notes")) or [])],
+        classes=[cell(name) for name in facts.classes],
+        json=lambda value: cell(json.dumps(value, sort_keys=True)),
+        cell=cell,
         opening=opening or 'import medgraft\n\npredictor = medgraft.load("path/to/this/folder")',
     )
     return str(card).rstrip() + "\n"
@@ -138,6 +136,16 @@ def _task_tag(facts: KeptFacts) -> str:
     return tags[0] if len(facts.inputs) == 1 and tags else "classification"
 
 
+def cell(value: object) -> str:
+    r"""A word from a table of someone's as part of a Markdown table: one line, no mark-up.
+
+    Example:
+        >>> cell("a | b <img src=x>")
+        'a \\| b &lt;img src=x>'
+    """
+    return one_line(str(value), 300).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
@@ -145,7 +153,7 @@ def _number(value: float | None) -> str:
 def _row(name: str, estimate: Estimate) -> dict[str, str]:
     low, high = estimate.ci_low, estimate.ci_high
     return {
-        "name": name,
+        "name": cell(name),
         "value": _number(estimate.value),
         "interval": "-" if low is None or high is None else f"{low:.3f} to {high:.3f}",
         "samples": str(estimate.n or "-"),
@@ -159,12 +167,12 @@ def _groups(result: CellResult | None) -> list[dict[str, Any]]:
         return []
     return [
         {
-            "attribute": one_line(attribute, 60),
+            "attribute": cell(attribute),
             "metric": groups.metric,
-            "rows": [_row(one_line(name, 60), estimate) for name, estimate in groups.groups.items()],
-            "worst": one_line(groups.worst, 60),
+            "rows": [_row(name, estimate) for name, estimate in groups.groups.items()],
+            "worst": cell(groups.worst),
             "gap": _row("gap", groups.gap),
-            "left_out": groups.left_out,
+            "left_out": [f"{cell(name)} ({count})" for name, count in groups.left_out.items()],
         }
         for attribute, groups in result.groups.items()
     ]

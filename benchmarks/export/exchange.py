@@ -44,7 +44,7 @@ def _quietly() -> Iterator[None]:
 
 def _why(error: Exception) -> str:
     text = str(error)
-    if "specialized it to be a constant" in text or "batch" in text and "constant" in text:
+    if "specialized it to be a constant" in text:
         return "its code fixes the size of the batch, as len() of a tensor does where x.shape[0] would not"
     return one_line(f"{type(error).__name__}: {text.strip()}", 240)
 

@@ -22,7 +22,7 @@ from medgraft.errors import ConfigError
 GRAFT_FILES = (CONFIG_NAME, WEIGHTS_NAME, FACTS)
 
 
-def write_hugging_face(predictor: Predictor, batch: Mapping[str, Tensor], folder: Path) -> tuple[Served, str]:
+def write_hugging_face(predictor: Predictor, batch: Mapping[str, Tensor], folder: Path) -> tuple[list[Served], str]:
     """Writes all but the card and the facts.
 
     ``graft/`` is what was kept, which ``medgraft.load`` opens. Where the adapters can be folded into the weights,
@@ -35,7 +35,7 @@ def write_hugging_face(predictor: Predictor, batch: Mapping[str, Tensor], folder
         folder: A new one.
 
     Returns:
-        What the folder's graft is as a function, and how its weights are opened, in words.
+        What was written as functions, to be compared with the graft, and how it is opened, in words.
     """
     inside = folder / INSIDE
     inside.mkdir()
@@ -46,12 +46,12 @@ def write_hugging_face(predictor: Predictor, batch: Mapping[str, Tensor], folder
         merge(predictor)
     except ConfigError as error:
         _write_config(predictor, folder, {})
-        return served, f"medgraft.load(folder) only: {error}"
+        return [served], f"medgraft.load(folder) only: {error}"
     model = transformers_model(predictor)
     if model is None:
-        write_merged(predictor, folder)
+        merged = write_merged(predictor, folder)
         _write_config(predictor, folder, {"weights": WEIGHTS})
-        return served, "medgraft.load(folder); model.safetensors as export --to merged writes it"
+        return [served, merged], "medgraft.load(folder); model.safetensors as export --to merged writes it"
     model.save_pretrained(folder)
     transform: Any = getattr(next(iter(predictor.towers.values())), "transform", None)
     if hasattr(getattr(transform, "processor", None), "save_pretrained"):
@@ -64,7 +64,9 @@ def write_hugging_face(predictor: Predictor, batch: Mapping[str, Tensor], folder
         save_file(
             {k: v.detach().clone().contiguous() for k, v in head.state_dict().items()}, folder / "head.safetensors"
         )
-    return served, "medgraft.load(folder); transformers.AutoModel.from_pretrained(folder), the head in head.safetensors"
+    return [
+        served
+    ], "medgraft.load(folder); transformers.AutoModel.from_pretrained(folder), the head in head.safetensors"
 
 
 def transformers_model(predictor: Predictor) -> Any:

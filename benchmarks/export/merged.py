@@ -93,7 +93,8 @@ def usage(predictor: Predictor) -> dict[str, Any]:
     reads = " and ".join(f"features[{name!r}].pooled" for name in predictor.facts.inputs)
     return {
         "file": WEIGHTS,
-        "encoder": f"tensors under 'encoder.': medgraft.build_encoder({predictor.facts.encoder!r}).load_state_dict(...)",
+        "encoder": "tensors under 'encoder.': "
+        f"medgraft.build_encoder({predictor.facts.encoder!r}).load_state_dict(...)",
         "head": None
         if head is None
         else f"tensors under 'head.': logits = head.linear.weight @ ((x - head.mean) / head.deviation) + "

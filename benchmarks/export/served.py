@@ -88,8 +88,8 @@ def check_rows(served: Served, batches: Sequence[Mapping[str, Tensor]]) -> None:
             joined = [torch.cat([each[i] for each in alone]) for i in range(len(together))]
             if (gap := apart(together, joined)[1]) > TOLERANCE:
                 raise ConfigError(
-                    f"the graft cannot be exported: its result for one sample changes by {gap:.2g} with the samples beside "
-                    "it in the batch; predict with medgraft"
+                    f"the graft cannot be exported: its result for one sample changes by {gap:.2g} with the samples "
+                    "beside it in the batch; predict with medgraft"
                 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import tempfile
@@ -34,7 +35,7 @@ FILES = {"onnx": (".onnx", "ONNX Runtime"), "torchscript": (".pt", "TorchScript"
 
 KINDS = (*FILES, "merged", "hf", "card")
 FACTS = "medgraft.json"
-"""Facts of an exported folder; beside a file they have the file's name and end in ``.json``."""
+"""Facts of an exported folder; beside a file they have its name and ``.json``."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ def export(folder: str | Path, kind: str, out: str | Path) -> Exported:
 
     Args:
         folder: The kept graft.
-        kind: ``onnx`` or ``torchscript``: a file, with facts (``.json``) and a model card (``.md``) of the same name
-            beside it. ``merged`` or ``hf``: a folder. ``card``: the model card alone.
+        kind: ``onnx`` or ``torchscript``: a file, with facts (``NAME.json``) and a model card (``NAME.md``) beside
+            it. ``merged`` or ``hf``: a folder. ``card``: the model card alone.
         out: The file or the folder, which must not be there yet; a model card that medgraft wrote may.
 
     Raises:
@@ -96,7 +97,7 @@ def _places(kind: str, out: Path) -> tuple[Path, ...]:
         return (out,)
     if out.suffix.lower() in (".json", ".md", ""):
         raise ConfigError(f"--out {out} is to be a file of {FILES[kind][1]}; name it {out.with_suffix(FILES[kind][0])}")
-    return (out.with_suffix(".json"), out.with_suffix(".md"), out)
+    return (out.with_name(f"{out.name}.json"), out.with_name(f"{out.name}.md"), out)
 
 
 def _put(made: Path, places: tuple[Path, ...]) -> None:
@@ -162,12 +163,12 @@ def _write_folder(predictor: Predictor, kind: str, made: Path, places: tuple[Pat
         expected = [before(*batch.values()) for batch in batches]
     if kind == "merged":
         merge(predictor)
-        served, note, more = write_merged(predictor, made), "see usage in medgraft.json", {"usage": usage(predictor)}
+        written, note, more = [write_merged(predictor, made)], "see usage in medgraft.json", {"usage": usage(predictor)}
     else:
-        served, note = write_hugging_face(predictor, batches[0], made)
+        written, note = write_hugging_face(predictor, batches[0], made)
         more = {"usage": note}
     found = 0.0
-    for batch, values in zip(batches, expected, strict=True):
+    for served, (batch, values) in itertools.product(written, zip(batches, expected, strict=True)):
         with torch.no_grad():
             difference, relative = apart(served(*batch.values()), values)
         if not relative <= TOLERANCE:

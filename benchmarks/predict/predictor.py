@@ -67,7 +67,8 @@ class Predictor:
             encoder, {n: build_adapter(_plugin(n, a), a["config"]) for n, a in config["adapters"].items()}
         )
         self.grafted.to(device).eval()
-        self._add_head()
+        if config.get("head") is not None:  # adapters that classify by their training features have none
+            self._add_head()
         load_weights(self.grafted, self.folder)
         self.grafted.to(device).eval()
         if self.precision == "bf16_frozen":
