@@ -56,4 +56,5 @@ def shows_whole(tower: Encoder, raw: np.ndarray) -> bool:
     if tuple(prepared.shape[1:]) != size or not bool(prepared[0].isfinite().all()):
         return False
     seen, expected = prepared[0].float().numpy().ravel(), resized(sample.astype(np.float32), size).ravel()
-    return bool(spearmanr(seen, expected).statistic >= ALIKE)
+    alike: Any = spearmanr(seen, expected)
+    return bool(alike.statistic >= ALIKE)

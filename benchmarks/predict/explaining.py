@@ -1,4 +1,4 @@
-"""Maps for the samples of a prediction: one by one, and as a folder of pictures with a table of what they show."""
+"""Maps for the samples of a prediction: a folder of pictures with a table of what they show."""
 
 from __future__ import annotations
 
@@ -6,35 +6,17 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any
 
 from medgraft.benchmarks.cohorts.volumes.load import load_volume
-from medgraft.benchmarks.explain.maps import Explanation, check, explain, spatial_modality
+from medgraft.benchmarks.explain.maps import check, spatial_modality
 from medgraft.benchmarks.predict.output import PredictionTable
+from medgraft.benchmarks.predict.predictor import Predictor
 from medgraft.benchmarks.predict.samples import Item
 from medgraft.errors import DataError
 
-if TYPE_CHECKING:
-    from medgraft.benchmarks.predict.predictor import Predictor
-
 TABLE = "maps.csv"
 COLUMNS = ("input", "status", "method", "class", "score", "picture", "nifti")
-
-
-def explained(
-    predictor: Predictor, sample: Mapping[str, Any], method: str, target: str | None = None, **options: Any
-) -> Explanation:
-    """A map of one sample, see :meth:`medgraft.benchmarks.predict.predictor.Predictor.explain`."""
-    facts = predictor.facts
-    modality = spatial_modality(facts.inputs)
-    others = {
-        name: torch.as_tensor(predictor.towers[name].prepare(sample[name]))[None].to(predictor.device)
-        for name in facts.inputs
-        if name != modality
-    }
-    return explain(predictor.scorer(modality, others), sample[modality], method, facts.classes, target, **options)
 
 
 class MapFolder:
@@ -85,7 +67,7 @@ class MapFolder:
 
     def _drawn(self, sample: Mapping[str, Any], item: Item, number: int) -> dict[str, Any]:
         """Files of one map, and what it shows."""
-        map_of = explained(self.predictor, sample, self.method, self.target)
+        map_of = self.predictor.explain(sample, self.method, self.target)
         stem = f"{number:04d}_{_stem(item.path or item.name)}"
         picture = map_of.save(self.folder / f"{stem}.png")
         row = {"class": map_of.target, "score": map_of.score, "picture": picture.name, "nifti": ""}

@@ -16,9 +16,8 @@ from torch import Tensor
 from medgraft.benchmarks.cell.encoder import select_encoder
 from medgraft.benchmarks.cell.kept import KeptFacts, graft_folder, raw_facts, read_facts
 from medgraft.benchmarks.cell.results import Precision
-from medgraft.benchmarks.explain.maps import Explanation
+from medgraft.benchmarks.explain.maps import Explanation, explain, spatial_modality
 from medgraft.benchmarks.explain.scorer import Scorer
-from medgraft.benchmarks.predict.explaining import explained
 from medgraft.benchmarks.predict.samples import Item, items_of
 from medgraft.checkpoints.folder import load as load_weights
 from medgraft.checkpoints.folder import read_config
@@ -185,7 +184,14 @@ class Predictor:
             UnknownNameError: No such method or class.
             ConfigError: The method does not apply to this graft, or captum is missing.
         """
-        return explained(self, self.sample_of(sample), method, target, **options)
+        raw = self.sample_of(sample)
+        modality = spatial_modality(self.facts.inputs)
+        others = {
+            name: torch.as_tensor(self.towers[name].prepare(raw[name]))[None].to(self.device)
+            for name in self.facts.inputs
+            if name != modality
+        }
+        return explain(self.scorer(modality, others), raw[modality], method, self.facts.classes, target, **options)
 
     def sample_of(self, source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         """A file's raw sample by its modality, or a raw sample as it is, checked.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -67,8 +68,9 @@ def test_a_map_of_a_volume_lies_on_it_in_millimetres(axes, tmp_path):
     values[14:17, 4:7, 10:13] = 100
     affine = np.array([[2, 0, 0, -30], [0, 3, 0, 10], [0, 0, 4, 5], [0, 0, 0, 1.0]])
     image = nib.Nifti1Image(values, affine)
-    wanted = nib.orientations.axcodes2ornt(axes)
-    turned = image.as_reoriented(nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), wanted))
+    wanted: Any = nib.orientations.axcodes2ornt(axes)
+    change: Any = nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), wanted)
+    turned = image.as_reoriented(change)
     assert "".join(nib.aff2axcodes(turned.affine)) == axes
     nib.save(turned, tmp_path / "v.nii.gz")
 
@@ -80,7 +82,7 @@ def test_a_map_of_a_volume_lies_on_it_in_millimetres(axes, tmp_path):
 
     found = explain(scorer(grafted(Resizing(3))), load_spaced(tmp_path / "v.nii.gz"), "occlusion", CLASSES, "spot")
     _, read = load_volume(tmp_path / "v.nii.gz")
-    saved = nib.load(found.save_nifti(tmp_path / "map.nii.gz", read))
+    saved: Any = nib.load(found.save_nifti(tmp_path / "map.nii.gz", read))
     place = np.unravel_index(np.asarray(saved.dataobj).argmax(), saved.shape)
     world = saved.affine @ [*place, 1]
     assert np.abs(world - affine @ [15, 5, 11, 1])[:3].max() <= 8, world

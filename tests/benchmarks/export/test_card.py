@@ -69,7 +69,7 @@ def graft(tmp_path) -> Path:
 
 
 def test_a_card_has_what_the_result_has(graft):
-    card = ModelCard(card_of(graft))
+    card: Any = ModelCard(card_of(graft))
     metrics = {each.metric_type: each for each in card.data.eval_results}
     assert set(metrics) == {"auc_macro", "f1_macro"} and metrics["auc_macro"].metric_value == 0.8125
     one = metrics["auc_macro"]
@@ -95,7 +95,7 @@ def test_a_card_has_what_the_result_has(graft):
 
 
 def test_phantoms_say_so_first(tmp_path):
-    card = ModelCard(card_of(kept(tmp_path / "g", "linear_probe", test=(0.75, 0.5, None))))
+    card: Any = ModelCard(card_of(kept(tmp_path / "g", "linear_probe", test=(0.75, 0.5, None))))
     assert card.text.index("> **PHANTOM.**") < card.text.index("## Data")
     assert "PHANTOM: generated data" in card.data.eval_results[0].dataset_name
     assert card.data.eval_results[0].metric_value == 0.75 and "phantom-data" in card.data.tags
@@ -107,14 +107,14 @@ def test_other_objectives(objective, tmp_path):
     state = {"mean": 1.0, "deviation": 2.0} if objective == "regression" else {}
     thresholds = (0.25, 0.5) if objective == "multilabel" else None
     facts = {"objective": objective, "state": state, "thresholds": thresholds, "test": (2.5, 2.0, 3.0)}
-    card = ModelCard(card_of(kept(tmp_path / "g", "linear_probe", **facts)))
+    card: Any = ModelCard(card_of(kept(tmp_path / "g", "linear_probe", **facts)))
     assert ("a 0.250, b 0.500; chosen on validation samples" in card.text) == (objective == "multilabel")
     assert ("predicts a number" in card.text) == (objective == "regression")
 
 
 def test_names_from_anywhere_stay_names(tmp_path):
     hostile = ("a | b\n---\n# x", "{{ 7 * 7 }}<script>")
-    card = ModelCard(
+    card: Any = ModelCard(
         card_of(kept(tmp_path / "g", "linear_probe", classes=hostile, cohort="c: [1,\n- y", test=(0.5,) * 3))
     )
     assert "{{ 7 * 7 }}" in card.text and "<script>" not in card.text and "\n# x" not in card.text

@@ -58,7 +58,7 @@ def test_onnx_runtime_gives_the_grafts_probabilities(onnx_file, predictor, count
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(onnx_file[0]), providers=["CPUExecutionProvider"])
-    logits, p = session.run(["logits", "probabilities"], {"image": prepared(predictor, count)})
+    logits, p = map(np.asarray, session.run(["logits", "probabilities"], {"image": prepared(predictor, count)}))
     np.testing.assert_allclose(p, predictor.scores(images(count)), atol=1e-4)
     np.testing.assert_allclose(softmax(logits), p, atol=1e-6)
 
@@ -164,8 +164,8 @@ def test_numbers_and_image_with_text(tmp_path):
     export(folder, "onnx", tmp_path / "m.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
     rows = examples(made, 2, seed=9)
-    (value,) = session.run(["value"], {name: x.numpy() for name, x in rows.items()})
-    np.testing.assert_allclose(value, made.scores_of(rows), rtol=1e-4)
+    value = session.run(["value"], {name: x.numpy() for name, x in rows.items()})[0]
+    np.testing.assert_allclose(np.asarray(value), made.scores_of(rows), rtol=1e-4)
     assert json.loads((tmp_path / "m.onnx.json").read_text())["inputs"]["text"]["dtype"] == "int64"
 
 
