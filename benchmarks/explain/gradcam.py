@@ -22,7 +22,7 @@ class Probe(nn.Module):
     """Lets maps ``[B, C, *grid]`` through; a layer that captum can look at where the encoder has tokens."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """The maps, part of a graph of gradients though nothing before them is trained."""
+        """The maps, ``[B, C, *grid]``, part of a graph of gradients though nothing before them is trained."""
         maps = maps.clone()
         return maps if maps.requires_grad else maps.requires_grad_()
 

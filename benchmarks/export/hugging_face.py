@@ -31,7 +31,7 @@ def write_hugging_face(predictor: Predictor, batch: Mapping[str, Tensor], folder
 
     Args:
         predictor: In single precision; its graft is merged where that can be.
-        batch: Prepared inputs, to compare with.
+        batch: Prepared inputs ``[B, ...]``, to compare with.
         folder: A new one.
 
     Returns:

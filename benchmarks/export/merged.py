@@ -42,7 +42,7 @@ def _only_reads(grafted: Grafted, name: str, adapter: Any) -> bool:
 
 
 def state_of(predictor: Predictor) -> dict[str, Tensor]:
-    """Tensors of a merged graft: the encoder's under ``encoder.``, the head's under ``head.``."""
+    """Tensors of any shape of a merged graft: the encoder's under ``encoder.``, the head's under ``head.``."""
     grafted = predictor.grafted
     parts = {"encoder": grafted.encoder.state_dict()}
     if grafted.head is not None:
@@ -69,7 +69,7 @@ def write_merged(predictor: Predictor, folder: Path) -> Served:
 
 
 def read_merged(predictor: Predictor, state: Mapping[str, Tensor]) -> Served:
-    """A fresh encoder and a head with merged tensors in them, without any adapter.
+    """A fresh encoder and a head with merged tensors, of any shape, in them, without any adapter.
 
     Raises:
         ConfigError: The encoder has other tensors, as where merging changed its modules.

@@ -39,7 +39,7 @@ class Served(nn.Module):
         self.outputs = ("logits", "probabilities") if predictor.facts.classes else ("value",)
 
     def forward(self, *batches: Tensor) -> tuple[Tensor, ...]:
-        """See :class:`Served`."""
+        """Prepared inputs ``[B, ...]`` -> ``[B, K]`` of each output; see :class:`Served`."""
         scorer = self.scorer
         features = scorer.grafted.encode(dict(zip(self.inputs, batches, strict=True)))
         decision = scorer.objective.decision(scorer.grafted, features, scorer.context)
@@ -59,7 +59,7 @@ def examples(predictor: Predictor, count: int, seed: int = 0) -> dict[str, Tenso
 
 
 def apart(found: Sequence[Any], expected: Sequence[Tensor]) -> tuple[float, float]:
-    """Largest difference of outputs, as it is and relative to the largest expected value above 1.
+    """Largest difference of outputs ``[B, K]``, as it is and relative to the largest expected value above 1.
 
     It is infinite where shapes differ or a value is not finite.
     """
@@ -75,6 +75,10 @@ def apart(found: Sequence[Any], expected: Sequence[Tensor]) -> tuple[float, floa
 
 def check_rows(served: Served, batches: Sequence[Mapping[str, Tensor]]) -> None:
     """Refuses a graft whose result for a sample depends on the batch around it: a file could not say which.
+
+    Args:
+        served: The graft.
+        batches: Prepared inputs, ``[B, ...]`` each.
 
     Raises:
         ConfigError: It does.
