@@ -93,7 +93,7 @@ class BlockPooling(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens ``[B, N, C]``, of which ``mask`` ``[B, N]`` are real -> ``[B, C]``."""
-        B, K = len(x), len(self.query)
+        B, K = x.shape[0], len(self.query)
         asked = self.query.expand(B, -1, -1)
         q = self.q(asked).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = self.kv(self.norm1(x)).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)

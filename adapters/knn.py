@@ -35,6 +35,7 @@ class Knn(SupportAdapter):
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"epochs": 0})
     kept = ("keys", "votes", "counted")
+    export_refusal = "it holds the features of every training sample, which are not to leave with a model"
 
     class Config(AdapterConfig):
         """Options; the defaults are those that the paper reports.

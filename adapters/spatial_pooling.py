@@ -106,7 +106,7 @@ class SpatialPooling(nn.Module):
         """
         by_slice, real = tokens.unflatten(1, (grid[0], -1)), mask.unflatten(1, (grid[0], -1)).all(dim=2)
         whole, shape = self(torch.zeros_like(tokens[:1]), grid)
-        out = whole.new_zeros(len(tokens), *whole.shape[1:])
+        out = whole.new_zeros(tokens.shape[0], *whole.shape[1:])
         filled = torch.zeros_like(out[..., 0], dtype=torch.bool)
         for samples, slices in by_depth(real):
             real_tokens = by_slice[samples[:, None], slices].flatten(1, 2)

@@ -37,6 +37,7 @@ class TipAdapter(ClassAdapter):
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 20, "warmup": 0.0})
     text_padding = 0
+    export_refusal = "it holds the embeddings of every training image, which are not to leave with a model"
 
     class Config(AdapterConfig):
         """Options; the defaults are those that the authors' search starts from on ImageNet.

@@ -96,7 +96,7 @@ class Vpt(Adapter):
 
     def _insert(self, key: str, at: int) -> Callable[[Tensor], Tensor]:
         def insert(x: Tensor) -> Tensor:
-            prompt = self.prompt[key].to(x.dtype).expand(len(x), -1, -1)
+            prompt = self.prompt[key].to(x.dtype).expand(x.shape[0], -1, -1)
             return torch.cat([x[:, :at], prompt, x[:, at:]], dim=1)
 
         return insert

@@ -101,7 +101,7 @@ class ConvStemViT(Encoder):
     def embed(self, x: Tensor) -> Tensor:
         """Prepared batch ``[B, 1, *size]`` -> tokens with CLS and positions, ``[B, 1 + N, C]``."""
         patches = self.stem(x).flatten(2).transpose(1, 2)
-        return torch.cat([self.cls.expand(len(x), -1, -1), patches], dim=1) + self.position
+        return torch.cat([self.cls.expand(x.shape[0], -1, -1), patches], dim=1) + self.position
 
     def prefix(self, x: Tensor, stop: int) -> Tensor:
         """``[B, 1, *size] -> [B, 1 + N, C]``; stage 1 follows the stem, stage ``1 + i`` precedes block ``i``."""

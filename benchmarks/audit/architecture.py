@@ -24,7 +24,8 @@ CONTRACTS = "contracts"
 ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
     "benchmarks": (
         ("commands", "audit", "speed", "kernels", "pretrain"),
-        ("sweep", "board", "launch", "predict"),
+        ("sweep", "board", "launch", "export", "predict"),
+        ("explain",),
         ("cell", "external", "measure", "prepare"),
         ("training", "prefix_cache", "tasks"),
         ("objectives", "metrics", "cohorts", "phantoms"),

@@ -19,6 +19,8 @@ from medgraft.task import TaskData
 
 FACTS = "prediction.json"
 FORMAT = 1
+INSIDE = "graft"
+"""Folder inside an exported one where the graft lies."""
 
 
 class Range(BaseModel):
@@ -132,6 +134,13 @@ def write_facts(facts: KeptFacts, folder: Path) -> None:
     """Writes them beside the weights."""
     text = json.dumps(facts.model_dump(mode="json"), indent=1)
     (folder / FACTS).write_text(f"{text}\n", encoding="utf-8")
+
+
+def graft_folder(folder: str | Path) -> Path:
+    """Where a graft lies: in the folder itself, or inside one that was exported for Hugging Face."""
+    folder = Path(folder)
+    inside = folder / INSIDE
+    return inside if not (folder / FACTS).is_file() and (inside / FACTS).is_file() else folder
 
 
 def read_facts(folder: Path) -> KeptFacts:

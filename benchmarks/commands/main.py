@@ -12,6 +12,7 @@ import typer
 from medgraft.benchmarks.commands.board import expert_load, leaderboard
 from medgraft.benchmarks.commands.cohort import cohort, pairs
 from medgraft.benchmarks.commands.embed import embed
+from medgraft.benchmarks.commands.export import export
 from medgraft.benchmarks.commands.fetch_weights import fetch_weights
 from medgraft.benchmarks.commands.inspect import inspect
 from medgraft.benchmarks.commands.leak_check import leak_check
@@ -29,6 +30,7 @@ app.command("pairs")(pairs)
 app.command("prepare")(prepare)
 app.command("inspect")(inspect)
 app.command("predict")(predict)
+app.command("export")(export)
 app.command("embed")(embed)
 app.command("fetch-weights")(fetch_weights)
 app.command("leak-check")(leak_check)

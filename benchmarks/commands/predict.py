@@ -11,6 +11,7 @@ import typer
 
 from medgraft.benchmarks.commands.arguments import Debug
 from medgraft.commands.console import guarded
+from medgraft.errors import ConfigError
 
 
 def predict(
@@ -20,19 +21,35 @@ def predict(
     batch: Annotated[int, typer.Option(help="Samples at once.", min=1)] = 16,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: PyTorch's own.", min=1)] = None,
+    explain: Annotated[
+        str | None,
+        typer.Option(help="Also draw where decisions come from: rollout, gradcam or occlusion (medgraft[explain])."),
+    ] = None,
+    explain_class: Annotated[
+        str | None, typer.Option(help="Class to explain. Default: of each sample the one with the highest score.")
+    ] = None,
+    explain_out: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures. Default: OUT without its ending, and _maps.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Predict with a graft that run --keep has kept. Exit code 1 where some input has no prediction."""
+    """Predict with a graft that run --keep has kept. Exit code 1 where some input has no prediction (or no map)."""
     with guarded(debug=debug):
         import torch
         from rich.progress import Progress
 
+        from medgraft.benchmarks.predict.explaining import MapFolder
         from medgraft.benchmarks.predict.output import PredictionTable
         from medgraft.benchmarks.predict.predictor import OK, Predictor
 
         if threads is not None:
             torch.set_num_threads(threads)
+        if explain is None and (explain_class or explain_out):
+            raise ConfigError("--explain-class and --explain-out are of --explain; name rollout, gradcam or occlusion")
         predictor = Predictor(graft, device)
+        maps = None
+        if explain is not None:
+            maps = MapFolder(explain_out or out.with_name(f"{out.stem}_maps"), predictor, explain, explain_class)
         items = predictor.items(inputs)
         table = PredictionTable(out, ["input", "status", *predictor.columns], predictor.digest)
         left = Counter(table.done)
@@ -49,7 +66,12 @@ def predict(
                 warned += sum(bool(row.get("warning")) for row in rows)
                 bar.advance(task, len(rows))
         _show(statuses, warned, out, phantom=predictor.facts.phantom, ok=OK)
-        sys.exit(1 if set(statuses) - {OK} else 0)
+        drawn: Counter[str] = Counter()
+        if maps is not None:
+            with Progress(disable=not sys.stderr.isatty(), transient=True) as bar:
+                drawn.update(bar.track(maps.draw(items), total=len(items), description="explaining"))
+            typer.echo(f"{drawn[OK]} maps by {explain} in {maps.folder}")
+        sys.exit(1 if (set(statuses) | set(drawn)) - {OK} else 0)
 
 
 def _show(statuses: Counter[str], warned: int, out: Path, *, phantom: bool, ok: str) -> None:

@@ -63,6 +63,7 @@ class ContrastiveObjective(ClassObjective):
         self.text = TEXT
         self.prompts = data.prompts
         self.multilabel = data.targets.ndim == 2
+        self.activation = "(1 + cosine) / 2" if self.multilabel else "softmax"
 
     @property
     def visual(self) -> str:
@@ -87,11 +88,19 @@ class ContrastiveObjective(ClassObjective):
             rows.append(F.normalize(each.mean(dim=0), dim=-1))
         return torch.stack(rows)
 
-    def scores(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
-        """Scores ``[B, K]``: softmax of scaled similarities to the class embeddings.
-
-        For labels that do not exclude each other it is the cosine itself, moved from -1..1 to 0..1: a softmax would let
-        one label's score depend on the others'.
-        """
+    def decision(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
+        """Similarities ``[B, K]`` to the class embeddings: scaled, of classes; the cosine itself, of labels."""
         similarity = embedding(grafted.towers()[self.visual], outputs[self.visual]) @ context.T
-        return (1 + similarity) / 2 if self.multilabel else torch.softmax(grafted.logit_scale() * similarity, dim=-1)
+        return similarity if self.multilabel else grafted.logit_scale() * similarity
+
+    def activated(self, decision: Tensor) -> Tensor:
+        """The softmax of scaled similarities ``[B, K]``.
+
+        For labels that do not exclude each other it is the cosine moved from -1..1 to 0..1: a softmax would let one
+        label's score depend on the others'.
+        """
+        return (1 + decision) / 2 if self.multilabel else torch.softmax(decision, dim=-1)
+
+    def scores(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
+        """Scores ``[B, K]`` from 0 to 1; see :meth:`activated`."""
+        return self.activated(self.decision(grafted, outputs, context))

@@ -30,6 +30,7 @@ class MulticlassObjective(ClassObjective):
 
     one_class_each = True
     takes_support = True
+    activation = "softmax"
 
     @classmethod
     def of(cls, data: TaskData, inputs: tuple[str, ...]) -> Objective:
@@ -57,6 +58,14 @@ class MulticlassObjective(ClassObjective):
         targets = data.targets[index].astype(np.int64)
         return [Logistic("", tuple(range(len(data.classes))), np.ones(len(index), bool), targets)]
 
+    def decision(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
+        """Logits ``[B, classes]``."""
+        return self.logits(grafted, outputs)
+
+    def activated(self, decision: Tensor) -> Tensor:
+        """The softmax of logits ``[B, classes]``."""
+        return torch.softmax(decision, dim=-1)
+
     def scores(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
         """Probabilities ``[B, classes]``."""
-        return torch.softmax(self.logits(grafted, outputs), dim=-1)
+        return self.activated(self.decision(grafted, outputs))

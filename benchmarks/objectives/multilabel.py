@@ -31,6 +31,7 @@ class MultilabelObjective(ClassObjective):
     """
 
     takes_support = True
+    activation = "sigmoid"
     outputs_per_label = 1
 
     @classmethod
@@ -70,9 +71,17 @@ class MultilabelObjective(ClassObjective):
             for k, name in enumerate(data.classes)
         ]
 
+    def decision(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
+        """Logits ``[B, L]``."""
+        return self.logits(grafted, outputs)
+
+    def activated(self, decision: Tensor) -> Tensor:
+        """The sigmoid of logits ``[B, L]``."""
+        return torch.sigmoid(decision)
+
     def scores(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
         """Probabilities ``[B, L]``."""
-        return torch.sigmoid(self.logits(grafted, outputs))
+        return self.activated(self.decision(grafted, outputs))
 
 
 class UncertainObjective(MultilabelObjective):
@@ -99,7 +108,7 @@ class UncertainObjective(MultilabelObjective):
         by_label = logits.unflatten(-1, (-1, 3))
         return F.cross_entropy(by_label.transpose(1, 2), targets.long(), reduction="none")
 
-    def scores(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
-        """p(present) / (p(absent) + p(present)), ``[B, L]``."""
+    def decision(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
+        """Log odds of present against absent, ``[B, L]``, so that scores are p(present) / (p(absent) + p(present))."""
         logits = self.logits(grafted, outputs).unflatten(-1, (-1, 3))
-        return torch.sigmoid(logits[..., 1] - logits[..., 0])
+        return logits[..., 1] - logits[..., 0]

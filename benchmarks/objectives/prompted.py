@@ -116,9 +116,9 @@ class PromptedObjective(ContrastiveObjective):
                     loss = loss + term
         return loss
 
-    def scores(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
-        """Probabilities ``[B, K]``."""
-        return torch.softmax(self.logits(grafted, outputs, context), dim=-1)
+    def decision(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
+        """Logits ``[B, K]``."""
+        return self.logits(grafted, outputs, context)
 
     def context(self, grafted: Grafted) -> Tensor | None:
         """Class embeddings ``[K, E]``; ``None`` where each image has its own, or an adapter keeps some."""

@@ -32,6 +32,7 @@ class QuestionsObjective(ClassObjective):
     """
 
     one_class_each = True
+    activation = "softmax over the classes of each question"
 
     def __init__(self, data: TaskData, inputs: tuple[str, ...]) -> None:
         super().__init__(data, inputs)
@@ -73,10 +74,17 @@ class QuestionsObjective(ClassObjective):
             )
         return problems
 
+    def decision(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
+        """Logits ``[B, classes]`` of all questions."""
+        return self.logits(grafted, outputs)
+
+    def activated(self, decision: Tensor) -> Tensor:
+        """One softmax for each question of logits ``[B, classes]``."""
+        scores = torch.empty_like(decision)
+        for classes in self.answers:
+            scores[:, list(classes)] = torch.softmax(decision[:, list(classes)], dim=-1)
+        return scores
+
     def scores(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
         """Probabilities ``[B, classes]`` that sum to 1 over the classes of each question."""
-        logits = self.logits(grafted, outputs)
-        scores = torch.empty_like(logits)
-        for classes in self.answers:
-            scores[:, list(classes)] = torch.softmax(logits[:, list(classes)], dim=-1)
-        return scores
+        return self.activated(self.decision(grafted, outputs))

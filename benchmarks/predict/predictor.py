@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from medgraft.benchmarks.cell.encoder import select_encoder
-from medgraft.benchmarks.cell.kept import KeptFacts, raw_facts, read_facts
+from medgraft.benchmarks.cell.kept import KeptFacts, graft_folder, raw_facts, read_facts
+from medgraft.benchmarks.cell.results import Precision
+from medgraft.benchmarks.explain.maps import Explanation, explain, spatial_modality
+from medgraft.benchmarks.explain.scorer import Scorer
 from medgraft.benchmarks.predict.samples import Item, items_of
 from medgraft.checkpoints.folder import load as load_weights
 from medgraft.checkpoints.folder import read_config
@@ -34,8 +38,9 @@ class Predictor:
     """Predicts with a kept graft.
 
     Args:
-        folder: What ``--keep`` left beside a result: ``<key>.adapter``.
+        folder: What ``--keep`` left beside a result, ``<key>.adapter``, or what ``export --to hf`` wrote.
         device: Where it runs.
+        precision: What it runs in; by default what it was trained and judged in.
 
     Raises:
         CheckpointError: The folder is none of a kept graft, is damaged, or belongs to another encoder.
@@ -45,9 +50,10 @@ class Predictor:
         >>> medgraft.load("results/.../KEY.adapter").predict(["film.png", "folder/"])  # doctest: +SKIP
     """
 
-    def __init__(self, folder: str | Path, device: str = "cpu") -> None:
-        self.folder, self.device = Path(folder), device
+    def __init__(self, folder: str | Path, device: str = "cpu", precision: Precision | None = None) -> None:
+        self.folder, self.device = graft_folder(folder), device
         self.facts: KeptFacts = read_facts(self.folder)
+        self.precision = precision or self.facts.precision
         config = read_config(self.folder)
         self.digest = str(config["weights_sha256"])[:12]
         self.objective = self.facts.make_objective()
@@ -60,10 +66,11 @@ class Predictor:
             encoder, {n: build_adapter(_plugin(n, a), a["config"]) for n, a in config["adapters"].items()}
         )
         self.grafted.to(device).eval()
-        self._add_head()
+        if config.get("head") is not None:  # adapters that classify by their training features have none
+            self._add_head()
         load_weights(self.grafted, self.folder)
         self.grafted.to(device).eval()
-        if self.facts.precision == "bf16_frozen":
+        if self.precision == "bf16_frozen":
             self.grafted.encoder.hold_in_bf16()
         with torch.no_grad(), self._autocast():
             self._context = self.objective.context(self.grafted)
@@ -75,7 +82,7 @@ class Predictor:
         self.grafted.head = None if head is None else head.to(self.device)
 
     def _autocast(self) -> Any:
-        if self.facts.precision == "fp32":
+        if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device, torch.bfloat16)
 
@@ -101,6 +108,11 @@ class Predictor:
             )
             for name in self.facts.inputs
         }
+        return self.scores_of(rows)
+
+    @torch.no_grad()
+    def scores_of(self, rows: Mapping[str, Tensor]) -> np.ndarray:
+        """Scores ``float64 [n, K]`` of prepared samples, modality -> ``[n, ...]``; see :meth:`scores`."""
         with self._autocast():
             outputs = self.grafted.encode(cut_texts(self.grafted, rows))
             return self.objective.scores(self.grafted, outputs, self._context).double().cpu().numpy()
@@ -166,6 +178,52 @@ class Predictor:
                     if row["status"] == OK:
                         row |= self._decided(next(good))
             yield rows
+
+    def explain(
+        self, sample: str | Path | Mapping[str, Any], method: str, target: str | None = None, **options: Any
+    ) -> Explanation:
+        """A map of where the decision on one image or volume comes from; see :mod:`medgraft.benchmarks.explain`.
+
+        Args:
+            sample: A file, or each modality -> raw sample.
+            method: ``rollout``, ``gradcam`` or ``occlusion``.
+            target: Name of the class to explain; the one with the highest score by default.
+            **options: ``window`` and ``stride`` of occlusion, in values of the prepared input.
+
+        Raises:
+            DataError: The file cannot be read.
+            UnknownNameError: No such method or class.
+            ConfigError: The method does not apply to this graft, or captum is missing.
+        """
+        raw = self.sample_of(sample)
+        modality = spatial_modality(self.facts.inputs)
+        others = {
+            name: torch.as_tensor(self.towers[name].prepare(raw[name]))[None].to(self.device)
+            for name in self.facts.inputs
+            if name != modality
+        }
+        return explain(self.scorer(modality, others), raw[modality], method, self.facts.classes, target, **options)
+
+    def sample_of(self, source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+        """A file's raw sample by its modality, or a raw sample as it is, checked.
+
+        Raises:
+            DataError: The file cannot be read, or is none of the graft's.
+        """
+        if isinstance(source, Mapping):
+            sample = dict(source)
+        else:
+            (item,) = items_of([source], self.facts.inputs)
+            sample = {name: read() for name, read in item.read.items()}
+        if missing := [name for name in self.facts.inputs if name not in sample]:
+            raise DataError(f"a sample is {' and '.join(self.facts.inputs)}, and this one has no {missing[0]}")
+        for name in self.facts.inputs:
+            find_modality(name).check(sample[name])
+        return sample
+
+    def scorer(self, modality: str, others: Mapping[str, Tensor]) -> Scorer:
+        """The graft as a function of one prepared modality, the sample's ``others`` ``[1, ...]`` held fixed."""
+        return Scorer(self.grafted, self.objective, self._context, modality, others, self._autocast)
 
     def _decided(self, scores: np.ndarray) -> dict[str, Any]:
         """Columns of one sample's scores ``[K]``."""

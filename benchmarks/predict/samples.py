@@ -31,11 +31,13 @@ class Item:
         name: What the user called it.
         read: Modality -> reads the raw sample.
         problem: Why there is nothing to read; empty where there is.
+        path: File of its image or volume; empty without one.
     """
 
     name: str
     read: dict[str, Callable[[], Any]] = field(default_factory=dict[str, Callable[[], Any]])
     problem: str = ""
+    path: str = ""
 
 
 def items_of(
@@ -77,7 +79,7 @@ def _of_files(path: Path, modalities: Sequence[str], colour: bool) -> Iterator[I
     for name in files_below(path) if path.is_dir() else [str(path)]:
         other, said = modality_of(name), os.path.join(path, os.path.relpath(name, path)) if path.is_dir() else name
         if other == kind:
-            yield Item(said, {kind: functools.partial(reader, name)})
+            yield Item(said, {kind: functools.partial(reader, name)}, path=name)
         else:
             yield Item(said, problem=f"{_with_article(other or 'file of another kind')}, and the graft reads {kind}s")
 
@@ -96,6 +98,7 @@ def _of_table(table: pd.DataFrame, name: str, home: Path, modalities: Sequence[s
         written = str(row[columns.image]) if kind and not pd.isna(row[columns.image]) else ""
         title = written or f"{name}:{number}"
         read: dict[str, Callable[[], Any]] = {}
+        path = ""
         if kind:
             path = finder.find(written) if written else ""
             if not path or modality_of(path) != kind:
@@ -111,7 +114,7 @@ def _of_table(table: pd.DataFrame, name: str, home: Path, modalities: Sequence[s
                 yield Item(title, problem="no text")
                 continue
             read[TEXT] = functools.partial(str, text)
-        yield Item(title, read)
+        yield Item(title, read, path=path or "")
 
 
 def _columns(table: pd.DataFrame, name: str) -> Columns:

@@ -163,7 +163,7 @@ class M3DViT(nn.Module):
 
     def embed(self, x: Tensor) -> Tensor:
         """Volume ``[B, channels, D, H, W]`` -> input of the first block ``[B, 1 + N, C]``."""
-        return torch.cat([self.cls_token.expand(len(x), -1, -1), self.patch_embedding(x)], dim=1)
+        return torch.cat([self.cls_token.expand(x.shape[0], -1, -1), self.patch_embedding(x)], dim=1)
 
     def forward(self, x: Tensor) -> M3DOutput:
         """Volume ``[B, channels, D, H, W]``, values in 0..1 -> tokens and hidden states."""

@@ -116,7 +116,7 @@ class VolumeViT(VolumeEncoder):
     def embed(self, x: Tensor) -> Tensor:
         """Patches with positions, ``[B, N, C]``; a CLS token, which has no position, comes first."""
         x = self.model.patch_embedding(x)
-        return torch.cat([self.model.cls_token.expand(len(x), -1, -1), x], dim=1) if self.has_cls else x
+        return torch.cat([self.model.cls_token.expand(x.shape[0], -1, -1), x], dim=1) if self.has_cls else x
 
     def pool(self, x: Tensor) -> Features:
         """Final norm of ``[B, N, C]``; ``pooled``, ``[B, C]``, is the CLS token or the mean of all tokens."""

@@ -87,6 +87,8 @@ class Adapter(EarlierNames, nn.Module):
         text_padding: Columns of padding that it needs behind the longest text of a batch: 0 where padding changes
             nothing that is read, ``None`` for all up to the encoder's context, which is right for every method. One
             that is ``token_wise`` needs none (:mod:`medgraft.fast.short_texts`).
+        export_refusal: Why a trained one is not to be written as a file for other programs, though it could be; empty
+            for most.
     """
 
     api_version: ClassVar[int] = API_VERSION
@@ -99,6 +101,8 @@ class Adapter(EarlierNames, nn.Module):
     train_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     token_wise: bool = False
     text_padding: int | None = None
+
+    export_refusal: ClassVar[str] = ""
 
     Config: ClassVar[type[AdapterConfig]] = AdapterConfig
 

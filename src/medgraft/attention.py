@@ -12,7 +12,7 @@ Three layouts cover timm, transformers, open_clip and MONAI:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -127,6 +127,16 @@ class _Capture:
 
     def rows(self, n_prefix: int, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """CLS row of the scores and of the probabilities, each ``[B, heads, N - n_prefix]``."""
+        logits = self._logits(slice(0, 1), mask).squeeze(2)
+        probs = torch.softmax(logits, dim=-1)
+        return logits[..., n_prefix:], probs[..., n_prefix:]
+
+    def probabilities(self, mask: Tensor | None = None) -> Tensor:
+        """All rows of the probabilities, ``[B, heads, N, N]``; a row is what one token takes of the others."""
+        return torch.softmax(self._logits(slice(None), mask), dim=-1)
+
+    def _logits(self, queries: slice, mask: Tensor | None) -> Tensor:
+        """Scaled products of some queries with all keys, ``[B, heads, n, N]``."""
         assert self.query is not None and self.key is not None, f"{self.layout.path} was not called"
         B, N, _ = self.key.shape
         heads, width = self.layout.heads, self.layout.dim // self.layout.heads
@@ -136,11 +146,8 @@ class _Capture:
             q, k = self.layout.transform(q, k)
         k = k.repeat_interleave(heads // k.shape[1], dim=1)
         scale = self.layout.scale if self.layout.scale is not None else width**-0.5
-        logits = (q[:, :, :1] * scale @ k.transpose(-1, -2)).squeeze(2)
-        if mask is not None:
-            logits = logits.masked_fill(~mask[:, None, :], float("-inf"))
-        probs = torch.softmax(logits, dim=-1)
-        return logits[..., n_prefix:], probs[..., n_prefix:]
+        logits = q[:, :, queries] * scale @ k.transpose(-1, -2)
+        return logits if mask is None else logits.masked_fill(~mask[:, None, None, :], float("-inf"))
 
 
 @contextmanager
@@ -154,6 +161,25 @@ def capture_cls_rows(root: nn.Module, layout: AttentionLayout) -> Generator[_Cap
         yield capture
     finally:
         capture.remove()
+
+
+@contextmanager
+def capture_attention(root: nn.Module, layouts: Sequence[AttentionLayout]) -> Generator[list[_Capture]]:
+    """Yields an object for each attention, whose ``probabilities(mask)`` it gives once the encoder has run inside.
+
+    Adapters on the projections count; nothing is computed before it is asked for.
+
+    Args:
+        root: Whose module paths the layouts are.
+        layouts: The attentions.
+    """
+    captures: list[_Capture] = []
+    try:
+        captures.extend(_Capture(root, layout) for layout in layouts)
+        yield captures
+    finally:
+        for capture in captures:
+            capture.remove()
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:

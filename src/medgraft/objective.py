@@ -73,6 +73,8 @@ class Objective:
             fit it.
         takes_support: It lets an adapter that classifies by its training features
             (:class:`medgraft.support_adapter.SupportAdapter`) do so in the place of a head.
+        activation: What :meth:`activated` does, in words: ``softmax``, ``sigmoid``, or ``identity`` where predictions
+            are :meth:`decision` itself.
         compares: It trains on pairs: two modalities of a sample, which :attr:`pair` names.
         pair: These two; a task may name others, and where neither does they are the first that is no text, and the
             text. See :func:`pair_of`.
@@ -86,6 +88,7 @@ class Objective:
     one_class_each: ClassVar[bool] = False
     learns_classes: ClassVar[bool] = False
     takes_support: ClassVar[bool] = False
+    activation: str = "identity"
     compares: ClassVar[bool] = False
     pair: tuple[str, ...] = ()
 
@@ -142,6 +145,18 @@ class Objective:
     def scores(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
         """Predictions of a batch, ``[B, ...]``."""
         raise TypeError(f"{type(self).__name__} must implement scores()")
+
+    def decision(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
+        """What :meth:`scores` are made of by :meth:`activated`, ``[B, K]``: logits where they are probabilities.
+
+        An objective that overrides it overrides :attr:`activation` and :meth:`activated`, too; heat maps and exported
+        models read all three.
+        """
+        return self.scores(grafted, outputs, context)
+
+    def activated(self, decision: Tensor) -> Tensor:
+        """Predictions ``[B, K]`` of what :meth:`decision` gave, so that ``activated(decision(...)) == scores(...)``."""
+        return decision
 
     def linear_problems(self, data: TaskData, index: np.ndarray) -> Sequence[Any] | None:
         """The regressions on samples ``[n]`` that its head is made of, where it is one linear map; ``None`` where not.

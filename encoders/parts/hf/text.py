@@ -198,7 +198,7 @@ class TextModel(LibraryText):
             return Features(tokens, (tokens * weight).sum(1) / weight.sum(1), 0, (tokens.shape[1],), mask=mask)
         places = torch.arange(x.shape[1], device=x.device).expand_as(x)
         last = places.masked_fill(~mask, 0).amax(dim=1)
-        pooled = tokens[torch.arange(len(x), device=x.device), last]
+        pooled = tokens[torch.arange(x.shape[0], device=x.device), last]
         return Features(tokens, pooled, 0, (tokens.shape[1],), mask=mask)
 
     def real_tokens(self, ids: Tensor) -> Tensor:

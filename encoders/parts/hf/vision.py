@@ -45,7 +45,7 @@ def call_unmasked(model: Any, x: Tensor) -> Any:
     """
     height, width = pair(model.config.patch_size)
     places = torch.arange((x.shape[2] // height) * (x.shape[3] // width), device=x.device)
-    return model(pixel_values=x, noise=places.expand(len(x), -1).float(), return_dict=True)
+    return model(pixel_values=x, noise=places.expand(x.shape[0], -1).float(), return_dict=True)
 
 
 def call_patches(model: Any, x: Tensor) -> Any:
@@ -53,8 +53,8 @@ def call_patches(model: Any, x: Tensor) -> Any:
     side = model.config.patch_size
     rows, columns = x.shape[2] // side, x.shape[3] // side
     patches = x.unflatten(3, (columns, side)).unflatten(2, (rows, side)).permute(0, 2, 4, 3, 5, 1).flatten(3)
-    shapes = torch.tensor([[rows, columns]], device=x.device).expand(len(x), 2)
-    whole = torch.ones(len(x), rows * columns, dtype=torch.long, device=x.device)
+    shapes = torch.tensor([[rows, columns]], device=x.device).expand(x.shape[0], 2)
+    whole = torch.ones(x.shape[0], rows * columns, dtype=torch.long, device=x.device)
     return model(pixel_values=patches.flatten(1, 2), pixel_attention_mask=whole, spatial_shapes=shapes)
 
 
@@ -213,7 +213,7 @@ class LibraryVision(StagedEncoder):
     def _resume(self, hidden: Tensor, start: int) -> Any:
         """Output of a run from the hidden state before block ``start - 1``; the pixels give it its size only."""
         blocks = [self.get_submodule(path) for path in self._paths[:start]]
-        pixels = hidden.new_zeros(len(hidden), self.spec.channels, *self.spec.input_size)
+        pixels = hidden.new_zeros(hidden.shape[0], self.spec.channels, *self.spec.input_size)
         with resumed(blocks, self.extra, hidden):
             return self.call(self.model, pixels)
 

@@ -200,16 +200,18 @@ def import_file(
         typer.echo(_layout(adapter, "import_file")(file, out, encoder))
 
 
-@app.command("export")
-def export_folder(
-    folder: Annotated[Path, typer.Argument(help="Adapter folder.")],
-    layout: Annotated[str, typer.Option("--format", help="Adapter in whose authors' layout: ace_lora.")],
-    out: Annotated[Path, typer.Option(help="File to write.")],
-    debug: Debug = False,
-) -> None:
-    """Write an adapter folder in the layout of the method's authors."""
-    with guarded(debug=debug, resumes=False):
-        typer.echo(_layout(layout, "export_file")(folder, out))
+def export_layout(folder: Path, layout: str, out: Path) -> str:
+    """Writes an adapter folder in the layout of a method's authors, and says what was written.
+
+    Args:
+        folder: The adapter folder.
+        layout: Name of the adapter whose layout it is.
+        out: The file.
+
+    Raises:
+        ConfigError: The adapter knows no such layout.
+    """
+    return _layout(layout, "export_file")(folder, out)
 
 
 def _layout(adapter: str, function: str) -> Callable[..., str]:

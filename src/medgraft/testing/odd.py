@@ -80,7 +80,7 @@ class AttentionPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The query's result, ``[B, C]``."""
         k, v = self.kv(x).chunk(2, dim=-1)
-        return F.scaled_dot_product_attention(self.q(self.latent).expand(len(x), -1, -1), k, v)[:, 0]
+        return F.scaled_dot_product_attention(self.q(self.latent).expand(x.shape[0], -1, -1), k, v)[:, 0]
 
 
 class OddEncoder(Encoder):

@@ -137,7 +137,7 @@ class TinyViT(Encoder):
         if stop == 0:
             return x
         x = self.patches(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1) + self.position
+        x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], dim=1) + self.position
         for block in self.blocks[: stop - 1]:
             x = block(x)
         return x
