@@ -61,6 +61,8 @@ class Metric:
         numbers: Names of the overall numbers that it gives, those by class left out.
         bounds: Smallest and largest possible value, at which intervals end.
         higher_is_better: How a board ranks by it.
+        centred: Ends of its intervals are moved so that the mean of the resamples is the value. For errors that are
+            sums of absolute differences: resamples add noise of their own, and may all lie above the value.
     """
 
     api_version: ClassVar[int] = 1
@@ -68,6 +70,7 @@ class Metric:
     numbers: ClassVar[tuple[str, ...]] = ()
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     higher_is_better: ClassVar[bool] = True
+    centred: ClassVar[bool] = False
 
     def statistics(self, p: Predictions) -> Mapping[str, WeightedStatistic]:
         """Name of each number that the metric gives -> its statistic; the overall ones first, then those by class.
