@@ -26,7 +26,7 @@ ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("commands", "audit", "speed", "kernels", "pretrain"),
         ("sweep", "board", "launch", "predict"),
         ("cell", "measure", "prepare"),
-        ("training", "prefix_cache", "tasks"),
+        ("training", "prefix_cache", "tasks", "calibration"),
         ("objectives", "metrics", "cohorts", "phantoms"),
     ),
     "plugins": (("adapters", "adapters/parts", "adapters/kernels", "encoders", "encoders/parts"),),

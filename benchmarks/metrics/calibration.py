@@ -20,6 +20,9 @@ from medgraft.metric import Array, Metric, Predictions, WeightedStatistic
 MOST_BINS = 15
 """As many as in Guo et al., 2017, and Nixon et al., 2019."""
 
+OF_PROBABILITIES = ("brier", "calibration_error")
+"""Metrics of this module; an objective that is judged by them says that its scores are probabilities."""
+
 FEWEST_IN_BIN = 10
 """Samples that a bin should have; fewer samples make fewer bins."""
 

@@ -7,13 +7,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from medgraft.benchmarks.metrics.calibration import OF_PROBABILITIES
 from medgraft.benchmarks.metrics.classification import best_thresholds
 from medgraft.errors import DataError
 from medgraft.metric import Array, Predictions
 from medgraft.objective import Objective
 from medgraft.task import TaskData
 
-OF_PROBABILITIES = ("brier", "calibration_error")
 OF_CLASSES = ("f1", "precision", "auc", "accuracy", *OF_PROBABILITIES)
 OF_LABELS = ("f1", "auc", *OF_PROBABILITIES)
 

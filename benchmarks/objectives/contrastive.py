@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medgraft.adapters.kernels.info_nce.op import label_info_nce
-from medgraft.benchmarks.objectives.classes import OF_PROBABILITIES, ClassObjective
+from medgraft.benchmarks.metrics.calibration import OF_PROBABILITIES
+from medgraft.benchmarks.objectives.classes import ClassObjective
 from medgraft.benchmarks.objectives.shared_space import embedding, joining
 from medgraft.encoder import TextEncoder
 from medgraft.errors import DataError

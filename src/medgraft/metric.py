@@ -7,7 +7,7 @@ the entry-point group ``medgraft.metrics``; an objective names those that judge 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -50,6 +50,19 @@ class Predictions:
     questions: tuple[str, ...] = ()
     answers: tuple[tuple[int, ...], ...] = ()
     columns: Mapping[str, Array] = field(default_factory=dict[str, Array])
+
+    def of(self, rows: Array) -> Predictions:
+        """Those of some samples, ``int64 [m]`` or ``bool [n]``, with their subjects numbered anew."""
+        _, groups = np.unique(self.groups[rows], return_inverse=True)
+        return replace(
+            self,
+            scores=self.scores[rows],
+            targets=self.targets[rows],
+            groups=groups,
+            mask=None if self.mask is None else self.mask[rows],
+            asked=None if self.asked is None else self.asked[rows],
+            columns={name: column[rows] for name, column in self.columns.items()},
+        )
 
 
 class Metric:
