@@ -109,6 +109,6 @@ def check_calibratable(objectives: Mapping[str, type[Objective]], calibrate: str
     for task, objective in objectives.items():
         if calibrate != "none" and not set(OF_PROBABILITIES) <= set(objective.metrics):
             raise ConfigError(
-                f"--calibrate {calibrate}: task {task!r} predicts no probabilities of classes or labels; leave the task "
-                "or the option out"
+                f"--calibrate {calibrate}: task {task!r} predicts no probabilities of classes or labels; leave the "
+                "task or the option out"
             )

@@ -23,6 +23,7 @@ class MimicZeroShot(ChestZeroShot):
     cohort = "mimic"
     classes = COMPETITION_5
     spoken = tuple(name.lower() for name in COMPETITION_5)
+    attributes = ("view",)
 
     class Config(PromptConfig):
         """Options: the prompt templates, and below.

@@ -12,12 +12,14 @@ import numpy as np
 from pydantic import Field
 
 from medgraft.benchmarks.cohorts.chest.nih import NIH_14, NihTable, read_nih
-from medgraft.benchmarks.tasks.chest import PromptConfig, radiographs, reading
+from medgraft.benchmarks.tasks.chest import PromptConfig, attributes, radiographs, reading
 from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
 from medgraft.benchmarks.tasks.zero_shot import ChestZeroShot, Scored
 from medgraft.errors import DataError
 from medgraft.options import Seed
 from medgraft.task import Task, TaskConfig, TaskData, subject_split
+
+ATTRIBUTES = ("sex", "age", "view")
 
 
 class OfficialSplit(TaskConfig):
@@ -81,6 +83,7 @@ class Nih(Task):
             subjects=subjects,
             splits=splits,
             classes=NIH_14,
+            attributes=attributes(table.frame, ATTRIBUTES),
             phantom=table.phantom,
             provenance=_facts(table),
         )
@@ -96,6 +99,7 @@ class NihZeroShot(ChestZeroShot):
     cohort = "nih"
     classes = NIH_14
     spoken = tuple(name.lower().replace("_", " ") for name in NIH_14)
+    attributes = ATTRIBUTES
     further_metrics = ("auc_rescaled",)
 
     class Config(OfficialSplit, PromptConfig):

@@ -17,7 +17,7 @@ import pandas as pd
 
 from medgraft.benchmarks.cohorts.chest.chexpert_labels import CHEXPERT_14
 from medgraft.benchmarks.cohorts.chest.mimic import MimicTable, has_mimic, read_mimic
-from medgraft.benchmarks.tasks.chest import PromptConfig, radiographs
+from medgraft.benchmarks.tasks.chest import PromptConfig, attributes, radiographs
 from medgraft.task import RawInputs, Task, TaskConfig, TaskData
 
 NO_PAIRS = (
@@ -57,6 +57,7 @@ class ChestZeroShot(Task):
         classes: Names of the classes or labels.
         spoken: What stands for each in a prompt.
         further_metrics: Metrics besides the objective's, for the comparison with published numbers.
+        attributes: Columns of the scored frame by whose groups metrics are told.
     """
 
     inputs = ("image", "text")
@@ -65,6 +66,7 @@ class ChestZeroShot(Task):
     classes: ClassVar[tuple[str, ...]]
     spoken: ClassVar[tuple[str, ...]]
     further_metrics: ClassVar[tuple[str, ...]] = ()
+    attributes: ClassVar[tuple[str, ...]] = ()
 
     Config: ClassVar[type[TaskConfig]] = PromptConfig
 
@@ -100,6 +102,7 @@ class ChestZeroShot(Task):
             labels=labels,
             prompts=self.config.prompts(self.spoken),
             variants=self.further_metrics,
+            attributes=attributes(scored.frame, self.attributes, n_pairs),
             untrainable="" if n_pairs else NO_PAIRS,
             phantom=scored.phantom,
             provenance={
