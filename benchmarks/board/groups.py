@@ -11,6 +11,7 @@ from medgraft.benchmarks.metrics.groups import Groups
 from medgraft.benchmarks.metrics.intervals import Bounds, joined_interval
 from medgraft.judging import metric_of
 
+SET_SIZE = "set_size"
 HEADS = ("encoder", "adapter", "by", "group", "subjects", "value", "note")
 
 
@@ -41,6 +42,8 @@ def _of_row(row: BoardRow, metric: str) -> Iterator[list[str]]:
             continue
         start = [row.first.spec.encoder, row.adapter, attribute]
         bounds = metric_of(seeds[0].metric, metrics_of(row.first)).bounds
+        if seeds[0].metric == SET_SIZE:
+            bounds = 0.0, float("inf")
         for group in seeds[0].groups:
             estimates = [seed.groups[group] for seed in seeds if group in seed.groups]
             subjects = str(estimates[0].n_subjects)

@@ -11,14 +11,14 @@ from medgraft.benchmarks.calibration.summary import Calibration
 from medgraft.benchmarks.metrics.bootstrap import Estimate
 from medgraft.benchmarks.metrics.intervals import joined_interval
 
-HEADS = ("encoder", "adapter", "Brier", "ECE", "by chance", "temperature", "coverage", "rarest covered", "set size")
+HEADS = ("encoder", "adapter", "Brier", "ECE", "by chance", "temperature", "coverage", "least covered", "set size")
 
 
 def probability_rows(members: Sequence[BoardRow]) -> list[list[str]]:
     """Rows of a table for rows of one task; empty where none has probabilities.
 
     Numbers are means over the seeds. ``by chance`` is the ECE of predictions that mean what they say, with its 95th
-    percentile; ``rarest covered`` the coverage of the class, or of present or absent labels, that is covered least.
+    percentile; ``least covered`` the coverage of the class, or of present or absent labels, that is covered least.
     """
     rows: list[list[str]] = []
     for row in members:

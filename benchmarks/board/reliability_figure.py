@@ -1,4 +1,4 @@
-"""The figure of reliability: a panel per class or label, a line per row of the board, what was said against what was."""
+"""The figure of reliability: a panel per class or label and a line per row, what was said against what was."""
 
 from __future__ import annotations
 
@@ -90,9 +90,8 @@ def draw_reliability(drawn: Sequence[Panel], out: Path) -> None:
             _draw(panel, names, axis)
         axes[0, 0].set_ylabel("observed frequency")
         axes[-1, 0].set_xlabel("predicted probability")
-        handles = {
-            label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-        }
+        shown = [pair for axis in axes.flat for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
+        handles = {label: handle for handle, label in shown}
         figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=2, fontsize=7)
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
