@@ -98,21 +98,25 @@ def curve(confidence: Array, outcome: Array, subjects: Array) -> Curve:
     )
 
 
-def reliability(p: Predictions) -> Reliability:
-    """Curves of probabilities of classes or labels."""
+def curves(p: Predictions) -> tuple[Curve | None, dict[str, Curve]]:
+    """Curves of probabilities: of the likeliest class, ``None`` for labels, and of each class or label by name."""
     happened, counts = outcomes(p)
     classes = {
         name: curve(p.scores[counts[:, k], k], happened[counts[:, k], k], p.groups[counts[:, k]])
         for k, name in enumerate(p.classes)
         if counts[:, k].any()
     }
-    if p.targets.ndim == 1:
-        likeliest = top_label(p)
-        return Reliability(
-            likeliest=curve(*likeliest, p.groups), classes=classes, chance_error=chance_error([likeliest[0]])
-        )
+    return (curve(*top_label(p), p.groups) if p.targets.ndim == 1 else None), classes
+
+
+def reliability(p: Predictions) -> Reliability:
+    """Curves of probabilities of classes or labels, and what chance alone would make of the calibration error."""
+    likeliest, classes = curves(p)
+    counts = outcomes(p)[1]
     columns = [p.scores[counts[:, k], k] for k in range(len(p.classes)) if counts[:, k].any()]
-    return Reliability(classes=classes, chance_error=chance_error(columns))
+    if likeliest is not None:
+        columns = [top_label(p)[0]]
+    return Reliability(likeliest=likeliest, classes=classes, chance_error=chance_error(columns))
 
 
 def chance_error(columns: list[Array], seed: int = 0) -> tuple[float, float] | None:
