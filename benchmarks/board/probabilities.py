@@ -43,7 +43,8 @@ def _temperature(seeds: Sequence[Calibration]) -> str:
         return "-"
     if not numbers:
         return "none is best"
-    return f"{min(numbers):.2f} to {max(numbers):.2f}" if len(numbers) > 1 else f"{numbers[0]:.2f}"
+    low, high = f"{min(numbers):.2f}", f"{max(numbers):.2f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _sets(seeds: Sequence[Calibration]) -> list[str]:

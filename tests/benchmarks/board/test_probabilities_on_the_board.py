@@ -1,4 +1,4 @@
-"""Probabilities, conformal sets and curves on the board: a row each, means over seeds, a picture that depends on them."""
+"""Probabilities, conformal sets and curves on the board: a row each, means over seeds, a picture of the curves."""
 
 from __future__ import annotations
 
