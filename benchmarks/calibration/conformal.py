@@ -80,7 +80,7 @@ def strangeness(probabilities: Array, targets: Array, method: Method) -> Array:
 
 
 def threshold(scores: Array, coverage: float) -> float | None:
-    """The ``ceil((n + 1) * coverage)``-th smallest of ``n`` scores; ``None`` where there are too few for one.
+    """The ``ceil((n + 1) * coverage)``-th smallest of ``n`` scores ``[n]``; ``None`` where there are too few for one.
 
     Example:
         >>> threshold(np.arange(1.0, 20.0), 0.9), threshold(np.arange(1.0, 9.0), 0.9)
