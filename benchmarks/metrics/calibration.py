@@ -27,6 +27,9 @@ FEWEST_IN_BIN = 10
 """Samples that a bin should have; fewer samples make fewer bins."""
 
 
+STEPS = np.arange(MOST_BINS)
+
+
 def bins_for(n: int) -> int:
     """Bins of ``n`` samples: 15, or fewer so that each has 10 samples.
 
@@ -85,9 +88,10 @@ def weighted_ece(confidence: Array, outcome: Array) -> WeightedStatistic:
         total, below = up_to[:, -1], up_to - mass
         # Bins are runs of the ordered samples; their sums are differences of the cumulative one.
         cuts = np.full((len(mass), MOST_BINS - 1), mass.shape[1])
-        for row, count in enumerate(total):
-            bins = bins_for(int(count))
-            cuts[row, : bins - 1] = np.searchsorted(below[row], np.arange(1, bins) * (count / bins))
+        counts = {count: bins_for(int(count)) for count in set(total.tolist())}
+        for row, count in enumerate(total.tolist()):
+            bins = counts[count]
+            cuts[row, : bins - 1] = below[row].searchsorted(STEPS[1:bins] * (count / bins))
         ends = np.take_along_axis(np.pad(gaps, ((0, 0), (1, 0))), cuts, axis=1)
         sums = np.abs(np.diff(ends, axis=1, prepend=0.0, append=gaps[:, -1:])).sum(axis=1)
         return np.divide(sums, total, out=np.full(len(mass), np.nan), where=total > 0)
