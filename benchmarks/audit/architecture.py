@@ -27,7 +27,7 @@ ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("sweep", "board", "launch", "export", "predict"),
         ("explain",),
         ("cell", "external", "measure", "prepare"),
-        ("training", "prefix_cache", "tasks"),
+        ("training", "prefix_cache", "tasks", "calibration"),
         ("objectives", "metrics", "cohorts", "phantoms"),
     ),
     "plugins": (("adapters", "adapters/parts", "adapters/kernels", "encoders", "encoders/parts"),),

@@ -1,4 +1,4 @@
-"""Tables of one metric by groups of test subjects."""
+"""Tables of metrics by groups of test subjects."""
 
 from __future__ import annotations
 
@@ -11,23 +11,39 @@ from medgraft.benchmarks.metrics.groups import Groups
 from medgraft.benchmarks.metrics.intervals import Bounds, joined_interval
 from medgraft.judging import metric_of
 
+SET_SIZE = "set_size"
 HEADS = ("encoder", "adapter", "by", "group", "subjects", "value", "note")
 
 
-def group_rows(members: Sequence[BoardRow]) -> list[list[str]]:
+def group_rows(members: Sequence[BoardRow], metric: str = "") -> list[list[str]]:
     """Rows of a table of groups for rows of one task; empty where no result has groups.
+
+    Args:
+        members: The rows.
+        metric: Which; the primary one where empty.
 
     Numbers are means over the seeds that have the group; intervals add up those of the seeds and their spread.
     """
-    return [cells for row in members for cells in _of_row(row)]
+    return [cells for row in members for cells in _of_row(row, metric)]
 
 
-def _of_row(row: BoardRow) -> Iterator[list[str]]:
+def metrics_by_group(rows: Sequence[BoardRow]) -> set[str]:
+    """Names of all metrics that some result has by groups."""
+    each = [groups for row in rows for cell in row.cells for groups in cell.groups.values()]
+    return {name for groups in each for name in (groups.metric, *groups.further)}
+
+
+def _of_row(row: BoardRow, metric: str) -> Iterator[list[str]]:
     good = [cell for cell in row.cells if cell.status == "success" and cell.groups]
     for attribute in dict.fromkeys(name for cell in good for name in cell.groups):
-        seeds = [cell.groups[attribute] for cell in good if attribute in cell.groups]
+        known = [cell.groups[attribute] for cell in good if attribute in cell.groups]
+        seeds = [found for each in known if (found := each.of(metric or each.metric)) is not None]
+        if not seeds:
+            continue
         start = [row.first.spec.encoder, row.adapter, attribute]
         bounds = metric_of(seeds[0].metric, metrics_of(row.first)).bounds
+        if seeds[0].metric == SET_SIZE:
+            bounds = 0.0, float("inf")
         for group in seeds[0].groups:
             estimates = [seed.groups[group] for seed in seeds if group in seed.groups]
             subjects = str(estimates[0].n_subjects)

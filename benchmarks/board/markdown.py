@@ -13,7 +13,9 @@ from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic
 from medgraft.benchmarks.board.external import HEADS as EXTERNAL_HEADS
 from medgraft.benchmarks.board.external import tested_rows
 from medgraft.benchmarks.board.groups import HEADS as GROUP_HEADS
-from medgraft.benchmarks.board.groups import group_rows
+from medgraft.benchmarks.board.groups import group_rows, metrics_by_group
+from medgraft.benchmarks.board.probabilities import HEADS as PROBABILITY_HEADS
+from medgraft.benchmarks.board.probabilities import probability_rows
 from medgraft.benchmarks.board.rows import BoardRow
 from medgraft.benchmarks.board.text import with_interval, without_paths
 from medgraft.benchmarks.cohorts.tables.tabular import baseline_lines
@@ -43,12 +45,12 @@ def markdown(
         command: That made it.
         operations: See :mod:`medgraft.benchmarks.kernels.results`.
         also: Further metrics to show, in a table of their own.
-        groups: Add the primary metric by groups of test subjects.
+        groups: Add the primary metric, and those of ``also``, by groups of test subjects.
 
     Raises:
         ConfigError: No row has one of them.
     """
-    numbers = {name for row in rows for name in row.metrics}
+    numbers = {name for row in rows for name in row.metrics} | (metrics_by_group(rows) if groups else set())
     if unknown := [name for name in also if name not in numbers]:
         raise ConfigError(f"no result has the metric {unknown[0]!r}; they have {', '.join(sorted(numbers))}")
     lines = ["# Leaderboard", "", f"Made by {markdown_code(without_paths(command))}.", ""]
@@ -71,9 +73,16 @@ def markdown(
     for members in tasks.values():
         lines += _task_section(members, also)
         lines += _external_section(members)
-        if groups and (table := group_rows(members)):
-            metric = markdown_code(members[0].first.primary)
-            lines += [f"By groups of test subjects, {metric}:", "", *_as_markdown(table, GROUP_HEADS)]
+        if table := probability_rows(members):
+            heads, cells = without_dashes(PROBABILITY_HEADS, table)
+            lines += ["Probabilities and conformal sets:", "", *_as_markdown(cells, heads)]
+        for metric in dict.fromkeys([members[0].first.primary, *also]) if groups else ():
+            if table := group_rows(members, metric):
+                lines += [
+                    f"By groups of test subjects, {markdown_code(metric)}:",
+                    "",
+                    *_as_markdown(table, GROUP_HEADS),
+                ]
     if rows:
         heads, cells = without_dashes(HEADS, adapter_rows([row.first for row in rows]))
         lines += ["Adapters and how they were trained:", "", *_as_markdown(cells, heads)]

@@ -129,7 +129,8 @@ def _pooled(predictions: Sequence[Predictions], names: Iterable[str]) -> dict[st
     """Intervals of the numbers ``names`` that resample subjects and seeds."""
     judged_seeds = [judged(p) for p in predictions]
     bounds = {name: judged_seeds[0].metrics[name].bounds for name in names if name in judged_seeds[0].metrics}
-    return pooled_intervals([each.statistics for each in judged_seeds], predictions[0].groups, bounds)
+    statistics, centred = [each.statistics for each in judged_seeds], judged_seeds[0].centred()
+    return pooled_intervals(statistics, predictions[0].groups, bounds, centred)
 
 
 def _joined(values: Sequence[Estimate], bounds: Bounds) -> tuple[float | None, float | None]:

@@ -41,13 +41,16 @@ def brief(metric: tuple[float | None, float | None, float | None] | None) -> str
     return f"{value:.3f} [{(', ' if low < 0 else '-').join(ends)}]"
 
 
-def show_board(rows: Sequence[BoardRow], console: Console | None = None, *, groups: bool = False) -> None:
+def show_board(
+    rows: Sequence[BoardRow], console: Console | None = None, *, groups: bool = False, also: Sequence[str] = ()
+) -> None:
     """The board on the terminal, one table per task and cohort; a wide terminal shows costs too.
 
     Args:
         rows: See :func:`medgraft.benchmarks.board.rows.board_rows`.
         console: The terminal.
-        groups: Show the primary metric by groups of test subjects, too.
+        groups: Show the primary metric, and those of ``also``, by groups of test subjects, too.
+        also: Further metrics.
     """
     console = console or Console()
     sections: dict[tuple[bool, str, str, str], list[BoardRow]] = {}
@@ -73,16 +76,15 @@ def show_board(rows: Sequence[BoardRow], console: Console | None = None, *, grou
             say(console, note)
         _show_diagnostics(members, console)
         _show_tests(members, console)
-        if groups:
-            _show_groups(members, console)
+        for metric in dict.fromkeys([members[0].first.primary, *also]) if groups else ():
+            _show_groups(members, metric, console)
         console.print()
 
 
-def _show_groups(members: Sequence[BoardRow], console: Console) -> None:
-    """The primary metric by groups of test subjects."""
-    rows = group_rows(members)
-    if rows:
-        _show_table(f"{members[0].first.primary} by groups", HEADS, rows, ("value",), console)
+def _show_groups(members: Sequence[BoardRow], metric: str, console: Console) -> None:
+    """A metric by groups of test subjects."""
+    if rows := group_rows(members, metric):
+        _show_table(f"{metric} by groups", HEADS, rows, ("value",), console)
 
 
 def _show_tests(members: Sequence[BoardRow], console: Console) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from medgraft.benchmarks.calibration.conformal import SetRule
 from medgraft.benchmarks.cell.result_files import KEPT
 from medgraft.benchmarks.cell.results import Precision
 from medgraft.errors import CheckpointError
@@ -51,6 +52,8 @@ class KeptFacts(BaseModel):
         uncertain_class: Labels may be uncertain.
         state: What the objective learnt from the training targets, see :meth:`medgraft.objective.Objective.state`.
         thresholds: Of the labels, chosen on validation samples; ``None`` for other objectives.
+        temperatures: That probabilities are divided by, of classes or of each label; ``None`` where none was asked for.
+        sets: How conformal sets are made; ``None`` where scores are no probabilities or nothing was validated.
         primary: The task's metric.
         validation: Its value on validation samples, by which the best seed is known; ``None`` where undefined.
         test: Its value and interval on test samples.
@@ -76,6 +79,8 @@ class KeptFacts(BaseModel):
     uncertain_class: bool = False
     state: dict[str, Any] = Field(default_factory=dict)
     thresholds: tuple[float, ...] | None = None
+    temperatures: tuple[float | None, ...] | None = None
+    sets: SetRule | None = None
     primary: str
     validation: float | None = None
     test: tuple[float | None, float | None, float | None] = (None, None, None)

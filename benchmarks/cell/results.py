@@ -18,6 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from medgraft.benchmarks.calibration.conformal import COVERAGE, Method
+from medgraft.benchmarks.calibration.summary import Calibration
 from medgraft.benchmarks.cell.result_files import KEPT, UnreadableError, files_below, read_json
 from medgraft.benchmarks.metrics.bootstrap import Estimate
 from medgraft.benchmarks.metrics.groups import Groups
@@ -44,7 +46,15 @@ and boxes and masks on resized images mean something else than they were read as
 encoders in half precision too.
 """
 
-LATER_FIELDS = {"augment_views": 0, "device": "cpu", "plain": False}
+LATER_FIELDS = {
+    "augment_views": 0,
+    "device": "cpu",
+    "plain": False,
+    "calibrate": "none",
+    "sets": "lac",
+    "coverage": COVERAGE,
+    "sets_by_class": False,
+}
 """Fields that came later -> the value that means what it was before them."""
 
 OPERATION_SUFFIX = ".ops.json"
@@ -58,6 +68,7 @@ Status = Literal["success", "error", "oom", "timeout", "killed"]
 Backend = Literal["eager", "compile", "fused", "auto"]
 Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "bf16", "bf16_frozen"]
+Calibrate = Literal["none", "temperature"]
 
 
 class _Model(BaseModel):
@@ -102,6 +113,10 @@ class CellSpec(_Model):
         augment_views: Augmented views per sample, one of which each epoch trains on; 0 trains on the samples.
         device: What the encoder runs on and the adapter trains on.
         plain: No shortcut is taken, see :mod:`medgraft.fast.switch`.
+        calibrate: Probabilities are divided by a temperature from validation samples.
+        sets: Score of the conformal sets, see :mod:`medgraft.benchmarks.calibration.conformal`.
+        coverage: Share of the sets that should hold the right class.
+        sets_by_class: Each class is to be covered so often.
         plugins: Versions of the foreign distributions that take part.
         numbers_version: See :data:`NUMBERS_VERSION`.
     """
@@ -123,6 +138,10 @@ class CellSpec(_Model):
     augment_views: int = Field(0, ge=0)
     device: Device = "cpu"
     plain: bool = False
+    calibrate: Calibrate = "none"
+    sets: Method = "lac"
+    coverage: float = Field(COVERAGE, gt=0, lt=1)
+    sets_by_class: bool = False
     plugins: dict[str, str] = Field(default_factory=dict)
     numbers_version: int = NUMBERS_VERSION
 
@@ -197,7 +216,8 @@ class Efficiency(_Model):
 class CellResult(_Model):
     """The stored result of a cell.
 
-    ``groups`` holds the primary metric by groups of test subjects, by attribute. ``stage`` is where a cell that failed
+    ``groups`` holds the metrics by groups of test subjects, by attribute; ``calibration`` what is said of
+    probabilities, temperatures and conformal sets. ``stage`` is where a cell that failed
     did: ``load``, ``build``, ``prefix``, ``train``, ``evaluate``, ``keep``, ``measure`` or ``write``. ``log`` is the
     file of what the cell wrote to its terminal, relative to the results folder, empty where it wrote nothing.
     ``training`` lists the stages of adapters that train in several, and under ``head`` how the head's strength of L2
@@ -218,6 +238,7 @@ class CellResult(_Model):
     primary: str = "f1_macro"
     metrics: dict[str, Estimate] = Field(default_factory=dict)
     groups: dict[str, Groups] = Field(default_factory=dict)
+    calibration: Calibration | None = None
     efficiency: Efficiency | None = None
     training: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, Any] = Field(default_factory=dict)

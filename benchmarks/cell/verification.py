@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from medgraft.benchmarks.calibration.conformal import set_statistics
+from medgraft.benchmarks.calibration.reliability import Curve, curves
 from medgraft.benchmarks.cell import verified_before
 from medgraft.benchmarks.cell.result_files import UnreadableError, read_arrays
 from medgraft.benchmarks.cell.results import CellResult, read_candidates
@@ -27,7 +29,7 @@ from medgraft.benchmarks.garbage import uncollected
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import MedgraftError
 from medgraft.judging import objective_of, values
-from medgraft.metric import Predictions
+from medgraft.metric import Predictions, value_of
 
 logger = logging.getLogger(__name__)
 
@@ -202,7 +204,7 @@ def check(path: Path, cell: CellResult) -> Verified:
         computed = values(predictions)
     except (ValueError, TypeError, IndexError, KeyError, AssertionError, ArithmeticError) as error:
         raise UnreadableError(f"no metric can be computed from its predictions: {one_line(str(error), 120)}") from error
-    if problem := _metric_problem(cell, computed, predictions):
+    if problem := _metric_problem(cell, computed, predictions) or _calibration_problem(cell, predictions):
         raise UnreadableError(problem)
     verified_before.remember(digest)
     return Verified(path, cell)
@@ -250,6 +252,36 @@ def _metric_problem(cell: CellResult, computed: dict[str, float], predictions: P
         if any(end is not None and not math.isfinite(end) for end in ends) or (None not in ends and ends[0] > ends[1]):  # pyright: ignore
             return f"{one_line(name, 60)} has the interval {ends}"
     return ""
+
+
+def _calibration_problem(cell: CellResult, predictions: Predictions) -> str:
+    """What a result says of probabilities and sets that its predictions do not give, in words; empty for nothing."""
+    said = cell.calibration
+    if said is None:
+        return ""
+    likeliest, classes = curves(predictions)
+    pairs = [(said.reliability.likeliest, likeliest)]
+    pairs += [(said.reliability.classes.get(name), classes.get(name)) for name in classes | said.reliability.classes]
+    if not all(_same_curve(one, other) for one, other in pairs):
+        return "its predictions give other reliability curves"
+    if said.sets is None:
+        return ""
+    needed = len(predictions.classes) * predictions.targets.ndim
+    if len(said.sets.rule.thresholds) != needed:
+        return f"its conformal sets have {len(said.sets.rule.thresholds)} thresholds, and there should be {needed}"
+    statistics = set_statistics(said.sets.rule, predictions)
+    for name, number in said.sets.numbers.items():
+        value = value_of(statistics[name], len(predictions.targets)) if name in statistics else math.nan
+        if not (number.value is None if math.isnan(value) else _close(number.value, value)):
+            return f"{one_line(name, 60)} of its conformal sets is {number.value}, and its predictions give {value:.6g}"
+    return ""
+
+
+def _same_curve(said: Curve | None, found: Curve | None) -> bool:
+    if said is None or found is None:
+        return said is found
+    one, other = said.model_dump(), found.model_dump()
+    return all(len(one[name]) == len(other[name]) and np.allclose(one[name], other[name], atol=1e-5) for name in one)
 
 
 def _close(value: float | None, expected: float) -> bool:

@@ -133,6 +133,7 @@ def _result(
         primary=loaded.task.primary,
         metrics=evaluated.metrics,
         groups=evaluated.groups,
+        calibration=evaluated.calibration,
         efficiency=efficiency.model_copy(update={"concurrent_jobs": job.concurrent_jobs}),
         training={
             "epoch_loss": log.epoch_loss,

@@ -1,4 +1,4 @@
-"""Commands that read results: ``leaderboard`` and ``expert-load``."""
+"""Commands that read results: ``leaderboard``, ``expert-load`` and ``reliability``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def leaderboard(
         str | None, typer.Option(help="Comma-separated: further metrics to show, such as precision_ad,recall_ad.")
     ] = None,
     groups: Annotated[
-        bool, typer.Option("--groups", help="Add the primary metric by sex, age, site and other attributes.")
+        bool, typer.Option("--groups", help="Add the primary metric, and --metrics, by sex, age, site and the like.")
     ] = False,
     debug: Debug = False,
 ) -> None:
@@ -38,7 +38,7 @@ def leaderboard(
         options = [*(["--metrics", metrics] if metrics else []), *(["--groups"] if groups else [])]
         command = shlex.join(["medgraft", "leaderboard", *map(str, results), *options])
         text, data = write_board(rows, out, command, operations, also, groups=groups)
-        show_board(rows, groups=groups)
+        show_board(rows, groups=groups, also=also)
         typer.echo(f"written: {text}, {data}")
 
 
@@ -55,3 +55,18 @@ def expert_load(
         panels = loads(board_rows(results))
         draw_loads(panels, out)
         typer.echo(f"written: {out} ({len(panels)} panels)")
+
+
+def reliability(
+    results: Annotated[list[Path], typer.Argument(help="Folders of results; they are merged.")],
+    out: Annotated[Path, typer.Option(help="SVG file to write.")],
+    debug: Debug = False,
+) -> None:
+    """Draw predicted probabilities against observed frequencies, from any folders of results."""
+    with guarded(debug=debug, resumes=False):
+        from medgraft.benchmarks.board.reliability_figure import draw_reliability, panels
+        from medgraft.benchmarks.board.rows import board_rows
+
+        drawn = panels(board_rows(results))
+        draw_reliability(drawn, out)
+        typer.echo(f"written: {out} ({len(drawn)} panels)")

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from medgraft.benchmarks.commands.board import expert_load, leaderboard
+from medgraft.benchmarks.commands.board import expert_load, leaderboard, reliability
 from medgraft.benchmarks.commands.cohort import cohort, pairs
 from medgraft.benchmarks.commands.embed import embed
 from medgraft.benchmarks.commands.export import export
@@ -26,6 +26,7 @@ app.command("run")(run)
 app.add_typer(cohort, name="cohort")
 app.command("leaderboard")(leaderboard)
 app.command("expert-load")(expert_load)
+app.command("reliability")(reliability)
 app.command("pairs")(pairs)
 app.command("prepare")(prepare)
 app.command("inspect")(inspect)

@@ -58,6 +58,16 @@ def run(
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which a cell is killed.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads per worker; numbers may depend on it.")] = None,
+    calibrate: Annotated[
+        str | None, typer.Option(help="temperature: divide logits by what is best on validation samples.")
+    ] = None,
+    sets: Annotated[str | None, typer.Option(help="Score of the conformal sets: lac (default) or aps.")] = None,
+    coverage: Annotated[
+        float | None, typer.Option(help="Share of the conformal sets that should hold the right class. Default: 0.9.")
+    ] = None,
+    sets_by_class: Annotated[
+        bool, typer.Option("--sets-by-class", help="Cover each class so often, and not only all together.")
+    ] = False,
     keep: Annotated[
         str | None, typer.Option(help="Keep trained grafts for predict: all, or best (a seed of each row).")
     ] = None,
@@ -117,6 +127,10 @@ def run(
             "cache_size": cache_size,
             "timeout": timeout,
             "threads": threads,
+            "calibrate": calibrate,
+            "sets": sets,
+            "coverage": coverage,
+            "sets_by_class": sets_by_class or None,
             "keep": keep,
             "baselines": baselines,
             "test_on": listed(test_on, "--test-on"),

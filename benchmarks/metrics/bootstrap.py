@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -89,7 +90,11 @@ def subject_bootstrap(
 
 
 def estimates(
-    statistics: Mapping[str, WeightedStatistic], p: Predictions, resamples: int = 1000, seed: int = 0
+    statistics: Mapping[str, WeightedStatistic],
+    p: Predictions,
+    resamples: int = 1000,
+    seed: int = 0,
+    centred: Mapping[str, tuple[float, float]] = MappingProxyType({}),
 ) -> dict[str, Estimate]:
     """Value and interval of each statistic.
 
@@ -98,13 +103,33 @@ def estimates(
         p: Predictions of ``n`` samples.
         resamples: Bootstrap resamples; 0 leaves the intervals out.
         seed: Of the resampling.
+        centred: Statistics whose intervals are centred, see :func:`centre` -> smallest and largest value.
     """
     n, n_subjects = len(p.targets), int(p.groups.max()) + 1
     distributions = subject_bootstrap(statistics, p.groups, resamples, seed) if resamples else {}
-    return {
-        name: estimate_of(value_of(statistic, n), distributions.get(name), n, n_subjects)
-        for name, statistic in statistics.items()
-    }
+    result: dict[str, Estimate] = {}
+    for name, statistic in statistics.items():
+        value, distribution = value_of(statistic, n), distributions.get(name)
+        if distribution is not None and name in centred:
+            distribution = centre(distribution, value, centred[name])
+        result[name] = estimate_of(value, distribution, n, n_subjects)
+    return result
+
+
+def centre(distribution: Array, value: float, bounds: tuple[float, float]) -> Array:
+    """Resamples ``[R]`` moved by the bootstrap's estimate of bias, so that ``value`` is their mean.
+
+    The bias is the mean of the resamples less the value (Efron and Tibshirani, "An introduction to the bootstrap",
+    1993, section 10.3); what the move takes over the bounds ends there.
+
+    Example:
+        >>> centre(np.array([0.5, 0.75, np.nan]), 0.125, (0.0, 1.0))
+        array([0.  , 0.25,  nan])
+    """
+    defined = distribution[~np.isnan(distribution)]
+    if not len(defined) or np.isnan(value):
+        return distribution
+    return (distribution - (defined.mean() - value)).clip(*bounds)
 
 
 def interval(distribution: Array) -> tuple[float | None, float | None, float]:

@@ -13,6 +13,7 @@ import numpy as np
 from medgraft.benchmarks.metrics.weighted import (
     masked,
     mean_of,
+    once,
     slug,
     support_weighted,
     weighted_auc,
@@ -61,7 +62,9 @@ class F1(Metric):
     def statistics(self, p: Predictions) -> Mapping[str, WeightedStatistic]:
         """See :class:`Metric`."""
         binary = decisions(p)
-        parts = [weighted_f1(guessed, actual) for guessed, actual in zip(binary.guessed, binary.actual, strict=True)]
+        parts = [
+            once(weighted_f1(guessed, actual)) for guessed, actual in zip(binary.guessed, binary.actual, strict=True)
+        ]
         overall = {"f1_macro": mean_of(parts), "f1_weighted": support_weighted(parts, binary.actual)}
         return overall | {f"f1_{name}": part for name, part in zip(binary.names, parts, strict=True)}
 
@@ -76,7 +79,7 @@ class Precision(Metric):
         """See :class:`Metric`."""
         binary = decisions(p)
         pairs = zip(binary.guessed, binary.actual, strict=True)
-        parts = [weighted_precision(guessed, actual) for guessed, actual in pairs]
+        parts = [once(weighted_precision(guessed, actual)) for guessed, actual in pairs]
         overall = {"precision_macro": mean_of(parts), "precision_weighted": support_weighted(parts, binary.actual)}
         return overall | {f"precision_{name}": part for name, part in zip(binary.names, parts, strict=True)}
 
@@ -92,7 +95,7 @@ class Auc(Metric):
         binary, parts = decisions(p), []
         for k, counts in enumerate(binary.counts):
             part = weighted_auc(p.scores[counts, k], binary.actual[k, counts])
-            parts.append(part if counts.all() else masked(part, counts))
+            parts.append(once(part if counts.all() else masked(part, counts)))
         overall: dict[str, WeightedStatistic] = {"auc_macro": mean_of(parts)}
         return overall | {f"auc_{name}": part for name, part in zip(binary.names, parts, strict=True)}
 
@@ -108,7 +111,7 @@ class Accuracy(Metric):
         binary = decisions(p)
         correct = (p.scores.argmax(axis=1) == p.targets).astype(float)
         pairs = zip(binary.guessed, binary.actual, strict=True)
-        parts = [weighted_recall(guessed, actual) for guessed, actual in pairs]
+        parts = [once(weighted_recall(guessed, actual)) for guessed, actual in pairs]
         overall: dict[str, WeightedStatistic] = {
             "accuracy": lambda weights: weights @ correct / weights.sum(axis=1),
             "balanced_accuracy": mean_of(parts),

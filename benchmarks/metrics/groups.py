@@ -1,4 +1,4 @@
-"""One metric in groups of test subjects: by sex, age band, site, scanner, view; the worst group, and the gap.
+"""Metrics in groups of test subjects: by sex, age band, site, scanner, view; the worst group, and the gap.
 
 All groups share one set of resamples of the subjects, so that the gap between the best and the worst has an interval of
 its own: it is the gap of each resample. A gap is never negative, so with few subjects its interval lies above 0 also
@@ -8,13 +8,15 @@ where groups do not differ.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from medgraft.benchmarks.metrics.bootstrap import Estimate, interval, subject_bootstrap
+from medgraft.benchmarks.metrics.bootstrap import Estimate, centre, interval, subject_bootstrap
+from medgraft.benchmarks.metrics.weighted import once
 from medgraft.metric import Array, WeightedStatistic, value_of
 
 FEWEST = 20
@@ -26,19 +28,52 @@ MOST_VALUES = 8
 MOST_GROUPS = 50
 """An attribute with more different words is no attribute: names of files, free text."""
 
+DIGITS = 6
+
 OTHERS, UNKNOWN = "others", "unknown"
 
 
-class Groups(BaseModel):
-    """One metric by the groups of one attribute.
+@dataclass(frozen=True)
+class Kind:
+    """What there is to know of a metric.
 
     Attributes:
-        metric: Its name.
+        higher_is_better: Whether more of it is better.
+        centred: Its smallest and largest value where its intervals are centred, see
+            :class:`medgraft.metric.Metric`; ``None`` where they are not.
+    """
+
+    higher_is_better: bool = True
+    centred: tuple[float, float] | None = None
+
+
+class Further(BaseModel):
+    """A further metric by the same groups, short: value, and lower and upper end of its interval.
+
+    Attributes:
+        groups: Name of a group -> the metric in it.
+        worst: Name of the group where it is worst; empty where it is undefined.
+        gap: Between the best and the worst group.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    groups: dict[str, tuple[float | None, float | None, float | None]]
+    worst: str = ""
+    gap: tuple[float | None, float | None, float | None]
+
+
+class Groups(BaseModel):
+    """The metrics by the groups of one attribute.
+
+    Attributes:
+        metric: Name of the primary one.
         groups: Name of a group -> the metric in it.
         worst: Name of the group where it is worst; empty where it is undefined.
         gap: Between the best and the worst group.
         joined: Groups that are together in ``others`` -> their test subjects.
         left_out: Groups that are too small -> their test subjects.
+        further: Name of each other overall metric -> it in the same groups.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -49,6 +84,24 @@ class Groups(BaseModel):
     gap: Estimate
     joined: dict[str, int] = Field(default_factory=dict)
     left_out: dict[str, int] = Field(default_factory=dict)
+    further: dict[str, Further] = Field(default_factory=dict)
+
+    def of(self, metric: str) -> Groups | None:
+        """The same of another metric, with no further ones; ``None`` where it is not known."""
+        if metric == self.metric:
+            return self
+        if (short := self.further.get(metric)) is None:
+            return None
+
+        def estimate(numbers: tuple[float | None, ...], like: Estimate) -> Estimate:
+            value, low, high = numbers
+            return like.model_copy(update={"value": value, "ci_low": low, "ci_high": high, "undefined_share": 0.0})
+
+        groups = {
+            name: estimate(short.groups[name], each) for name, each in self.groups.items() if name in short.groups
+        }
+        changed = {"metric": metric, "groups": groups, "worst": short.worst, "gap": estimate(short.gap, self.gap)}
+        return self.model_copy(update={**changed, "further": {}})
 
 
 def words_of(values: Any, train: Array) -> Array | None:
@@ -102,7 +155,7 @@ def by_groups(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Groups | None:
-    """A metric in each group; ``None`` where fewer than two groups are large enough.
+    """One metric in each group, from its statistic of all samples; see :func:`metrics_by_groups`.
 
     Args:
         name: Of the metric.
@@ -113,33 +166,120 @@ def by_groups(
         resamples: Bootstrap resamples.
         seed: Of the resampling.
     """
+    n = len(words)
+
+    def of_rows(rows: Array) -> Mapping[str, WeightedStatistic]:
+        def part(weights: Array) -> Array:
+            whole = np.zeros((len(weights), n))
+            whole[:, rows] = weights
+            return statistic(whole)
+
+        return {name: part}
+
+    return metrics_by_groups(of_rows, {name: Kind(higher_is_better)}, subjects, words, resamples=resamples, seed=seed)
+
+
+def metrics_by_groups(
+    of_rows: Callable[[Array], Mapping[str, WeightedStatistic]],
+    kinds: Mapping[str, Kind],
+    subjects: Array,
+    words: Array,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Groups | None:
+    """Metrics in each group; ``None`` where fewer than two groups are large enough.
+
+    Each group's metrics read the group's samples alone, so that all groups together cost what all samples do.
+
+    Args:
+        of_rows: Numbers of samples ``int64 [m]`` -> name of each metric -> its statistic of weights ``[R, m]``.
+        kinds: The metrics that are wanted, the primary one first.
+        subjects: ``int64 [n]`` subject number of each sample, from 0.
+        words: ``[n]`` group of each sample.
+        resamples: Bootstrap resamples.
+        seed: Of the resampling.
+    """
     masks, joined, left_out = _large_enough(words, subjects)
     if len(masks) < 2:
         return None
-    masked = {group: _within(statistic, mask) for group, mask in masks.items()}
-    drawn = subject_bootstrap(masked, subjects, resamples, seed)
+    rows = {group: np.flatnonzero(mask) for group, mask in masks.items()}
+    parts = {group: _defined(of_rows, kinds, each) for group, each in rows.items()}
+    wanted = {
+        (group, name): once(_within(parts[group][name], each)) if name in parts[group] else _undefined
+        for group, each in rows.items()
+        for name in kinds
+    }
+    statistics = {f"{group} {name}": each for (group, name), each in wanted.items()}
+    drawn = subject_bootstrap(statistics, subjects, resamples, seed)
+    found: list[Groups] = []
+    for name, kind in kinds.items():
+        values = {group: value_of(wanted[group, name], len(words)) for group in rows}
+        by_group = {group: drawn[f"{group} {name}"] for group in rows}
+        if kind.centred is not None:
+            by_group = {group: centre(each, values[group], kind.centred) for group, each in by_group.items()}
+        one = _groups(values, by_group, rows, subjects, higher_is_better=kind.higher_is_better)
+        found.append(one.model_copy(update={"metric": name, "joined": joined, "left_out": left_out}))
+    primary, *others = found
+    return primary.model_copy(update={"further": {each.metric: _short(each) for each in others}})
+
+
+def _groups(
+    values: Mapping[str, float],
+    drawn: Mapping[str, Array],
+    rows: Mapping[str, Array],
+    subjects: Array,
+    *,
+    higher_is_better: bool,
+) -> Groups:
+    """One metric by groups, from its value, its resamples ``[R]`` and its samples ``[m]`` in each."""
     groups: dict[str, Estimate] = {}
-    for group, mask in masks.items():
-        value = value_of(masked[group], len(words))
+    for group, each in rows.items():
+        value = values[group]
         low, high, share = interval(drawn[group]) if np.isfinite(value) else (None, None, 0.0)
-        count = len(np.unique(subjects[mask]))
         groups[group] = Estimate(
             value=float(value) if np.isfinite(value) else None,
             ci_low=low,
             ci_high=high,
-            n=int(mask.sum()),
-            n_subjects=count,
+            n=len(each),
+            n_subjects=len(np.unique(subjects[each])),
             undefined_share=round(share, 4),
         )
     known = {group: each.value for group, each in groups.items() if each.value is not None}
     worst = (min if higher_is_better else max)(known, key=lambda group: known[group]) if known else ""
-    gap = _gap(known, drawn, len(words), int(subjects.max()) + 1)
-    return Groups(metric=name, groups=groups, worst=worst, gap=gap, joined=joined, left_out=left_out)
+    gap = _gap(known, drawn, len(subjects), int(subjects.max()) + 1)
+    return Groups(metric="", groups=groups, worst=worst, gap=gap)
 
 
-def _within(statistic: WeightedStatistic, mask: Array) -> WeightedStatistic:
-    """The statistic of the samples ``bool [n]`` alone."""
-    return lambda weights: statistic(weights * mask)
+def _defined(
+    of_rows: Callable[[Array], Mapping[str, WeightedStatistic]], kinds: Mapping[str, Kind], rows: Array
+) -> Mapping[str, WeightedStatistic]:
+    """The metrics of a group; none where one cannot be made of so few classes or samples."""
+    try:
+        statistics = of_rows(rows)
+    except (ValueError, ArithmeticError):
+        return {}
+    return {name: statistics[name] for name in kinds if name in statistics}
+
+
+def _undefined(weights: Array) -> Array:
+    return np.full(len(weights), np.nan)
+
+
+def _short(groups: Groups) -> Further:
+    def numbers(each: Estimate) -> tuple[float | None, float | None, float | None]:
+        low, value, high = (
+            None if end is None else round(end, DIGITS) for end in (each.ci_low, each.value, each.ci_high)
+        )
+        return value, low, high
+
+    by_group = {name: numbers(each) for name, each in groups.groups.items()}
+    return Further(groups=by_group, worst=groups.worst, gap=numbers(groups.gap))
+
+
+def _within(statistic: WeightedStatistic, rows: Array) -> WeightedStatistic:
+    """The statistic of some samples ``int64 [m]`` as a function of the weights of all."""
+    return lambda weights: statistic(np.take(weights, rows, axis=1))
 
 
 def _large_enough(words: Array, subjects: Array) -> tuple[dict[str, Array], dict[str, int], dict[str, int]]:

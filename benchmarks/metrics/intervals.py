@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
 
-from medgraft.benchmarks.metrics.bootstrap import LEVEL, subject_bootstrap
+from medgraft.benchmarks.metrics.bootstrap import LEVEL, centre, subject_bootstrap
 from medgraft.metric import Array, WeightedStatistic, value_of
 
 Ends = tuple[float | None, float | None]
@@ -30,6 +30,7 @@ def pooled_intervals(
     each: Sequence[Mapping[str, WeightedStatistic]],
     groups: Array,
     bounds: Mapping[str, Bounds],
+    centred: Iterable[str] = (),
 ) -> dict[str, Ends]:
     """Intervals of the mean over seeds, which resample subjects and seeds.
 
@@ -37,18 +38,19 @@ def pooled_intervals(
         each: Statistics of two seeds at least on one test split of ``n`` samples.
         groups: ``int64 [n]`` subject number of each sample.
         bounds: Name of each number wanted -> the smallest and largest value of its metric.
+        centred: Names whose resamples are centred, see :func:`medgraft.benchmarks.metrics.bootstrap.centre`.
     """
     names = [name for name in bounds if all(name in statistics for statistics in each)]
     parts = {f"{s} {name}": statistics[name] for s, statistics in enumerate(each) for name in names}
     drawn = subject_bootstrap(parts, groups, RESAMPLES)
-    return {
-        name: seed_interval(
-            np.stack([drawn[f"{s} {name}"] for s in range(len(each))]),
-            np.array([value_of(statistics[name], len(groups)) for statistics in each]),
-            bounds[name],
-        )
-        for name in names
-    }
+    ends: dict[str, Ends] = {}
+    for name in names:
+        values = [value_of(statistics[name], len(groups)) for statistics in each]
+        by_seed = [drawn[f"{s} {name}"] for s in range(len(each))]
+        if name in centred:
+            by_seed = [centre(row, value, bounds[name]) for row, value in zip(by_seed, values, strict=True)]
+        ends[name] = seed_interval(np.stack(by_seed), np.array(values), bounds[name])
+    return ends
 
 
 def seed_interval(by_seed: Array, values: Array, bounds: Bounds = (0.0, 1.0), seed: int = 0) -> Ends:

@@ -7,7 +7,9 @@ undefined. Weights of one give the statistic of the samples themselves.
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -56,6 +58,18 @@ def weighted_f1(predicted: Array, actual: Array) -> WeightedStatistic:
         return np.divide(2 * true_positive, total, out=np.full(len(weights), np.nan), where=weights @ positive > 0)
 
     return statistic
+
+
+def once(statistic: WeightedStatistic) -> WeightedStatistic:
+    """A statistic that is not computed twice for one array of weights: a mean over classes asks each class again."""
+    last: list[Any] = [lambda: None, None]
+
+    def remembered(weights: Array) -> Array:
+        if last[0]() is not weights:
+            last[:] = weakref.ref(weights), statistic(weights)
+        return last[1]
+
+    return remembered
 
 
 def mean_of(parts: Sequence[WeightedStatistic]) -> WeightedStatistic:

@@ -7,20 +7,22 @@ from typing import ClassVar
 
 import numpy as np
 
+from medgraft.benchmarks.metrics.calibration import OF_PROBABILITIES
 from medgraft.benchmarks.metrics.classification import best_thresholds
 from medgraft.errors import DataError
 from medgraft.metric import Array, Predictions
 from medgraft.objective import Objective
 from medgraft.task import TaskData
 
-OF_CLASSES = ("f1", "precision", "auc", "accuracy")
-OF_LABELS = ("f1", "auc")
+OF_CLASSES = ("f1", "precision", "auc", "accuracy", *OF_PROBABILITIES)
+OF_LABELS = ("f1", "auc", *OF_PROBABILITIES)
 
 
 class ClassObjective(Objective):
     """Scores ``[n, K]`` of classes that exclude each other (targets ``[n]``) or of labels (targets ``[n, K]``)."""
 
     primary = "f1_macro"
+    metrics = OF_CLASSES
     lowest_in_training: ClassVar[int] = 0
     """Smallest target of a sample that is not tested; -1 where such a sample need not have a class."""
 

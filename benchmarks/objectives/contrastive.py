@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medgraft.adapters.kernels.info_nce.op import label_info_nce
+from medgraft.benchmarks.metrics.calibration import OF_PROBABILITIES
 from medgraft.benchmarks.objectives.classes import ClassObjective
 from medgraft.benchmarks.objectives.shared_space import embedding, joining
 from medgraft.encoder import TextEncoder
 from medgraft.errors import DataError
 from medgraft.fast.short_texts import cut_texts
 from medgraft.grafting import Grafted
+from medgraft.metric import Predictions
 from medgraft.modality import TEXT, is_text
 from medgraft.objective import Batch, Outputs, default_pair
 from medgraft.ops import backends
@@ -69,6 +71,12 @@ class ContrastiveObjective(ClassObjective):
     def visual(self) -> str:
         """The modality that class prompts are compared with: the first of the pair that is no text."""
         return next(name for name in self.pair if name != self.text)
+
+    @classmethod
+    def judged_by(cls, p: Predictions) -> tuple[str, ...]:
+        """As of all classes and labels, but that the scores of labels are cosines and no probabilities."""
+        named = super().judged_by(p)
+        return named if p.targets.ndim == 1 else tuple(name for name in named if name not in OF_PROBABILITIES)
 
     def loss(self, grafted: Grafted, outputs: Outputs, batch: Batch) -> Tensor:
         """Both directions, same-label pairs left out of the denominator; a scalar."""

@@ -15,4 +15,5 @@ def evaluate(p: Predictions, *, resamples: int = 1000, seed: int = 0) -> dict[st
         resamples: Bootstrap resamples; 0 leaves the intervals out.
         seed: Of the resampling.
     """
-    return estimates(judged(p).statistics, p, resamples, seed)
+    numbers = judged(p)
+    return estimates(numbers.statistics, p, resamples, seed, numbers.centred())

@@ -13,6 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from medgraft.benchmarks.calibration.conformal import SetRule, sets
+from medgraft.benchmarks.calibration.temperature import scaled
 from medgraft.benchmarks.cell.encoder import select_encoder
 from medgraft.benchmarks.cell.kept import KeptFacts, graft_folder, raw_facts, read_facts
 from medgraft.benchmarks.cell.results import Precision
@@ -87,10 +89,16 @@ class Predictor:
         return torch.autocast(self.device, torch.bfloat16)
 
     @property
+    def _labels(self) -> bool:
+        """Whether scores are those of labels, which do not exclude each other."""
+        return self.facts.thresholds is not None
+
+    @property
     def columns(self) -> list[str]:
         """Columns of a table of predictions behind ``input`` and ``status``."""
         names = [f"p:{name}" for name in self.facts.classes] or ["value"]
-        return [*names, *(["prediction"] if self.facts.classes else []), "warning"]
+        decided = ["prediction"] if self.facts.classes else []
+        return [*names, *decided, *(["set"] if self.facts.sets is not None else []), "warning"]
 
     @torch.no_grad()
     def scores(self, samples: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -115,7 +123,10 @@ class Predictor:
         """Scores ``float64 [n, K]`` of prepared samples, modality -> ``[n, ...]``; see :meth:`scores`."""
         with self._autocast():
             outputs = self.grafted.encode(cut_texts(self.grafted, rows))
-            return self.objective.scores(self.grafted, outputs, self._context).double().cpu().numpy()
+            scores = self.objective.scores(self.grafted, outputs, self._context).double().cpu().numpy()
+        if self.facts.temperatures is None:
+            return scores
+        return scaled(scores, self.facts.temperatures, labels=self._labels)
 
     def predict(self, inputs: Iterable[str | Path] | pd.DataFrame, batch: int = 16) -> pd.DataFrame:
         """Predictions for files, folders and tables.
@@ -127,8 +138,10 @@ class Predictor:
 
         Returns:
             A row for each sample: ``input``, ``status`` (``ok``, or why there is no prediction), probabilities
-            ``p:<class>`` and the ``prediction``, or the ``value``; and a ``warning`` where a sample is unlike those
-            that were trained on.
+            ``p:<class>``, the ``prediction`` and the conformal ``set``, or the ``value``; and a ``warning`` where a
+            sample is unlike those that were trained on. A set names what cannot be excluded, joined by bars; of labels
+            it has ``name`` for present, ``name?`` for undecided, ``name??`` where neither answer fits, and leaves out
+            what is absent.
 
         Raises:
             DataError: An input does not exist, or none is of the graft's kind.
@@ -231,10 +244,21 @@ class Predictor:
         if not classes:
             return {"value": float(scores[0])}
         row: dict[str, Any] = {f"p:{name}": float(score) for name, score in zip(classes, scores, strict=True)}
+        if self.facts.sets is not None:
+            row["set"] = self._set(self.facts.sets, scores)
         if self.facts.thresholds is None:
             return row | {"prediction": classes[int(scores.argmax())]}
         chosen = [name for name, p, t in zip(classes, scores, self.facts.thresholds, strict=True) if p >= t]
         return row | {"prediction": "|".join(chosen)}
+
+    def _set(self, rule: SetRule, scores: np.ndarray) -> str:
+        """The conformal set of one sample's scores ``[K]``: what cannot be excluded, with ``?`` behind what may be."""
+        inside, names = sets(rule, scores[None], labels=self._labels)[0], self.facts.classes
+        if not self._labels:
+            return "|".join(name for name, there in zip(names, inside, strict=True) if there)
+        doubt = {(False, True): "", (True, True): "?", (False, False): "??"}
+        answers = zip(names, map(tuple, inside.tolist()), strict=True)
+        return "|".join(f"{name}{doubt[answer]}" for name, answer in answers if answer in doubt)
 
     def _unlike(self, sample: Mapping[str, Any]) -> str:
         """In what a sample is unlike those that were trained on; empty for nothing."""

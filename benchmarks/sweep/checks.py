@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from medgraft import plugins
 from medgraft.benchmarks.cell.resolved import Resolver
+from medgraft.benchmarks.metrics.calibration import OF_PROBABILITIES
 from medgraft.benchmarks.sweep.recipe import adapter_options, requested_adapters, training
 from medgraft.benchmarks.sweep.request import Sweep
 from medgraft.benchmarks.sweep.rows import Row
 from medgraft.errors import ConfigError, UnknownNameError
 from medgraft.launcher import launcher_class
+from medgraft.objective import Objective
 from medgraft.options import checked
 from medgraft.registry import TrainDefaults, adapter_class, build_adapters, check_encoder
 from medgraft.task_names import is_task
@@ -92,3 +94,21 @@ def check_size(sweep: Sweep, rows: Sequence[Row]) -> None:
     there |= {part for row in rows for part in row.adapter.split("+")} | set(sweep.test_on)
     if idle := [name for name in sweep.assigned if name not in there and name != sweep.launcher]:
         raise ConfigError(f"--set {idle[0]}: no row of the sweep has it; the rows have {', '.join(sorted(there))}")
+
+
+def check_calibratable(objectives: Mapping[str, type[Objective]], calibrate: str) -> None:
+    """Refuses temperatures for tasks that predict no probabilities.
+
+    Args:
+        objectives: Task -> its objective.
+        calibrate: ``temperature``, or ``none``.
+
+    Raises:
+        ConfigError: Some task has none.
+    """
+    for task, objective in objectives.items():
+        if calibrate != "none" and not set(OF_PROBABILITIES) <= set(objective.metrics):
+            raise ConfigError(
+                f"--calibrate {calibrate}: task {task!r} predicts no probabilities of classes or labels; leave the "
+                "task or the option out"
+            )

@@ -15,7 +15,7 @@ from medgraft.benchmarks.cell.results import CellSpec, CohortId, Device, Precisi
 from medgraft.benchmarks.cohorts import places as cohorts
 from medgraft.benchmarks.external.spec import ExternalTest
 from medgraft.benchmarks.garbage import uncollected
-from medgraft.benchmarks.sweep.checks import check_names, check_size
+from medgraft.benchmarks.sweep.checks import check_calibratable, check_names, check_size
 from medgraft.benchmarks.sweep.compatible import fits
 from medgraft.benchmarks.sweep.external import cohorts_of, external_tests, other_tasks
 from medgraft.benchmarks.sweep.keeping import check_keepable
@@ -112,6 +112,10 @@ def cells_of(
         limit=sweep.limit,
         augment_views=sweep.augment_views,
         plain=is_plain(),
+        calibrate=sweep.calibrate,
+        sets=sweep.sets,
+        coverage=sweep.coverage,
+        sets_by_class=sweep.sets_by_class,
         plugins={each.distribution: each.version for each in resolved.plugins() if not each.builtin},
     )
     seeds = sweep.seeds if sweep.seeds is not None else sweep.preset_entry().seeds
@@ -187,6 +191,7 @@ def make_plan(sweep: Sweep, console: Console, *, make: bool = True) -> Plan:
     if not any(row.adapter in requested for row in good):
         reasons = "; ".join(f"{row.task} / {row.encoder} / {row.adapter}: {why}" for row, why in skipped.items())
         raise ConfigError(f"nothing to run: {reasons}")
+    check_calibratable({row.task: each.objective for row, each in good.items()}, sweep.calibrate)
     check_keepable({row.task: objective_name(each.task.objective) for row, each in good.items()}, sweep.keep)
     others = other_tasks(sweep, resolver)
     places = locate(sweep, good, console, make=make, also=cohorts_of(others))

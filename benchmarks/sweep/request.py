@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from medgraft.benchmarks.cell.results import Backend
+from medgraft.benchmarks.calibration.conformal import COVERAGE, Method
+from medgraft.benchmarks.cell.results import Backend, Calibrate
 from medgraft.benchmarks.cohorts.own.task_file import is_task_file, read_task_file
 from medgraft.benchmarks.commands.arguments import listed, listed_encoders, parse_seeds
 from medgraft.benchmarks.prefix_cache.store import parse_size
@@ -49,6 +50,10 @@ class Sweep(Options):
         match: Class of such a cohort -> class that a graft was trained for, where their names differ.
         timeout: Seconds after which a cell is killed.
         threads: Threads per worker; part of what defines a number.
+        calibrate: ``temperature`` divides the logits of all rows by what is best on validation samples.
+        sets: Score of the conformal sets: ``lac`` or ``aps``.
+        coverage: Share of the conformal sets that should hold the right class.
+        sets_by_class: Each class is to be covered so often, and not only all together.
         keep: Trained grafts to keep beside their results: ``all``, or of each row the seed that is ``best`` on
             validation samples.
         baselines: Add the reference rows.
@@ -83,6 +88,10 @@ class Sweep(Options):
     match: dict[str, str] = Field(default_factory=dict)
     timeout: float = Field(3600.0, gt=0, le=30 * 86_400)
     threads: int = Field(1, ge=1, le=1024)
+    calibrate: Calibrate = "none"
+    sets: Method = "lac"
+    coverage: float = Field(COVERAGE, gt=0, lt=1)
+    sets_by_class: bool = False
     keep: Literal["none", "best", "all"] = "none"
     baselines: bool = True
     verify: bool = False

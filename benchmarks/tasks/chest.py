@@ -147,6 +147,18 @@ def labelled(
     )
 
 
+def attributes(frame: pd.DataFrame, names: Sequence[str], more: int = 0) -> dict[str, np.ndarray]:
+    """Facts of people and images by which metrics are told, ``[n + more]`` each.
+
+    Args:
+        frame: Of ``n`` images.
+        names: Columns that it may have.
+        more: Samples behind them of which nothing is known.
+    """
+    blank = np.full(more, None, object)
+    return {name: np.concatenate([frame[name].to_numpy(object), blank]) for name in names if name in frame}
+
+
 def reading(report: ReadReport, generator: str | None, **more: Any) -> dict[str, Any]:
     """What a result says of the reader; holds no identifier."""
     return {

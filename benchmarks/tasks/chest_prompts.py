@@ -122,6 +122,7 @@ class ChestPrompts(Task):
             asked=samples.asked,
             questions=tuple(config.questions),
             answers=samples.answers,
+            attributes={name: values[samples.unit] for name, values in base.attributes.items()},
             phantom=base.phantom,
             provenance={**base.provenance, "unanswered": samples.unanswered, "wording": config.wording},
         )

@@ -28,13 +28,16 @@ from medgraft.benchmarks.cohorts.chest.chexpert import (
 )
 from medgraft.benchmarks.cohorts.images.grey import IMAGES_VERSION
 from medgraft.benchmarks.cohorts.images.load import load_radiograph
-from medgraft.benchmarks.tasks.chest import PromptConfig
+from medgraft.benchmarks.tasks.chest import PromptConfig, attributes
 from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
 from medgraft.errors import DataError
 from medgraft.files.content import file_facts
 from medgraft.files.one_file import reading_facts
 from medgraft.options import Seed
 from medgraft.task import RawInputs, Task, TaskData, Variant, subject_split
+
+ATTRIBUTES = ("sex", "age", "ap_pa")
+"""Columns by whose groups metrics are told."""
 
 
 def image_inputs(frame: pd.DataFrame, root: Path) -> RawInputs:
@@ -151,7 +154,7 @@ class Chexpert(Task):
             classes=tuple(names),
             mask=mask,
             uncertain_class=three_way,
-            attributes={name: frame[name].to_numpy(object) for name in ("sex", "age", "ap_pa")},
+            attributes=attributes(frame, ATTRIBUTES),
             phantom=tables["train"].phantom,
             provenance={**provenance(tables), "uncertainty": self.config.uncertainty, "tested_on": tested_on},
         )
@@ -217,6 +220,7 @@ class Chexpert5x200(Task):
             # Blank and uncertain count as absent when labels only say which pairs are no negatives.
             labels=(labels == 1).astype(np.float32),
             prompts=self.config.prompts([name.lower() for name in COMPETITION_5]),
+            attributes=attributes(frame, ATTRIBUTES),
             phantom=train.phantom,
             provenance={
                 **provenance(tables),

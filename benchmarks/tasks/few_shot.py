@@ -21,8 +21,8 @@ from medgraft.benchmarks.cohorts.chest.chexpert import (
     read_chexpert,
     select_5x200,
 )
-from medgraft.benchmarks.tasks.chest import radiographs
-from medgraft.benchmarks.tasks.chexpert import Chexpert5x200, hold_out, image_inputs, provenance, stack
+from medgraft.benchmarks.tasks.chest import attributes, radiographs
+from medgraft.benchmarks.tasks.chexpert import ATTRIBUTES, Chexpert5x200, hold_out, image_inputs, provenance, stack
 from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
 from medgraft.benchmarks.tasks.rsna import RsnaZeroShot
 from medgraft.benchmarks.tasks.siim import SiimZeroShot
@@ -75,6 +75,7 @@ class ChestFewShot(ChestZeroShot):
             classes=self.classes,
             prompts=prompts,
             variants=self.further_metrics,
+            attributes=attributes(scored.frame, self.attributes),
             phantom=scored.phantom,
             provenance={
                 **scored.facts,
@@ -139,6 +140,7 @@ class ChexpertFewShot(Chexpert5x200):
             validated=config.validation,
             classes=COMPETITION_5,
             prompts=config.prompts([name.lower() for name in COMPETITION_5]),
+            attributes=attributes(frame, ATTRIBUTES),
             phantom=train.phantom,
             provenance={
                 **provenance(tables),

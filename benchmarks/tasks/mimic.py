@@ -24,6 +24,7 @@ class MimicZeroShot(ChestZeroShot):
     classes = COMPETITION_5
     given_test = True
     spoken = tuple(name.lower() for name in COMPETITION_5)
+    attributes = ("view",)
 
     class Config(PromptConfig):
         """Options: the prompt templates, and below.

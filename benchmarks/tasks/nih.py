@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from medgraft.benchmarks.cohorts.chest.nih import NIH_14, NihTable, read_nih
-from medgraft.benchmarks.tasks.chest import PromptConfig, radiographs, reading
+from medgraft.benchmarks.tasks.chest import PromptConfig, attributes, radiographs, reading
 from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
 from medgraft.benchmarks.tasks.zero_shot import ChestZeroShot, Scored
 from medgraft.errors import DataError
@@ -22,6 +22,7 @@ from medgraft.task import Task, TaskConfig, TaskData, subject_split
 SAME_AS = {"Effusion": "Pleural Effusion"}
 """What CheXpert and MIMIC-CXR call the same finding. NIH's mass and nodule are narrower than their lung lesion, its
 infiltration than their lung opacity, and its pleural thickening than their pleural other, so these are not compared."""
+ATTRIBUTES = ("sex", "age", "view")
 
 
 class OfficialSplit(TaskConfig):
@@ -87,6 +88,7 @@ class Nih(Task):
             splits=splits,
             given_test=True,
             classes=NIH_14,
+            attributes=attributes(table.frame, ATTRIBUTES),
             phantom=table.phantom,
             provenance=_facts(table),
         )
@@ -104,6 +106,7 @@ class NihZeroShot(ChestZeroShot):
     given_test = True
     same_as = SAME_AS
     spoken = tuple(name.lower().replace("_", " ") for name in NIH_14)
+    attributes = ATTRIBUTES
     further_metrics = ("auc_rescaled",)
 
     class Config(OfficialSplit, PromptConfig):

@@ -17,7 +17,7 @@ import pandas as pd
 
 from medgraft.benchmarks.cohorts.chest.chexpert_labels import CHEXPERT_14
 from medgraft.benchmarks.cohorts.chest.mimic import MimicTable, has_mimic, read_mimic
-from medgraft.benchmarks.tasks.chest import PromptConfig, radiographs
+from medgraft.benchmarks.tasks.chest import PromptConfig, attributes, radiographs
 from medgraft.task import RawInputs, Task, TaskConfig, TaskData
 
 NO_PAIRS = (
@@ -58,6 +58,7 @@ class ChestZeroShot(Task):
         spoken: What stands for each in a prompt.
         further_metrics: Metrics besides the objective's, for the comparison with published numbers.
         given_test: The cohort names its test split itself.
+        attributes: Columns of the scored frame by whose groups metrics are told.
     """
 
     inputs = ("image", "text")
@@ -67,6 +68,7 @@ class ChestZeroShot(Task):
     spoken: ClassVar[tuple[str, ...]]
     further_metrics: ClassVar[tuple[str, ...]] = ()
     given_test: ClassVar[bool] = False
+    attributes: ClassVar[tuple[str, ...]] = ()
 
     Config: ClassVar[type[TaskConfig]] = PromptConfig
 
@@ -103,6 +105,7 @@ class ChestZeroShot(Task):
             labels=labels,
             prompts=self.config.prompts(self.spoken),
             variants=self.further_metrics,
+            attributes=attributes(scored.frame, self.attributes, n_pairs),
             untrainable="" if n_pairs else NO_PAIRS,
             phantom=scored.phantom,
             provenance={

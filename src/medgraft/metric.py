@@ -7,7 +7,7 @@ the entry-point group ``medgraft.metrics``; an objective names those that judge 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -51,6 +51,19 @@ class Predictions:
     answers: tuple[tuple[int, ...], ...] = ()
     columns: Mapping[str, Array] = field(default_factory=dict[str, Array])
 
+    def of(self, rows: Array) -> Predictions:
+        """Those of some samples, ``int64 [m]`` or ``bool [n]``, with their subjects numbered anew."""
+        _, groups = np.unique(self.groups[rows], return_inverse=True)
+        return replace(
+            self,
+            scores=self.scores[rows],
+            targets=self.targets[rows],
+            groups=groups,
+            mask=None if self.mask is None else self.mask[rows],
+            asked=None if self.asked is None else self.asked[rows],
+            columns={name: column[rows] for name, column in self.columns.items()},
+        )
+
 
 class Metric:
     """A metric plugin: a name, and what it makes of predictions.
@@ -61,6 +74,8 @@ class Metric:
         numbers: Names of the overall numbers that it gives, those by class left out.
         bounds: Smallest and largest possible value, at which intervals end.
         higher_is_better: How a board ranks by it.
+        centred: Ends of its intervals are moved so that the mean of the resamples is the value. For errors that are
+            sums of absolute differences: resamples add noise of their own, and may all lie above the value.
     """
 
     api_version: ClassVar[int] = 1
@@ -68,6 +83,7 @@ class Metric:
     numbers: ClassVar[tuple[str, ...]] = ()
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     higher_is_better: ClassVar[bool] = True
+    centred: ClassVar[bool] = False
 
     def statistics(self, p: Predictions) -> Mapping[str, WeightedStatistic]:
         """Name of each number that the metric gives -> its statistic; the overall ones first, then those by class.

@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 
 from medgraft.adapter_protocols import reset_diagnostics
+from medgraft.benchmarks.calibration.conformal import set_statistics
+from medgraft.benchmarks.calibration.summary import Calibration
 from medgraft.benchmarks.cell.intact import report_of
+from medgraft.benchmarks.cell.steps.calibrating import calibrate, once_each
 from medgraft.benchmarks.cell.steps.loading import Loaded
 from medgraft.benchmarks.cell.steps.precomputing import Ready
 from medgraft.benchmarks.metrics.bootstrap import Estimate
-from medgraft.benchmarks.metrics.groups import Groups, by_groups, words_of
+from medgraft.benchmarks.metrics.groups import Groups, Kind, metrics_by_groups, words_of
 from medgraft.benchmarks.metrics.intervals import few_subjects
 from medgraft.benchmarks.objectives.evaluation import evaluate as evaluated
 from medgraft.judging import judged, objective_of
-from medgraft.metric import Predictions
+from medgraft.metric import Predictions, WeightedStatistic
 from medgraft.objective import objective_name
 
 
@@ -27,11 +30,13 @@ class Evaluated:
 
     Attributes:
         metrics: Name -> value and interval.
-        groups: Attribute -> the primary metric by its groups.
+        groups: Attribute -> the metrics by its groups.
         arrays: Predictions of the test split ``[n, ...]``, subjects as anonymous numbers.
         thresholds: Chosen on the validation split, ``[L]``; ``None`` for other objectives.
         few: Classes with few test subjects -> how many.
         diagnostics: Adapter -> what it says of itself.
+        calibration: What is said of probabilities, where scores are some.
+        validation: Predictions of the validation split, where calibration needed them.
     """
 
     metrics: dict[str, Estimate]
@@ -40,6 +45,8 @@ class Evaluated:
     thresholds: np.ndarray | None
     few: Mapping[str, int]
     diagnostics: dict[str, Any]
+    calibration: Calibration | None = None
+    validation: Predictions | None = None
 
 
 def evaluate(ready: Ready) -> Evaluated:
@@ -53,37 +60,54 @@ def evaluate(ready: Ready) -> Evaluated:
     _, groups = np.unique(loaded.data.subjects[test], return_inverse=True)
     for _, adapter in grafted.named_adapters():
         reset_diagnostics(adapter)
-    predictions = ready.runner.objective.predictions(ready.runner.predict, loaded.splits, groups)
+    predict = once_each(ready.runner.predict)
+    predictions = ready.runner.objective.predictions(predict, loaded.splits, groups)
     predictions = replace(predictions, objective=objective_name(loaded.task.objective))
-    ready.attached.check_untouched(ready.spec.seed + 1)
     reports = {name: report_of(name, adapter) for name, adapter in grafted.named_adapters()}
+    calibrated = calibrate(ready, predict, predictions)
+    predictions, calibration = calibrated.predictions, calibrated.calibration
+    ready.attached.check_untouched(ready.spec.seed + 1)
     optional = {"mask": predictions.mask, "thresholds": predictions.thresholds, "asked": predictions.asked}
     arrays = {"scores": predictions.scores, "targets": predictions.targets, "groups": groups}
     arrays |= {name: value for name, value in optional.items() if value is not None} | dict(predictions.columns)
     return Evaluated(
         evaluated(predictions),
-        _groups(loaded, predictions),
+        _groups(loaded, predictions, calibration),
         arrays,
         thresholds=predictions.thresholds,
         few=few_subjects(objective_of(predictions).subjects_by_class(predictions)),
         diagnostics={name: report for name, report in reports.items() if report},
+        calibration=calibration,
+        validation=calibrated.validation,
     )
 
 
-def _groups(loaded: Loaded, predictions: Predictions) -> dict[str, Groups]:
-    """The primary metric by the groups of each attribute that has two groups or more."""
+def _groups(loaded: Loaded, predictions: Predictions, calibration: Calibration | None) -> dict[str, Groups]:
+    """The overall numbers, the primary one first, by the groups of each attribute that has two groups or more."""
     numbers, primary = judged(predictions), loaded.task.primary
     if primary not in numbers.statistics:
         return {}
-    better = numbers.metrics[primary].higher_is_better
+    overall = [name for name, metric in numbers.metrics.items() if name in metric.numbers and name != primary]
+    kinds = {
+        name: Kind(each.higher_is_better, each.bounds if each.centred else None)
+        for name in [primary, *overall]
+        for each in [numbers.metrics[name]]
+    }
+    sets = calibration.sets if calibration is not None else None
+    if sets is not None:
+        kinds |= {"coverage": Kind(), "set_size": Kind(higher_is_better=False)}
+
+    def of_rows(rows: np.ndarray) -> Mapping[str, WeightedStatistic]:
+        part = predictions.of(rows)
+        return judged(part).statistics | ({} if sets is None else set_statistics(sets.rule, part))
+
     train, test = loaded.splits["train"], loaded.splits["test"]
     groups: dict[str, Groups] = {}
     for name, values in loaded.data.attributes.items():
         words = words_of(values, train)
         if words is None:
             continue
-        statistic = numbers.statistics[primary]
-        each = by_groups(primary, statistic, predictions.groups, words[test], higher_is_better=better)
+        each = metrics_by_groups(of_rows, kinds, predictions.groups, words[test])
         if each is not None:
             groups[name] = each
     return groups

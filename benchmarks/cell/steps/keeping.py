@@ -30,7 +30,8 @@ def keep(ready: Ready, evaluated: Evaluated, folder: Path) -> None:
     """
     loaded, task, spec = ready.loaded, ready.loaded.task, ready.spec
     ready.grafted.save(folder)
-    metric = evaluated.metrics.get(task.primary)
+    metric, calibration = evaluated.metrics.get(task.primary), evaluated.calibration
+    scaling = None if calibration is None else calibration.scaling
     facts = KeptFacts(
         key=spec.key(),
         task=spec.task,
@@ -46,8 +47,10 @@ def keep(ready: Ready, evaluated: Evaluated, folder: Path) -> None:
         uncertain_class=loaded.data.uncertain_class,
         state=ready.runner.objective.state(),
         thresholds=None if evaluated.thresholds is None else tuple(map(float, evaluated.thresholds)),
+        temperatures=None if scaling is None else scaling.temperatures,
+        sets=None if calibration is None or calibration.sets is None else calibration.sets.rule,
         primary=task.primary,
-        validation=_on_validation(ready),
+        validation=_on_validation(ready, evaluated),
         test=(None, None, None) if metric is None else (metric.value, metric.ci_low, metric.ci_high),
         split_hash=loaded.data.split_hash(),
         colour=any(raw.colour for raw in loaded.data.inputs.values()),
@@ -56,7 +59,7 @@ def keep(ready: Ready, evaluated: Evaluated, folder: Path) -> None:
     write_facts(facts, folder)
 
 
-def _on_validation(ready: Ready) -> float | None:
+def _on_validation(ready: Ready, evaluated: Evaluated) -> float | None:
     """The primary metric on validation samples, by which seeds are told apart without a look at the test split."""
     val = ready.loaded.splits["val"]
     if not len(val):
@@ -64,7 +67,9 @@ def _on_validation(ready: Ready) -> float | None:
     _, groups = np.unique(ready.loaded.data.subjects[val], return_inverse=True)
     splits: Mapping[str, np.ndarray] = {**ready.loaded.splits, "test": val}
     try:
-        predictions = ready.runner.objective.predictions(ready.runner.predict, splits, groups)
+        predictions = evaluated.validation
+        if predictions is None:
+            predictions = ready.runner.objective.predictions(ready.runner.predict, splits, groups)
         value = values(predictions).get(ready.loaded.task.primary, math.nan)
     except (ValueError, ArithmeticError):  # one class only
         return None

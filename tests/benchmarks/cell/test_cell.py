@@ -47,7 +47,9 @@ def test_only_the_training_split_trains(toy_cell):
 
 
 def test_only_the_test_split_is_scored(toy_cell):
-    assert [index.tolist() for index in toy_cell.predicted] == [toy_cell.loaded.data.splits["test"].tolist()]
+    splits = toy_cell.loaded.data.splits
+    # Validation samples are predicted behind it, for conformal sets.
+    assert [index.tolist() for index in toy_cell.predicted] == [splits["test"].tolist(), splits["val"].tolist()]
     assert np.array_equal(toy_cell.arrays["targets"], toy_cell.loaded.data.targets[toy_cell.loaded.data.splits["test"]])
 
 

@@ -44,6 +44,10 @@ BASE: dict[str, Any] = {
     "augment_views": 0,
     "device": "cpu",
     "plain": False,
+    "calibrate": "none",
+    "sets": "lac",
+    "coverage": 0.9,
+    "sets_by_class": False,
     "plugins": {"medgraft-toy": "1.5"},
     "numbers_version": 1,
 }
@@ -65,6 +69,10 @@ OTHER: dict[str, Any] = {
     "augment_views": 2,
     "device": "cuda",
     "plain": True,
+    "calibrate": "temperature",
+    "sets": "aps",
+    "coverage": 0.8,
+    "sets_by_class": True,
     "plugins": {"medgraft-toy": "1.6"},
     "numbers_version": 2,
 }

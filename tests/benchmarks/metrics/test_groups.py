@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from medgraft.benchmarks.metrics.groups import FEWEST, OTHERS, by_groups, words_of
-from medgraft.judging import judged
+from medgraft.benchmarks.metrics.groups import FEWEST, OTHERS, Groups, Kind, by_groups, metrics_by_groups, words_of
+from medgraft.judging import judged, values
 from medgraft.metric import Predictions
 
 
@@ -99,3 +99,65 @@ def test_numbers_become_bands_by_the_quarters_of_training():
 
 def test_free_text_is_no_attribute():
     assert words_of([f"note {k}" for k in range(200)], np.arange(100)) is None
+
+
+def all_metrics(p: Predictions, words, **options):
+    numbers = judged(p)
+    kinds = {
+        name: Kind(each.higher_is_better, each.bounds if each.centred else None)
+        for name, each in numbers.metrics.items()
+        if name in each.numbers
+    }
+    of_rows = lambda rows: judged(p.of(rows)).statistics  # noqa: E731
+    return metrics_by_groups(of_rows, kinds, p.groups, np.array(words), resamples=200, **options)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_every_overall_metric_is_that_of_the_groups_samples(seed):
+    p = predictions(150, seed)
+    p.groups[:] = np.arange(150) // 2
+    words = np.where(np.random.default_rng(seed).random(75) < 0.5, "x", "y")[p.groups]
+    found = all_metrics(p, words)
+    assert found.metric == "f1_macro"
+    overall = {name for name, each in judged(p).metrics.items() if name in each.numbers}
+    assert {"brier", "ece", "auc_macro", "accuracy"} <= overall == {found.metric, *found.further}
+    for name in overall:
+        each = found.of(name)
+        expected = {word: values(p.of(np.flatnonzero(words == word)))[name] for word in "xy"}
+        assert {word: each.groups[word].value for word in "xy"} == pytest.approx(expected, abs=1e-6)
+        lower = name in ("brier", "ece", "ece_macro")
+        assert each.worst == (max if lower else min)(expected, key=expected.get)
+        assert each.gap.value == pytest.approx(abs(expected["x"] - expected["y"]), abs=2e-6)
+        assert all(number.ci_low - 1e-6 <= number.value <= number.ci_high + 1e-6 for number in each.groups.values())
+
+
+def test_one_metric_alone_is_the_same_as_among_all():
+    p, words = predictions(160, 3), np.array(["x", "y"] * 80)
+    together = all_metrics(p, words).of("auc_macro")
+    alone = grouped(p, words)
+    for word in "xy":
+        for name in ("value", "ci_low", "ci_high"):
+            one, other = getattr(together.groups[word], name), getattr(alone.groups[word], name)
+            assert one == pytest.approx(other, abs=1e-6)
+    assert together.worst == alone.worst and together.gap.value == pytest.approx(alone.gap.value, abs=1e-6)
+
+
+def test_a_metric_that_cannot_be_had_of_a_group_is_undefined_there():
+    p, words = predictions(100), np.array(["x"] * 50 + ["y"] * 50)
+
+    def picky(rows):
+        if 0 in rows:
+            raise ValueError("too few of something")
+        return {"one": lambda weights: weights.sum(axis=1) / len(rows)}
+
+    found = metrics_by_groups(picky, {"one": Kind()}, p.groups, words, resamples=50)
+    assert found.groups["x"].value is None and found.groups["y"].value == 1.0 and found.gap.value is None
+
+
+def test_further_metrics_survive_the_file_and_unknown_ones_are_none():
+    found = all_metrics(predictions(120), ["x", "y"] * 60)
+    assert Groups.model_validate_json(found.model_dump_json()) == found
+    assert found.of("nothing") is None and found.of(found.metric) is found
+    old = {name: value for name, value in found.model_dump().items() if name != "further"}
+    assert Groups.model_validate(old).of("brier") is None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from medgraft.benchmarks.cell.results import CellSpec
@@ -18,6 +19,7 @@ from medgraft.benchmarks.cell.steps.precomputing import Ready, build
 from medgraft.benchmarks.cell.steps.training import train
 from medgraft.benchmarks.cohorts.chest.chexpert import read_chexpert
 from medgraft.benchmarks.tasks import build_task
+from medgraft.benchmarks.tasks.chest import attributes
 from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
 from medgraft.errors import ConfigError, DataError
 
@@ -78,6 +80,27 @@ def test_boxes_are_fractions_and_masks_as_large_as_the_image(rsna_cohort, siim_c
 
 
 # --- few labels -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("nih", ("sex", "age", "view")), ("nih_zero_shot", ("sex", "age", "view")), ("mimic_zero_shot", ("view",))],
+)
+def test_facts_of_people_and_views_are_attributes(name, known, request):
+    data = build_task(name).load(request.getfixturevalue(TASKS[name])).check()
+    assert tuple(data.attributes) == known
+    seen = {str(value) for value in data.attributes["view"][data.splits["test"]]}
+    assert seen <= {"AP", "PA"} and seen
+    if "sex" in known:
+        assert {str(value) for value in data.attributes["sex"]} - {"None"} == {"F", "M"}
+        assert any(isinstance(value, float) and value > 0 for value in data.attributes["age"])
+
+
+def test_of_pairs_behind_the_images_nothing_is_known():
+    frame = pd.DataFrame({"sex": ["F", "M"], "image": ["a", "b"]})
+    assert {name: each.tolist() for name, each in attributes(frame, ("sex", "age"), 2).items()} == {
+        "sex": ["F", "M", None, None]
+    }
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""What validation samples make of predicted probabilities: temperatures, conformal sets; and curves of reliability."""
