@@ -71,6 +71,13 @@ class TestedRow:
                 continue
             if each.classes:
                 yield f"{self.on}: compared on {', '.join(each.classes)}"
+            if coverage := each.sets.get("coverage"):
+                size = each.sets["set_size"]
+                held = with_interval((coverage.value, coverage.ci_low, coverage.ci_high))
+                yield (
+                    f"{self.on}: conformal sets from home ({self.row.adapter} seed {each.trained.seed}) hold the truth "
+                    f"in {held} of the samples there, with {with_interval((size.value, None, None))} classes each"
+                )
             for note in each.data.get("notes", ()):
                 yield f"{self.on}: {note}"
             left = "; ".join(f"{reason}: {count}" for reason, count in each.data.get("left_out", {}).items())

@@ -14,6 +14,7 @@ from typing import Any
 from medgraft.benchmarks.cell.kept import KeptFacts, graft_folder, read_facts
 from medgraft.benchmarks.cell.result_files import KEPT, UnreadableError, read_json
 from medgraft.benchmarks.cell.results import CellResult
+from medgraft.benchmarks.external.results import external_beside
 from medgraft.benchmarks.metrics.bootstrap import Estimate
 from medgraft.checkpoints.folder import read_config
 from medgraft.checkpoints.model_card import MARK
@@ -51,6 +52,8 @@ def card_of(folder: str | Path, opening: str = "") -> str:
         result=result,
         metrics=[_row(name, estimate) for name, estimate in shown.items()],
         groups=_groups(result),
+        external=_external(folder, result),
+        calibrated=_calibrated(result),
         counts=_counts(result),
         thresholds=[f"{cell(n)} {_number(t)}" for n, t in zip(facts.classes, facts.thresholds or (), strict=False)],
         few=[f"{cell(n)} {count}" for n, count in ((result and result.data.get("few_subjects")) or {}).items()],
@@ -176,6 +179,35 @@ def _groups(result: CellResult | None) -> list[dict[str, Any]]:
         }
         for attribute, groups in result.groups.items()
     ]
+
+
+def _external(folder: Path, result: CellResult | None) -> list[dict[str, Any]]:
+    """What it lost on other cohorts, one entry for each that it was tested on."""
+    if result is None:
+        return []
+    path = folder.with_suffix(".json")
+    tests = [test.result for test in external_beside([path]).get(path, []) if test.result.status == "success"]
+    return [
+        {
+            "on": cell(f"{test.tested.task}{' (PHANTOM)' if test.phantom else ''}"),
+            "part": test.part,
+            "metric": cell(test.primary),
+            "classes": ", ".join(cell(name) for name in test.classes),
+            "rows": [_row(side, getattr(test, side)[test.primary]) for side in ("home", "away", "drop")],
+            "notes": [cell(note) for note in test.data.get("notes", ())],
+        }
+        for test in tests
+        if test.primary in test.drop
+    ]
+
+
+def _calibrated(result: CellResult | None) -> str:
+    """What was done about the probabilities, in a sentence."""
+    scaling = result.calibration.scaling if result is not None and result.calibration is not None else None
+    if scaling is None:
+        return "Probabilities are as the graft gives them; no temperature was fitted."
+    known = [_number(each) for each in scaling.temperatures]
+    return f"Probabilities are divided by temperatures that validation samples chose: {', '.join(known)}."
 
 
 def _counts(result: CellResult | None) -> list[tuple[str, int, int]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medgraft.benchmarks.metrics.bootstrap import Estimate, estimate_of, subject_bootstrap
+from medgraft.benchmarks.metrics.bootstrap import Estimate, centre, estimate_of, subject_bootstrap
 from medgraft.benchmarks.metrics.intervals import RESAMPLES, Ends, seed_interval
 from medgraft.judging import Judged, judged
 from medgraft.metric import Array, Metric, Predictions, value_of
@@ -74,7 +74,13 @@ def drop_over_seeds(seeds: Sequence[tuple[Predictions, Predictions]], name: str)
         statistics = {str(s): pair[side].statistics[name] for s, pair in enumerate(both)}
         groups, n = seeds[0][side].groups, len(seeds[0][side].targets)
         by_seed = subject_bootstrap(statistics, groups, RESAMPLES, seed)
-        sides.append(np.stack([by_seed[str(s)] for s in range(len(both))]))
+        drawn = [by_seed[str(s)] for s in range(len(both))]
+        if metric.centred:
+            drawn = [
+                _centred(rows, pair[side], seeds[s][side], name)
+                for s, (rows, pair) in enumerate(zip(drawn, both, strict=True))
+            ]
+        sides.append(np.stack(drawn))
         values.append(np.array([value_of(statistic, n) for statistic in statistics.values()]))
     sign = _sign(metric)
     width = high - low
@@ -86,7 +92,14 @@ def drop_over_seeds(seeds: Sequence[tuple[Predictions, Predictions]], name: str)
 
 
 def _drawn(each: Judged, p: Predictions, names: Sequence[str], seed: int) -> Mapping[str, Array]:
-    return subject_bootstrap({name: each.statistics[name] for name in names}, p.groups, RESAMPLES, seed)
+    drawn = subject_bootstrap({name: each.statistics[name] for name in names}, p.groups, RESAMPLES, seed)
+    centred = each.centred()
+    return {name: _centred(rows, each, p, name) if name in centred else rows for name, rows in drawn.items()}
+
+
+def _centred(drawn: Array, each: Judged, p: Predictions, name: str) -> Array:
+    """Resamples ``[R]`` of a number whose interval is centred, see :class:`medgraft.metric.Metric`."""
+    return centre(drawn, value_of(each.statistics[name], len(p.targets)), each.metrics[name].bounds)
 
 
 def _sign(metric: Metric) -> int:

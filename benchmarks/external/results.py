@@ -63,6 +63,8 @@ class ExternalResult(_Model):
         drop: Name -> by how much it is worse there.
         data: Counts, and what a reader must know under ``notes``; no identifiers.
         thresholds: Of the shared labels, chosen on the validation split at home.
+        sets: ``coverage`` and ``set_size`` there of the conformal sets that the validation split at home gave, where
+            the other cohort labels all that they are sets of.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -81,6 +83,7 @@ class ExternalResult(_Model):
     drop: dict[str, Estimate] = Field(default_factory=dict)
     data: dict[str, Any] = Field(default_factory=dict)
     thresholds: tuple[float, ...] | None = None
+    sets: dict[str, Estimate] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from medgraft.benchmarks.calibration.conformal import set_statistics
+from medgraft.benchmarks.calibration.temperature import scaled
 from medgraft.benchmarks.cell.results import write_arrays, write_atomically
 from medgraft.benchmarks.cell.steps.evaluation import Evaluated
 from medgraft.benchmarks.cell.steps.loading import distinct, prepare_all
@@ -20,6 +22,7 @@ from medgraft.benchmarks.external.comparison import compare
 from medgraft.benchmarks.external.results import ExternalResult, arrays_of, failed, job_files
 from medgraft.benchmarks.external.shared import Shared, labels_in_common, samples_away, seen_through, truth
 from medgraft.benchmarks.external.spec import ExternalTest
+from medgraft.benchmarks.metrics.bootstrap import Estimate, estimates
 from medgraft.benchmarks.metrics.intervals import few_subjects
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import MedgraftError
@@ -79,7 +82,7 @@ def tested(ready: Ready, evaluated: Evaluated, test: ExternalTest) -> tuple[Exte
     shared = labels_in_common(home_task, ready.loaded.data, task, data, test.spec.match)
     index = limited({"test": samples_away(data)}, spec.limit)["test"]
     scores, usable, reasons = _predicted(ready, data, index, test)
-    index, scores = index[usable], scores[usable]
+    index, scores = index[usable], _with_temperatures(scores[usable], evaluated)
     name = objective_name(home_task.objective)
     home = _at_home(evaluated, shared, name)
     there = truth(data.targets[index], None if data.mask is None else data.mask[index], shared.kind, shared.away)
@@ -103,6 +106,7 @@ def tested(ready: Ready, evaluated: Evaluated, test: ExternalTest) -> tuple[Exte
         drop=compared.drop,
         data=_described(ready, task, data, away, shared, counts),
         thresholds=None if away.thresholds is None else tuple(map(float, away.thresholds)),
+        sets=_sets(evaluated, shared, away),
     )
     return result, arrays_of(home, away)
 
@@ -123,6 +127,24 @@ def _predicted(
     scores = np.full((len(index), *predicted.shape[1:]), np.nan)
     scores[readable] = predicted
     return scores, usable, sum((Counter(part.reasons) for part in prepared.values()), Counter[str]())
+
+
+def _with_temperatures(scores: np.ndarray, evaluated: Evaluated) -> np.ndarray:
+    """Scores ``[n, K]`` as the graft's own test split has them: with the temperatures from home, where it has any."""
+    scaling = evaluated.calibration.scaling if evaluated.calibration else None
+    if scaling is None:
+        return scores
+    return scaled(scores, scaling.temperatures, labels=evaluated.arrays["targets"].ndim == 2)
+
+
+def _sets(evaluated: Evaluated, shared: Shared, away: Predictions) -> dict[str, Estimate]:
+    """Coverage and size of the conformal sets from home, where the other cohort labels all that they are sets of."""
+    sets = evaluated.calibration.sets if evaluated.calibration else None
+    of_home = "labels" if evaluated.arrays["targets"].ndim == 2 else "classes"
+    if sets is None or shared.left_at_home or shared.kind != of_home:
+        return {}
+    statistics = set_statistics(sets.rule, away)
+    return estimates({name: statistics[name] for name in ("coverage", "set_size")}, away)
 
 
 def _chosen(raw: RawInputs, index: np.ndarray) -> RawInputs:

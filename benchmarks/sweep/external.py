@@ -96,6 +96,8 @@ def external_tests(
             for name, home in homes.items():
                 try:
                     test, told = _test(home, at_home[name], possible, read)
+                    if test.root == cohorts[home.cohort].root:
+                        raise DataError(f"{test.root} holds the very files that it is trained on")
                 except DataError as error:
                     reasons.append(f"{name} is not tested on {asked}: {error}")
                     continue

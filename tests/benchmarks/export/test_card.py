@@ -13,6 +13,7 @@ from made_grafts import kept
 from medgraft.benchmarks.cell.results import CellResult, CellSpec
 from medgraft.benchmarks.export.card import card_of, cell
 from medgraft.benchmarks.export.writing import export
+from medgraft.benchmarks.external.results import ExternalResult, external_path
 from medgraft.checkpoints.model_card import MARK
 from medgraft.errors import CheckpointError, ConfigError
 
@@ -92,6 +93,44 @@ def test_a_card_has_what_the_result_has(graft):
     ):
         assert part in text, part
     assert "PHANTOM" not in text and "{{" not in text and "Not evaluated" not in text
+
+
+def test_a_card_has_what_was_lost_on_other_cohorts(graft):
+    """The number at home, there, and the drop; a test that failed is none."""
+    path = graft.with_suffix(".json")
+    trained = CellResult.model_validate_json(path.read_text())
+    number = {"auc_macro": estimate(0.8)}
+    for task, status in (("table:other", "success"), ("nih", "error")):
+        cohort = {"name": task, "revision": "r1", "phantom": task == "nih"}
+        test = ExternalResult.model_validate(
+            {
+                "key": trained.key,
+                "status": status,
+                "trained": trained.spec,
+                "tested": {"task": task, "cohort": cohort},
+                "phantom": task == "nih",
+                "primary": "auc_macro",
+                "classes": ["a", "b|c"],
+                "home": number,
+                "away": {"auc_macro": estimate(0.65)},
+                "drop": {"auc_macro": estimate(0.15)},
+                "data": {"notes": ["rated, not diagnosed"]},
+            }
+        )
+        external_path(path, test.tested.mark()).write_text(test.model_dump_json())
+    text = card_of(graft)
+    assert "On table:other (all of its samples), auc_macro on a, b\\|c:" in text and "nih" not in text
+    assert "| drop | 0.150 | 0.600 to 0.950 | 40 | 30 |" in text and "- rated, not diagnosed" in text
+    assert "No external validation" not in text
+
+
+def test_a_card_says_whether_temperatures_were_fitted(graft):
+    assert "no temperature was fitted" in card_of(graft)
+    path = graft.with_suffix(".json")
+    found = json.loads(path.read_text())
+    found["calibration"] = {"scaling": {"temperatures": [1.5], "loss": [0.7, 0.6], "before": {}}}
+    path.write_text(json.dumps(found))
+    assert "divided by temperatures that validation samples chose: 1.500" in card_of(graft)
 
 
 def test_phantoms_say_so_first(tmp_path):

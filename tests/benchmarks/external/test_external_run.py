@@ -110,6 +110,29 @@ def test_a_test_that_was_tampered_with_is_left_out_by_name(swept):
         path.write_text(before)
 
 
+def test_temperatures_and_conformal_sets_from_home_hold_there_too(tmp_path):
+    """What is done to probabilities at home is done to those there."""
+    two_classes(tmp_path / "home", 40)
+    two_classes(tmp_path / "away", 30)
+    others = ["--test-on", "table:away", "--data", f"table:away={tmp_path / 'away/cohort.csv'}"]
+    said = run(tmp_path, "--calibrate", "temperature", *others)
+    assert said.exit_code == 0, said.output
+    (test,) = stored_in(tmp_path)
+    cell = json.loads(next((tmp_path / "results").rglob(f"{test.result.key}.json")).read_text())
+    assert cell["calibration"]["scaling"]["temperatures"]
+    for name, estimate in test.result.home.items():
+        assert estimate.value == pytest.approx(cell["metrics"][name]["value"], abs=1e-12), name
+    coverage = test.result.sets["coverage"].value
+    assert set(test.result.sets) == {"coverage", "set_size"} and coverage is not None and 0 <= coverage <= 1
+    assert "conformal sets from home" in (tmp_path / "results/leaderboard.md").read_text()
+
+
+def test_the_same_files_by_another_name_are_no_strangers(swept):
+    home, _ = swept
+    refused = run(home, "--test-on", "table:twin", "--data", f"table:twin={home / 'home/cohort.csv'}")
+    assert refused.exit_code == 2 and "the very files that it is trained on" in refused.output
+
+
 def test_what_is_no_other_cohort(swept, tmp_path):
     home, _ = swept
     for on, words in (("table", "is no other cohort"), ("adnii", "did you mean adni")):
