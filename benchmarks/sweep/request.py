@@ -54,8 +54,8 @@ class Sweep(Options):
         sets: Score of the conformal sets: ``lac`` or ``aps``.
         coverage: Share of the conformal sets that should hold the right class.
         sets_by_class: Each class is to be covered so often, and not only all together.
-        keep: Trained grafts to keep beside their results: ``all``, or of each row the seed that is ``best`` on
-            validation samples.
+        keep: Trained grafts to keep beside their results: ``all`` (or ``adapters``), or of each row the seed that is
+            ``best`` on validation samples.
         baselines: Add the reference rows.
         verify: Read every file of the cohorts again to tell whether they are what they were.
         options: Adapter, task or launcher name -> its options; those of an adapter also hold where it is part of a
@@ -127,6 +127,11 @@ class Sweep(Options):
     @classmethod
     def _assigned_names_now(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(current_name(name) for name in names)
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _all_adapters(cls, keep: Any) -> Any:
+        return "all" if keep == "adapters" else keep
 
     @field_validator("cache_size")
     @classmethod

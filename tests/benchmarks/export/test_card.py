@@ -128,7 +128,8 @@ def test_a_card_says_whether_temperatures_were_fitted(graft):
     assert "no temperature was fitted" in card_of(graft)
     path = graft.with_suffix(".json")
     found = json.loads(path.read_text())
-    found["calibration"] = {"scaling": {"temperatures": [1.5], "loss": [0.7, 0.6], "before": {}}}
+    scaling = {"temperatures": [1.5], "loss": [0.7, 0.6], "before": {}}
+    found["calibration"] = {"scaling": scaling, "reliability": {}}
     path.write_text(json.dumps(found))
     assert "divided by temperatures that validation samples chose: 1.500" in card_of(graft)
 

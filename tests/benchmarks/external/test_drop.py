@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medgraft.benchmarks.external.comparison import compare, drop_over_seeds
-from medgraft.judging import values
+from medgraft.judging import judged, values
 from medgraft.metric import Predictions
 
 
@@ -38,7 +38,8 @@ def test_both_sides_are_what_they_are_alone_and_the_drop_is_their_difference():
     for name, value in values(home).items():
         assert result.home[name].value == pytest.approx(value, abs=1e-12)
         assert result.away[name].value == pytest.approx(values(away)[name], abs=1e-12)
-        assert result.drop[name].value == pytest.approx(value - values(away)[name], abs=1e-12)
+        sign = 1 if judged(home).metrics[name].higher_is_better else -1  # more error there is a drop as well
+        assert result.drop[name].value == pytest.approx(sign * (value - values(away)[name]), abs=1e-12)
     assert result.drop["auc_macro"].n_subjects == 20
 
 
