@@ -248,7 +248,7 @@ def check_program(words: list[str]) -> None:
     elif words[:2] == ["python", "-m"]:
         assert (ROOT / words[2].removeprefix("medgraft.").replace(".", "/")).with_suffix(".py").is_file()
     else:
-        assert words[0] in ("pip", "pytest", "cd"), words
+        assert words[0] in ("pip", "pytest", "cd", "git"), words
 
 
 def check_run(values: dict[str, Any]) -> None:

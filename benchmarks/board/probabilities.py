@@ -9,7 +9,7 @@ from medgraft.benchmarks.board.rows import BoardRow
 from medgraft.benchmarks.board.text import with_interval
 from medgraft.benchmarks.calibration.summary import Calibration
 from medgraft.benchmarks.metrics.bootstrap import Estimate
-from medgraft.benchmarks.metrics.intervals import joined_interval
+from medgraft.benchmarks.metrics.intervals import Bounds, joined_interval
 
 HEADS = ("encoder", "adapter", "Brier", "ECE", "by chance", "temperature", "coverage", "least covered", "set size")
 
@@ -56,16 +56,17 @@ def _sets(seeds: Sequence[Calibration]) -> list[str]:
     known = {name: numbers for name, numbers in summed.items() if numbers[0] is not None}
     lowest = min(known, key=lambda name: known[name][0] or 0.0) if known else ""
     worst = f"{with_interval(known[lowest])} {lowest.removeprefix('coverage_')}" if lowest else "-"
-    overall = [with_interval(_mean([each.numbers[name] for each in sets])) for name in ("coverage", "set_size")]
+    coverage = with_interval(_mean([each.numbers["coverage"] for each in sets]))
+    size = with_interval(_mean([each.numbers["set_size"] for each in sets], (0.0, float("inf"))))
     nominal = f"{sets[0].rule.coverage:g}"
-    return [f"{overall[0]} of {nominal}", worst, overall[1]]
+    return [f"{coverage} of {nominal}", worst, size]
 
 
-def _mean(each: Sequence[Estimate]) -> tuple[float | None, float | None, float | None]:
+def _mean(each: Sequence[Estimate], bounds: Bounds = (0.0, 1.0)) -> tuple[float | None, float | None, float | None]:
     values = [(one.value, one.ci_low, one.ci_high) for one in each]
     numbers = [value for value, _, _ in values if value is not None]
     if len(numbers) < len(values):
         return None, None, None
     if any(None in one for one in values):
         return fmean(numbers), None, None
-    return fmean(numbers), *joined_interval(*zip(*values, strict=True), (0.0, float("inf")))  # pyright: ignore
+    return fmean(numbers), *joined_interval(*zip(*values, strict=True), bounds)  # pyright: ignore

@@ -16,7 +16,7 @@ from medgraft.benchmarks.calibration.conformal import calibrate, set_statistics
 from medgraft.benchmarks.calibration.reliability import reliability
 from medgraft.benchmarks.calibration.summary import Calibration, Scaling, Sets
 from medgraft.benchmarks.cell.results import CellResult
-from medgraft.benchmarks.metrics.bootstrap import estimates
+from medgraft.benchmarks.metrics.bootstrap import Estimate, estimates
 from medgraft.benchmarks.objectives.evaluation import evaluate
 from medgraft.errors import MedgraftError
 from medgraft.metric import Predictions
@@ -87,3 +87,22 @@ def test_the_picture_is_the_same_for_the_same_curves(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(MedgraftError, match="cannot be written"):
         draw_reliability(panels([row()]), tmp_path / "file" / "x.svg")
+
+
+def test_a_coverage_ends_at_one_however_seeds_differ():
+    far = [
+        Calibration(reliability=reliability(predictions(0, 3)), sets=Sets(rule=rule, numbers=numbers))
+        for rule in [calibrate(predictions(100, 3))]
+        for value in (0.6, 0.8, 1.0)
+        for numbers in [
+            {
+                name: Estimate(value=value, ci_low=value - 0.1, ci_high=min(1.0, value + 0.1), n=9, n_subjects=9)
+                for name in ("coverage", "set_size", "coverage_a")
+            }
+        ]
+    ]
+    each = row(seeds=3)
+    each.cells = [cell.model_copy(update={"calibration": one}) for cell, one in zip(each.cells, far, strict=True)]
+    said = dict(zip(HEADS, probability_rows([each])[0], strict=True))
+    assert said["coverage"].startswith("0.800 [") and said["coverage"].endswith("1.000] of 0.9")
+    assert said["least covered"].endswith("1.000] a") and float(said["set size"].split(", ")[1][:-1]) > 1
