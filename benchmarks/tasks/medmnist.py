@@ -121,11 +121,12 @@ class MedMnist(Task):
             targets=read.targets,
             subjects=np.arange(count).astype(str),
             splits=read.splits(),
+            given_test=True,
             classes=read.facts.labels,
             variants=("medmnist_auc", "medmnist_acc"),
             phantom=phantom,
             provenance={
-                "generator": generator_of(root) if phantom else None,
+                "generator": generator_of(root.parent if root.is_file() else root) if phantom else None,
                 "reader": {"used": count, "skipped": {}},
                 "notes": [OWN_SUBJECT, *([] if phantom else _otherwise(read))],
                 "split_by": "the data",

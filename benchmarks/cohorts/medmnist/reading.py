@@ -66,14 +66,14 @@ def read_data_set(root: Path, name: str, size: int) -> Contents:
     """Reads the labels of a data set, and where its images are.
 
     Args:
-        root: Folder of the files.
+        root: Folder of the files, or the file, whatever it is called.
         name: Of the data set.
         size: Side of its images.
 
     Raises:
         DataError: The file is not there, damaged, or not what it is called.
     """
-    facts, path = facts_of(name), root / file_name(name, size)
+    facts, path = facts_of(name), root if root.is_file() else root / file_name(name, size)
     if not path.is_file():
         remedy = "copy it there, or add --download to fetch it (with pip install 'medgraft[medmnist]')"
         if is_phantom(root):

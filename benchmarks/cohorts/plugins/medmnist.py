@@ -16,6 +16,7 @@ class MedMnist(Cohort):
     """The npz files of MedMNIST, 2D and 3D, in one folder."""
 
     title = "MedMNIST's npz files, 12 data sets of images and 6 of volumes"
+    takes_files = True
     small = MappingProxyType({"samples": 120})
 
     class Config(CohortConfig):

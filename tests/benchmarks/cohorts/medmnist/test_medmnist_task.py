@@ -199,3 +199,17 @@ def test_a_cell_has_both_kinds_of_numbers(folder):
     assert metrics["medmnist_auc"].value == pytest.approx(metrics["auc_macro"].value, abs=1e-12)
     assert metrics["medmnist_auc"].value > 0.9, "the place of a disc tells the classes apart"
     assert metrics["medmnist_acc"].n_subjects == len(test) and run.loaded.data.provenance["notes"] == [OWN_SUBJECT]
+
+
+def test_one_file_is_as_good_as_its_folder(folder, tmp_path):
+    """Whatever it is called; a phantom's is known for one by the folder that it lies in."""
+    task = build_task("medmnist:breastmnist")
+    whole, alone = task.load(folder).check(), task.load(folder / "breastmnist.npz").check()
+    assert np.array_equal(whole.targets, alone.targets) and whole.given_test and alone.phantom
+    assert alone.provenance["generator"] == "medmnist-1"
+    made = write(tmp_path, "breastmnist")
+    (tmp_path / "breastmnist.npz").rename(tmp_path / "mine.npz")
+    data = task.load(tmp_path / "mine.npz").check()
+    assert np.array_equal(data.inputs["image"].read(0), made["train_images"][0]) and not data.phantom
+    with pytest.raises(DataError, match="breastmnist.npz is not in"):
+        task.load(tmp_path)
