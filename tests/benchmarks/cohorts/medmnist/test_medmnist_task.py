@@ -211,5 +211,5 @@ def test_one_file_is_as_good_as_its_folder(folder, tmp_path):
     (tmp_path / "breastmnist.npz").rename(tmp_path / "mine.npz")
     data = task.load(tmp_path / "mine.npz").check()
     assert np.array_equal(data.inputs["image"].read(0), made["train_images"][0]) and not data.phantom
-    with pytest.raises(DataError, match="breastmnist.npz is not in"):
+    with pytest.raises(DataError, match=r"breastmnist\.npz is not in"):
         task.load(tmp_path)
