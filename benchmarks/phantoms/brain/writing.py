@@ -15,12 +15,12 @@ _DESCRIPTION = b"phantom; not a person"
 
 
 def in_thousandths(image: Array) -> Array:
-    """A processed image in steps of a thousandth, ``int16``."""
+    """A processed image ``[D, H, W]`` in steps of a thousandth, ``int16 [D, H, W]``."""
     return np.rint(INT16_PER_UNIT * np.clip(image, 0, 4)).astype(np.int16)
 
 
 def write_processed(path: Path, image: Array, affine: Array) -> None:
-    """Writes a processed image in steps of a thousandth."""
+    """Writes a processed image ``[D, H, W]`` in steps of a thousandth."""
     save_volume(path, in_thousandths(image), affine)
 
 

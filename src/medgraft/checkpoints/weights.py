@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -165,7 +165,7 @@ _partial: ContextVar[bool] = ContextVar("_partial", default=False)
 
 
 @contextmanager
-def partial_weights(allowed: bool = True) -> Iterator[None]:
+def partial_weights(allowed: bool = True) -> Generator[None]:
     """Inside it, :func:`load_strict` takes what fits of a file and leaves the rest fresh; ``False`` changes nothing."""
     token = _partial.set(allowed or _partial.get())
     try:
