@@ -34,6 +34,14 @@ def seeded():
 
 
 @pytest.fixture(autouse=True)
+def one_thread():
+    """What a test did to PyTorch's threads ends with it; head choice gives as many to NumPy, and they would wait."""
+    yield
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
 def shared_encoders_stay():
     """A test that leaves a shared encoder changed fails itself, not whichever comes after it in its process."""
     yield
