@@ -8,12 +8,11 @@ from statistics import fmean
 
 import numpy as np
 
-from medgraft.benchmarks.board.rows import BoardRow, metrics_of
+from medgraft.benchmarks.board.rows import BoardRow, joined, metrics_of
 from medgraft.benchmarks.board.text import with_interval
 from medgraft.benchmarks.external.comparison import drop_over_seeds
 from medgraft.benchmarks.external.results import ExternalResult, StoredTest
-from medgraft.benchmarks.metrics.bootstrap import Estimate
-from medgraft.benchmarks.metrics.intervals import Bounds, Ends, joined_interval
+from medgraft.benchmarks.metrics.intervals import Bounds
 from medgraft.judging import metric_of
 from medgraft.metric import Predictions
 
@@ -116,7 +115,7 @@ def _numbers(tests: Sequence[StoredTest], bounds: Bounds) -> dict[str, Number]:
         ends = dict(zip(sides, drop_over_seeds(predictions, name), strict=True))
     else:
         width = bounds[1] - bounds[0]
-        ends = {side: _joined(each, (-width, width) if side == "drop" else bounds) for side, each in sides.items()}
+        ends = {side: joined(each, (-width, width) if side == "drop" else bounds) for side, each in sides.items()}
     return {side: (fmean(estimate.value for estimate in each), *ends[side]) for side, each in sides.items()}
 
 
@@ -127,12 +126,3 @@ def _same_samples(predictions: Sequence[tuple[Predictions, Predictions]]) -> boo
         for pair in predictions
         for p, q in zip(pair, first, strict=True)
     )
-
-
-def _joined(estimates: Sequence[Estimate], bounds: Bounds) -> Ends:
-    ends = [(each.value, each.ci_low, each.ci_high) for each in estimates]
-    if any(None in each for each in ends):
-        return None, None
-    if len(ends) == 1:
-        return ends[0][1], ends[0][2]
-    return joined_interval(*zip(*ends, strict=True), bounds)  # pyright: ignore

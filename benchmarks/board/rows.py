@@ -117,7 +117,7 @@ def make_row(seeds: Sequence[tuple[Path, CellResult]]) -> BoardRow:
         values = [cell.metrics[name] for _, cell in good if name in cell.metrics]
         metrics[name] = (
             _mean(v.value for v in values),
-            *(pooled.get(name) or _joined(values, metric_of(name, named).bounds)),
+            *(pooled.get(name) or joined(values, metric_of(name, named).bounds)),
         )
     few = good[0][1].data.get("few_subjects", {}) if good else {}
     if predictions:
@@ -133,7 +133,8 @@ def _pooled(predictions: Sequence[Predictions], names: Iterable[str]) -> dict[st
     return pooled_intervals(statistics, predictions[0].groups, bounds, centred)
 
 
-def _joined(values: Sequence[Estimate], bounds: Bounds) -> tuple[float | None, float | None]:
+def joined(values: Sequence[Estimate], bounds: Bounds) -> Ends:
+    """Interval of the mean of the seeds' own estimates; none where one of them has none."""
     ends = [(v.value, v.ci_low, v.ci_high) for v in values if None not in (v.value, v.ci_low, v.ci_high)]
     if not ends or len(ends) < len(values):
         return None, None

@@ -22,7 +22,7 @@ from medgraft.benchmarks.cell.results import (
     write_arrays,
     write_atomically,
 )
-from medgraft.benchmarks.cell.verification import shape_problem
+from medgraft.benchmarks.cell.verification import TOLERANCE, shape_problem
 from medgraft.benchmarks.external.spec import ExternalSpec, ExternalTest
 from medgraft.benchmarks.metrics.bootstrap import Estimate
 from medgraft.commands.plain_text import one_line
@@ -33,9 +33,6 @@ from medgraft.options import readable
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
-TOLERANCE = 1e-6
-"""Between a stored number and the one of its predictions: libraries of other versions sum in another order."""
-
 SIDES = ("home", "away")
 
 

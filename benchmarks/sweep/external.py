@@ -25,7 +25,7 @@ from medgraft.files.content import announcing, verifying
 from medgraft.objective import objective_name
 from medgraft.plugins import discover
 from medgraft.task import Task, TaskData
-from medgraft.task_names import every_task, is_task
+from medgraft.task_names import every_task, is_task, resolve_task
 
 Candidates = Mapping[str, Mapping[str, Task]]
 """What ``--test-on`` names -> tasks that may be meant, by name; one where a task was named."""
@@ -156,7 +156,7 @@ def _test(home: Task, at_home: TaskData, possible: Mapping[str, Task], read: _Re
 
 
 def _foreign(task: str) -> dict[str, str]:
-    plugin = Resolver().task_plugin(task)
+    plugin = resolve_task(task).plugin
     return {} if plugin.builtin else {plugin.distribution: plugin.version}
 
 
