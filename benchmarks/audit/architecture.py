@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -80,16 +79,19 @@ def imported(tree: ast.AST) -> Iterator[str]:
         yield from imported(node)
 
 
-def edges() -> Counter[tuple[str, str]]:
-    """Room and room that it imports from -> how many imports, lazy ones counted."""
-    named, counted = modules(), Counter[tuple[str, str]]()
+def edges() -> set[tuple[str, str]]:
+    """Each room with each room that it imports from, lazy imports too.
+
+    How often is left out: the page would then change with every import that anyone adds or drops.
+    """
+    named, pairs = modules(), set[tuple[str, str]]()
     for path in named.values():
         for name in imported(ast.parse(path.read_text(encoding="utf-8"))):
             while name and name not in named:
                 name = name.rpartition(".")[0]
             if name and (pair := (room_of(path), room_of(named[name])))[0] != pair[1] and all(pair):
-                counted[pair] += 1
-    return counted
+                pairs.add(pair)
+    return pairs
 
 
 def places() -> dict[str, tuple[float, float]]:
@@ -104,8 +106,8 @@ def places() -> dict[str, tuple[float, float]]:
     return middle
 
 
-def picture(counted: Mapping[tuple[str, str], int]) -> str:
-    """The rooms as boxes in three bands, and a line from each room to those that it imports from, wider for more.
+def picture(pairs: Collection[tuple[str, str]]) -> str:
+    """The rooms as boxes in three bands, and a line from each room to those that it imports from.
 
     Lines to the contracts are left out.
     """
@@ -121,15 +123,14 @@ def picture(counted: Mapping[tuple[str, str], int]) -> str:
         tall = f'y="{top:.0f}" height="{bottom - top:.0f}"'
         lines.append(f'<rect x="4" {tall} width="{WIDTH - 8}" fill="#f3f5f9" rx="8"/>')
         lines.append(f'<text x="12" y="{top + 13:.0f}" font-size="12" fill="#667">{band}</text>')
-    for (a, b), count in sorted(counted.items(), key=lambda item: (item[1], item[0])):
+    for a, b in sorted(pairs):
         if b == CONTRACTS:
             continue  # nearly every room imports those, and nothing else would be seen
         (x1, y1), (x2, y2) = middle[a], middle[b]
-        wide, bend = 0.6 + min(count, 40) / 14, (y1 + y2) / 2
+        bend = (y1 + y2) / 2
         lines.append(
             f'<path d="M {x1:.0f} {y1:.0f} C {x1:.0f} {bend:.0f} {x2:.0f} {bend:.0f} {x2:.0f} {y2:.0f}" fill="none" '
-            f'stroke="#5b7db1" stroke-opacity="0.35" stroke-width="{wide:.1f}">'
-            f"<title>{a} imports {b}: {count}</title></path>"
+            f'stroke="#5b7db1" stroke-opacity="0.35" stroke-width="1.4"><title>{a} imports {b}</title></path>'
         )
     for room, (x, y) in middle.items():
         lines.append(
@@ -140,27 +141,27 @@ def picture(counted: Mapping[tuple[str, str], int]) -> str:
     return "\n".join([*lines, "</svg>", ""])
 
 
-def table(counted: Mapping[tuple[str, str], int]) -> str:
-    """One line of Markdown for each room: from which others it imports, and how often."""
+def table(pairs: Collection[tuple[str, str]]) -> str:
+    """One line of Markdown for each room: from which others it imports, in the picture's order."""
     lines = ["| room | imports from |", "|---|---|"]
     for room in places():
-        targets = sorted(((n, b) for (a, b), n in counted.items() if a == room), reverse=True)
-        lines.append(f"| {room} | {', '.join(f'{b} {n}' for n, b in targets) or 'nothing'} |")
+        targets = [other for other in places() if (room, other) in pairs]
+        lines.append(f"| {room} | {', '.join(targets) or 'nothing'} |")
     return "\n".join(lines)
 
 
-def page(text: str, counted: Mapping[tuple[str, str], int]) -> str:
+def page(text: str, pairs: Collection[tuple[str, str]]) -> str:
     """The page with the table of rooms in its place."""
-    inner = f"{START}\n\n{table(counted)}\n\n{END}"
+    inner = f"{START}\n\n{table(pairs)}\n\n{END}"
     return re.sub(f"{re.escape(START)}.*?{re.escape(END)}", lambda _: inner, text, flags=re.DOTALL)
 
 
 def main() -> None:
     """Writes the picture and the table."""
-    docs, counted = CHECKOUT / "docs", edges()
-    (docs / "architecture.svg").write_text(picture(counted), encoding="utf-8")
+    docs, pairs = CHECKOUT / "docs", edges()
+    (docs / "architecture.svg").write_text(picture(pairs), encoding="utf-8")
     path = docs / "architecture.md"
-    path.write_text(page(path.read_text(encoding="utf-8"), counted), encoding="utf-8")
+    path.write_text(page(path.read_text(encoding="utf-8"), pairs), encoding="utf-8")
 
 
 if __name__ == "__main__":
