@@ -38,7 +38,7 @@ def test_networks_from_scratch_keep_their_input_whatever_encoder_is_named():
 
 def test_every_row_fits(adni_cohort):
     plan = make_plan(comparison(data={"adni": adni_cohort}), Console(quiet=True))
-    assert not plan.skipped and len(plan.cells) == len(plan.labels) == 7
+    assert not plan.skipped and len(plan.cells) == len(plan.labels) == 14
 
 
 @pytest.mark.slow
