@@ -19,18 +19,21 @@ from medgraft.benchmarks.cell.steps.precomputing import Ready, frozen_rows
 from medgraft.benchmarks.cell.values import json_safe, limited
 from medgraft.benchmarks.cohorts.places import was_trained_on
 from medgraft.benchmarks.external.comparison import compare
+from medgraft.benchmarks.external.overlap import seen_before
 from medgraft.benchmarks.external.results import ExternalResult, arrays_of, failed, job_files
 from medgraft.benchmarks.external.shared import Shared, labels_in_common, samples_away, seen_through, truth
 from medgraft.benchmarks.external.spec import ExternalTest
 from medgraft.benchmarks.metrics.bootstrap import Estimate, estimates
 from medgraft.benchmarks.metrics.intervals import few_subjects
 from medgraft.commands.plain_text import one_line
-from medgraft.errors import MedgraftError
+from medgraft.errors import DataError, MedgraftError
 from medgraft.judging import objective_of
 from medgraft.metric import Predictions
 from medgraft.objective import objective_name
 from medgraft.task import RawInputs, Task, TaskData
 from medgraft.task_names import build_task
+
+SEEN = "the same image is in the training or validation samples at home"
 
 
 def validate_on(ready: Ready, evaluated: Evaluated, test: ExternalTest, folder: Path) -> None:
@@ -114,11 +117,18 @@ def tested(ready: Ready, evaluated: Evaluated, test: ExternalTest) -> tuple[Exte
 def _predicted(
     ready: Ready, data: TaskData, index: np.ndarray, test: ExternalTest
 ) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
-    """Scores ``[n, K]`` of the samples ``index``, ``[n]``; which could be read, and why the others not."""
+    """Scores ``[n, K]`` of the samples ``index``, ``[n]``; which of them count, and why the others do not."""
     loaded, there = ready.loaded, test.spec
     raw = {name: distinct(_chosen(data.inputs[name], index), there.task, there.cohort) for name in loaded.task.inputs}
     prepared = prepare_all(raw, loaded.towers())
     usable = np.logical_and.reduce([part.usable for part in prepared.values()])
+    reasons = sum((Counter(part.reasons) for part in prepared.values()), Counter[str]())
+    at_home = np.concatenate([index for split, index in loaded.splits.items() if split != "test"])
+    seen = usable & seen_before(loaded.prepared, at_home, prepared, np.arange(len(index)))
+    if seen.any():
+        usable, reasons[SEEN] = usable & ~seen, int(seen.sum())
+    if not usable.any():
+        raise DataError(f"no sample is left to test on: {', '.join(f'{n} x {why}' for why, n in reasons.items())}")
     rows = frozen_rows(ready.attached, ready.runner.objective, prepared)
     asked_nothing = replace(ready.runner.data, asked=None)
     runner = replace(ready.runner, inputs={name: make() for name, make in rows.items()}, views={}, data=asked_nothing)
@@ -126,7 +136,7 @@ def _predicted(
     predicted = runner.predict(readable)
     scores = np.full((len(index), *predicted.shape[1:]), np.nan)
     scores[readable] = predicted
-    return scores, usable, sum((Counter(part.reasons) for part in prepared.values()), Counter[str]())
+    return scores, usable, reasons
 
 
 def _with_temperatures(scores: np.ndarray, evaluated: Evaluated) -> np.ndarray:

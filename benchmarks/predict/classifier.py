@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from medgraft.benchmarks.calibration.conformal import sets
 from medgraft.benchmarks.cell.results import CellSpec, CohortId
 from medgraft.benchmarks.cell.steps.evaluation import evaluate
 from medgraft.benchmarks.cell.steps.keeping import keep
@@ -209,6 +210,21 @@ class GraftClassifier(ClassifierMixin, BaseEstimator):
         """Labels of samples, ``[n]``, those of the likeliest classes."""
         scores = self.predict_proba(X)
         return self.classes_[scores.argmax(axis=1)]
+
+    def predict_sets(self, X: Any) -> np.ndarray:
+        """Conformal sets of samples, ``bool [n, classes]``: nine in ten hold the right class.
+
+        A set has the classes that cannot be excluded; the threshold is from the tenth of the subjects that chose the
+        head's strength of L2, so the share holds approximately, for samples of the same population. With too few of
+        them every class is in every set. See :mod:`medgraft.benchmarks.calibration.conformal`.
+
+        Raises:
+            DataError: A sample cannot be read.
+        """
+        scores = self.predict_proba(X)
+        assert self._predictor is not None
+        rule = self._predictor.facts.sets
+        return np.ones(scores.shape, bool) if rule is None else sets(rule, scores, labels=False)
 
     def __getstate__(self) -> dict[str, Any]:
         state: Any = super().__getstate__()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from own_data import pictures, table, two_classes
+from PIL import Image
 from sweeping import command
 
 from medgraft.benchmarks.external.results import StoredTest, stored_test
+from medgraft.benchmarks.external.validation import SEEN
 from medgraft.judging import values
 
 
@@ -70,6 +73,24 @@ def test_it_is_the_cells_own_test_split_at_home(swept):
     cell = json.loads(path.read_text())
     for name, estimate in test.result.home.items():
         assert estimate.value == pytest.approx(cell["metrics"][name]["value"], abs=1e-12)
+
+
+def test_images_that_it_was_trained_on_are_left_out_by_their_content(swept, tmp_path):
+    home = shutil.copytree(swept[0] / "home", tmp_path / "home").parent
+    old = sorted((home / "home").rglob("*.png"))
+    assert len(old) == 24
+    images = [*pictures(home / "again", 8, 300)]
+    for i, path in enumerate(old):  # another name and another file format
+        images.append(f"copy{i}.tif")
+        Image.open(path).save(home / "again" / images[-1])
+    table(home / "again", {"image": images, "label": ["a", "b"] * 16})
+    said = run(home, "--test-on", "table:again", "--data", f"table:again={home / 'again/cohort.csv'}")
+    assert said.exit_code == 0, said.output
+    (test,) = [each for each in stored_in(home) if each.result.tested.task == "table:again"]
+    cell = json.loads(next((home / "results").rglob(f"{test.result.key}.json")).read_text())
+    known = sum(cell["data"]["splits"][split]["samples"] for split in ("train", "val"))
+    assert test.result.data["left_out"] == {SEEN: known} and 0 < known < 24
+    assert test.result.data["samples"] == 32 - known
 
 
 def test_the_board_has_the_drop(swept):

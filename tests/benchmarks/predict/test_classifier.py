@@ -42,6 +42,17 @@ def test_it_learns_and_gives_probabilities(fitted):
     assert fitted.score(images, labels) > 0.8 and "auc_macro" in fitted.held_out_
 
 
+def test_sets_are_those_of_the_saved_graft(fitted, tmp_path):
+    images = films()[0][:6]
+    inside = fitted.predict_sets(images)
+    assert inside.shape == (6, 2) and inside.dtype == bool
+    files = [tmp_path / f"{k}.png" for k in range(len(images))]
+    for path, image in zip(files, images, strict=True):
+        Image.fromarray(image).save(path)
+    told = medgraft.load(fitted.save(tmp_path / "graft")).predict(files)["set"].tolist()
+    assert told == ["|".join(np.array(["nothing", "square"])[row]) for row in inside]
+
+
 def test_clone_and_pickle(fitted):
     images = films()[0][:4]
     fresh = clone(fitted)
