@@ -19,6 +19,7 @@ from medgraft.benchmarks.cell.verification import Verified, stored_predictions, 
 from medgraft.benchmarks.external.results import StoredTest, external_beside
 from medgraft.benchmarks.metrics.bootstrap import Estimate
 from medgraft.benchmarks.metrics.intervals import Bounds, Ends, few_subjects, joined_interval, pooled_intervals
+from medgraft.benchmarks.statistics.ranks import Standing
 from medgraft.errors import MedgraftError
 from medgraft.judging import judged, metric_of, objective_of
 from medgraft.metric import Predictions
@@ -36,6 +37,7 @@ class BoardRow:
         unverified: Seeds whose metrics could not be checked, for want of readable predictions beside them.
         few: Classes with too few test subjects for their intervals to hold, and how many there are.
         tests: Of each seed that was tested on other cohorts, these tests.
+        standing: Its rank in its table; ``None`` where the data say nothing of it.
     """
 
     cells: list[CellResult]
@@ -44,6 +46,7 @@ class BoardRow:
     unverified: int = 0
     few: Mapping[str, int] = field(default_factory=dict)
     tests: Sequence[Sequence[StoredTest]] = ()
+    standing: Standing | None = None
 
     @property
     def section(self) -> tuple[bool, str, str, str]:
