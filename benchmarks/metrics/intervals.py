@@ -37,7 +37,7 @@ def interval_over_seeds(
     The variance over subjects is that of the mean: of the jackknife or of the resamples, whichever is larger (they
     agree where a metric is smooth; where it is not, the jackknife may be too small). The variance over seeds is added,
     with degrees of freedom of its own, one fewer than there are seeds (Satterthwaite, Biometrics Bulletin 2, 1946).
-    What chance makes of the same subjects from seed to seed is in both, so the interval is a little wide and not narrow,
+    What chance makes of the same subjects from seed to seed is in both, so the interval is a little too wide,
     and never narrower than one that takes the seeds as given.
 
     Args:
