@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from medgraft.benchmarks.board.standing import give_standings
 from medgraft.benchmarks.cell.result_files import UnreadableError
 from medgraft.benchmarks.cell.results import CellResult
 from medgraft.benchmarks.cell.verification import Verified, stored_predictions, verified_results
@@ -20,6 +19,7 @@ from medgraft.benchmarks.external.results import StoredTest, external_beside
 from medgraft.benchmarks.metrics.bootstrap import METHOD, Estimate, left_out_of
 from medgraft.benchmarks.metrics.intervals import few_subjects, joined_interval, pooled_intervals
 from medgraft.benchmarks.metrics.student import Bounds, Ends
+from medgraft.benchmarks.statistics.evidence import Evidence, evidence_of, same_subjects
 from medgraft.benchmarks.statistics.ranks import Standing
 from medgraft.errors import MedgraftError
 from medgraft.judging import judged, metric_of, objective_of
@@ -39,6 +39,8 @@ class BoardRow:
         few: Classes with too few test subjects for their intervals to hold, and how many there are.
         tests: Of each seed that was tested on other cohorts, these tests.
         standing: Its rank in its table; ``None`` where the data say nothing of it.
+        standing_note: Why it has none, or a wider one than its predictions would give; empty where neither is so.
+        evidence: What its rank follows from, where its predictions are at hand.
     """
 
     cells: list[CellResult]
@@ -48,6 +50,8 @@ class BoardRow:
     few: Mapping[str, int] = field(default_factory=dict)
     tests: Sequence[Sequence[StoredTest]] = ()
     standing: Standing | None = None
+    standing_note: str = ""
+    evidence: Evidence | None = field(default=None, repr=False)
 
     @property
     def section(self) -> tuple[bool, str, str, str]:
@@ -112,8 +116,8 @@ def make_row(seeds: Sequence[tuple[Path, CellResult]]) -> BoardRow:
     names = list(good[0][1].metrics) if good else []
     predictions = [p for path, cell in good if (p := _predictions(path, cell)) is not None]
     as_now = len(good) == 1 and good[0][1].data.get("interval_method") == METHOD
-    together = not as_now and len(predictions) == len(good) > 0 and same_subjects(predictions)
-    pooled = _pooled(predictions, names) if together else {}
+    together = len(predictions) == len(good) > 0 and same_subjects(predictions)
+    pooled = _pooled(predictions, names) if together and not as_now else {}
     named = metrics_of(good[0][1]) if good else ()
     for name in names:
         values = [cell.metrics[name] for _, cell in good if name in cell.metrics]
@@ -124,13 +128,8 @@ def make_row(seeds: Sequence[tuple[Path, CellResult]]) -> BoardRow:
     few = good[0][1].data.get("few_subjects", {}) if good else {}
     if predictions:
         few = few_subjects(objective_of(predictions[0]).subjects_by_class(predictions[0]))
-    return BoardRow([cell for _, cell in seeds], metrics, few=few)
-
-
-def same_subjects(predictions: Sequence[Predictions]) -> bool:
-    """Whether predictions are of the same test samples of the same subjects, in one order."""
-    first = predictions[0]
-    return all(np.array_equal(p.groups, first.groups) and np.array_equal(p.targets, first.targets) for p in predictions)
+    evidence = evidence_of(predictions, good[0][1].primary) if together else None
+    return BoardRow([cell for _, cell in seeds], metrics, few=few, evidence=evidence)
 
 
 def _pooled(predictions: Sequence[Predictions], names: Iterable[str]) -> dict[str, Ends]:
@@ -158,7 +157,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def board_rows(folders: Iterable[Path]) -> list[BoardRow]:
-    """Rows of all results below the folders, by task, real cohorts first, best first within a task and cohort.
+    """Rows of all results below the folders, by task, real cohorts first, by rank and then value within a table.
 
     Results that contradict themselves are left out, see :mod:`medgraft.benchmarks.cell.verification`.
     """
@@ -172,17 +171,19 @@ def board_rows(folders: Iterable[Path]) -> list[BoardRow]:
         rows[-1].unverified = sum(bool(each.unverified) for each in seeds)
         rows[-1].tests = [tests[each.path] for each in seeds if each.path in tests]
     _note_differences(rows)
+    give_standings(rows, ranked_upwards)
 
     def order(row: BoardRow) -> tuple[Any, ...]:
         value = row.metrics.get(row.first.primary, (None, None, None))[0]
-        if value is not None and _ranked_upwards(row.first):
+        if value is not None and ranked_upwards(row.first):
             value = -value
-        return (*row.section, value is None, value or 0.0, row.first.spec.encoder, row.adapter)
+        rank = row.standing.rank if row.standing is not None else len(rows) + 1
+        return (*row.section, value is None, rank, value or 0.0, row.first.spec.encoder, row.adapter)
 
     return sorted(rows, key=order)
 
 
-def _ranked_upwards(cell: CellResult) -> bool:
+def ranked_upwards(cell: CellResult) -> bool:
     """Whether more of a result's primary metric is better; so it is where its objective is not installed here."""
     return metric_of(cell.primary, metrics_of(cell)).higher_is_better
 
