@@ -38,6 +38,7 @@ class BoardRow:
         unverified: Seeds whose metrics could not be checked, for want of readable predictions beside them.
         few: Classes with too few test subjects for their intervals to hold, and how many there are.
         tests: Of each seed that was tested on other cohorts, these tests.
+        files: Of each of the cells, its file.
         standing: Its rank in its table; ``None`` where the data say nothing of it.
         standing_note: Why it has none, or a wider one than its predictions would give; empty where neither is so.
         evidence: What its rank follows from, where its predictions are at hand.
@@ -49,6 +50,7 @@ class BoardRow:
     unverified: int = 0
     few: Mapping[str, int] = field(default_factory=dict)
     tests: Sequence[Sequence[StoredTest]] = ()
+    files: Sequence[Path] = ()
     standing: Standing | None = None
     standing_note: str = ""
     evidence: Evidence | None = field(default=None, repr=False)
@@ -129,7 +131,7 @@ def make_row(seeds: Sequence[tuple[Path, CellResult]]) -> BoardRow:
     if predictions:
         few = few_subjects(objective_of(predictions[0]).subjects_by_class(predictions[0]))
     evidence = evidence_of(predictions, good[0][1].primary) if together else None
-    return BoardRow([cell for _, cell in seeds], metrics, few=few, evidence=evidence)
+    return BoardRow([cell for _, cell in seeds], metrics, few=few, files=[path for path, _ in seeds], evidence=evidence)
 
 
 def _pooled(predictions: Sequence[Predictions], names: Iterable[str]) -> dict[str, Ends]:

@@ -30,8 +30,8 @@ class Standing:
     """Where a row stands among those of its table.
 
     Attributes:
-        rank: 1 is best: one more than there are rows that the data show to be better. Rows that nothing separates
-            share it.
+        rank: 1 is best. In the order of the values it grows where a row is separated from better ones, to ``low`` of
+            that row; rows between two such steps share it.
         low: Best rank that the data allow, the lower end of the 95% interval of the rank.
         high: Worst rank that they allow.
         tie: Number of the group of rows that share ``rank``, from 1 in the order of the board.
@@ -76,11 +76,16 @@ def standings(
     else:
         above, below = _by_pairs(contenders, left_out)
     better, worse = (above, below) if higher_is_better else (below, above)
-    ranks = 1 + better
+    values = np.array([each.value for each in contenders])
+    order = np.argsort(-values if higher_is_better else values, kind="stable")
+    lows, ranks = 1 + better, np.empty(M, int)
+    # Rows of one value have one rank, whatever their order.
+    steps = np.maximum.accumulate([lows[values == values[i]].max() for i in order]) if M else np.zeros(0, int)
+    ranks[order] = steps
     ties = {rank: tie for tie, rank in enumerate(sorted(set(ranks.tolist())), start=1)}
-    return [
-        Standing(rank, rank, M - down, ties[rank]) for rank, down in zip(ranks.tolist(), worse.tolist(), strict=True)
-    ]
+    highs = M - worse
+    found = zip(ranks.tolist(), lows.tolist(), highs.tolist(), strict=True)
+    return [Standing(rank, low, high, ties[rank]) for rank, low, high in found]
 
 
 def _by_pairs(contenders: Sequence[Contender], left_out: LeftOut | None) -> tuple[Array, Array]:
