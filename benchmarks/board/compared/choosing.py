@@ -46,15 +46,14 @@ def pairs_of(
         raise UnknownNameError("task", one_line(task, 80), tasks, "Name one that the results have.")
     members = [row for row in rows if task is None or row.first.spec.task == task]
     found = [_called(members, name) for name in (first, second)]
-    tables = dict.fromkeys(row.section for row in members)
-    pairs = [
-        pair for table in tables for pair in _in_table(*([r for r in each if r.section == table] for each in found))
-    ]
+    pairs: list[tuple[BoardRow, BoardRow]] = []
+    for table in dict.fromkeys(row.section for row in members):
+        pairs += _in_table(*([row for row in each if row.section == table] for each in found))
     if not pairs:
         where = [sorted({row.title for row in each}) for each in found]
         raise MedgraftError(
-            f"{one_line(first, 80)} and {one_line(second, 80)} have no table in common, and rows are compared on the same "
-            f"task, cohort and samples: the first was tested on {_listed(where[0])}, the second on {_listed(where[1])}"
+            f"{one_line(first, 80)} and {one_line(second, 80)} have no table in common, and rows are compared on the "
+            f"same task, cohort and samples: the first was tested on {_listed(where[0])}, the second on {_listed(where[1])}"
         )
     for one, other in pairs:
         if one is other:
@@ -63,7 +62,7 @@ def pairs_of(
 
 
 def _called(rows: Sequence[BoardRow], name: str) -> list[BoardRow]:
-    """All rows of that name; one that is called exactly so goes before those that are called so but for their note."""
+    """All rows of that name."""
     wanted = _plain(name)
     if not (found := [row for row in rows if wanted in names_of(row)]):
         known = dict.fromkeys(each for row in rows for each in (row.first.spec.adapter, row.adapter, label(row)))
@@ -76,12 +75,12 @@ def _in_table(first: Sequence[BoardRow], second: Sequence[BoardRow]) -> list[tup
         return []
     encoders = [{row.first.spec.encoder for row in side} for side in (first, second)]
     shared = encoders[0] & encoders[1]
-    if shared and max(map(len, encoders)) > 1:
-        both = [
-            [[row for row in side if row.first.spec.encoder == name] for side in (first, second)] for name in shared
-        ]
-        return [(_only(one), _only(other)) for one, other in sorted(both, key=lambda sides: label(sides[0][0]))]
-    return [(_only(first), _only(second))]
+    if not shared or max(map(len, encoders)) == 1:
+        return [(_only(first), _only(second))]
+    on = [
+        {name: [row for row in side if row.first.spec.encoder == name] for name in shared} for side in (first, second)
+    ]
+    return [(_only(on[0][name]), _only(on[1][name])) for name in sorted(shared)]
 
 
 def _only(rows: Sequence[BoardRow]) -> BoardRow:

@@ -61,8 +61,8 @@ def predictions_of(row: BoardRow) -> list[Predictions]:
             found.append(stored_predictions(path, cell))
         except UnreadableError as error:
             raise MedgraftError(
-                f"the predictions of {label(row)}, seed {cell.spec.seed}, cannot be read ({error}), and rows are paired "
-                "subject by subject; put the .npz files beside the results"
+                f"the predictions of {label(row)}, seed {cell.spec.seed}, cannot be read ({error}), and rows are "
+                "paired subject by subject; put the .npz files beside the results"
             ) from error
     if not found:
         raise MedgraftError(f"no seed of {label(row)} succeeded")
@@ -90,9 +90,8 @@ def sentences(compared: Sequence[Compared], margin: float | None = None) -> list
 
 
 def _about(each: Compared, outcome: Comparison, adjusted: float | None, tasks: int, margin: float | None) -> list[str]:
-    word = (
-        "no difference" if outcome.gain == 0 else f"{abs(outcome.gain):.4g} {'better' if outcome.gain > 0 else 'worse'}"
-    )
+    side = "better" if outcome.gain > 0 else "worse"
+    word = "no difference" if outcome.gain == 0 else f"{abs(outcome.gain):.3g} {side}"
     parts = [
         f"{_place(each)}: {label(each.first)} has {outcome.number} {outcome.first:.3f}, {label(each.second)} "
         f"{outcome.second:.3f}: {word}{_interval(outcome)}{_tests(outcome, adjusted, tasks)}, on {outcome.n_subjects} "
