@@ -20,7 +20,7 @@ from medgraft.benchmarks.metrics.bootstrap import METHOD, Estimate, left_out_of
 from medgraft.benchmarks.metrics.intervals import few_subjects, joined_interval, pooled_intervals
 from medgraft.benchmarks.metrics.student import Bounds, Ends
 from medgraft.benchmarks.statistics.evidence import Evidence, evidence_of, same_subjects
-from medgraft.benchmarks.statistics.ranks import Standing
+from medgraft.benchmarks.statistics.ranks import BesideFull, Standing
 from medgraft.errors import MedgraftError
 from medgraft.judging import judged, metric_of, objective_of
 from medgraft.metric import Predictions
@@ -41,6 +41,7 @@ class BoardRow:
         files: Of each of the cells, its file.
         standing: Its rank in its table; ``None`` where the data say nothing of it.
         standing_note: Why it has none, or a wider one than its predictions would give; empty where neither is so.
+        beside_full: How it stands to full fine-tuning of the same encoder, where the table has that.
         evidence: What its rank follows from, where its predictions are at hand.
     """
 
@@ -53,6 +54,7 @@ class BoardRow:
     files: Sequence[Path] = ()
     standing: Standing | None = None
     standing_note: str = ""
+    beside_full: BesideFull | None = None
     evidence: Evidence | None = field(default=None, repr=False)
 
     @property

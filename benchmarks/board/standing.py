@@ -6,8 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from medgraft.benchmarks.cell.results import CellResult
-from medgraft.benchmarks.statistics.ranks import Contender, standings
+from medgraft.benchmarks.metrics.student import quantile
+from medgraft.benchmarks.statistics.pairs import differences
+from medgraft.benchmarks.statistics.ranks import BesideFull, Contender, standings
 
 if TYPE_CHECKING:  # rows have their standing from here
     from medgraft.benchmarks.board.rows import BoardRow
@@ -15,6 +19,9 @@ if TYPE_CHECKING:  # rows have their standing from here
 NO_VALUE = "its metric is undefined, or no seed succeeded"
 NO_INTERVAL = "its metric has no interval"
 OTHER_SPLIT = "it was tested on other subjects than the other rows of its table"
+FULL = "full_finetune"
+"""Adapter that trains the whole encoder."""
+
 NO_PREDICTIONS = "its predictions are not at hand, so its rank interval is wider than they would make it"
 
 
@@ -63,9 +70,34 @@ def _rank_table(members: Sequence[BoardRow], upwards: Callable[[CellResult], boo
             row.standing_note = NO_PREDICTIONS
         measured = row.evidence.measured if row.evidence is not None and paired else None
         contenders.append(Contender(contender.value, contender.low, contender.high, measured))
+    _beside_full([row for row, _ in known], digest, upwards)
     found = standings(contenders, left_out, higher_is_better=upwards(known[0][0].first))
     for (row, _), standing in zip(known, found, strict=True):
         row.standing = standing
+
+
+def _beside_full(members: Sequence[BoardRow], digest: str, upwards: Callable[[CellResult], bool]) -> None:
+    """Gives the rows of a table their gain over full fine-tuning of the same encoder, where there is one such row."""
+    paired = [row for row in members if row.evidence is not None and row.evidence.subjects == digest]
+    for encoder in dict.fromkeys(row.first.spec.encoder for row in paired):
+        rows = [row for row in paired if row.first.spec.encoder == encoder]
+        full = [row for row in rows if row.first.spec.adapter == FULL]
+        if len(full) != 1 or full[0].evidence is None:
+            continue
+        others = [row for row in rows if row is not full[0] and row.evidence is not None]
+        measured = [full[0].evidence.measured, *(row.evidence.measured for row in others if row.evidence is not None)]
+        found = differences(measured, [(i, 0) for i in range(1, len(measured))], full[0].evidence.left_out)
+        sign = 1.0 if upwards(full[0].first) else -1.0
+        for row, value, variance, freedom in zip(others, found.value, found.variance, found.freedom, strict=True):
+            if not np.isnan(variance):
+                half = quantile(float(freedom)) * float(np.sqrt(variance))
+                gain = sign * float(value)
+                row.beside_full = BesideFull(gain, gain - half, gain + half, _share(row, full[0]))
+
+
+def _share(row: BoardRow, full: BoardRow) -> float | None:
+    counts = [sum(each.first.efficiency.trainable.values()) if each.first.efficiency else 0 for each in (row, full)]
+    return counts[0] / counts[1] if counts[1] else None
 
 
 def _contender(row: BoardRow) -> Contender | str:

@@ -17,7 +17,7 @@ from medgraft.benchmarks.statistics.delong import delong_p
 from medgraft.benchmarks.statistics.evidence import same_subjects
 from medgraft.benchmarks.statistics.pairs import differences, measured
 from medgraft.benchmarks.statistics.permutation import permutation_p
-from medgraft.errors import DataError
+from medgraft.errors import ConfigError, DataError
 from medgraft.judging import judged
 from medgraft.metric import Metric, Predictions, WeightedStatistic
 
@@ -140,6 +140,17 @@ def compare_predictions(first: Sequence[Predictions], second: Sequence[Predictio
         deviation=deviation,
         freedom=freedom,
     )
+
+
+def checked_margin(margin: float) -> float:
+    """The margin.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if not (math.isfinite(margin) and margin > 0):
+        raise ConfigError(f"--margin {margin:g} is no margin; give a number above 0, in the metric's own unit")
+    return margin
 
 
 def subjects_needed(difference: float, variance: float, over_seeds: float = 0.0) -> int | None:

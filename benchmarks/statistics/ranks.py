@@ -44,6 +44,27 @@ class Standing:
 
 
 @dataclass(frozen=True)
+class BesideFull:
+    """A row and the row of full fine-tuning, on the same test subjects.
+
+    Attributes:
+        gain: By how much the row is better, in the metric's own unit; negative where it is worse.
+        low: Lower end of the 95% interval of the gain; it is not inferior by a margin of more than ``-low``.
+        high: Upper end.
+        trainable: Share of full fine-tuning's trainable parameters; ``None`` where that is not known.
+    """
+
+    gain: float
+    low: float
+    high: float
+    trainable: float | None = None
+
+    def within(self, margin: float) -> bool:
+        """Whether it is shown to be worse by less than a margin, at one-sided 2.5%."""
+        return self.low > -margin
+
+
+@dataclass(frozen=True)
 class Contender:
     """What is known of one row of a table.
 

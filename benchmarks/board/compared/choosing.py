@@ -53,7 +53,8 @@ def pairs_of(
         where = [sorted({row.title for row in each}) for each in found]
         raise MedgraftError(
             f"{one_line(first, 80)} and {one_line(second, 80)} have no table in common, and rows are compared on the "
-            f"same task, cohort and samples: the first was tested on {_listed(where[0])}, the second on {_listed(where[1])}"
+            f"same task, cohort and samples: the first was tested on {_listed(where[0])}, the second on "
+            f"{_listed(where[1])}"
         )
     for one, other in pairs:
         if one is other:

@@ -28,15 +28,14 @@ def compare(
 ) -> None:
     """Say whether one row is better than another: the difference, its interval, the tests, and what it would take."""
     with guarded(debug=debug, resumes=False):
-        import math
-
         from medgraft.benchmarks.board.compared.choosing import pairs_of
         from medgraft.benchmarks.board.compared.sentences import compare_rows, sentences
         from medgraft.benchmarks.board.rows import board_rows
-        from medgraft.errors import ConfigError, MedgraftError
+        from medgraft.benchmarks.statistics.comparison import checked_margin
+        from medgraft.errors import MedgraftError
 
-        if margin is not None and not (math.isfinite(margin) and margin > 0):
-            raise ConfigError(f"--margin {margin:g} is no margin; give a number above 0, in the metric's own unit")
+        if margin is not None:
+            checked_margin(margin)
         folders = results or [Path("results")]
         rows = board_rows(folders)
         if not rows:
