@@ -8,7 +8,7 @@ from types import MappingProxyType
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from medgraft.benchmarks.metrics.intervals import interval_over_seeds
+from medgraft.benchmarks.metrics.intervals import intervals_over_seeds
 from medgraft.benchmarks.metrics.resampling import interval, subject_bootstrap
 from medgraft.benchmarks.metrics.spread import LeftOut
 from medgraft.judging import objective_of
@@ -63,16 +63,15 @@ def estimates(
     """
     n, n_subjects = len(p.targets), int(p.groups.max()) + 1
     drawn = subject_bootstrap(statistics, p.groups, resamples, seed) if resamples else {}
-    left_out = left_out_of(p)
+    of_metrics = {name: metrics.get(name) or Metric() for name in drawn}
+    found = intervals_over_seeds([statistics], [drawn], left_out_of(p), of_metrics) if drawn else {}
     result: dict[str, Estimate] = {}
     for name, statistic in statistics.items():
-        value, distribution = value_of(statistic, n), drawn.get(name)
-        if distribution is None or np.isnan(value):
+        value = value_of(statistic, n)
+        if name not in found or np.isnan(value):
             result[name] = estimate_of(value, None, n, n_subjects)
             continue
-        metric = metrics.get(name) or Metric()
-        low, high = interval_over_seeds(name, metric, [statistic], [value], distribution[None], left_out)
-        share = round(float(np.isnan(distribution).mean()), 4)
+        (low, high), share = found[name], round(float(np.isnan(drawn[name]).mean()), 4)
         result[name] = Estimate(
             value=value, ci_low=low, ci_high=high, n=n, n_subjects=n_subjects, undefined_share=share
         )

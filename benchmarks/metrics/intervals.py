@@ -14,7 +14,7 @@ from statistics import fmean
 import numpy as np
 
 from medgraft.benchmarks.metrics.resampling import centre, subject_bootstrap
-from medgraft.benchmarks.metrics.spread import LeftOut
+from medgraft.benchmarks.metrics.spread import LeftOut, Spread
 from medgraft.benchmarks.metrics.student import LEVEL, Bounds, Ends, ends, quantile
 from medgraft.metric import Array, Metric, WeightedStatistic, value_of
 
@@ -24,15 +24,13 @@ FEW = 10
 RESAMPLES = 1000
 
 
-def interval_over_seeds(
-    name: str,
-    metric: Metric,
-    statistics: Sequence[WeightedStatistic],
-    values: Sequence[float],
-    drawn: Array,
+def intervals_over_seeds(
+    each: Sequence[Mapping[str, WeightedStatistic]],
+    drawn: Sequence[Mapping[str, Array]],
     left_out: LeftOut,
-) -> Ends:
-    """Interval of the mean of a number over the seeds of a row, one or several, on one test split.
+    metrics: Mapping[str, Metric],
+) -> dict[str, Ends]:
+    """Intervals of the means of numbers over the seeds of a row, one or several, on one test split.
 
     The variance over subjects is that of the mean: of the jackknife or of the resamples, whichever is larger (they
     agree where a metric is smooth; where it is not, the jackknife may be too small). The variance over seeds is added,
@@ -41,56 +39,71 @@ def interval_over_seeds(
     and never narrower than one that takes the seeds as given.
 
     Args:
-        name: Of the number.
-        metric: That it is of.
-        statistics: Of each of ``s`` seeds.
-        values: ``s`` point values.
-        drawn: ``[s, R]``, the same resamples of the subjects for all seeds.
+        each: Statistics of the seeds.
+        drawn: Of each seed the same resamples of the subjects, name -> ``[R]``.
         left_out: Of the test split.
+        metrics: Name of each number wanted -> its metric.
+
+    Returns:
+        Name -> lower and upper end; ``None`` where a number is undefined, or is so without some subject.
     """
-    each, S = np.asarray(values, float), len(values)
-    if left_out.n_subjects < 2 or np.isnan(each).any():
-        return None, None
-    if metric.centred:
-        rows = np.stack([centre(row, value, metric.bounds) for row, value in zip(drawn, each, strict=True)])
-        return seed_interval(rows, each, metric.bounds)
-    influence = np.mean([left_out.influences(statistic) for statistic in statistics], axis=0)
-    spread = left_out.spread(influence)
-    means = drawn.mean(axis=0)
-    n = left_out.n_subjects
-    resampled = float(np.var(means[~np.isnan(means)])) * float(spread.inflation) * (n + 1) / n if len(means) else 0.0
-    over_subjects, over_seeds = max(float(spread.variance), resampled), float(each.var(ddof=1)) / S if S > 1 else 0.0
-    if np.isnan(spread.variance):
-        return None, None
+    n = len(left_out.groups)
+    smooth = [name for name, metric in metrics.items() if not metric.centred and left_out.n_subjects > 1]
+    influences = [left_out.influences({name: statistics[name] for name in smooth}) for statistics in each]
+    found: dict[str, Ends] = {}
+    for name, metric in metrics.items():
+        values = np.array([value_of(statistics[name], n) for statistics in each])
+        rows = np.stack([by_name[name] for by_name in drawn])
+        if left_out.n_subjects < 2 or np.isnan(values).any():
+            found[name] = None, None
+        elif metric.centred:
+            rows = np.stack([centre(row, value, metric.bounds) for row, value in zip(rows, values, strict=True)])
+            found[name] = seed_interval(rows, values, metric.bounds)
+        else:
+            influence = np.mean([by_name[name] for by_name in influences], axis=0)
+            variance, freedom = _over_both(values, rows.mean(axis=0), left_out, left_out.spread(influence))
+            at_bound = values.mean() in metric.bounds
+            subjects = _resting_on(name, metric, each[0][name], left_out) if at_bound else left_out.n_subjects
+            found[name] = ends(float(values.mean()), variance, freedom, metric.bounds, subjects)
+    return found
+
+
+def _over_both(values: Array, means: Array, left_out: LeftOut, spread: Spread) -> tuple[float, float]:
+    """Variance over subjects and seeds, and its degrees of freedom.
+
+    Args:
+        values: ``[s]``, of the seeds.
+        means: ``[R]``, of the seeds in each resample.
+        left_out: Of the test split.
+        spread: Of the mean over subjects.
+    """
+    n, S = left_out.n_subjects, len(values)
+    defined = means[~np.isnan(means)]
+    resampled = float(defined.var()) * float(spread.inflation) * (n + 1) / n if len(defined) else 0.0
     freedom = float(spread.freedom)
+    if np.isnan(spread.variance):
+        return float("nan"), freedom
+    over_subjects, over_seeds = max(float(spread.variance), resampled), float(values.var(ddof=1)) / S if S > 1 else 0.0
     if over_seeds > 0:
         doubt = over_subjects**2 / freedom + over_seeds**2 / (S - 1)
         freedom = (over_subjects + over_seeds) ** 2 / doubt
-    at_bound = each.mean() in metric.bounds
-    subjects = _resting_on(name, metric, statistics[0], left_out) if at_bound else n
-    return ends(float(each.mean()), over_subjects + over_seeds, freedom, metric.bounds, subjects)
+    return over_subjects + over_seeds, freedom
 
 
 def pooled_intervals(
     each: Sequence[Mapping[str, WeightedStatistic]], left_out: LeftOut, metrics: Mapping[str, Metric]
 ) -> dict[str, Ends]:
-    """Intervals of the means over seeds of several numbers, see :func:`interval_over_seeds`.
+    """Intervals of the means over seeds of several numbers, see :func:`intervals_over_seeds`.
 
     Args:
         each: Statistics of the seeds, one or more, on one test split of ``n`` samples.
         left_out: Of the test split.
-        metrics: Name of each number wanted -> its metric.
+        metrics: Name of each number wanted -> its metric; those that a seed has not are left out.
     """
-    names = [name for name in metrics if all(name in statistics for statistics in each)]
-    parts = {f"{s} {name}": statistics[name] for s, statistics in enumerate(each) for name in names}
-    drawn = subject_bootstrap(parts, left_out.groups, RESAMPLES)
-    found: dict[str, Ends] = {}
-    for name in names:
-        statistics = [by_name[name] for by_name in each]
-        values = [value_of(statistic, len(left_out.groups)) for statistic in statistics]
-        by_seed = np.stack([drawn[f"{s} {name}"] for s in range(len(each))])
-        found[name] = interval_over_seeds(name, metrics[name], statistics, values, by_seed, left_out)
-    return found
+    kept = {name: metric for name, metric in metrics.items() if all(name in statistics for statistics in each)}
+    wanted = [{name: statistics[name] for name in kept} for statistics in each]
+    drawn = [subject_bootstrap(statistics, left_out.groups, RESAMPLES) for statistics in wanted]
+    return intervals_over_seeds(wanted, drawn, left_out, kept)
 
 
 def _resting_on(name: str, metric: Metric, statistic: WeightedStatistic, left_out: LeftOut) -> int:

@@ -15,7 +15,7 @@ would be of other classes: it is no part of an AUROC, and much of an accuracy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,17 +76,20 @@ class LeftOut:
         self.rarest = min((int(np.bincount(each).min()) for each in strata if len(each)), default=self.n_subjects)
         self._strata = strata
 
-    def influences(self, statistic: WeightedStatistic) -> Array:
-        """Influence of each of ``D`` blocks of subjects, ``[D]``: they add up to about 0, ``nan`` where undefined."""
-        value, D = value_of(statistic, len(self.groups)), len(self.size)
-        block = self.block[self.groups]
-        without = np.concatenate(
-            [
-                statistic((block[None] != np.arange(start, min(start + BATCH, D))[:, None]).astype(np.float64))
-                for start in range(0, D, BATCH)
-            ]
-        )
-        return (value - without) * (self.n_subjects - self.size) / self.n_subjects
+    def influences(self, statistics: Mapping[str, WeightedStatistic]) -> dict[str, Array]:
+        """Influence of each of ``D`` blocks of subjects on each statistic, ``[D]``.
+
+        They add up to about 0, and are ``nan`` where the statistic is undefined without the block.
+        """
+        D, block = len(self.size), self.block[self.groups]
+        without: dict[str, list[Array]] = {name: [] for name in statistics}
+        for start in range(0, D, BATCH):
+            weights = (block[None] != np.arange(start, min(start + BATCH, D))[:, None]).astype(np.float64)
+            for name, statistic in statistics.items():
+                without[name].append(statistic(weights))
+        left = (self.n_subjects - self.size) / self.n_subjects
+        values = {name: value_of(statistic, len(block)) for name, statistic in statistics.items()}
+        return {name: (values[name] - np.concatenate(each)) * left for name, each in without.items()}
 
     def spread(self, influences: Array) -> Spread:
         """Variance and degrees of freedom, in the division into strata that gives the widest interval.

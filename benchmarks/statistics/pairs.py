@@ -67,13 +67,14 @@ class Differences:
 def measured(statistics: Sequence[WeightedStatistic], left_out: LeftOut) -> Measured:
     """One number of a row, of the statistics of its seeds."""
     values = np.array([value_of(statistic, len(left_out.groups)) for statistic in statistics])
-    return Measured(values, np.mean([left_out.influences(statistic) for statistic in statistics], axis=0))
+    found = left_out.influences({str(s): statistic for s, statistic in enumerate(statistics)})
+    return Measured(values, np.mean(list(found.values()), axis=0))
 
 
 def differences(rows: Sequence[Measured], pairs: Sequence[tuple[int, int]] | Array, left_out: LeftOut) -> Differences:
     """First less second of each pair of rows.
 
-    The variance is that of :func:`medgraft.benchmarks.metrics.intervals.interval_over_seeds` for the difference: the
+    The variance is that of :func:`medgraft.benchmarks.metrics.intervals.intervals_over_seeds` for the difference: the
     jackknife's over subjects, and each row's over its seeds, with Satterthwaite's degrees of freedom.
 
     Args:
