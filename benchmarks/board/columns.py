@@ -14,7 +14,7 @@ from medgraft.objective import objective_class
 HEADINGS = {"f1_macro": "F1 macro", "f1_weighted": "F1 weighted", "auc_macro": "AUC"}
 """Numbers that a heading calls by another name."""
 COSTS = ("trainable", "train/s", "infer/s", "step MB", "backend", "seeds", "status")
-KEPT = ("rank", "encoder", "adapter", "backend", "seeds", "status")
+KEPT = ("encoder", "adapter", "rank", "backend", "seeds", "status")
 """Columns that a table has whatever they hold; the others only where some row has something in them."""
 
 
@@ -49,9 +49,9 @@ def cells_of_row(row: BoardRow, numbers: Sequence[str]) -> dict[str, str]:
     device = "" if spec.device == "cpu" else f" {spec.device}"
     plain = " plain" if spec.plain else ""  # no shortcut was taken
     return {
-        "rank": rank(row),
         "encoder": f"{spec.encoder}{note}",
         "adapter": row.adapter,
+        "rank": rank(row),
         **{HEADINGS.get(name, name): with_interval(row.metrics.get(name)) for name in numbers},
         "trainable": count(sum(efficiency.trainable.values()) if efficiency and efficiency.trainable else None),
         "train/s": count(_rounded(median(row, "train_samples_per_s"))),

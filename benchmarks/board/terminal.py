@@ -62,7 +62,7 @@ def show_board(
         costs = ("trainable", "train/s", "infer/s", "step MB", "backend", "seeds")
         costs = costs if console.width >= WIDE_COLUMNS else costs[:1]
         failing = any(row.status != "success" for row in members)
-        names = ("rank", "encoder", "adapter", *metrics, *costs, *(["status"] if failing else []))
+        names = ("encoder", "adapter", "rank", *metrics, *costs, *(["status"] if failing else []))
         table = Table(title=Text(one_line(members[0].title)), title_justify="left", padding=(0, 1, 0, 0), box=None)
         for name in names:
             table.add_column(
