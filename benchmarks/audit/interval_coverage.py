@@ -156,7 +156,7 @@ def _holds(ends: tuple[float | None, float | None], value: float) -> bool:
 def main(arguments: list[str] | None = None) -> int:
     """Writes two tables of coverage to the output."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.audit.interval_coverage", description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=1000, help="test sets of each row; rows of seeds take a quarter")
+    parser.add_argument("--repetitions", type=int, default=1000, help="test sets of a row; a quarter for seeds")
     options = parser.parse_args(arguments)
     lines = [f"| subjects | prevalence | {' | '.join(CLUSTERED)} |", "|---" * (2 + len(CLUSTERED)) + "|"]
     for subjects in (30, 100, 300):
