@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medgraft.benchmarks.board.remembered import Computed, key_of, recall, remember
 from medgraft.benchmarks.board.standing import give_standings
 from medgraft.benchmarks.cell.result_files import UnreadableError
 from medgraft.benchmarks.cell.results import CellResult
@@ -19,7 +20,7 @@ from medgraft.benchmarks.external.results import StoredTest, external_beside
 from medgraft.benchmarks.metrics.bootstrap import METHOD, Estimate, left_out_of
 from medgraft.benchmarks.metrics.intervals import few_subjects, joined_interval, pooled_intervals
 from medgraft.benchmarks.metrics.student import Bounds, Ends
-from medgraft.benchmarks.statistics.evidence import Evidence, evidence_of, same_subjects
+from medgraft.benchmarks.statistics.evidence import Evidence, evidence_on, measured_of, same_subjects
 from medgraft.benchmarks.statistics.ranks import BesideFull, Standing
 from medgraft.errors import MedgraftError
 from medgraft.judging import judged, metric_of, objective_of
@@ -121,7 +122,8 @@ def make_row(seeds: Sequence[tuple[Path, CellResult]]) -> BoardRow:
     predictions = [p for path, cell in good if (p := _predictions(path, cell)) is not None]
     as_now = len(good) == 1 and good[0][1].data.get("interval_method") == METHOD
     together = len(predictions) == len(good) > 0 and same_subjects(predictions)
-    pooled = _pooled(predictions, names) if together and not as_now else {}
+    computed = _computed(good, predictions, () if as_now else names) if together else None
+    pooled = computed.intervals if computed is not None else {}
     named = metrics_of(good[0][1]) if good else ()
     for name in names:
         values = [cell.metrics[name] for _, cell in good if name in cell.metrics]
@@ -132,15 +134,27 @@ def make_row(seeds: Sequence[tuple[Path, CellResult]]) -> BoardRow:
     few = good[0][1].data.get("few_subjects", {}) if good else {}
     if predictions:
         few = few_subjects(objective_of(predictions[0]).subjects_by_class(predictions[0]))
-    evidence = evidence_of(predictions, good[0][1].primary) if together else None
+    evidence = None
+    if computed is not None and computed.measured is not None:
+        evidence = evidence_on(predictions[0], computed.measured)
     return BoardRow([cell for _, cell in seeds], metrics, few=few, files=[path for path, _ in seeds], evidence=evidence)
 
 
-def _pooled(predictions: Sequence[Predictions], names: Iterable[str]) -> dict[str, Ends]:
-    """Intervals of the numbers ``names`` over subjects and seeds."""
-    judged_seeds = [judged(p) for p in predictions]
-    metrics = {name: judged_seeds[0].metrics[name] for name in names if name in judged_seeds[0].metrics}
-    return pooled_intervals([each.statistics for each in judged_seeds], left_out_of(predictions[0]), metrics)
+def _computed(
+    seeds: Sequence[tuple[Path, CellResult]], predictions: Sequence[Predictions], names: Iterable[str]
+) -> Computed:
+    """Intervals of the numbers ``names`` over subjects and seeds, and what the row's rank follows from."""
+    key = key_of([path for path, _ in seeds])
+    if key is not None and (known := recall(key)) is not None:
+        return known
+    seen, left_out = [judged(p) for p in predictions], left_out_of(predictions[0])
+    statistics = [each.statistics for each in seen]
+    metrics = {name: seen[0].metrics[name] for name in names if name in seen[0].metrics}
+    intervals = pooled_intervals(statistics, left_out, metrics)
+    found = Computed(intervals, measured_of(statistics, left_out, seeds[0][1].primary))
+    if key is not None:
+        remember(key, found)
+    return found
 
 
 def joined(values: Sequence[Estimate], bounds: Bounds) -> Ends:

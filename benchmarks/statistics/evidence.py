@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,7 @@ import numpy as np
 from medgraft.benchmarks.metrics.bootstrap import left_out_of
 from medgraft.benchmarks.metrics.spread import LeftOut
 from medgraft.benchmarks.statistics.pairs import Measured, measured
-from medgraft.judging import judged
-from medgraft.metric import Predictions
+from medgraft.metric import Predictions, WeightedStatistic
 
 
 @dataclass(frozen=True)
@@ -36,17 +35,21 @@ def same_subjects(predictions: Sequence[Predictions]) -> bool:
     return all(np.array_equal(p.groups, first.groups) and np.array_equal(p.targets, first.targets) for p in predictions)
 
 
-def evidence_of(predictions: Sequence[Predictions], number: str) -> Evidence | None:
-    """What the seeds of a row, all on the same test samples, say of a number; ``None`` where it is undefined."""
-    parts = [judged(p).statistics.get(number) for p in predictions]
-    statistics = [part for part in parts if part is not None]
-    left_out = left_out_of(predictions[0])
-    if len(statistics) < len(parts) or left_out.n_subjects < 2:
+def measured_of(seeds: Sequence[Mapping[str, WeightedStatistic]], left_out: LeftOut, number: str) -> Measured | None:
+    """What the seeds of a row, all on one test split, say of a number; ``None`` where it is undefined."""
+    statistics = [by_name[number] for by_name in seeds if number in by_name]
+    if len(statistics) < len(seeds) or left_out.n_subjects < 2:
         return None
     found = measured(statistics, left_out)
-    if np.isnan(found.values).any():
+    return None if np.isnan(found.values).any() else found
+
+
+def evidence_on(p: Predictions, found: Measured) -> Evidence | None:
+    """What was measured on the test samples of some predictions; ``None`` where it is of other subjects."""
+    left_out = left_out_of(p)
+    if found.influences.shape != left_out.size.shape:
         return None
-    return Evidence(found, left_out, subjects_digest(predictions[0]))
+    return Evidence(found, left_out, subjects_digest(p))
 
 
 def subjects_digest(p: Predictions) -> str:
