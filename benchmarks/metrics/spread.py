@@ -6,11 +6,14 @@ estimate of variance", Annals of Statistics 9, 1981). A subject is left out with
 person are never independent facts.
 
 The subjects of a class are a stratum. Three subjects with a finding tell their own spread with two degrees of freedom,
-however many subjects have none: the variance within each stratum of ``n`` subjects is taken times ``n / (n - 1)``, and
-the degrees of freedom of the sum are Satterthwaite's (Biometrics Bulletin 2, 1946). Of an AUROC of one sample per
-subject this is the interval that Brunner and Munzel ("The nonparametric Behrens-Fisher problem", Biometrical Journal
-42, 2000) take, on the variance of DeLong et al. (1988). What classes differ by counts too, since other test subjects
-would be of other classes: it is no part of an AUROC, and much of an accuracy.
+however many subjects have none: the squared influences within each stratum of ``n`` subjects are taken times
+``n / (n - 1)``, and the degrees of freedom of the sum are Satterthwaite's (Biometrics Bulletin 2, 1946), as Brunner and
+Munzel ("The nonparametric Behrens-Fisher problem", Biometrical Journal 42, 2000) take them for an AUROC. For means over
+all samples that makes the variance unbiased. For a mean within a class, as an AUROC is, leaving one out of ``n`` moves
+it by ``n / (n - 1)`` of its influence already, so that each of the two terms of DeLong et al. (1988) stands times
+``n^2 / (n - 1)^2``: more than unbiased with a handful of subjects, and what makes their intervals hold in simulation
+(:mod:`medgraft.benchmarks.audit.interval_coverage`). What classes differ by counts too, since other test subjects would
+be of other classes: it is no part of an AUROC, and much of an accuracy.
 """
 
 from __future__ import annotations

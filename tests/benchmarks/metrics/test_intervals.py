@@ -171,8 +171,9 @@ def test_the_interval_of_an_auc_of_single_samples_is_brunner_and_munzels_on_the_
     spread = left_out.spread(left_out.influences({"auc": judged(p).statistics["auc_macro"]})["auc"])
     placed = np.subtract.outer(score[y == 1], score[y == 0]) > 0
     parts = [placed.mean(axis=axis).var(ddof=1) / placed.shape[1 - axis] for axis in (0, 1)]
-    # DeLong's variance and Brunner and Munzel's degrees of freedom, but for terms of order 1 / n.
-    assert float(spread.variance) == pytest.approx(sum(parts), rel=0.06)
+    # DeLong's two terms, each times n^2 / (n - 1)^2, and Satterthwaite's degrees of freedom of their sum.
+    parts = [part * (n / (n - 1) * 59 / 60) ** 2 for part, n in zip(parts, (48, 12), strict=True)]
+    assert float(spread.variance) == pytest.approx(sum(parts), rel=1e-9)
     freedom = sum(parts) ** 2 / (parts[0] ** 2 / 47 + parts[1] ** 2 / 11)
-    assert float(spread.freedom) == pytest.approx(freedom, rel=0.1)
+    assert float(spread.freedom) == pytest.approx(freedom, rel=1e-9)
     assert stats.brunnermunzel(score[y == 0], score[y == 1]).pvalue < 0.05
