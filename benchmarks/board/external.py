@@ -84,7 +84,7 @@ class TestedRow:
                 yield f"{self.on}: left out: {left}"
             if few := each.data.get("few_subjects"):
                 counts = ", ".join(f"{name} {count}" for name, count in few.items())
-                yield f"{self.on}: few subjects: {counts}; the intervals are too narrow"
+                yield f"{self.on}: few subjects: {counts}; some intervals may be too narrow"
 
 
 def tested_rows(members: Sequence[BoardRow]) -> list[TestedRow]:

@@ -75,7 +75,7 @@ def show_board(
             table.add_row(*(Text(one_line(texts[name])) for name in names))
         console.print(table)
         for warning in dict.fromkeys(row.warning for row in members if row.warning):
-            say(console, f"{warning} in the test split; the intervals of this table are too narrow")
+            say(console, f"{warning} in the test split; some intervals of this table may be too narrow")
         for note in dict.fromkeys(note for row in members for note in row.notes):
             say(console, note)
         _show_diagnostics(members, console)

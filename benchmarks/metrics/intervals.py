@@ -19,7 +19,11 @@ from medgraft.benchmarks.metrics.student import LEVEL, Bounds, Ends, ends, quant
 from medgraft.metric import Array, Metric, WeightedStatistic, value_of
 
 FEW = 10
-"""Test subjects of a class below which an interval is too narrow: simulated coverage falls under nine in ten."""
+"""Test subjects of a class below which some intervals are too narrow.
+
+In simulation (:mod:`medgraft.benchmarks.audit.interval_coverage`) ten are enough for all metrics, 94% or more. With
+three, 86% of balanced accuracies hold, while AUC and F1 do.
+"""
 
 RESAMPLES = 1000
 

@@ -43,7 +43,7 @@ class Spread:
     """Variance of one statistic over test subjects, or of many: arrays of one shape.
 
     Attributes:
-        variance: Unbiased within strata; ``nan`` where the statistic is undefined without some subject.
+        variance: With the factor of small strata; ``nan`` where the statistic is undefined without some subject.
         freedom: Degrees of freedom of that variance.
         inflation: ``variance`` over what resampling would find, whose spread of ``n`` subjects is too small by
             ``(n - 1) / n``.
