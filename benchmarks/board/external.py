@@ -12,7 +12,7 @@ from medgraft.benchmarks.board.rows import BoardRow, joined, metrics_of
 from medgraft.benchmarks.board.text import with_interval
 from medgraft.benchmarks.external.comparison import drop_over_seeds
 from medgraft.benchmarks.external.results import ExternalResult, StoredTest
-from medgraft.benchmarks.metrics.intervals import Bounds
+from medgraft.benchmarks.metrics.student import Bounds
 from medgraft.judging import metric_of
 from medgraft.metric import Predictions
 
@@ -84,7 +84,7 @@ class TestedRow:
                 yield f"{self.on}: left out: {left}"
             if few := each.data.get("few_subjects"):
                 counts = ", ".join(f"{name} {count}" for name, count in few.items())
-                yield f"{self.on}: few subjects: {counts}; the intervals are too narrow"
+                yield f"{self.on}: few subjects: {counts}; some intervals may be too narrow"
 
 
 def tested_rows(members: Sequence[BoardRow]) -> list[TestedRow]:

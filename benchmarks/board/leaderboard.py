@@ -11,7 +11,7 @@ import pandas as pd
 
 from medgraft.benchmarks.board.adapters import recipe, title
 from medgraft.benchmarks.board.external import tested_rows
-from medgraft.benchmarks.board.markdown import markdown
+from medgraft.benchmarks.board.markdown import MARGIN, markdown
 from medgraft.benchmarks.board.rows import BoardRow, median
 from medgraft.benchmarks.board.text import as_csv
 from medgraft.benchmarks.kernels.results import OperationResult
@@ -43,6 +43,9 @@ def table(rows: Sequence[BoardRow]) -> pd.DataFrame:
             "seeds": len(row.cells),
             "status": row.status,
             "few_subjects": row.warning,
+            "rank": row.standing.rank if row.standing else None,
+            "rank_low": row.standing.low if row.standing else None,
+            "rank_high": row.standing.high if row.standing else None,
             "epochs": cell.spec.train.epochs,
             "recipe": recipe(cell),
             "limit": cell.spec.limit,
@@ -70,12 +73,13 @@ def write_board(
     also: Sequence[str] = (),
     *,
     groups: bool = False,
+    margin: float = MARGIN,
 ) -> tuple[Path, Path]:
     """Writes ``leaderboard.md`` and ``leaderboard.csv``, see :func:`markdown`; returns their paths."""
     text, data = folder / "leaderboard.md", folder / "leaderboard.csv"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        text.write_text(markdown(rows, command, operations, also, groups=groups), encoding="utf-8")
+        text.write_text(markdown(rows, command, operations, also, groups=groups, margin=margin), encoding="utf-8")
         data.write_text(as_csv(table(rows)), encoding="utf-8")
     except OSError as error:
         raise MedgraftError(f"the leaderboard cannot be written to {folder}: {error}; choose another folder") from error

@@ -24,6 +24,9 @@ from medgraft.benchmarks.metrics.intervals import FEW
 from medgraft.commands.plain_text import markdown_code, markdown_text, one_line
 from medgraft.errors import ConfigError
 
+MARGIN = 0.01
+"""Of non-inferiority to full fine-tuning: one point."""
+
 PHANTOM_NOTE = (
     "**PHANTOM**: rows marked so were measured on generated cohorts. They show that the machinery works and how "
     "adapters compare under known conditions; they are no clinical evidence and replicate no paper."
@@ -37,6 +40,7 @@ def markdown(
     also: Sequence[str] = (),
     *,
     groups: bool = False,
+    margin: float = MARGIN,
 ) -> str:
     """The board as Markdown: one table of means per task, then F1 and AUC per class, and the operations at the end.
 
@@ -46,6 +50,7 @@ def markdown(
         operations: See :mod:`medgraft.benchmarks.kernels.results`.
         also: Further metrics to show, in a table of their own.
         groups: Add the primary metric, and those of ``also``, by groups of test subjects.
+        margin: By how much less than full fine-tuning a row may be worse, in the unit of the primary metric.
 
     Raises:
         ConfigError: No row has one of them.
@@ -55,14 +60,17 @@ def markdown(
         raise ConfigError(f"no result has the metric {unknown[0]!r}; they have {', '.join(sorted(numbers))}")
     lines = ["# Leaderboard", "", f"Made by {markdown_code(without_paths(command))}.", ""]
     lines += [
-        "F1 and AUC are means over seeds; brackets hold 95% intervals that resample test subjects and, where a row has "
+        "Numbers are means over seeds; brackets hold 95% intervals over test subjects and, where a row has "
         "several, seeds. They hold what other subjects of the same population and other seeds would change, and not "
         f"another cohort, split or choice of options. With fewer than {FEW} test subjects of a class (*few subjects*, "
-        "with their number) they are too narrow: simulated coverage of 95% intervals falls to nine in ten and below. "
+        "with their number) some are too narrow: with three, a 95% interval of balanced accuracy holds the truth in "
+        "nine of ten test sets. "
         "`train/s` and `infer/s` "
         "are samples per second (training from the cached frozen prefix, inference from prepared inputs), `step MB` is "
-        "the peak of allocated tensors in one training step. Rows of one task are ranked by its primary metric; rows "
-        "whose intervals overlap widely are not shown to differ.",
+        "the peak of allocated tensors in one training step. Rows of one task are ranked by its primary metric. "
+        "Rows share a rank unless the data separate one of them from a better one: paired differences over subjects "
+        "and seeds, by Holm's procedure over the table. Brackets after a rank hold the ranks that the data allow; all "
+        "of a table hold together in 95%.",
         "",
     ]
     if any(row.first.phantom for row in rows):
@@ -71,7 +79,7 @@ def markdown(
     for row in rows:
         tasks[row.section].append(row)
     for members in tasks.values():
-        lines += _task_section(members, also)
+        lines += _task_section(members, also, margin)
         lines += _external_section(members)
         if table := probability_rows(members):
             heads, cells = without_dashes(PROBABILITY_HEADS, table)
@@ -88,6 +96,37 @@ def markdown(
         lines += ["Adapters and how they were trained:", "", *_as_markdown(cells, heads)]
     lines += section(operations)
     return "\n".join(lines) + "\n"
+
+
+def _beside_full(members: Sequence[BoardRow], margin: float) -> list[str]:
+    """Rows beside full fine-tuning of the same encoder: gain, share of its parameters, and whether the margin holds."""
+    rows = [
+        [
+            row.first.spec.encoder,
+            row.adapter,
+            with_interval((found.gain, found.low, found.high)),
+            "-" if found.trainable is None else f"{found.trainable:.2%}",
+            "yes" if found.within(margin) else "not shown",
+        ]
+        for row in members
+        if (found := row.beside_full) is not None
+    ]
+    heads = ["encoder", "adapter", "gain over full fine-tuning", "of its trainable", f"worse by less than {margin:g}"]
+    return ["Beside full fine-tuning, on the same subjects:", "", *_as_markdown(rows, heads)] if rows else []
+
+
+def _unranked(members: Sequence[BoardRow]) -> list[str]:
+    """Rows without a rank, or with a wide interval of it, and why."""
+    said: dict[str, list[str]] = defaultdict(list)
+    for row in members:
+        if row.standing_note:
+            said[row.standing_note].append(f"{row.first.spec.encoder} / {row.adapter}")
+    lines = [f"- {markdown_text(one_line(f'{_some(names)}: {note}', 500))}" for note, names in said.items()]
+    return ["Of ranks:", "", *lines, ""] if lines else []
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more rows" if len(names) > most else "")
 
 
 def _fallbacks(members: Sequence[BoardRow]) -> list[str]:
@@ -127,7 +166,7 @@ def _as_markdown(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> list[st
     ]
 
 
-def _task_section(members: Sequence[BoardRow], also: Sequence[str]) -> list[str]:
+def _task_section(members: Sequence[BoardRow], also: Sequence[str], margin: float) -> list[str]:
     spec = members[0].first.spec
     mark = " (PHANTOM)" if members[0].first.phantom else ""
     data = members[0].first.data
@@ -162,6 +201,8 @@ def _task_section(members: Sequence[BoardRow], also: Sequence[str]) -> list[str]
         ]
         heads = ["encoder", "adapter", *(f"{name}{mark}" for name in named)]
         lines += _as_markdown(further, heads)
+    lines += _beside_full(members, margin)
+    lines += _unranked(members)
     lines += _fallbacks(members)
     lines += _failures(members)
     if reports := [

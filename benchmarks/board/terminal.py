@@ -62,16 +62,20 @@ def show_board(
         costs = ("trainable", "train/s", "infer/s", "step MB", "backend", "seeds")
         costs = costs if console.width >= WIDE_COLUMNS else costs[:1]
         failing = any(row.status != "success" for row in members)
-        names = ("encoder", "adapter", *metrics, *costs, *(["status"] if failing else []))
+        names = ("encoder", "adapter", "rank", *metrics, *costs, *(["status"] if failing else []))
         table = Table(title=Text(one_line(members[0].title)), title_justify="left", padding=(0, 1, 0, 0), box=None)
         for name in names:
-            table.add_column(Text(one_line(name)), overflow="fold", no_wrap=name in metrics or name == "trainable")
+            table.add_column(
+                Text(one_line(name)), overflow="fold", no_wrap=name in metrics or name in ("rank", "trainable")
+            )
         for row in members:
             texts = cells_of_row(row, ()) | {head: brief(row.metrics.get(name)) for head, name in metrics.items()}
+            if console.width < WIDE_COLUMNS:
+                texts["rank"] = texts["rank"].partition(" ")[0]
             table.add_row(*(Text(one_line(texts[name])) for name in names))
         console.print(table)
         for warning in dict.fromkeys(row.warning for row in members if row.warning):
-            say(console, f"{warning} in the test split; the intervals of this table are too narrow")
+            say(console, f"{warning} in the test split; some intervals of this table may be too narrow")
         for note in dict.fromkeys(note for row in members for note in row.notes):
             say(console, note)
         _show_diagnostics(members, console)

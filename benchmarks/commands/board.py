@@ -21,23 +21,31 @@ def leaderboard(
     groups: Annotated[
         bool, typer.Option("--groups", help="Add the primary metric, and --metrics, by sex, age, site and the like.")
     ] = False,
+    margin: Annotated[
+        float | None,
+        typer.Option(help="Which rows are shown to be worse than full fine-tuning by less than this? Default: 0.01."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Build the leaderboard from any folders of results."""
     with guarded(debug=debug, resumes=False):
         from medgraft.benchmarks.board.leaderboard import write_board
+        from medgraft.benchmarks.board.markdown import MARGIN
         from medgraft.benchmarks.board.rows import board_rows
         from medgraft.benchmarks.board.terminal import show_board
         from medgraft.benchmarks.kernels.results import read_operations
+        from medgraft.benchmarks.statistics.comparison import checked_margin
         from medgraft.errors import MedgraftError
 
         rows, operations = board_rows(results), read_operations(results)
         if not rows and not operations:
             raise MedgraftError(f"no readable result below {', '.join(map(str, results))}")
         also = listed(metrics, "--metrics") or []
+        kept = checked_margin(MARGIN if margin is None else margin)
         options = [*(["--metrics", metrics] if metrics else []), *(["--groups"] if groups else [])]
+        options += [] if margin is None else ["--margin", f"{margin:g}"]
         command = shlex.join(["medgraft", "leaderboard", *map(str, results), *options])
-        text, data = write_board(rows, out, command, operations, also, groups=groups)
+        text, data = write_board(rows, out, command, operations, also, groups=groups, margin=kept)
         show_board(rows, groups=groups, also=also)
         typer.echo(f"written: {text}, {data}")
 

@@ -1,0 +1,114 @@
+"""Ranks of the rows of a board, table by table."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medgraft.benchmarks.cell.results import CellResult
+from medgraft.benchmarks.metrics.student import quantile
+from medgraft.benchmarks.statistics.pairs import differences
+from medgraft.benchmarks.statistics.ranks import BesideFull, Contender, standings
+
+if TYPE_CHECKING:  # rows have their standing from here
+    from medgraft.benchmarks.board.rows import BoardRow
+
+NO_VALUE = "its metric is undefined, or no seed succeeded"
+NO_INTERVAL = "its metric has no interval"
+OTHER_SPLIT = "it was tested on other subjects than the other rows of its table"
+FULL = "full_finetune"
+"""Adapter that trains the whole encoder."""
+
+NO_PREDICTIONS = "its predictions are not at hand, so its rank interval is wider than they would make it"
+
+
+def give_standings(rows: Sequence[BoardRow], upwards: Callable[[CellResult], bool]) -> None:
+    """Gives each row its standing in its table, or the reason why it has none.
+
+    A table ranks the rows that were tested on the same subjects: the most of them where there are several groups. A
+    row whose predictions are not at hand is told from others by its interval alone.
+
+    Args:
+        rows: Of a board; their evidence is dropped afterwards.
+        upwards: Whether more of a result's primary metric is better.
+    """
+    tables: dict[tuple[bool, str, str, str, str], list[BoardRow]] = defaultdict(list)
+    for row in rows:
+        tables[*row.section, row.first.primary].append(row)
+    for members in tables.values():
+        _rank_table(members, upwards)
+    for row in rows:
+        row.evidence = None
+
+
+def _rank_table(members: Sequence[BoardRow], upwards: Callable[[CellResult], bool]) -> None:
+    known: list[tuple[BoardRow, Contender]] = []
+    for row in members:
+        contender = _contender(row)
+        if isinstance(contender, str):
+            row.standing_note = contender
+        else:
+            known.append((row, contender))
+    if not known:
+        return
+    splits = Counter(_split(row) for row, _ in known)
+    split = max(splits, key=lambda name: (splits[name], name))
+    for row, _ in known:
+        row.standing_note = OTHER_SPLIT if _split(row) != split else ""
+    known = [(row, contender) for row, contender in known if not row.standing_note]
+    digests = Counter(row.evidence.subjects for row, _ in known if row.evidence is not None)
+    digest = max(digests, key=lambda name: (digests[name], name)) if digests else ""
+    left_out, contenders = None, list[Contender]()
+    for row, contender in known:
+        paired = row.evidence is not None and row.evidence.subjects == digest
+        if row.evidence is not None and paired:
+            left_out = row.evidence.left_out
+        else:
+            row.standing_note = NO_PREDICTIONS
+        measured = row.evidence.measured if row.evidence is not None and paired else None
+        contenders.append(Contender(contender.value, contender.low, contender.high, measured))
+    _beside_full([row for row, _ in known], digest, upwards)
+    found = standings(contenders, left_out, higher_is_better=upwards(known[0][0].first))
+    for (row, _), standing in zip(known, found, strict=True):
+        row.standing = standing
+
+
+def _beside_full(members: Sequence[BoardRow], digest: str, upwards: Callable[[CellResult], bool]) -> None:
+    """Gives the rows of a table their gain over full fine-tuning of the same encoder, where there is one such row."""
+    paired = [row for row in members if row.evidence is not None and row.evidence.subjects == digest]
+    for encoder in dict.fromkeys(row.first.spec.encoder for row in paired):
+        rows = [row for row in paired if row.first.spec.encoder == encoder]
+        full = [row for row in rows if row.first.spec.adapter == FULL]
+        if len(full) != 1 or full[0].evidence is None:
+            continue
+        others = [row for row in rows if row is not full[0] and row.evidence is not None]
+        measured = [full[0].evidence.measured, *(row.evidence.measured for row in others if row.evidence is not None)]
+        found = differences(measured, [(i, 0) for i in range(1, len(measured))], full[0].evidence.left_out)
+        sign = 1.0 if upwards(full[0].first) else -1.0
+        for row, value, variance, freedom in zip(others, found.value, found.variance, found.freedom, strict=True):
+            if not np.isnan(variance):
+                half = quantile(float(freedom)) * float(np.sqrt(variance))
+                gain = sign * float(value)
+                row.beside_full = BesideFull(gain, gain - half, gain + half, _share(row, full[0]))
+
+
+def _share(row: BoardRow, full: BoardRow) -> float | None:
+    counts = [sum(each.first.efficiency.trainable.values()) if each.first.efficiency else 0 for each in (row, full)]
+    return counts[0] / counts[1] if counts[1] else None
+
+
+def _contender(row: BoardRow) -> Contender | str:
+    """A row's number with its interval, or why it has none to be ranked by."""
+    value, low, high = row.metrics.get(row.first.primary, (None, None, None))
+    if value is None:
+        return NO_VALUE
+    if low is None or high is None:
+        return NO_INTERVAL
+    return Contender(value, low, high)
+
+
+def _split(row: BoardRow) -> str:
+    return str(row.first.data.get("split_hash", ""))

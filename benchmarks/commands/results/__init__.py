@@ -1,0 +1,1 @@
+"""Commands that read results and answer in the terminal: ``compare``."""
