@@ -52,6 +52,11 @@ class LinearProbe(Adapter):
     variant_field = "solver"
 
     @property
+    def trained_by_steps(self) -> bool:
+        """Only by gradient descent."""
+        return self.config.solver == "sgd"
+
+    @property
     def refit_head(self) -> bool:
         """Unless gradient descent was asked for."""
         return self.config.solver == "lbfgs"

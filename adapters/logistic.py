@@ -38,6 +38,11 @@ class Logistic(LinearProbe):
     config: Config
 
     @property
+    def trained_by_steps(self) -> bool:
+        """Never: the head is solved."""
+        return False
+
+    @property
     def refit_head(self) -> bool:
         """Always."""
         return True

@@ -21,6 +21,7 @@ from medgraft.attachment.hooks import HALVES
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError, UnknownNameError
 from medgraft.options import Option
+from medgraft.knobs import SizeKnob
 from medgraft.sites import Site, match_sites
 
 NAME = "default"
@@ -81,6 +82,13 @@ class PeftAdapter(Adapter):
             self.misfit = "it does not act on layers that one can name"
         if not self.misfit:
             self._peft_config(["x"])  # says here what is wrong with the options
+
+    @property
+    def size_knob(self) -> SizeKnob | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The rank, of methods that have one."""
+        if self.misfit or "r" not in {field.name for field in dataclasses.fields(self._kind())}:
+            return None
+        return SizeKnob("options.r")
 
     @classmethod
     def variant_options(cls, variant: str | None) -> Sequence[Option]:
