@@ -26,7 +26,7 @@ ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("sweep", "board", "launch", "export", "predict"),
         ("explain",),
         ("cell", "external", "measure", "prepare"),
-        ("training", "prefix_cache", "tasks", "calibration"),
+        ("training", "prefix_cache", "tasks", "calibration", "statistics"),
         ("objectives", "metrics", "cohorts", "phantoms"),
     ),
     "plugins": (("adapters", "adapters/parts", "adapters/kernels", "encoders", "encoders/parts"),),

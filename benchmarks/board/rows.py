@@ -19,6 +19,7 @@ from medgraft.benchmarks.cell.verification import Verified, stored_predictions, 
 from medgraft.benchmarks.external.results import StoredTest, external_beside
 from medgraft.benchmarks.metrics.bootstrap import Estimate
 from medgraft.benchmarks.metrics.intervals import Bounds, Ends, few_subjects, joined_interval, pooled_intervals
+from medgraft.benchmarks.statistics.ranks import Standing
 from medgraft.errors import MedgraftError
 from medgraft.judging import judged, metric_of, objective_of
 from medgraft.metric import Predictions
@@ -36,6 +37,8 @@ class BoardRow:
         unverified: Seeds whose metrics could not be checked, for want of readable predictions beside them.
         few: Classes with too few test subjects for their intervals to hold, and how many there are.
         tests: Of each seed that was tested on other cohorts, these tests.
+        conflicts: What other results of the same keys say otherwise, in words.
+        standing: Its rank in its table; ``None`` where the data say nothing of it.
     """
 
     cells: list[CellResult]
@@ -44,6 +47,8 @@ class BoardRow:
     unverified: int = 0
     few: Mapping[str, int] = field(default_factory=dict)
     tests: Sequence[Sequence[StoredTest]] = ()
+    conflicts: tuple[str, ...] = ()
+    standing: Standing | None = None
 
     @property
     def section(self) -> tuple[bool, str, str, str]:
@@ -76,8 +81,8 @@ class BoardRow:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the task says that a reader must know of its data."""
-        return tuple(self.first.data.get("notes", ()))
+        """What a reader must know: what the task says of its data, and results that were found twice."""
+        return (*self.first.data.get("notes", ()), *self.conflicts)
 
     @property
     def status(self) -> str:
@@ -163,6 +168,7 @@ def board_rows(folders: Iterable[Path]) -> list[BoardRow]:
     for seeds in groups.values():
         rows.append(make_row([(each.path, each.cell) for each in seeds]))
         rows[-1].unverified = sum(bool(each.unverified) for each in seeds)
+        rows[-1].conflicts = tuple(each.conflict for each in seeds if each.conflict)
         rows[-1].tests = [tests[each.path] for each in seeds if each.path in tests]
     _note_differences(rows)
 

@@ -20,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from medgraft.benchmarks.calibration.conformal import COVERAGE, Method
 from medgraft.benchmarks.calibration.summary import Calibration
+from medgraft.benchmarks.cell.left_out import LeftOut
+from medgraft.benchmarks.cell.migrations import SCHEMA_VERSION, migrated
 from medgraft.benchmarks.cell.result_files import KEPT, UnreadableError, files_below, read_json
 from medgraft.benchmarks.metrics.bootstrap import Estimate
 from medgraft.benchmarks.metrics.groups import Groups
@@ -30,11 +32,6 @@ from medgraft.registry import TrainDefaults
 from medgraft.task_names import current_name, name_in_keys
 
 logger = logging.getLogger(__name__)
-
-SCHEMA_VERSION = 4
-READABLE_SCHEMAS = (1, 2, 3, 4)
-"""Version 2 added the adapters' diagnostics, version 3 the operations' forms and the cache, version 4 the log, the
-stage of a failure and the status ``killed``; older results have none."""
 
 NUMBERS_VERSION = 6
 """Raised when a change of the harness changes numbers that no other part of a cell's key tells apart.
@@ -399,21 +396,32 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     write_atomically(path, lambda handle: np.savez_compressed(handle, **arrays))
 
 
+WRONG_KEY = "whose key is not that of what defines them"
+"""Kind of :class:`UnreadableError` of a result whose specification somebody edited."""
+
+
+def read_result(path: Path) -> CellResult:
+    """The result in a file, of any known version of the schema, its key checked and nothing else.
+
+    Raises:
+        UnreadableError: It is none, of an unknown version, or its key is not that of its specification.
+    """
+    data = migrated(read_json(path))
+    try:
+        result = CellResult.model_validate(data)
+    except ValidationError as error:
+        raise UnreadableError(f"it is not a readable result: {one_line(readable(error), 300)}") from error
+    if result.key != result.spec.key() and result.key != _key_as_written(data["spec"]):
+        raise UnreadableError("its key is not that of its specification", WRONG_KEY)
+    return result
+
+
 def _read(path: Path) -> CellResult | None:
     try:
-        data = read_json(path)
-        if data.get("schema_version") not in READABLE_SCHEMAS:
-            version = one_line(str(data.get("schema_version")), 40)
-            logger.warning("%s has schema version %s, not %s; left out", path, version, SCHEMA_VERSION)
-            return None
-        result = CellResult.model_validate(data)
-        if result.key != result.spec.key() and result.key != _key_as_written(data["spec"]):
-            raise UnreadableError("its key is not that of its specification")
-    except (UnreadableError, ValidationError) as error:
-        text = readable(error) if isinstance(error, ValidationError) else str(error)
-        logger.warning("%s is not a readable result and is left out: %s", path, one_line(text, 300))
+        return read_result(path)
+    except UnreadableError as error:
+        logger.warning("%s is left out: %s", path, error)
         return None
-    return result
 
 
 def _key_as_written(spec: Mapping[str, Any]) -> str:
@@ -422,8 +430,12 @@ def _key_as_written(spec: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def read_candidates(folders: Iterable[Path]) -> Iterator[tuple[Path, CellResult]]:
+def read_candidates(folders: Iterable[Path], left_out: LeftOut) -> Iterator[tuple[Path, CellResult]]:
     """All readable results below the folders, several of one key where there are.
+
+    Args:
+        folders: Of results.
+        left_out: Takes the files that are no results.
 
     Raises:
         MedgraftError: A folder does not exist.
@@ -432,8 +444,14 @@ def read_candidates(folders: Iterable[Path]) -> Iterator[tuple[Path, CellResult]
         if not Path(folder).is_dir():
             raise MedgraftError(f"results folder {folder} does not exist")
         for path in files_below(Path(folder), ".json"):
-            if not path.name.endswith((OPERATION_SUFFIX, EXTERNAL_SUFFIX)) and (result := _read(path)) is not None:
-                yield path, result
+            if path.name.endswith((OPERATION_SUFFIX, EXTERNAL_SUFFIX)):
+                continue
+            try:
+                result = read_result(path)
+            except UnreadableError as error:
+                left_out.add(path, error)
+                continue
+            yield path, result
 
 
 def read_results(folders: Iterable[Path]) -> Iterator[tuple[Path, CellResult]]:
@@ -446,7 +464,9 @@ def read_results(folders: Iterable[Path]) -> Iterator[tuple[Path, CellResult]]:
         MedgraftError: A folder does not exist.
     """
     results: dict[str, tuple[Path, CellResult]] = {}
-    for path, result in read_candidates(folders):
+    left_out = LeftOut()
+    for path, result in read_candidates(folders, left_out):
         if result.key not in results or (results[result.key][1].status != "success" and result.status == "success"):
             results[result.key] = (path, result)
+    left_out.tell()
     yield from results.values()

@@ -22,7 +22,8 @@ from medgraft.benchmarks.cell.results import (
     write_arrays,
     write_atomically,
 )
-from medgraft.benchmarks.cell.verification import TOLERANCE, shape_problem
+from medgraft.benchmarks.cell.duplicates import TOLERANCE
+from medgraft.benchmarks.cell.verification import shape_problem
 from medgraft.benchmarks.external.spec import ExternalSpec, ExternalTest
 from medgraft.benchmarks.metrics.bootstrap import Estimate
 from medgraft.commands.plain_text import one_line

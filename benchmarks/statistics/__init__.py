@@ -1,0 +1,1 @@
+"""What the data say of several rows: which differ, by how much, and which ranks they may have."""
