@@ -33,6 +33,7 @@ class LinearProbe(Adapter):
     train_defaults = MappingProxyType(
         {"epochs": 60}
     )  # of dense heads and linear_probe:sgd; a logistic regression has none
+    search = MappingProxyType({"pooling": ("encoder", "cls", "mean", "cls+mean")})
     text_padding = 0
 
     class Config(AdapterConfig):

@@ -20,8 +20,8 @@ from medgraft.adapters.parts.placement import check_rank
 from medgraft.attachment.hooks import HALVES
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError, UnknownNameError
-from medgraft.options import Option
 from medgraft.knobs import SizeKnob
+from medgraft.options import Option
 from medgraft.sites import Site, match_sites
 
 NAME = "default"

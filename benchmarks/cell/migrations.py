@@ -17,7 +17,7 @@ from typing import Any
 from medgraft.benchmarks.cell.result_files import UnreadableError
 from medgraft.commands.plain_text import one_line
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 Document = dict[str, Any]
 
@@ -40,7 +40,17 @@ def _with_stage(document: Document) -> Document:
     return {"stage": "", "log": ""} | document
 
 
-STEPS: Mapping[int, Callable[[Document], Document]] = {1: _with_diagnostics, 2: _with_operations, 3: _with_stage}
+def _with_fairness(document: Document) -> Document:
+    """Version 5 added tuning, size, versions of the metrics, which were all 1 before it, and suites."""
+    return {"tuning": None, "sizing": None, "metric_versions": {}, "suites": []} | document
+
+
+STEPS: Mapping[int, Callable[[Document], Document]] = {
+    1: _with_diagnostics,
+    2: _with_operations,
+    3: _with_stage,
+    4: _with_fairness,
+}
 """Version -> what makes a file of it one of the next version."""
 
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from medgraft.benchmarks.calibration.conformal import COVERAGE, Method
 from medgraft.benchmarks.calibration.summary import Calibration
+from medgraft.benchmarks.cell.fairness import Sizing, Tuning
 from medgraft.benchmarks.cell.left_out import LeftOut
 from medgraft.benchmarks.cell.migrations import SCHEMA_VERSION, migrated
 from medgraft.benchmarks.cell.result_files import KEPT, UnreadableError, files_below, read_json
@@ -51,6 +52,8 @@ LATER_FIELDS = {
     "sets": "lac",
     "coverage": COVERAGE,
     "sets_by_class": False,
+    "tune": 0,
+    "budget": None,
 }
 """Fields that came later -> the value that means what it was before them."""
 
@@ -59,6 +62,9 @@ OPERATION_SUFFIX = ".ops.json"
 
 EXTERNAL_SUFFIX = ".external.json"
 """Ending of the files of tests on another cohort, which lie beside the cells whose grafts were tested."""
+
+TRIAL_SUFFIX = ".trial.json"
+"""Ending of the files of trials of ``--tune``, in a folder beside the cells whose options they chose."""
 
 Status = Literal["success", "error", "oom", "timeout", "killed"]
 """``oom`` is lack of memory that the kernel or the library reports; ``killed`` a worker that somebody ended."""
@@ -114,6 +120,8 @@ class CellSpec(_Model):
         sets: Score of the conformal sets, see :mod:`medgraft.benchmarks.calibration.conformal`.
         coverage: Share of the sets that should hold the right class.
         sets_by_class: Each class is to be covered so often.
+        tune: Trials by which options and training were chosen on validation samples; 0 for an untuned row.
+        budget: Trainable parameters that the adapter was scaled to by its size knob; ``None`` for its own size.
         plugins: Versions of the foreign distributions that take part.
         numbers_version: See :data:`NUMBERS_VERSION`.
     """
@@ -139,6 +147,8 @@ class CellSpec(_Model):
     sets: Method = "lac"
     coverage: float = Field(COVERAGE, gt=0, lt=1)
     sets_by_class: bool = False
+    tune: int = Field(0, ge=0)
+    budget: int | None = Field(None, ge=1)
     plugins: dict[str, str] = Field(default_factory=dict)
     numbers_version: int = NUMBERS_VERSION
 
@@ -221,7 +231,9 @@ class CellResult(_Model):
     was chosen; ``diagnostics`` holds what an adapter reports of itself on the samples that were predicted, by adapter;
     ``ops`` which form each shared operation ran in; ``cache`` the entries that were read, each with the ``source`` that
     this cell made it of and the arrays that are ``float32`` because half precision cannot hold them, and ``hit_rate``,
-    the share of rows read, sources included, that this cell did not have to compute.
+    the share of rows read, sources included, that this cell did not have to compute. ``tuning`` is how the row's
+    options were chosen and ``sizing`` how large it is beside its budget, where it has one; ``metric_versions`` says
+    with which definition each number was made, and ``suites`` in which suites it was asked for.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -244,6 +256,10 @@ class CellResult(_Model):
     diagnostics: dict[str, Any] = Field(default_factory=dict)
     ops: dict[str, list[OpUse]] = Field(default_factory=dict)
     cache: dict[str, Any] = Field(default_factory=dict)
+    tuning: Tuning | None = None
+    sizing: Sizing | None = None
+    metric_versions: dict[str, int] = Field(default_factory=dict)
+    suites: list[str] = Field(default_factory=list)
     plugins: list[dict[str, str]] = Field(default_factory=list)
     env: dict[str, Any] = Field(default_factory=dict)
     timing: dict[str, float] = Field(default_factory=dict)
@@ -444,7 +460,7 @@ def read_candidates(folders: Iterable[Path], left_out: LeftOut) -> Iterator[tupl
         if not Path(folder).is_dir():
             raise MedgraftError(f"results folder {folder} does not exist")
         for path in files_below(Path(folder), ".json"):
-            if path.name.endswith((OPERATION_SUFFIX, EXTERNAL_SUFFIX)):
+            if path.name.endswith((OPERATION_SUFFIX, EXTERNAL_SUFFIX, TRIAL_SUFFIX)):
                 continue
             try:
                 result = read_result(path)

@@ -62,6 +62,10 @@ def run_cell(job: Job, progress: Progress, folder: Path | None = None) -> tuple[
     torch.use_deterministic_algorithms(True, warn_only=True)
     clock = {"start": time.perf_counter()}
     with operations(job.spec) as record:
+        if job.trial:
+            from medgraft.benchmarks.cell.trial import run_trial
+
+            return run_trial(job, progress), {}
         return _run_steps(job, record, progress, clock, folder)
 
 
@@ -149,6 +153,10 @@ def _result(
         diagnostics=evaluated.diagnostics,
         ops=uses_of(record),
         cache=description.describe_cache(ready),
+        tuning=job.tuning,
+        sizing=description.describe_size(ready),
+        metric_versions=evaluated.metric_versions,
+        suites=job.suites,
         plugins=description.plugins_of(job.spec),
         env=environment.describe(job.spec.threads),
         timing={name: round(at - marks[i][1], 3) for i, (name, at) in enumerate(marks[1:])},

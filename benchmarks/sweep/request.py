@@ -18,6 +18,7 @@ from medgraft.errors import ConfigError, MedgraftError, UnknownNameError
 from medgraft.files.documents import read_yaml
 from medgraft.options import Options, Seed, checked
 from medgraft.registry import PresetEntry, catalogue
+from medgraft.sizing import parse_count
 from medgraft.task_names import current_name, expand_where_known
 
 LISTS = ("adapters", "encoders", "tasks", "test_on")
@@ -56,6 +57,8 @@ class Sweep(Options):
         sets_by_class: Each class is to be covered so often, and not only all together.
         keep: Trained grafts to keep beside their results: ``all`` (or ``adapters``), or of each row the seed that is
             ``best`` on validation samples.
+        tune: Trials by which each row's options and training are chosen on validation samples; 0 leaves them alone.
+        budget: Trainable parameters that each adapter is scaled to by its size knob, as a number or such as ``1M``.
         baselines: Add the reference rows.
         verify: Read every file of the cohorts again to tell whether they are what they were.
         options: Adapter, task or launcher name -> its options; those of an adapter also hold where it is part of a
@@ -93,6 +96,8 @@ class Sweep(Options):
     coverage: float = Field(COVERAGE, gt=0, lt=1)
     sets_by_class: bool = False
     keep: Literal["none", "best", "all"] = "none"
+    tune: int = Field(0, ge=0, le=10_000)
+    budget: int | None = Field(None, ge=1)
     baselines: bool = True
     verify: bool = False
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -132,6 +137,14 @@ class Sweep(Options):
     @classmethod
     def _all_adapters(cls, keep: Any) -> Any:
         return "all" if keep == "adapters" else keep
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _is_count(cls, value: Any) -> Any:
+        try:
+            return parse_count(value) if isinstance(value, str) else value
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
 
     @field_validator("cache_size")
     @classmethod

@@ -21,6 +21,7 @@ from medgraft.benchmarks.sweep.external import untested_cells
 from medgraft.benchmarks.sweep.keeping import keep_best, kept_folders, without_graft
 from medgraft.benchmarks.sweep.plan import Plan, make_plan, resources_of
 from medgraft.benchmarks.sweep.request import Sweep
+from medgraft.benchmarks.sweep.tuning import tuned
 from medgraft.commands.console import say as say_error
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import MedgraftError
@@ -48,6 +49,8 @@ def show_plan(sweep: Sweep) -> None:
         table.add_row(*(Text(one_line(text)) for text in texts))
     console.print(table)
     console.print(f"{len(plan.cells)} cells")
+    if plan.spaces:
+        say(console, f"before them {sweep.tune} trials at most of each of {len(plan.spaces)} rows")
     show_skipped(plan, console)
 
 
@@ -58,6 +61,8 @@ def show_skipped(plan: Plan, console: Console) -> None:
         say(console, f"skipped {row.task} / {row.encoder} / {name}: {reason}")
     for reason in plan.untested:
         say(console, reason)
+    for row in plan.untuned:
+        say(console, f"{row.task} / {row.encoder} / {row.adapter} has nothing to tune and stands as it is")
 
 
 def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = False) -> bool:
@@ -77,6 +82,8 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
     store.check_writable()
     plan = make_plan(sweep, console)
     show_skipped(plan, console)
+    if sweep.tune:
+        plan = tuned(plan, sweep, store, console, fresh=fresh, verbose=verbose)
     stored = {} if fresh else {cell.key(): verified(store.path(cell), store.get(cell)) for cell in plan.cells}
     kept = {key for key, result in stored.items() if result is not None and result.status == "success"}
     finished = [cell for cell in plan.cells if cell.key() in kept]
@@ -142,7 +149,16 @@ def _run(
     launcher = make_launcher(sweep.launcher, sweep.options.get(sweep.launcher, {}), resources)
     display = Display(console, missing, min(launcher.slots(), len(missing)))
     keep = sweep.keep != "none"
-    runs = Runs(store, plan.cohorts, launcher, sweep.launcher, verbose=verbose, keep=keep, external=plan.external)
+    runs = Runs(
+        store,
+        plan.cohorts,
+        launcher,
+        sweep.launcher,
+        verbose=verbose,
+        keep=keep,
+        external=plan.external,
+        tunings=plan.tunings,
+    )
     with display.progress:
         done = runs.run(missing, Events(display.tick, display.finished))
     return [result for result in done if result.status != "success"]

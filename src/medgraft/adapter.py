@@ -84,8 +84,9 @@ class Adapter(EarlierNames, nn.Module):
             :class:`medgraft.registry.TrainDefaults`; what is not named keeps that class's default.
         size_knob: The option that scales its trainable parameters, for comparisons at equal size; ``None`` where it
             has none, or none that a whole number turns.
-        search: Options that are worth a search -> the values to try, five of each, the default among them. A tuned row
-            searches the first two; the others of its four dimensions are those of training.
+        search: Options that are worth a search -> the values to try, the default among them. A row that trains
+            searches the first two that have five values, and training; one that trains nothing all of them, however
+            many values they have.
         token_wise: Inside the encoder it treats each token by itself, and it reads no token of the features; a head on
             the CLS token may then leave the other rows of the last block out
             (:class:`medgraft.fast.cls_block.ClsReadOut`).

@@ -42,3 +42,8 @@ class SizeKnob:
         if not table:
             return {**options, entry: value}
         return {**options, table: {**options.get(table, {}), entry: value}}
+
+    def value_in(self, options: Mapping[str, Any]) -> int | None:
+        """What the knob is set to in options of the adapter; ``None`` where they leave it to a default."""
+        table, _, entry = self.option.rpartition(".")
+        return (options.get(table, {}) if table else options).get(entry)

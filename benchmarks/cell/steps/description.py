@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from medgraft.benchmarks.cell.fairness import Sizing
 from medgraft.benchmarks.cell.results import CellSpec
 from medgraft.benchmarks.cell.steps.evaluation import Evaluated
 from medgraft.benchmarks.cell.steps.loading import Loaded
@@ -85,6 +86,19 @@ def describe_adapters(ready: Ready) -> dict[str, Any]:
         }
         for name, adapter in ready.grafted.named_adapters()
     }
+
+
+def describe_size(ready: Ready) -> Sizing | None:
+    """How large the adapters are beside their budget; ``None`` without one."""
+    if (budget := ready.spec.budget) is None:
+        return None
+    reached = sum(count for part, count in ready.grafted.trainable_count().items() if part != "head")
+    knobs = {}
+    for part, adapter in ready.grafted.named_adapters():
+        if adapter.size_knob is not None and not knobs:  # of several the first is scaled
+            knobs[f"{part}.{adapter.size_knob.option}"] = adapter.size_knob.value_in(adapter.config.model_dump())
+    knobs = {name: value for name, value in knobs.items() if value is not None}
+    return Sizing(budget=budget, reached=reached, share=reached / budget, knobs=knobs)
 
 
 def plugins_of(spec: CellSpec) -> list[dict[str, str]]:
