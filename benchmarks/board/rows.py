@@ -37,6 +37,7 @@ class BoardRow:
         unverified: Seeds whose metrics could not be checked, for want of readable predictions beside them.
         few: Classes with too few test subjects for their intervals to hold, and how many there are.
         tests: Of each seed that was tested on other cohorts, these tests.
+        files: Of each of the cells, its file.
         standing: Its rank in its table; ``None`` where the data say nothing of it.
     """
 
@@ -46,6 +47,7 @@ class BoardRow:
     unverified: int = 0
     few: Mapping[str, int] = field(default_factory=dict)
     tests: Sequence[Sequence[StoredTest]] = ()
+    files: Sequence[Path] = ()
     standing: Standing | None = None
 
     @property
@@ -125,7 +127,7 @@ def make_row(seeds: Sequence[tuple[Path, CellResult]]) -> BoardRow:
     few = good[0][1].data.get("few_subjects", {}) if good else {}
     if predictions:
         few = few_subjects(objective_of(predictions[0]).subjects_by_class(predictions[0]))
-    return BoardRow([cell for _, cell in seeds], metrics, few=few)
+    return BoardRow([cell for _, cell in seeds], metrics, few=few, files=[path for path, _ in seeds])
 
 
 def _pooled(predictions: Sequence[Predictions], names: Iterable[str]) -> dict[str, Ends]:
