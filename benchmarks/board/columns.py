@@ -19,13 +19,20 @@ KEPT = ("encoder", "adapter", "backend", "seeds", "status")
 
 
 def numbers_shown(cell: CellResult) -> tuple[str, ...]:
-    """Numbers that a table shows first: those that the result's objective names, the primary one among them.
+    """Numbers that a table shows first: the primary one, then those that the result's objective names.
 
     Where the objective is not installed here, those of classes if the result has them.
     """
     named = _columns_of_objective(str(cell.data.get("objective", ""))) or tuple(HEADINGS)
     shown = tuple(name for name in named if name in cell.metrics or not cell.metrics)
-    return shown if cell.primary in shown or cell.primary not in cell.metrics else (cell.primary, *shown)
+    first = [cell.primary] if cell.primary in (*shown, *cell.metrics) else []
+    return tuple(dict.fromkeys([*first, *shown]))
+
+
+def speaking(members: Sequence[BoardRow]) -> CellResult:
+    """The result that says what a table is about: the first that has numbers, since one that failed knows no metric."""
+    cells = [cell for row in members for cell in row.cells]
+    return next((cell for cell in cells if cell.metrics), cells[0])
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from medgraft.benchmarks.board.adapters import HEADS, adapter_rows, without_dashes
-from medgraft.benchmarks.board.columns import KEPT, cells_of_row, numbers_shown
+from medgraft.benchmarks.board.columns import KEPT, cells_of_row, numbers_shown, speaking
 from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
 from medgraft.benchmarks.board.external import HEADS as EXTERNAL_HEADS
 from medgraft.benchmarks.board.external import tested_rows
@@ -76,7 +76,7 @@ def markdown(
         if table := probability_rows(members):
             heads, cells = without_dashes(PROBABILITY_HEADS, table)
             lines += ["Probabilities and conformal sets:", "", *_as_markdown(cells, heads)]
-        for metric in dict.fromkeys([members[0].first.primary, *also]) if groups else ():
+        for metric in dict.fromkeys([speaking(members).primary, *also]) if groups else ():
             if table := group_rows(members, metric):
                 lines += [
                     f"By groups of test subjects, {markdown_code(metric)}:",
@@ -130,7 +130,8 @@ def _as_markdown(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> list[st
 def _task_section(members: Sequence[BoardRow], also: Sequence[str]) -> list[str]:
     spec = members[0].first.spec
     mark = " (PHANTOM)" if members[0].first.phantom else ""
-    data = members[0].first.data
+    speaker = speaking(members)
+    data = speaker.data
     facts = [f"Cohort revision {markdown_code(spec.cohort.revision)}"]
     if spec.task_options:
         options = ", ".join(f"{name} {value}" for name, value in spec.task_options.items())
@@ -145,11 +146,11 @@ def _task_section(members: Sequence[BoardRow], also: Sequence[str]) -> list[str]
         facts.append(f"generator {markdown_text(data['generator'])}")
     if data.get("bayes_f1_macro") is not None:
         facts.append(f"Bayes-optimal F1 macro {data['bayes_f1_macro']:.3f}")
-    ranked = f"Ranked by {markdown_code(members[0].first.primary)}."
+    ranked = f"Ranked by {markdown_code(speaker.primary)}."
     lines = [f"## {markdown_text(members[0].title)}", "", f"{'; '.join(facts)}. {ranked}", ""]
     if notes := dict.fromkeys(note for row in members for note in row.notes):
         lines += [f"Of the data: {markdown_text('; '.join(notes))}.", ""]
-    numbers = numbers_shown(members[0].first)
+    numbers = numbers_shown(speaker)
     rows = [cells_of_row(row, numbers) for row in members]
     keep = KEPT if any(row.metrics for row in members) else tuple(rows[0])
     heads, cells = without_dashes(tuple(rows[0]), [list(row.values()) for row in rows], keep)

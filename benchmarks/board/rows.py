@@ -38,6 +38,7 @@ class BoardRow:
         few: Classes with too few test subjects for their intervals to hold, and how many there are.
         tests: Of each seed that was tested on other cohorts, these tests.
         conflicts: What other results of the same keys say otherwise, in words.
+        files: Of each of the cells, its file.
         standing: Its rank in its table; ``None`` where the data say nothing of it.
     """
 
@@ -48,6 +49,7 @@ class BoardRow:
     few: Mapping[str, int] = field(default_factory=dict)
     tests: Sequence[Sequence[StoredTest]] = ()
     conflicts: tuple[str, ...] = ()
+    files: Sequence[Path] = ()
     standing: Standing | None = None
 
     @property
@@ -127,7 +129,7 @@ def make_row(seeds: Sequence[tuple[Path, CellResult]]) -> BoardRow:
     few = good[0][1].data.get("few_subjects", {}) if good else {}
     if predictions:
         few = few_subjects(objective_of(predictions[0]).subjects_by_class(predictions[0]))
-    return BoardRow([cell for _, cell in seeds], metrics, few=few)
+    return BoardRow([cell for _, cell in seeds], metrics, few=few, files=[path for path, _ in seeds])
 
 
 def _pooled(predictions: Sequence[Predictions], names: Iterable[str]) -> dict[str, Ends]:

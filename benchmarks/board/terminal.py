@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from medgraft.benchmarks.board.columns import HEADINGS, cells_of_row, numbers_shown
+from medgraft.benchmarks.board.columns import HEADINGS, cells_of_row, numbers_shown, speaking
 from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
 from medgraft.benchmarks.board.external import SIDES, TestedRow, tested_rows
 from medgraft.benchmarks.board.groups import HEADS, group_rows
@@ -57,7 +57,7 @@ def show_board(
     for row in rows:
         sections.setdefault(row.section, []).append(row)
     for members in sections.values():
-        numbers = _numbers_that_fit(members[0].first, console)
+        numbers = _numbers_that_fit(speaking(members), console)
         metrics = {HEADINGS.get(name, name): name for name in numbers}
         costs = ("trainable", "train/s", "infer/s", "step MB", "backend", "seeds")
         costs = costs if console.width >= WIDE_COLUMNS else costs[:1]
@@ -76,7 +76,7 @@ def show_board(
             say(console, note)
         _show_diagnostics(members, console)
         _show_tests(members, console)
-        for metric in dict.fromkeys([members[0].first.primary, *also]) if groups else ():
+        for metric in dict.fromkeys([speaking(members).primary, *also]) if groups else ():
             _show_groups(members, metric, console)
         console.print()
 
