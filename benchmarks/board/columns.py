@@ -60,13 +60,23 @@ def cells_of_row(row: BoardRow, numbers: Sequence[str]) -> dict[str, str]:
         "adapter": row.adapter,
         **{HEADINGS.get(name, name): with_interval(row.metrics.get(name)) for name in numbers},
         "trainable": count(sum(efficiency.trainable.values()) if efficiency and efficiency.trainable else None),
-        "train/s": count(_rounded(median(row, "train_samples_per_s"))),
-        "infer/s": count(_rounded(median(row, "inference_samples_per_s"))),
+        "train/s": _speed(row, "train_samples_per_s"),
+        "infer/s": _speed(row, "inference_samples_per_s"),
         "step MB": "-" if peak is None else f"{peak / 2**20:.0f}",
         "backend": f"{spec.backend} {spec.precision}{device}{plain}{_forms(row.first)}",
         "seeds": str(len(row.cells)),
         "status": f"{row.status}; {row.warning}" if row.warning else row.status,
+        "marks": "; ".join(row.marks) or "-",
     }
+
+
+ELSEWHERE = " *"
+"""Behind a speed that was measured on other hardware than most of its column."""
+
+
+def _speed(row: BoardRow, name: str) -> str:
+    text = count(_rounded(median(row, name)))
+    return f"{text}{ELSEWHERE}" if row.other_hardware and text != "-" else text
 
 
 def _forms(cell: CellResult) -> str:

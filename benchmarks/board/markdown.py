@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from medgraft.benchmarks.board.adapters import HEADS, adapter_rows, without_dashes
+from medgraft.benchmarks.board.basis import why_apart
 from medgraft.benchmarks.board.columns import KEPT, cells_of_row, numbers_shown, speaking
 from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
 from medgraft.benchmarks.board.external import HEADS as EXTERNAL_HEADS
@@ -62,7 +63,8 @@ def markdown(
         "`train/s` and `infer/s` "
         "are samples per second (training from the cached frozen prefix, inference from prepared inputs), `step MB` is "
         "the peak of allocated tensors in one training step. Rows of one task are ranked by its primary metric; rows "
-        "whose intervals overlap widely are not shown to differ.",
+        "whose intervals overlap widely are not shown to differ. `marks` names rows that were tuned, scaled or trained "
+        "longer than their recipe says; a speed with a star was measured on other hardware than most of its column.",
         "",
     ]
     if any(row.first.phantom for row in rows):
@@ -70,8 +72,9 @@ def markdown(
     tasks: dict[tuple[bool, str, str, str], list[BoardRow]] = defaultdict(list)
     for row in rows:
         tasks[row.section].append(row)
-    for members in tasks.values():
-        lines += _task_section(members, also)
+    reasons = why_apart(rows)
+    for section_key, members in tasks.items():
+        lines += _task_section(members, also, reasons.get(section_key, ""))
         lines += _external_section(members)
         if table := probability_rows(members):
             heads, cells = without_dashes(PROBABILITY_HEADS, table)
@@ -127,7 +130,7 @@ def _as_markdown(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> list[st
     ]
 
 
-def _task_section(members: Sequence[BoardRow], also: Sequence[str]) -> list[str]:
+def _task_section(members: Sequence[BoardRow], also: Sequence[str], apart: str = "") -> list[str]:
     spec = members[0].first.spec
     mark = " (PHANTOM)" if members[0].first.phantom else ""
     speaker = speaking(members)
@@ -148,6 +151,8 @@ def _task_section(members: Sequence[BoardRow], also: Sequence[str]) -> list[str]
         facts.append(f"Bayes-optimal F1 macro {data['bayes_f1_macro']:.3f}")
     ranked = f"Ranked by {markdown_code(speaker.primary)}."
     lines = [f"## {markdown_text(members[0].title)}", "", f"{'; '.join(facts)}. {ranked}", ""]
+    if apart:
+        lines += [markdown_text(one_line(apart, 1000)), ""]
     if notes := dict.fromkeys(note for row in members for note in row.notes):
         lines += [f"Of the data: {markdown_text('; '.join(notes))}.", ""]
     numbers = numbers_shown(speaker)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from medgraft.benchmarks.board.basis import why_apart
 from medgraft.benchmarks.board.columns import HEADINGS, cells_of_row, numbers_shown, speaking
 from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
 from medgraft.benchmarks.board.external import SIDES, TestedRow, tested_rows
@@ -56,7 +57,8 @@ def show_board(
     sections: dict[tuple[bool, str, str, str], list[BoardRow]] = {}
     for row in rows:
         sections.setdefault(row.section, []).append(row)
-    for members in sections.values():
+    reasons = why_apart(rows)
+    for section, members in sections.items():
         numbers = _numbers_that_fit(speaking(members), console)
         metrics = {HEADINGS.get(name, name): name for name in numbers}
         costs = ("trainable", "train/s", "infer/s", "step MB", "backend", "seeds")
@@ -70,6 +72,11 @@ def show_board(
             texts = cells_of_row(row, ()) | {head: brief(row.metrics.get(name)) for head, name in metrics.items()}
             table.add_row(*(Text(one_line(texts[name])) for name in names))
         console.print(table)
+        if section in reasons:
+            say(console, reasons[section])
+        for row in members:
+            if row.marks:
+                say(console, f"{row.adapter} on {row.first.spec.encoder}: {'; '.join(row.marks)}")
         for warning in dict.fromkeys(row.warning for row in members if row.warning):
             say(console, f"{warning} in the test split; the intervals of this table are too narrow")
         for note in dict.fromkeys(note for row in members for note in row.notes):

@@ -144,6 +144,7 @@ def _result(
             "steps": log.steps,
             "samples": log.samples,
             "seconds": log.seconds,
+            "recipe_epochs": description.recipe_epochs(job.spec),
             **({"stages": log.stages} if log.stages else {}),
             **({"head": log.head} if log.head else {}),
         },

@@ -101,6 +101,11 @@ def describe_size(ready: Ready) -> Sizing | None:
     return Sizing(budget=budget, reached=reached, share=reached / budget, knobs=knobs)
 
 
+def recipe_epochs(spec: CellSpec) -> int:
+    """Epochs of the adapter's own recipe, of the last part of a composed one, as a sweep joins them."""
+    return adapter_facts(resolve_adapter(spec.adapter.split("+")[-1])).train.epochs
+
+
 def plugins_of(spec: CellSpec) -> list[dict[str, str]]:
     """Every plugin that took part."""
     plugins = [resolve_adapter(name).plugin for name in spec.adapter.split("+")]
