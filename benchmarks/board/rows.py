@@ -25,8 +25,9 @@ from medgraft.benchmarks.cell.result_files import UnreadableError
 from medgraft.benchmarks.cell.results import CellResult
 from medgraft.benchmarks.cell.verification import Verified, stored_predictions, verified_results
 from medgraft.benchmarks.external.results import StoredTest, external_beside
-from medgraft.benchmarks.metrics.bootstrap import Estimate
-from medgraft.benchmarks.metrics.intervals import Bounds, Ends, few_subjects, joined_interval, pooled_intervals
+from medgraft.benchmarks.metrics.bootstrap import METHOD, Estimate, left_out_of
+from medgraft.benchmarks.metrics.intervals import few_subjects, joined_interval, pooled_intervals
+from medgraft.benchmarks.metrics.student import Bounds, Ends
 from medgraft.benchmarks.statistics.ranks import Standing
 from medgraft.errors import MedgraftError
 from medgraft.judging import judged, metric_of, objective_of
@@ -143,11 +144,9 @@ def make_row(seeds: Sequence[tuple[Path, CellResult]]) -> BoardRow:
     metrics: dict[str, tuple[float | None, float | None, float | None]] = {}
     names = list(good[0][1].metrics) if good else []
     predictions = [p for path, cell in good if (p := _predictions(path, cell)) is not None]
-    same = len(predictions) == len(good) > 1 and all(
-        np.array_equal(p.groups, predictions[0].groups) and np.array_equal(p.targets, predictions[0].targets)
-        for p in predictions
-    )
-    pooled = _pooled(predictions, names) if same else {}
+    as_now = len(good) == 1 and good[0][1].data.get("interval_method") == METHOD
+    together = not as_now and len(predictions) == len(good) > 0 and same_subjects(predictions)
+    pooled = _pooled(predictions, names) if together else {}
     named = metrics_of(good[0][1]) if good else ()
     for name in names:
         values = [cell.metrics[name] for _, cell in good if name in cell.metrics]
@@ -161,12 +160,17 @@ def make_row(seeds: Sequence[tuple[Path, CellResult]]) -> BoardRow:
     return BoardRow([cell for _, cell in seeds], metrics, few=few, files=[path for path, _ in seeds])
 
 
+def same_subjects(predictions: Sequence[Predictions]) -> bool:
+    """Whether predictions are of the same test samples of the same subjects, in one order."""
+    first = predictions[0]
+    return all(np.array_equal(p.groups, first.groups) and np.array_equal(p.targets, first.targets) for p in predictions)
+
+
 def _pooled(predictions: Sequence[Predictions], names: Iterable[str]) -> dict[str, Ends]:
-    """Intervals of the numbers ``names`` that resample subjects and seeds."""
+    """Intervals of the numbers ``names`` over subjects and seeds."""
     judged_seeds = [judged(p) for p in predictions]
-    bounds = {name: judged_seeds[0].metrics[name].bounds for name in names if name in judged_seeds[0].metrics}
-    statistics, centred = [each.statistics for each in judged_seeds], judged_seeds[0].centred()
-    return pooled_intervals(statistics, predictions[0].groups, bounds, centred)
+    metrics = {name: judged_seeds[0].metrics[name] for name in names if name in judged_seeds[0].metrics}
+    return pooled_intervals([each.statistics for each in judged_seeds], left_out_of(predictions[0]), metrics)
 
 
 def joined(values: Sequence[Estimate], bounds: Bounds) -> Ends:
