@@ -314,6 +314,22 @@ class ResultStore:
         path = self.path(spec)
         return _read(path) if path.is_file() else None
 
+    def cite(self, spec: CellSpec, suites: Iterable[str]) -> None:
+        """Has a stored result cite suites that it is of; nothing else in it changes.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        result = self.get(spec)
+        if result is None or set(suites) <= set(result.suites):
+            return
+        changed = result.model_copy(update={"suites": list(dict.fromkeys([*result.suites, *suites]))})
+        text = changed.model_dump_json(indent=1) + "\n"
+        try:
+            write_atomically(self.path(spec), lambda handle: handle.write(text.encode()))
+        except OSError as error:
+            raise StorageError(self.root, error) from error
+
     def log_path(self, spec: CellSpec) -> Path:
         """Where what the cell of ``spec`` wrote to its terminal lies or will lie."""
         return self.path(spec).with_suffix(".log")

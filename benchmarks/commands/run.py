@@ -71,6 +71,9 @@ def run(
     keep: Annotated[
         str | None, typer.Option(help="Keep trained grafts for predict: all, or best (a seed of each row).")
     ] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="A frozen set of tasks, splits and budgets; `medgraft ls suites` lists them.")
+    ] = None,
     tune: Annotated[
         int | None, typer.Option(help="Trials per row that choose options and training on validation samples.")
     ] = None,
@@ -138,6 +141,7 @@ def run(
             "coverage": coverage,
             "sets_by_class": sets_by_class or None,
             "keep": keep,
+            "suite": suite,
             "tune": tune,
             "budget": budget,
             "baselines": baselines,

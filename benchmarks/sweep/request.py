@@ -14,11 +14,13 @@ from medgraft.benchmarks.cohorts.own.task_file import is_task_file, read_task_fi
 from medgraft.benchmarks.commands.arguments import listed, listed_encoders, parse_seeds
 from medgraft.benchmarks.prefix_cache.store import parse_size
 from medgraft.benchmarks.sweep.assignments import canonical_encoder, read_assignments, with_encoder_options
+from medgraft.benchmarks.sweep.suites import as_preset, with_suite
 from medgraft.errors import ConfigError, MedgraftError, UnknownNameError
 from medgraft.files.documents import read_yaml
 from medgraft.options import Options, Seed, checked
 from medgraft.registry import PresetEntry, catalogue
 from medgraft.sizing import parse_count
+from medgraft.suites import find_suite
 from medgraft.task_names import current_name, expand_where_known
 
 LISTS = ("adapters", "encoders", "tasks", "test_on")
@@ -57,6 +59,7 @@ class Sweep(Options):
         sets_by_class: Each class is to be covered so often, and not only all together.
         keep: Trained grafts to keep beside their results: ``all`` (or ``adapters``), or of each row the seed that is
             ``best`` on validation samples.
+        suite: Suite that is run, ``name`` or ``name@version``; it decides tasks, encoders, seeds and budgets.
         tune: Trials by which each row's options and training are chosen on validation samples; 0 leaves them alone.
         budget: Trainable parameters that each adapter is scaled to by its size knob, as a number or such as ``1M``.
         baselines: Add the reference rows.
@@ -96,6 +99,7 @@ class Sweep(Options):
     coverage: float = Field(COVERAGE, gt=0, lt=1)
     sets_by_class: bool = False
     keep: Literal["none", "best", "all"] = "none"
+    suite: str = ""
     tune: int = Field(0, ge=0, le=10_000)
     budget: int | None = Field(None, ge=1)
     baselines: bool = True
@@ -158,17 +162,19 @@ class Sweep(Options):
 
     @model_validator(mode="after")
     def _something_to_run(self) -> Sweep:
-        entry = catalogue().presets.get(self.preset)
+        entry = self.preset_entry() if self.suite else catalogue().presets.get(self.preset)
         if not self.adapters and (entry is None or not entry.variants):
             raise ValueError("no adapter was named; choose some with --adapters (`medgraft ls adapters` lists them)")
         return self
 
     def preset_entry(self) -> PresetEntry:
-        """The preset.
+        """The preset, or the suite as one.
 
         Raises:
             UnknownNameError: There is none of that name.
         """
+        if self.suite:
+            return as_preset(find_suite(self.suite))
         presets = catalogue().presets
         if self.preset not in presets:
             raise UnknownNameError("preset", self.preset, presets)
@@ -199,6 +205,8 @@ def read_sweep(path: Path | None, overrides: Mapping[str, Any], assignments: Ite
     if "epochs" in fields:
         values["train"] = _without(values.get("train"), "epochs")
     values |= fields
+    if values.get("suite"):
+        values = with_suite(values, find_suite(str(values["suite"])))
     _read_task_files(values)
     if assignments := list(assignments):
         _assign(values, assignments, fields)

@@ -21,11 +21,13 @@ from medgraft.benchmarks.sweep.external import untested_cells
 from medgraft.benchmarks.sweep.keeping import keep_best, kept_folders, without_graft
 from medgraft.benchmarks.sweep.plan import Plan, make_plan, resources_of
 from medgraft.benchmarks.sweep.request import Sweep
+from medgraft.benchmarks.sweep.suites import misfit_of_spec
 from medgraft.benchmarks.sweep.tuning import tuned
 from medgraft.commands.console import say as say_error
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import MedgraftError
 from medgraft.launcher import launcher_class, make_launcher
+from medgraft.suites import find_suite
 
 DEFAULT_RESULTS = Path("results")
 SHOWN_GRAFTS = 8
@@ -100,6 +102,7 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
         stopped = str(error)
     if sweep.keep == "best":
         keep_best(plan.cells, store)
+    cited(sweep, plan, store)
     keys = {cell.key() for cell in plan.cells}
     board = board_rows([sweep.results])
     show_board([row for row in board if any(cell.key in keys for cell in row.cells)], console)
@@ -158,7 +161,23 @@ def _run(
         keep=keep,
         external=plan.external,
         tunings=plan.tunings,
+        suites=citing(sweep, plan),
     )
     with display.progress:
         done = runs.run(missing, Events(display.tick, display.finished))
     return [result for result in done if result.status != "success"]
+
+
+def citing(sweep: Sweep, plan: Plan) -> dict[str, list[str]]:
+    """Key of each cell that is one of the sweep's suite -> that suite's id."""
+    if not sweep.suite:
+        return {}
+    suite = find_suite(sweep.suite)
+    return {cell.key(): [suite.id] for cell in plan.cells if not misfit_of_spec(suite, cell)}
+
+
+def cited(sweep: Sweep, plan: Plan, store: ResultStore) -> None:
+    """Has results that were there before cite the suite, too."""
+    cells = {cell.key(): cell for cell in plan.cells}
+    for key, suites in citing(sweep, plan).items():
+        store.cite(cells[key], suites)
