@@ -22,8 +22,9 @@ CONTRACTS = "contracts"
 
 ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
     "benchmarks": (
-        ("commands", "audit", "speed", "kernels", "pretrain"),
-        ("sweep", "board", "launch", "export", "predict"),
+        ("commands", "audit", "speed", "pretrain"),
+        ("site",),
+        ("sweep", "board", "launch", "export", "predict", "kernels"),
         ("explain",),
         ("cell", "external", "measure", "prepare"),
         ("training", "prefix_cache", "tasks", "calibration", "statistics"),

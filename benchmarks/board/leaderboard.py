@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from medgraft.benchmarks.board.adapters import recipe, title
+from medgraft.benchmarks.board.document import suite_of
 from medgraft.benchmarks.board.external import tested_rows
 from medgraft.benchmarks.board.markdown import markdown
 from medgraft.benchmarks.board.rows import BoardRow, median
@@ -36,6 +37,11 @@ def table(rows: Sequence[BoardRow]) -> pd.DataFrame:
             "adapter": cell.spec.adapter,
             "title": title(cell) or None,
             "note": row.note,
+            "suite": suite_of(cell) or None,
+            "marks": "; ".join(getattr(row, "marks", ())) or None,
+            "rank": row.standing.rank if row.standing else None,
+            "rank_low": row.standing.low if row.standing else None,
+            "rank_high": row.standing.high if row.standing else None,
             "backend": cell.spec.backend,
             "precision": cell.spec.precision,
             "device": cell.spec.device,

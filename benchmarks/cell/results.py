@@ -63,6 +63,9 @@ OPERATION_SUFFIX = ".ops.json"
 EXTERNAL_SUFFIX = ".external.json"
 """Ending of the files of tests on another cohort, which lie beside the cells whose grafts were tested."""
 
+BOARD_FILE = "leaderboard.json"
+"""Name of a board's data, which may lie among the results that it was made of and is none."""
+
 Status = Literal["success", "error", "oom", "timeout", "killed"]
 """``oom`` is lack of memory that the kernel or the library reports; ``killed`` a worker that somebody ended."""
 Backend = Literal["eager", "compile", "fused", "auto"]
@@ -432,7 +435,8 @@ def read_candidates(folders: Iterable[Path]) -> Iterator[tuple[Path, CellResult]
         if not Path(folder).is_dir():
             raise MedgraftError(f"results folder {folder} does not exist")
         for path in files_below(Path(folder), ".json"):
-            if not path.name.endswith((OPERATION_SUFFIX, EXTERNAL_SUFFIX)) and (result := _read(path)) is not None:
+            other = path.name == BOARD_FILE or path.name.endswith((OPERATION_SUFFIX, EXTERNAL_SUFFIX))
+            if not other and (result := _read(path)) is not None:
                 yield path, result
 
 

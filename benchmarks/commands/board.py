@@ -14,7 +14,7 @@ from medgraft.commands.console import guarded
 
 def leaderboard(
     results: Annotated[list[Path], typer.Argument(help="Folders of results; they are merged.")],
-    out: Annotated[Path, typer.Option(help="Folder for leaderboard.md and leaderboard.csv.")] = Path(),
+    out: Annotated[Path, typer.Option(help="Folder for index.html and leaderboard.md, .csv, .json, .parquet.")] = Path(),
     metrics: Annotated[
         str | None, typer.Option(help="Comma-separated: further metrics to show, such as precision_ad,recall_ad.")
     ] = None,
@@ -23,12 +23,12 @@ def leaderboard(
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Build the leaderboard from any folders of results."""
+    """Build the leaderboard from any folders of results: Markdown, CSV, Parquet, JSON, and pages for a browser."""
     with guarded(debug=debug, resumes=False):
-        from medgraft.benchmarks.board.leaderboard import write_board
         from medgraft.benchmarks.board.rows import board_rows
         from medgraft.benchmarks.board.terminal import show_board
         from medgraft.benchmarks.kernels.results import read_operations
+        from medgraft.benchmarks.site.publish import publish
         from medgraft.errors import MedgraftError
 
         rows, operations = board_rows(results), read_operations(results)
@@ -37,9 +37,11 @@ def leaderboard(
         also = listed(metrics, "--metrics") or []
         options = [*(["--metrics", metrics] if metrics else []), *(["--groups"] if groups else [])]
         command = shlex.join(["medgraft", "leaderboard", *map(str, results), *options])
-        text, data = write_board(rows, out, command, operations, also, groups=groups)
+        published = publish(rows, out, command, operations, also, groups=groups)
         show_board(rows, groups=groups, also=also)
-        typer.echo(f"written: {text}, {data}")
+        typer.echo(f"written: {', '.join(map(str, published.files))}")
+        if published.notice:
+            typer.echo(published.notice, err=True)
 
 
 def expert_load(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from medgraft.commands.plain_text import plain
 
 OPEN_FRONTS = 6
 """Tables up to which the charts of quality against cost stand open."""
+PAGE_NAME = re.compile(r"[0-9a-f]{16}\.html")
+"""Only such files are taken for pages of rows of an earlier board; a folder may hold somebody's own."""
 COSTS = (
     ("trainable", "trainable parameters", False, 1.0),
     ("train_step_peak_bytes", "peak memory of a training step, MB", False, 2.0**20),
@@ -60,7 +63,7 @@ def write_site(rows: Sequence[BoardRow], document: Document, folder: Path, *, pa
         (pages / f"{record.id}.html").write_text(text, encoding="utf-8")
     known = {f"{record.id}.html" for record in document.rows}
     for path in pages.glob("*.html"):
-        if path.name not in known:
+        if path.name not in known and PAGE_NAME.fullmatch(path.name):
             path.unlink()
     index = folder / "index.html"
     index.write_text(_index(rows, document, parquet=parquet), encoding="utf-8")

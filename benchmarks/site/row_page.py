@@ -223,9 +223,13 @@ def _costs(row: BoardRow, record: Row) -> list[tuple[str, str]]:
         ("Peak of a training step", _bytes(record.train_step_peak_bytes)),
         ("Peak of the process", _bytes(record.process_peak_bytes)),
         ("Forward pass", f"{count(record.forward_flops)} operations a sample" if record.forward_flops else ""),
-        ("Ran beside", f"{cost.concurrent_jobs - 1} other jobs" if cost.concurrent_jobs > 1 else ""),
+        ("Ran beside", _jobs(cost.concurrent_jobs - 1)),
     ]
     return [(name, text) for name, text in pairs if text]
+
+
+def _jobs(others: int) -> str:
+    return "" if others < 1 else "1 other job" if others == 1 else f"{others} other jobs"
 
 
 def _rate(value: float | None) -> str:

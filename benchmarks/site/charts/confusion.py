@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medgraft.benchmarks.site.charts.lines import Chart
-from medgraft.benchmarks.site.charts.svg import Drawing
+from medgraft.benchmarks.site.charts.svg import LETTER, Drawing
 
 MOST_CLASSES = 15
 """Classes above which a matrix is a carpet, not a table."""
@@ -21,9 +21,9 @@ def confusion_chart(counts: NDArray[np.float64], classes: Sequence[str], note: s
     if not 2 <= K <= MOST_CLASSES:
         return None
     names = [name if len(name) <= 18 else f"{name[:17]}…" for name in classes]
-    left = 34 + max(map(len, names)) * 6
+    left = 34 + max(map(len, names)) * LETTER
     top = 26
-    d = Drawing(left + CELL * K + 12, top + CELL * K + 24 + max(map(len, names)) * 4)
+    d = Drawing(round(left + CELL * K + 12), round(top + CELL * K + 24 + max(map(len, names)) * 4))
     totals = counts.sum(axis=1)
     for i in range(K):
         d.text(left - 8, top + CELL * (i + 0.5) + 4, names[i], "label", "end")

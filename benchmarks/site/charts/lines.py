@@ -66,7 +66,7 @@ def unit_chart(
         diagonal: Draw the line on which both are equal.
         note: What a reader must know.
     """
-    f = frame((0, 1), (0, 1), width=330, height=310)
+    f = frame((0, 1), (0, 1), width=360, height=330)
     f.axes(x_name, y_name)
     if diagonal:
         f.drawing.line(f.x(0), f.y(0), f.x(1), f.y(1), "diagonal")
@@ -87,7 +87,7 @@ def loss_chart(losses: Sequence[tuple[str, Sequence[float]]]) -> Chart:
 def banded_chart(title: str, line: Line, x_name: str, y_name: str, note: str = "") -> Chart:
     """A line of measured points against what they should be, both axes alike."""
     both = padded([*line.xs, *line.ys, *line.low, *line.high])
-    f = frame(both, both, width=330, height=310)
+    f = frame(both, both, width=360, height=330)
     f.axes(x_name, y_name)
     f.drawing.line(f.x(both[0]), f.y(both[0]), f.x(both[1]), f.y(both[1]), "diagonal")
     return _chart(f, title, [line], title, note)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medgraft.benchmarks.site.charts.lines import Chart
-from medgraft.benchmarks.site.charts.svg import Drawing, Scale, padded, plain_number, series_class
+from medgraft.benchmarks.site.charts.svg import LETTER, Drawing, Scale, padded, plain_number, series_class
 
 Triple = tuple[float | None, float | None, float | None]
 ROW = 26
-WIDTH, NAMES = 520, 92
+WIDTH, NAMES = 380, 66
 
 
 def interval_chart(title: str, rows: Sequence[tuple[str, Triple, str]], x_name: str, note: str = "") -> Chart | None:
@@ -26,16 +26,16 @@ def interval_chart(title: str, rows: Sequence[tuple[str, Triple, str]], x_name: 
         return None
     numbers = [value for _, triple, _ in known for value in triple if value is not None]
     width = max(len(name) for name, _, _ in known)
-    left = min(max(NAMES, 12 + width * 6), 190)
+    left = min(max(NAMES, 14 + width * LETTER), 170)
     d = Drawing(WIDTH, 46 + ROW * len(known))
     scale, bottom = Scale(*padded(numbers), left, WIDTH - 20), 8 + ROW * len(known)
-    for tick in scale.ticks(6):
+    for tick in scale.ticks(5):
         d.line(scale(tick), 4, scale(tick), bottom, "grid")
         d.text(scale(tick), bottom + 15, plain_number(tick), "tick", "middle")
     d.line(left, bottom, WIDTH - 20, bottom, "axis")
     for place, (name, (value, low, high), colour) in enumerate(known):
         y = 8 + ROW * (place + 0.5)
-        d.text(left - 10, y + 4, name if len(name) <= 29 else name[:28] + "…", "label", "end")
+        d.text(left - 10, y + 4, name if len(name) <= 25 else f"{name[:24]}…", "label", "end")
         if low is not None and high is not None:
             d.line(scale(low), y, scale(high), y, f"bar s{colour}")
         d.dot(scale(value or 0.0), y, f"f{colour}", 4.5, f"{name}: {_shown(value, low, high)}")
@@ -58,7 +58,7 @@ def time_chart(rows: Sequence[tuple[str, dict[str, float]]]) -> Chart | None:
     steps = list(dict.fromkeys(step for _, times in rows for step in times))
     d = Drawing(WIDTH, 46 + ROW * len(rows))
     scale, bottom = Scale(0, longest * 1.02, NAMES, WIDTH - 20), 8 + ROW * len(rows)
-    for tick in scale.ticks(6):
+    for tick in scale.ticks(5):
         d.line(scale(tick), 4, scale(tick), bottom, "grid")
         d.text(scale(tick), bottom + 15, plain_number(tick), "tick", "middle")
     for place, (name, times) in enumerate(rows):
