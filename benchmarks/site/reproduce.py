@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from medgraft.benchmarks.board.text import without_paths
+from medgraft.benchmarks.board.text import PATH
 from medgraft.benchmarks.cell.results import LATER_FIELDS, CellSpec
 from medgraft.benchmarks.cohorts import places
 from medgraft.commands.plain_text import one_line
@@ -47,7 +48,7 @@ def _data_of(cohort: str) -> str:
 
 def shown_command(spec: CellSpec, seeds: list[int]) -> str:
     """The same as a shell takes it, several lines, no absolute path in it."""
-    words = shlex.split(without_paths(shlex.join(map(one_line, command_of(spec, seeds)))))
+    words = [PATH.sub(_last_part, one_line(word)) for word in command_of(spec, seeds)]
     lines, line = [], "MEDGRAFT_PLAIN=1 medgraft run" if spec.plain else "medgraft run"
     for word in words[2:]:
         if word.startswith("--"):
@@ -56,6 +57,11 @@ def shown_command(spec: CellSpec, seeds: list[int]) -> str:
         else:
             line += f" {shlex.quote(word)}"
     return " \\\n".join([*lines, line])
+
+
+def _last_part(match: re.Match[str]) -> str:
+    """What :func:`medgraft.benchmarks.board.text.without_paths` leaves of a path."""
+    return f"{match['before']}{match['name'] or 'PATH'}"
 
 
 def _settings(spec: CellSpec) -> Iterator[tuple[str, str]]:

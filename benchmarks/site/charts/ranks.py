@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from medgraft.benchmarks.site.charts.lines import Chart
+from markupsafe import Markup
+
 from medgraft.benchmarks.site.charts.svg import LETTER, Drawing, Scale, plain_number
 from medgraft.benchmarks.site.mean_ranks import MeanRanks
 
 ROW, WIDTH = 24, 640
 
 
-def ranks_chart(found: MeanRanks) -> Chart:
+def ranks_chart(found: MeanRanks) -> Markup:
     """Mean ranks as points; uprights join adapters that the tasks do not tell apart (Demsar 2006, figure 1)."""
     k = len(found.names)
     left = min(30 + max(map(len, found.names)) * LETTER, 260)
@@ -43,4 +44,4 @@ def ranks_chart(found: MeanRanks) -> Chart:
     words = ", ".join(f"{name} {rank:.2f}" for name, rank in zip(found.names, found.ranks, strict=True))
     together = "; ".join(f"{found.names[a]} to {found.names[b]}" for a, b in groups) or "none"
     label = f"Mean ranks over {len(found.tasks)} tasks: {words}. Not told apart: {together}."
-    return Chart("Mean ranks over tasks", d.svg(label), wide=True)
+    return d.svg(label)
