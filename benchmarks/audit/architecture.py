@@ -22,8 +22,9 @@ CONTRACTS = "contracts"
 
 ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
     "benchmarks": (
-        ("commands", "audit", "speed", "kernels", "pretrain"),
-        ("sweep", "board", "launch", "export", "predict"),
+        ("commands", "audit", "speed", "pretrain"),
+        ("site",),
+        ("sweep", "tuning", "board", "launch", "export", "predict", "kernels"),
         ("explain",),
         ("cell", "external", "measure", "prepare"),
         ("training", "prefix_cache", "tasks", "calibration", "statistics"),
@@ -32,7 +33,7 @@ ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
     "plugins": (("adapters", "adapters/parts", "adapters/kernels", "encoders", "encoders/parts"),),
     "core": (
         ("testing", "scaffold", "commands of the core", "checkpoints", "attachment"),
-        (CONTRACTS, "modalities", "fast", "ops", "files"),
+        (CONTRACTS, "suites", "modalities", "fast", "ops", "files"),
     ),
 }
 """Bands of the picture, each a few rows of rooms; imports point down."""

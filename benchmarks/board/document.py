@@ -75,7 +75,7 @@ class Row(_Model):
     """One row: all seeds of one task, encoder, adapter and set of hyper-parameters.
 
     Attributes:
-        id: Name of its page, ``rows/ID.html``; the same for the same row in every board.
+        id: Its name, the same for the same row in every board; its page is ``rows/SECTION.html#ID``.
         section: ``id`` of the table that it stands in.
         encoder: Name of the encoder.
         encoder_weights: What the encoder says of its weights.
@@ -228,7 +228,7 @@ def section_id(key: tuple[bool, str, str, str]) -> str:
 
 
 def row_id(row: BoardRow) -> str:
-    """Name of a row's page."""
+    """Name of a row, the same in every board."""
     return row.first.spec.row()
 
 
@@ -242,8 +242,8 @@ def tags_of(task: str) -> tuple[str, ...]:
 
 
 def suite_of(cell: CellResult) -> str:
-    """The suite that a result cites; empty for none."""
-    return one_line(str(getattr(cell.spec, "suite", "") or cell.data.get("suite") or ""), 80)
+    """The suites that a result cites; empty for none."""
+    return one_line(", ".join(cell.suites), 200)
 
 
 def metric_title(name: str, cell: CellResult) -> str:

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 
 from medgraft.benchmarks.board.adapters import recipe, title
+from medgraft.benchmarks.board.document import suite_of
 from medgraft.benchmarks.board.external import tested_rows
 from medgraft.benchmarks.board.markdown import markdown
 from medgraft.benchmarks.board.rows import BoardRow, median
+from medgraft.benchmarks.board.suite_ranks import SuiteBoard
 from medgraft.benchmarks.board.text import as_csv
 from medgraft.benchmarks.kernels.results import OperationResult
 from medgraft.errors import MedgraftError
@@ -36,6 +38,11 @@ def table(rows: Sequence[BoardRow]) -> pd.DataFrame:
             "adapter": cell.spec.adapter,
             "title": title(cell) or None,
             "note": row.note,
+            "suite": suite_of(cell) or None,
+            "marks": "; ".join(getattr(row, "marks", ())) or None,
+            "rank": row.standing.rank if row.standing else None,
+            "rank_low": row.standing.low if row.standing else None,
+            "rank_high": row.standing.high if row.standing else None,
             "backend": cell.spec.backend,
             "precision": cell.spec.precision,
             "device": cell.spec.device,
@@ -74,12 +81,13 @@ def write_board(
     also: Sequence[str] = (),
     *,
     groups: bool = False,
+    suites: Sequence[SuiteBoard] = (),
 ) -> tuple[Path, Path]:
     """Writes ``leaderboard.md`` and ``leaderboard.csv``, see :func:`markdown`; returns their paths."""
     text, data = folder / "leaderboard.md", folder / "leaderboard.csv"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        text.write_text(markdown(rows, command, operations, also, groups=groups), encoding="utf-8")
+        text.write_text(markdown(rows, command, operations, also, groups=groups, suites=suites), encoding="utf-8")
         data.write_text(as_csv(table(rows)), encoding="utf-8")
     except OSError as error:
         raise MedgraftError(f"the leaderboard cannot be written to {folder}: {error}; choose another folder") from error

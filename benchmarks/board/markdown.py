@@ -18,6 +18,8 @@ from medgraft.benchmarks.board.groups import group_rows, metrics_by_group
 from medgraft.benchmarks.board.probabilities import HEADS as PROBABILITY_HEADS
 from medgraft.benchmarks.board.probabilities import probability_rows
 from medgraft.benchmarks.board.rows import BoardRow
+from medgraft.benchmarks.board.suite_ranks import SuiteBoard
+from medgraft.benchmarks.board.suite_text import suite_markdown
 from medgraft.benchmarks.board.text import with_interval, without_paths
 from medgraft.benchmarks.cohorts.tables.tabular import baseline_lines
 from medgraft.benchmarks.kernels.results import OperationResult, section
@@ -38,6 +40,7 @@ def markdown(
     also: Sequence[str] = (),
     *,
     groups: bool = False,
+    suites: Sequence[SuiteBoard] = (),
 ) -> str:
     """The board as Markdown: one table of means per task, then F1 and AUC per class, and the operations at the end.
 
@@ -46,6 +49,7 @@ def markdown(
         command: That made it.
         operations: See :mod:`medgraft.benchmarks.kernels.results`.
         also: Further metrics to show, in a table of their own.
+        suites: Ranks over the tasks of suites.
         groups: Add the primary metric, and those of ``also``, by groups of test subjects.
 
     Raises:
@@ -69,6 +73,7 @@ def markdown(
     ]
     if any(row.first.phantom for row in rows):
         lines += [PHANTOM_NOTE, ""]
+    lines += suite_markdown(suites)
     tasks: dict[tuple[bool, str, str, str], list[BoardRow]] = defaultdict(list)
     for row in rows:
         tasks[row.section].append(row)

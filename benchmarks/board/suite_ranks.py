@@ -9,6 +9,7 @@ drawn from anywhere.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,9 +24,11 @@ from medgraft.benchmarks.cell.results import CellResult
 from medgraft.benchmarks.cell.verification import stored_predictions
 from medgraft.benchmarks.metrics.resampling import subject_bootstrap
 from medgraft.benchmarks.sweep.suites import misfit
+from medgraft.errors import MedgraftError
 from medgraft.judging import judged, metric_of
 from medgraft.metric import Predictions
-from medgraft.suites import Suite
+from medgraft.registry import build_adapters
+from medgraft.suites import Suite, find_suite, suites
 
 RESAMPLES = 1000
 
@@ -110,21 +113,34 @@ def suite_boards(suite: Suite, rows: Iterable[BoardRow]) -> list[SuiteBoard]:
     return boards
 
 
+def boards_of(rows: Sequence[BoardRow], named: Iterable[str] = ()) -> list[SuiteBoard]:
+    """Ranks of the suites that are named, and of those that results cite and that are installed.
+
+    Args:
+        rows: Of a board.
+        named: Names of suites.
+
+    Raises:
+        UnknownNameError: A suite that is named is not installed.
+    """
+    chosen = {suite.id: suite for suite in map(find_suite, named)}
+    cited = dict.fromkeys(name for row in rows for cell in row.cells for name in cell.suites)
+    chosen |= {name: suites()[name] for name in cited if name in suites() and name not in chosen}
+    return [board for suite in chosen.values() for board in suite_boards(suite, rows)]
+
+
 def _entrant(row: BoardRow, suite: Suite) -> str:
     """What an adapter is called over all tasks: by its own options, but where trials or a budget chose them."""
     spec = row.first.spec
     if suite.budget.tune or suite.budget.parameters:
         return spec.adapter
-    return f"{spec.adapter} ({_own_options(spec.adapter, json.dumps(spec.adapter_options, sort_keys=True))})".replace(
-        " ()", ""
-    )
+    own = _own_options(spec.adapter, json.dumps(spec.adapter_options, sort_keys=True))
+    return f"{spec.adapter} ({own})" if own else spec.adapter
 
 
+@functools.cache
 def _own_options(adapter: str, options: str) -> str:
     """Options that are not the adapter's defaults; of one that is not installed, all of them."""
-    from medgraft.errors import MedgraftError
-    from medgraft.registry import build_adapters
-
     values = json.loads(options)
     try:
         built = build_adapters(adapter)

@@ -42,8 +42,8 @@ def remarks(board: SuiteBoard) -> list[str]:
     """What a reader must know: what the intervals hold, who is not ranked, and what was refused."""
     tasks = len(board.suite.tasks)
     lines = [
-        f"Mean rank over {tasks} task{'s' if tasks > 1 else ''} of {len(board.ranked)} adapters, by the suite's metrics; "
-        "brackets hold 95% intervals that resample test subjects within tasks, and seeds. Tasks are few and are not "
+        f"Mean rank over {tasks} task{'s' if tasks > 1 else ''} of {len(board.ranked)} adapters, by the suite's "
+        "metrics; brackets hold 95% intervals that resample test subjects within tasks, and seeds. Tasks are few and are not "
         "resampled: on other tasks the order may be another."
     ]
     lines += [f"Not ranked: {name} lacks {lack}." for name, lack in board.unranked.items()]

@@ -66,6 +66,9 @@ EXTERNAL_SUFFIX = ".external.json"
 TRIAL_SUFFIX = ".trial.json"
 """Ending of the files of trials of ``--tune``, in a folder beside the cells whose options they chose."""
 
+BOARD_FILE = "leaderboard.json"
+"""Name of a board's data, which may lie among the results that it was made of and is none."""
+
 Status = Literal["success", "error", "oom", "timeout", "killed"]
 """``oom`` is lack of memory that the kernel or the library reports; ``killed`` a worker that somebody ended."""
 Backend = Literal["eager", "compile", "fused", "auto"]
@@ -476,7 +479,7 @@ def read_candidates(folders: Iterable[Path], left_out: LeftOut) -> Iterator[tupl
         if not Path(folder).is_dir():
             raise MedgraftError(f"results folder {folder} does not exist")
         for path in files_below(Path(folder), ".json"):
-            if path.name.endswith((OPERATION_SUFFIX, EXTERNAL_SUFFIX, TRIAL_SUFFIX)):
+            if path.name == BOARD_FILE or path.name.endswith((OPERATION_SUFFIX, EXTERNAL_SUFFIX, TRIAL_SUFFIX)):
                 continue
             try:
                 result = read_result(path)

@@ -1,4 +1,4 @@
-"""Writes the site: ``index.html``, and ``rows/ID.html`` for each row.
+"""Writes the site: ``index.html``, and ``rows/TABLE.html`` with a page for each row.
 
 Every page stands alone: style and script are inside, and its policy lets in nothing else, neither from the network nor
 from what a result says. Text of results is escaped by Jinja's autoescaping; characters without a glyph are written out.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,16 +20,19 @@ from markupsafe import Markup
 
 from medgraft.benchmarks.board.document import Document, Row, Section, tables_of
 from medgraft.benchmarks.board.rows import BoardRow
-from medgraft.benchmarks.site.charts.lines import Chart
 from medgraft.benchmarks.site.charts.pareto import Pareto, Point, pareto_chart
 from medgraft.benchmarks.site.charts.ranks import ranks_chart
 from medgraft.benchmarks.site.mean_ranks import mean_ranks
-from medgraft.benchmarks.site.row_page import row_page
+from medgraft.benchmarks.site.row_data import Shared, row_data
 from medgraft.benchmarks.site.table_data import table_data
 from medgraft.commands.plain_text import plain
 
 OPEN_FRONTS = 6
 """Tables up to which the charts of quality against cost stand open."""
+MOST_TOGETHER = 250
+"""Rows of a table up to which their pages are one file; of more they are sixteen."""
+PAGE_NAME = re.compile(r"[a-z0-9-]+-[0-9a-f]{6}(-[0-9a-f])?\.html")
+"""Only such files are taken for pages of rows of an earlier board; a folder may hold somebody's own."""
 COSTS = (
     ("trainable", "trainable parameters", False, 1.0),
     ("train_step_peak_bytes", "peak memory of a training step, MB", False, 2.0**20),
@@ -51,20 +56,49 @@ def write_site(rows: Sequence[BoardRow], document: Document, folder: Path, *, pa
     """
     pages = folder / "rows"
     pages.mkdir(parents=True, exist_ok=True)
-    sections = {section.id: section for section in document.sections}
-    template, shared = _environment().get_template("row.html"), _head("page.css", "row.css")
-    members = [row for each in tables_of(rows).values() for row in each]
-    for row, record in zip(members, document.rows, strict=True):
-        context = row_page(row, record, sections[record.section])
-        text = template.render(**shared, **context, version=document.medgraft)
-        (pages / f"{record.id}.html").write_text(text, encoding="utf-8")
-    known = {f"{record.id}.html" for record in document.rows}
+    known = {name for name in _write_rows(rows, document, pages)}
     for path in pages.glob("*.html"):
-        if path.name not in known:
+        if path.name not in known and PAGE_NAME.fullmatch(path.name):
             path.unlink()
     index = folder / "index.html"
     index.write_text(_index(rows, document, parquet=parquet), encoding="utf-8")
     return index
+
+
+def _write_rows(rows: Sequence[BoardRow], document: Document, folder: Path) -> Iterator[str]:
+    """Writes the pages of rows, those of a table together, or by the first letter of their names where there are many."""
+    script, template = f"{_part('charts.js')}\n{_part('row.js')}", _environment().get_template("rows.html")
+    head, by_section = _head("page.css", "row.css", scripts=[script]), _by_section(document)
+    for section, members in zip(document.sections, tables_of(rows).values(), strict=True):
+        parts: dict[str, list[tuple[BoardRow, Row]]] = {}
+        many = len(members) > MOST_TOGETHER
+        for row, record in zip(members, by_section[section.id], strict=True):
+            parts.setdefault(page_of(section, record.id, many=many), []).append((row, record))
+        for name, part in parts.items():
+            shared = Shared()
+            data = {
+                "title": section.title,
+                "phantom": section.phantom,
+                "count": len(members),
+                "rows": [row_data(row, record, section, shared) for row, record in part],
+                "facts": list(shared.values),
+            }
+            text = template.render(
+                **head, section=section, version=document.medgraft, data=as_data(data), script=Markup(script)  # noqa: S704
+            )
+            (folder / name).write_text(text, encoding="utf-8")
+            yield name
+
+
+def page_of(section: Section, row: str, *, many: bool) -> str:
+    """File of a row's page, in which ``#ROW`` names it.
+
+    Args:
+        section: Its table.
+        row: Its ``id``.
+        many: The table has more than :data:`MOST_TOGETHER` rows.
+    """
+    return f"{section.id}-{row[0]}.html" if many else f"{section.id}.html"
 
 
 def _index(rows: Sequence[BoardRow], document: Document, *, parquet: bool) -> str:
@@ -84,7 +118,7 @@ def _index(rows: Sequence[BoardRow], document: Document, *, parquet: bool) -> st
         few=len(document.sections) <= OPEN_FRONTS,
         fronts={section.id: list(_fronts(section, by_section[section.id])) for section in document.sections},
         ranks=list(_ranks(document)),
-        data=Markup(table_data(document, classes)),  # noqa: S704: see table_data, which leaves no markup in it
+        data=as_data(table_data(document, classes, MOST_TOGETHER)),
         script=Markup(script),  # noqa: S704: our own
     )
 
@@ -101,7 +135,7 @@ def _fronts(section: Section, rows: Sequence[Row]) -> Iterator[Pareto]:
     several = len({row.encoder for row in rows}) > 1
     for name, axis, up, unit in COSTS:
         points = [
-            Point(_point_name(row, several=several), cost / unit, quality, f"rows/{row.id}.html")
+            Point(_point_name(row, several=several), cost / unit, quality, f"rows/{page_of(section, row.id, many=len(rows) > MOST_TOGETHER)}#{row.id}")
             for row in rows
             if (cost := getattr(row, name)) is not None
             and (quality := row.metrics.get(section.primary, (None,))[0]) is not None
@@ -118,7 +152,7 @@ def _point_name(row: Row, *, several: bool) -> str:
     return f"{name} on {row.encoder}" if several else name
 
 
-def _ranks(document: Document) -> Iterator[tuple[str, Chart | None, str]]:
+def _ranks(document: Document) -> Iterator[tuple[str, Markup | None, str]]:
     """For real and for generated cohorts where there are any: heading, diagram, and what it says."""
     for phantom in (False, True):
         if not any(section.phantom == phantom for section in document.sections):
@@ -156,6 +190,12 @@ def _environment() -> jinja2.Environment:
 def _shown(value: Any) -> Any:
     """What a page shows of a value: text whose characters without a glyph are written out."""
     return plain(value, keep="\n") if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def as_data(value: Any) -> Markup:
+    """Data as JSON that may stand in a page: no ``<``, ``>`` or ``&``, and nothing that is not ASCII."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704
 
 
 @functools.cache

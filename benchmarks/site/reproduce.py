@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import re
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from medgraft.benchmarks.board.text import without_paths
+from medgraft.benchmarks.board.text import PATH
 from medgraft.benchmarks.cell.results import LATER_FIELDS, CellSpec
-from medgraft.benchmarks.cohorts.places import data_of
+from medgraft.benchmarks.cohorts import places
 from medgraft.commands.plain_text import one_line
 
 FLAGS = ("augment_views", "calibrate", "sets", "coverage")
@@ -25,7 +28,7 @@ def command_of(spec: CellSpec, seeds: list[int]) -> list[str]:
     words += ["--seeds", ",".join(map(str, seeds)), "--no-baselines", "--backend", spec.backend]
     words += ["--precision", spec.precision, "--device", spec.device, "--threads", str(spec.threads)]
     if not spec.cohort.phantom:
-        words += ["--data", f"{data_of(spec.cohort.name)}=PATH"]
+        words += ["--data", f"{_data_of(spec.cohort.name)}=PATH"]
     if spec.limit is not None:
         words += ["--limit", str(spec.limit)]
     for name in FLAGS:
@@ -37,17 +40,28 @@ def command_of(spec: CellSpec, seeds: list[int]) -> list[str]:
     return words
 
 
+@functools.cache
+def _data_of(cohort: str) -> str:
+    """Looked up once: finding a plugin reads what every installed distribution declares."""
+    return places.data_of(cohort)
+
+
 def shown_command(spec: CellSpec, seeds: list[int]) -> str:
     """The same as a shell takes it, several lines, no absolute path in it."""
-    words = [without_paths(one_line(word)) for word in command_of(spec, seeds)]
+    words = [PATH.sub(_last_part, one_line(word)) for word in command_of(spec, seeds)]
     lines, line = [], "MEDGRAFT_PLAIN=1 medgraft run" if spec.plain else "medgraft run"
     for word in words[2:]:
         if word.startswith("--"):
             lines.append(line)
             line = f"  {word}"
         else:
-            line += f" {word}"
+            line += f" {shlex.quote(word)}"
     return " \\\n".join([*lines, line])
+
+
+def _last_part(match: re.Match[str]) -> str:
+    """What :func:`medgraft.benchmarks.board.text.without_paths` leaves of a path."""
+    return f"{match['before']}{match['name'] or 'PATH'}"
 
 
 def _settings(spec: CellSpec) -> Iterator[tuple[str, str]]:

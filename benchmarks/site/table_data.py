@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -24,19 +23,21 @@ USUAL = ("trainable", "step_mb", "train_samples_per_s", "inference_samples_per_s
 DIGITS = 5
 
 
-def table_data(document: Document, classes: dict[str, Sequence[str]]) -> str:
-    """The data as JSON that may stand in a page: no ``<``, ``>`` or ``&``, and nothing that is not ASCII.
+def table_data(document: Document, classes: dict[str, Sequence[str]], together: int) -> dict[str, Any]:
+    """The data.
 
     Args:
         document: The board.
+        together: Rows of a table up to which their pages are one file.
         classes: Table -> classes of its task, whose numbers stand on the pages of the rows.
     """
     rows: dict[str, list[Row]] = defaultdict(list)
     for row in document.rows:
         rows[row.section].append(row)
-    sections = [_section(section, rows[section.id], classes.get(section.id, ())) for section in document.sections]
-    text = json.dumps({"sections": sections}, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return {
+        "together": together,
+        "sections": [_section(section, rows[section.id], classes.get(section.id, ())) for section in document.sections]
+    }
 
 
 def _section(section: Section, rows: Sequence[Row], classes: Sequence[str]) -> dict[str, Any]:

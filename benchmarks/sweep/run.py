@@ -11,6 +11,8 @@ from rich.text import Text
 
 from medgraft.benchmarks.board.leaderboard import write_board
 from medgraft.benchmarks.board.rows import board_rows
+from medgraft.benchmarks.board.suite_ranks import boards_of
+from medgraft.benchmarks.board.suite_text import show_suite
 from medgraft.benchmarks.board.terminal import say, show_board
 from medgraft.benchmarks.cell.results import CellResult, CellSpec, ResultStore, StorageError
 from medgraft.benchmarks.cell.verification import verified
@@ -109,7 +111,9 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
     show_left_out([cell for row in board for cell in row.cells if cell.key in keys], console)
     folder = Path() if sweep.results == DEFAULT_RESULTS else sweep.results
     try:
-        text, data = write_board(board, folder, command, read_operations([sweep.results]))
+        ranks = boards_of(board)
+        text, data = write_board(board, folder, command, read_operations([sweep.results]), suites=ranks)
+        show_suite(ranks if sweep.suite else (), console)
         say(console, f"written: {sweep.results}/, {text}, {data}")
     except MedgraftError as error:
         stopped = stopped or str(error)

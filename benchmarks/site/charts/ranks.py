@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from medgraft.benchmarks.site.charts.lines import Chart
-from medgraft.benchmarks.site.charts.svg import Drawing, Scale, plain_number
+from markupsafe import Markup
+
+from medgraft.benchmarks.site.charts.svg import LETTER, Drawing, Scale, plain_number
 from medgraft.benchmarks.site.mean_ranks import MeanRanks
 
-ROW, WIDTH = 24, 560
+ROW, WIDTH = 24, 640
 
 
-def ranks_chart(found: MeanRanks) -> Chart:
+def ranks_chart(found: MeanRanks) -> Markup:
     """Mean ranks as points; uprights join adapters that the tasks do not tell apart (Demsar 2006, figure 1)."""
     k = len(found.names)
-    left = min(30 + max(map(len, found.names)) * 6.1, 250)
+    left = min(30 + max(map(len, found.names)) * LETTER, 260)
     groups = found.groups()
     right = WIDTH - 24 - 10 * len(groups)
-    top = 40
+    top = 46
     bottom = top + ROW * k
     d = Drawing(WIDTH, bottom + 46)
     scale = Scale(1, k, left + 6, right - 6)
@@ -23,7 +24,11 @@ def ranks_chart(found: MeanRanks) -> Chart:
     d.line(scale(1), 16, scale(1 + half), 16, "front")
     d.line(scale(1), 11, scale(1), 21, "front")
     d.line(scale(1 + half), 11, scale(1 + half), 21, "front")
-    d.text(scale(1 + half) + 6, 20, f"critical difference {found.difference:.2f}", "label")
+    said = f"critical difference {found.difference:.2f}"
+    if scale(1 + half) + 6 + len(said) * LETTER < WIDTH:
+        d.text(scale(1 + half) + 6, 20, said)
+    else:
+        d.text(scale(1 + half), 34, said, "label", "end")
     for tick in range(1, k + 1, max(1, -(-k // 12))):
         d.line(scale(tick), top - 6, scale(tick), bottom, "grid")
         d.text(scale(tick), bottom + 15, str(tick), "tick", "middle")
@@ -39,4 +44,4 @@ def ranks_chart(found: MeanRanks) -> Chart:
     words = ", ".join(f"{name} {rank:.2f}" for name, rank in zip(found.names, found.ranks, strict=True))
     together = "; ".join(f"{found.names[a]} to {found.names[b]}" for a, b in groups) or "none"
     label = f"Mean ranks over {len(found.tasks)} tasks: {words}. Not told apart: {together}."
-    return Chart("Mean ranks over tasks", d.svg(label), wide=True)
+    return d.svg(label)

@@ -17,7 +17,7 @@ from markupsafe import Markup
 COLOURS = 6
 """Colours, after which they begin again with another dash."""
 
-LETTER = 5.9
+LETTER = 6.3
 """Width of an average letter at the labels' size, in units of the drawing."""
 
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -86,13 +86,15 @@ class LogScale:
         return self.start + min(max(share, 0.0), 1.0) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """Powers of ten in the range, with 2 and 5 times them where there are few; at most about six."""
+        """Powers of ten in the range, and round numbers between them where there are fewer than three."""
         low, high = math.floor(math.log10(self.low) + 1e-9), math.ceil(math.log10(self.high) - 1e-9)
-        decades = high - low
-        factors = (1,) if decades > 3 else (1, 3) if decades > 1 else (1, 2, 5)
-        every = 1 + decades // 6
-        found = [f * 10.0**power for power in range(low, high + 1, every) for f in factors]
-        return [tick for tick in found if self.low * 0.999 <= tick <= self.high * 1.001]
+        every, found = 1 + (high - low) // 6, []
+        for factors in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+            every_one = [factor * 10.0**power for power in range(low, high + 1, every) for factor in factors]
+            found = [tick for tick in every_one if self.low * 0.999 <= tick <= self.high * 1.001]
+            if len(found) >= 3:
+                break
+        return found
 
 
 def padded(values: Sequence[float], share: float = 0.06) -> tuple[float, float]:
@@ -154,7 +156,8 @@ class Drawing:
     def svg(self, label: str) -> Markup:
         """The chart; ``label`` is what it shows, in words, for those who do not see it."""
         return Markup(  # noqa: S704: every text in it went through escape
-            f'<svg role="img" viewBox="0 0 {self.width} {self.height}" aria-label="{escape(label)}">'
+            f'<svg role="img" width="{self.width}" height="{self.height}" viewBox="0 0 {self.width} {self.height}" '
+            f'aria-label="{escape(label)}">'
             f"{''.join(self.parts)}</svg>"
         )
 
@@ -201,7 +204,7 @@ class Frame:
 
 
 def frame(
-    x: tuple[float, float], y: tuple[float, float], *, width: int = 360, height: int = 260, log: bool = False,
+    x: tuple[float, float], y: tuple[float, float], *, width: int = 380, height: int = 280, log: bool = False,
     zero: bool = False,
 ) -> Frame:
     """A frame of the usual margins.

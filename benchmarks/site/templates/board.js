@@ -129,7 +129,7 @@
   function cell(row, column, place) {
     const value = row.values[place];
     if (column.key === "adapter") {
-      const head = element("th", { scope: "row" }, element("a", { href: `rows/${row.id}.html` }, row.adapter));
+      const head = element("th", { scope: "row" }, element("a", { href: `rows/${row.section.id}${row.section.rows.length > board.together ? `-${row.id[0]}` : ""}.html#${row.id}` }, row.adapter));
       if (row.note) head.append(element("small", {}, row.note));
       if (row.marks.length) head.append(element("div", {}, ...row.marks.map((each) => element("span", { class: "mark" }, each))));
       return head;
