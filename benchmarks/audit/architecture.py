@@ -24,9 +24,9 @@ ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
     "benchmarks": (
         ("commands", "audit", "speed", "pretrain"),
         ("site",),
-        ("sweep", "tuning", "board", "launch", "export", "predict", "kernels"),
+        ("sweep", "tuning", "suite", "board", "launch", "export", "predict", "kernels"),
         ("explain",),
-        ("cell", "external", "measure", "prepare"),
+        ("cell", "external", "fairness", "measure", "prepare"),
         ("training", "prefix_cache", "tasks", "calibration", "statistics"),
         ("objectives", "metrics", "cohorts", "phantoms"),
     ),

@@ -14,9 +14,9 @@ from medgraft.benchmarks.board.document import suite_of
 from medgraft.benchmarks.board.external import tested_rows
 from medgraft.benchmarks.board.markdown import markdown
 from medgraft.benchmarks.board.rows import BoardRow, median
-from medgraft.benchmarks.board.suite_ranks import SuiteBoard
 from medgraft.benchmarks.board.text import as_csv
 from medgraft.benchmarks.kernels.results import OperationResult
+from medgraft.benchmarks.suite.ranks import SuiteBoard
 from medgraft.errors import MedgraftError
 
 ALWAYS = ("data", "task", "cohort_revision", "encoder", "adapter", "note", "seeds", "status", "epochs")
@@ -52,7 +52,6 @@ def table(rows: Sequence[BoardRow]) -> pd.DataFrame:
             "few_subjects": row.warning,
             "epochs": cell.spec.train.epochs,
             "recipe": recipe(cell),
-            "marks": "; ".join(row.marks) or None,
             "hardware": row.hardware or None,
             "tune": cell.spec.tune or None,
             "budget": cell.spec.budget,

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import pandas as pd
 
 from medgraft.benchmarks.board.adapters import HEADS, adapter_rows, without_dashes
-from medgraft.benchmarks.board.basis import why_apart
 from medgraft.benchmarks.board.columns import KEPT, cells_of_row, numbers_shown, speaking
 from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
 from medgraft.benchmarks.board.external import HEADS as EXTERNAL_HEADS
@@ -18,12 +17,13 @@ from medgraft.benchmarks.board.groups import group_rows, metrics_by_group
 from medgraft.benchmarks.board.probabilities import HEADS as PROBABILITY_HEADS
 from medgraft.benchmarks.board.probabilities import probability_rows
 from medgraft.benchmarks.board.rows import BoardRow
-from medgraft.benchmarks.board.suite_ranks import SuiteBoard
-from medgraft.benchmarks.board.suite_text import suite_markdown
 from medgraft.benchmarks.board.text import with_interval, without_paths
 from medgraft.benchmarks.cohorts.tables.tabular import baseline_lines
+from medgraft.benchmarks.fairness.basis import why_apart
 from medgraft.benchmarks.kernels.results import OperationResult, section
 from medgraft.benchmarks.metrics.intervals import FEW
+from medgraft.benchmarks.suite.ranks import SuiteBoard
+from medgraft.benchmarks.suite.text import suite_markdown
 from medgraft.commands.plain_text import markdown_code, markdown_text, one_line
 from medgraft.errors import ConfigError
 

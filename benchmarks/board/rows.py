@@ -12,7 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from medgraft.benchmarks.board.basis import (
+from medgraft.benchmarks.cell.result_files import UnreadableError
+from medgraft.benchmarks.cell.results import CellResult
+from medgraft.benchmarks.cell.verification import Verified, stored_predictions, verified_results
+from medgraft.benchmarks.external.results import StoredTest, external_beside
+from medgraft.benchmarks.fairness.basis import (
     commonest,
     definitions_of,
     hardware_of,
@@ -20,11 +24,7 @@ from medgraft.benchmarks.board.basis import (
     section_of,
     split_of,
 )
-from medgraft.benchmarks.board.marks import marks_of
-from medgraft.benchmarks.cell.result_files import UnreadableError
-from medgraft.benchmarks.cell.results import CellResult
-from medgraft.benchmarks.cell.verification import Verified, stored_predictions, verified_results
-from medgraft.benchmarks.external.results import StoredTest, external_beside
+from medgraft.benchmarks.fairness.marks import marks_of
 from medgraft.benchmarks.metrics.bootstrap import METHOD, Estimate, left_out_of
 from medgraft.benchmarks.metrics.intervals import few_subjects, joined_interval, pooled_intervals
 from medgraft.benchmarks.metrics.student import Bounds, Ends
@@ -70,7 +70,7 @@ class BoardRow:
 
     @property
     def section(self) -> tuple[bool, str, str, str]:
-        """What rows share that stand in one table, see :func:`medgraft.benchmarks.board.basis.section_of`."""
+        """What rows share that stand in one table, see :func:`medgraft.benchmarks.fairness.basis.section_of`."""
         return section_of(self.speaker)
 
     @property

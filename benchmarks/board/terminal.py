@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from medgraft.benchmarks.board.basis import why_apart
 from medgraft.benchmarks.board.columns import HEADINGS, cells_of_row, numbers_shown, speaking
 from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
 from medgraft.benchmarks.board.external import SIDES, TestedRow, tested_rows
 from medgraft.benchmarks.board.groups import HEADS, group_rows
 from medgraft.benchmarks.board.rows import BoardRow
 from medgraft.benchmarks.cell.results import CellResult
+from medgraft.benchmarks.fairness.basis import why_apart
 from medgraft.commands.plain_text import one_line
 
 WIDE_COLUMNS = 150

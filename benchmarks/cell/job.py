@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medgraft.benchmarks.cell.fairness import Tuning
 from medgraft.benchmarks.cell.results import CellResult, CellSpec, Efficiency, Status
 from medgraft.benchmarks.external.spec import ExternalTest
+from medgraft.benchmarks.fairness.record import Tuning
 from medgraft.benchmarks.measure import environment
 from medgraft.commands.plain_text import one_line, plain
 

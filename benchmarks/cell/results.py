@@ -20,10 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from medgraft.benchmarks.calibration.conformal import COVERAGE, Method
 from medgraft.benchmarks.calibration.summary import Calibration
-from medgraft.benchmarks.cell.fairness import Sizing, Tuning
 from medgraft.benchmarks.cell.left_out import LeftOut
 from medgraft.benchmarks.cell.migrations import SCHEMA_VERSION, migrated
 from medgraft.benchmarks.cell.result_files import KEPT, UnreadableError, files_below, read_json
+from medgraft.benchmarks.fairness.record import Sizing, Tuning
 from medgraft.benchmarks.metrics.bootstrap import Estimate
 from medgraft.benchmarks.metrics.groups import Groups
 from medgraft.commands.plain_text import one_line

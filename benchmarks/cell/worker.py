@@ -63,7 +63,7 @@ def run_cell(job: Job, progress: Progress, folder: Path | None = None) -> tuple[
     clock = {"start": time.perf_counter()}
     with operations(job.spec) as record:
         if job.trial:
-            from medgraft.benchmarks.cell.trial import run_trial
+            from medgraft.benchmarks.tuning.trial import run_trial
 
             return run_trial(job, progress), {}
         return _run_steps(job, record, progress, clock, folder)

@@ -33,11 +33,11 @@ def leaderboard(
         from rich.console import Console
 
         from medgraft.benchmarks.board.rows import board_rows
-        from medgraft.benchmarks.board.suite_ranks import boards_of
-        from medgraft.benchmarks.board.suite_text import show_suite
         from medgraft.benchmarks.board.terminal import show_board
         from medgraft.benchmarks.kernels.results import read_operations
         from medgraft.benchmarks.site.publish import publish
+        from medgraft.benchmarks.suite.ranks import boards_of
+        from medgraft.benchmarks.suite.text import show_suite
         from medgraft.errors import MedgraftError
 
         rows, operations = board_rows(results), read_operations(results)

@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medgraft.benchmarks.cell.fairness import Tuning
 from medgraft.benchmarks.cell.job import GRAFT, JOB, RESULT, UNWRITABLE, Job
 from medgraft.benchmarks.cell.progress import ProgressReader
 from medgraft.benchmarks.cell.result_files import UnreadableError
@@ -21,6 +20,7 @@ from medgraft.benchmarks.cell.verification import check
 from medgraft.benchmarks.cohorts.places import Cohort
 from medgraft.benchmarks.external.results import put_external
 from medgraft.benchmarks.external.spec import ExternalTest
+from medgraft.benchmarks.fairness.record import Tuning
 from medgraft.benchmarks.launch.collect import Outcome, collect
 from medgraft.benchmarks.launch.leftovers import claim, clear_leftovers
 from medgraft.commands.plain_text import one_line

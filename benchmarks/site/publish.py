@@ -13,11 +13,11 @@ import pandas as pd
 from medgraft.benchmarks.board.document import document
 from medgraft.benchmarks.board.leaderboard import table, write_board
 from medgraft.benchmarks.board.rows import BoardRow
-from medgraft.benchmarks.board.suite_ranks import SuiteBoard
 from medgraft.benchmarks.cell.results import BOARD_FILE, write_atomically
 from medgraft.benchmarks.garbage import uncollected
 from medgraft.benchmarks.kernels.results import OperationResult
 from medgraft.benchmarks.site.pages import write_site
+from medgraft.benchmarks.suite.ranks import SuiteBoard
 from medgraft.commands.plain_text import plain
 from medgraft.errors import MedgraftError
 

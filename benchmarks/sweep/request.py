@@ -13,8 +13,8 @@ from medgraft.benchmarks.cell.results import Backend, Calibrate
 from medgraft.benchmarks.cohorts.own.task_file import is_task_file, read_task_file
 from medgraft.benchmarks.commands.arguments import listed, listed_encoders, parse_seeds
 from medgraft.benchmarks.prefix_cache.store import parse_size
+from medgraft.benchmarks.suite.membership import as_preset, with_suite
 from medgraft.benchmarks.sweep.assignments import canonical_encoder, read_assignments, with_encoder_options
-from medgraft.benchmarks.sweep.suites import as_preset, with_suite
 from medgraft.errors import ConfigError, MedgraftError, UnknownNameError
 from medgraft.files.documents import read_yaml
 from medgraft.options import Options, Seed, checked

@@ -11,19 +11,19 @@ from rich.text import Text
 
 from medgraft.benchmarks.board.leaderboard import write_board
 from medgraft.benchmarks.board.rows import board_rows
-from medgraft.benchmarks.board.suite_ranks import boards_of
-from medgraft.benchmarks.board.suite_text import show_suite
 from medgraft.benchmarks.board.terminal import say, show_board
 from medgraft.benchmarks.cell.results import CellResult, CellSpec, ResultStore, StorageError
 from medgraft.benchmarks.cell.verification import verified
 from medgraft.benchmarks.kernels.results import read_operations
 from medgraft.benchmarks.launch.cells import Events, Runs
+from medgraft.benchmarks.suite.membership import misfit_of_spec
+from medgraft.benchmarks.suite.ranks import boards_of
+from medgraft.benchmarks.suite.text import show_suite
 from medgraft.benchmarks.sweep.display import Display
 from medgraft.benchmarks.sweep.external import untested_cells
 from medgraft.benchmarks.sweep.keeping import keep_best, kept_folders, without_graft
 from medgraft.benchmarks.sweep.plan import Plan, make_plan, resources_of
 from medgraft.benchmarks.sweep.request import Sweep
-from medgraft.benchmarks.sweep.suites import misfit_of_spec
 from medgraft.benchmarks.sweep.tuning import tuned
 from medgraft.commands.console import say as say_error
 from medgraft.commands.plain_text import one_line

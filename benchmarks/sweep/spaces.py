@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from medgraft.benchmarks.cell.fairness import Dimension
 from medgraft.benchmarks.cell.resolved import ResolvedRow
+from medgraft.benchmarks.fairness.record import Dimension
 from medgraft.benchmarks.sweep.budget import knob_of
 from medgraft.benchmarks.sweep.request import Sweep
 from medgraft.benchmarks.sweep.rows import Row

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from medgraft.benchmarks.board.terminal import say
-from medgraft.benchmarks.cell.fairness import Tuning
 from medgraft.benchmarks.cell.results import CellResult, CellSpec, ResultStore
+from medgraft.benchmarks.fairness.record import Tuning
 from medgraft.benchmarks.launch.cells import Events, Running
 from medgraft.benchmarks.sweep.display import clock, fitted
 from medgraft.benchmarks.sweep.plan import Plan, resources_of

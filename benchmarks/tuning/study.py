@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from medgraft.benchmarks.cell.fairness import Dimension, Trial, Tuning
 from medgraft.benchmarks.cell.result_files import UnreadableError, read_json
 from medgraft.benchmarks.cell.results import TRIAL_SUFFIX, CellSpec, ResultStore, StorageError, write_atomically
+from medgraft.benchmarks.fairness.record import Dimension, Trial, Tuning
 from medgraft.benchmarks.tuning.space import applied, size_of
 from medgraft.errors import ConfigError
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from medgraft.benchmarks.cell.job import Job
 from medgraft.benchmarks.cell.results import CellResult, CellSpec
-from medgraft.benchmarks.cell.trial import trial_of
 from medgraft.benchmarks.launch.cells import Events, Running, Runs
 from medgraft.benchmarks.launch.collect import Outcome
 from medgraft.benchmarks.tuning.study import RowStudy
+from medgraft.benchmarks.tuning.trial import trial_of
 
 
 class TrialRuns(Runs):

@@ -145,7 +145,7 @@ def _label(
         ):  # fmt: skip
             left = x + dx - anchor * width
             box = (left, y + dy - 9, left + width, y + dy + 3)
-            inside = 20 <= box[0] and box[2] <= right + 12 and box[1] >= top - 10 and box[3] <= bottom - 2
+            inside = box[0] >= 20 and box[2] <= right + 12 and box[1] >= top - 10 and box[3] <= bottom - 2
             if inside and not any(_touch(box, other) for other in taken):
                 taken.append(box)
                 d.text(x + dx, y + dy, text, "label", {0.0: "start", 0.5: "middle", 1.0: "end"}[anchor])

@@ -130,7 +130,7 @@ def misfit(suite: Suite, cell: CellResult) -> str:
         return f"it has no {task.primary}"
     if cell.metric_versions.get(task.primary, 1) != task.metric_version:
         return f"{task.primary} is of version {cell.metric_versions[task.primary]}, not {task.metric_version}"
-    from medgraft.benchmarks.board.marks import recipe_epochs
+    from medgraft.benchmarks.fairness.marks import recipe_epochs
 
     usual = cell.training.get("recipe_epochs") or recipe_epochs(cell.spec.adapter)
     if usual and cell.training.get("steps") and cell.spec.train.epochs > suite.budget.epochs * usual:

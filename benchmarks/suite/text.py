@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from medgraft.benchmarks.board.suite_ranks import Ranked, SuiteBoard
 from medgraft.benchmarks.board.terminal import say
+from medgraft.benchmarks.suite.ranks import Ranked, SuiteBoard
 from medgraft.commands.plain_text import markdown_text, one_line
 
 NAMED = 4
@@ -43,8 +43,8 @@ def remarks(board: SuiteBoard) -> list[str]:
     tasks = len(board.suite.tasks)
     lines = [
         f"Mean rank over {tasks} task{'s' if tasks > 1 else ''} of {len(board.ranked)} adapters, by the suite's "
-        "metrics; brackets hold 95% intervals that resample test subjects within tasks, and seeds. Tasks are few and are not "
-        "resampled: on other tasks the order may be another."
+        "metrics; brackets hold 95% intervals that resample test subjects within tasks, and seeds. Tasks are few and "
+        "are not resampled: on other tasks the order may be another."
     ]
     lines += [f"Not ranked: {name} lacks {lack}." for name, lack in board.unranked.items()]
     for reason, (names, count) in board.refused.items():

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from test_leaderboard import store, terminal
 
-from medgraft.benchmarks.board.basis import why_apart
 from medgraft.benchmarks.board.leaderboard import table
 from medgraft.benchmarks.board.markdown import markdown
 from medgraft.benchmarks.board.rows import board_rows
-from medgraft.benchmarks.cell.fairness import Dimension, Sizing, Trial, Tuning
 from medgraft.benchmarks.cell.results import CellResult, ResultStore
+from medgraft.benchmarks.fairness.basis import why_apart
+from medgraft.benchmarks.fairness.record import Dimension, Sizing, Trial, Tuning
 
 
 def stored_with(folder: Path, result: CellResult, **changes: Any) -> CellResult:

@@ -23,7 +23,7 @@ from medgraft.benchmarks.cell.result_files import UnreadableError
 from medgraft.benchmarks.cell.results import CellResult
 from medgraft.benchmarks.cell.verification import stored_predictions
 from medgraft.benchmarks.metrics.resampling import subject_bootstrap
-from medgraft.benchmarks.sweep.suites import misfit
+from medgraft.benchmarks.suite.membership import misfit
 from medgraft.errors import MedgraftError
 from medgraft.judging import judged, metric_of
 from medgraft.metric import Predictions
