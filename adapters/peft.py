@@ -85,8 +85,8 @@ class PeftAdapter(Adapter):
 
     @property
     def size_knob(self) -> SizeKnob | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The rank, of methods that have one."""
-        if self.misfit or "r" not in {field.name for field in dataclasses.fields(self._kind())}:
+        """The rank, of methods that have one; that of VeRA sizes what is frozen."""
+        if self.misfit or self.method == "vera" or "r" not in {field.name for field in dataclasses.fields(self._kind())}:
             return None
         return SizeKnob("options.r")
 

@@ -163,7 +163,9 @@ def test_a_search_without_a_score_is_no_tuning_and_says_so(tmp_path):
 
 def test_a_head_that_is_solved_was_not_trained_longer(tmp_path):
     stored_with(
-        tmp_path, store(tmp_path, adapter="linear_probe", train={"epochs": 600}), training={"steps": 0, "recipe_epochs": 60}
+        tmp_path,
+        store(tmp_path, adapter="linear_probe", train={"epochs": 600}),
+        training={"steps": 0, "recipe_epochs": 60},
     )
     (row,) = board_rows([tmp_path])
     assert row.marks == ()

@@ -27,7 +27,9 @@ def bowl(values: dict[str, Any]) -> float:
 
 
 def run(folder: Path, score: Score = bowl, asked: int = 8, *, upwards: bool = True, stop: int = 99, **more: Any):
-    study = RowStudy(spec(train={"epochs": 2, "lr": 1e-2}), SPACE, asked, "f1_macro", upwards, ResultStore(folder), **more)
+    study = RowStudy(
+        spec(train={"epochs": 2, "lr": 1e-2}), SPACE, asked, "f1_macro", upwards, ResultStore(folder), **more
+    )
     ran = []
     while len(ran) < stop and (cell := study.next_spec()) is not None:
         values = study.values
