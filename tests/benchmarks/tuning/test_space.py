@@ -56,7 +56,7 @@ def test_what_trains_nothing_has_only_its_own_options():
 
 
 def test_a_solved_head_trains_where_the_task_has_no_regression():
-    assert [each.name for each in space("linear_probe", "segmentation")[0]][0] == "train.lr"
+    assert space("linear_probe", "segmentation")[0][0].name == "train.lr"
 
 
 def test_what_somebody_has_set_stays_and_the_space_keeps_its_size():
