@@ -86,7 +86,8 @@ class PeftAdapter(Adapter):
     @property
     def size_knob(self) -> SizeKnob | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The rank, of methods that have one; that of VeRA sizes what is frozen."""
-        if self.misfit or self.method == "vera" or "r" not in {field.name for field in dataclasses.fields(self._kind())}:
+        options = () if self.misfit or self.method == "vera" else dataclasses.fields(self._kind())
+        if "r" not in {field.name for field in options}:
             return None
         return SizeKnob("options.r")
 

@@ -79,19 +79,19 @@ def misfit_of_spec(suite: Suite, spec: CellSpec) -> str:
     if task is None:
         return f"the suite has no task {spec.task}"
     facts = {
-        "the task's version": (task.version, spec.task_version),
-        "the task's options": (_recorded(task), spec.task_options),
-        "samples per split at most": (task.limit, spec.limit),
-        "trials": (suite.budget.tune, spec.tune),
-        "the budget of parameters": (suite.budget.parameters, spec.budget),
-        "the precision": (suite.precision, spec.precision),
-        "augmented views": (0, spec.augment_views),
-        "the version of the harness's numbers": (suite.numbers_version, spec.numbers_version),
-        "calibration": ("none", spec.calibrate),
+        "the task's version is": (task.version, spec.task_version),
+        "the task's options are": (_recorded(task), spec.task_options),
+        "the limit of samples per split is": (task.limit, spec.limit),
+        "the number of trials is": (suite.budget.tune, spec.tune),
+        "the budget of parameters is": (suite.budget.parameters, spec.budget),
+        "the precision is": (suite.precision, spec.precision),
+        "the number of augmented views is": (0, spec.augment_views),
+        "the version of the harness's numbers is": (suite.numbers_version, spec.numbers_version),
+        "calibration is": ("none", spec.calibrate),
     }
     for what, (wanted, found) in facts.items():
         if wanted != found:
-            return f"{what} {'are' if what.endswith('s') else 'is'} {found or 'none'}, not {wanted or 'none'}"
+            return f"{what} {found or 'none'}, not {wanted or 'none'}"
     if spec.encoder not in task.encoders:
         return f"encoder {spec.encoder} is not one of the suite's ({', '.join(task.encoders)})"
     if spec.seed not in suite.seeds:

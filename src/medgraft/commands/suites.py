@@ -63,7 +63,6 @@ def _task(task: SuiteTask) -> list[str]:
         lines.append(f"  collected, --data {task.cohort}=PATH: {task.collected.release}; {task.collected.split}")
     if task.generated is not None:
         given = ", ".join(f"{name}={value}" for name, value in task.generated.options.items())
-        lines.append(
-            f"  generated without --data: {task.generated.writer} ({given}), split {task.generated.split_hash}"
-        )
+        writer, split = task.generated.writer, task.generated.split_hash
+        lines.append(f"  generated without --data: {writer} ({given}), split {split}")
     return lines

@@ -140,9 +140,9 @@ def test_results_of_another_version_are_refused_by_name(tmp_path, suite):
     [
         ({"seed": 7}, "seed 7 is not one of the suite's"),
         ({"encoder": "phantom_chest"}, "encoder phantom_chest is not one"),
-        ({"tune": 5}, "trials are 5, not none"),
+        ({"tune": 5}, "the number of trials is 5, not none"),
         ({"budget": 10}, "the budget of parameters is 10, not none"),
-        ({"limit": 40}, "samples per split at most is 40, not none"),
+        ({"limit": 40}, "the limit of samples per split is 40, not none"),
         ({"numbers_version": 5}, "the version of the harness's numbers is 5, not 6"),
         ({"precision": "bf16"}, "the precision is bf16, not fp32"),
         ({"train": {"epochs": 9}}, "it was trained for 9 epochs; the suite allows 3"),
