@@ -198,18 +198,19 @@ def read_sweep(path: Path | None, overrides: Mapping[str, Any], assignments: Ite
         assignments: ``NAME.OPTION=VALUE``, see :mod:`medgraft.benchmarks.sweep.assignments`.
 
     Raises:
-        ConfigError: The file cannot be read, or a field does not exist or has a value out of range.
+        ConfigError: The file cannot be read, a field does not exist or has a value out of range, or a suite has decided
+            what the request says.
     """
     values = {} if path is None else _from_file(path)
     fields = {name: value for name, value in overrides.items() if value is not None}
     if "epochs" in fields:
         values["train"] = _without(values.get("train"), "epochs")
     values |= fields
-    if values.get("suite"):
-        values = with_suite(values, find_suite(str(values["suite"])))
     _read_task_files(values)
     if assignments := list(assignments):
         _assign(values, assignments, fields)
+    if values.get("suite"):
+        values = with_suite(values, find_suite(str(values["suite"])))
     return checked(Sweep, values, "the sweep's options")
 
 

@@ -18,6 +18,7 @@ from medgraft.benchmarks.cell.results import CellResult, ResultStore
 from medgraft.benchmarks.suite.membership import FROZEN, as_preset, misfit, with_suite
 from medgraft.benchmarks.suite.ranks import boards_of, suite_boards
 from medgraft.benchmarks.suite.text import show_suite
+from medgraft.benchmarks.sweep.request import read_sweep
 from medgraft.errors import ConfigError, UnknownNameError
 from medgraft.suites import Suite, find_suite, read_suite, suites
 from medgraft.task_names import build_task
@@ -83,6 +84,15 @@ def test_another_distribution_brings_suites_in_a_folder(tmp_path, monkeypatch):
 def test_what_a_suite_decides_nobody_else_does(option):
     with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')}: suite medgraft-chest v1.0 says which"):
         with_suite({option: 1}, find_suite("medgraft-chest"))
+
+
+def test_options_of_its_tasks_are_decided_and_those_of_adapters_are_not():
+    asked = {"suite": "medgraft-chest", "adapters": ["lora"]}
+    sweep = read_sweep(None, asked, ["lora.rank=4"])
+    assert sweep.options == {"lora": {"rank": 4}} and sweep.tasks == ("chexpert", "rsna", "siim")
+    assert sweep.preset_entry().encoders["chexpert"] == ("phantom_chest",) and not sweep.baselines
+    with pytest.raises(ConfigError, match="--set chexpert: suite medgraft-chest v1.0 has decided the options"):
+        read_sweep(None, asked, ["chexpert.split_seed=3"])
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
