@@ -91,7 +91,7 @@ def test_options_of_its_tasks_are_decided_and_those_of_adapters_are_not():
     sweep = read_sweep(None, asked, ["lora.rank=4"])
     assert sweep.options == {"lora": {"rank": 4}} and sweep.tasks == ("chexpert", "rsna", "siim")
     assert sweep.preset_entry().encoders["chexpert"] == ("phantom_chest",) and not sweep.baselines
-    with pytest.raises(ConfigError, match="--set chexpert: suite medgraft-chest v1.0 has decided the options"):
+    with pytest.raises(ConfigError, match=r"--set chexpert: suite medgraft-chest v1\.0 has decided the options"):
         read_sweep(None, asked, ["chexpert.split_seed=3"])
 
 
