@@ -121,7 +121,7 @@ class Suite(_Model):
     numbers_version: int
     seeds: tuple[int, ...] = Field(min_length=1)
     precision: Literal["fp32", "bf16"] = "fp32"
-    budget: SuiteBudget = SuiteBudget()
+    budget: SuiteBudget = Field(default_factory=lambda: SuiteBudget.model_validate({}))
     tasks: tuple[SuiteTask, ...] = Field(min_length=1)
     references: tuple[str, ...] = ()
 
@@ -177,7 +177,7 @@ def read_suite(path: Path) -> Suite:
 def _folders() -> list[tuple[str, Path]]:
     """Distribution and folder of each declared package, ours first; no plugin is imported."""
     entries = sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.value != __name__)
-    folders = []
+    folders: list[tuple[str, Path]] = []
     for entry in entries:
         distribution = entry.dist.name if entry.dist is not None else "an unknown distribution"
         try:
