@@ -22,6 +22,7 @@ from medgraft.adapters.parts.ace_graphs import GraphKind, NeighbourGraph
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError
 from medgraft.features import Condenser, Features
+from medgraft.knobs import SizeKnob
 from medgraft.modality import is_text
 from medgraft.ops import backends
 from medgraft.sites import Site
@@ -108,6 +109,8 @@ class AceHgnnAdapter(Adapter):
     paper = "Aydin et al., ACE-LoRA, 2026 (arXiv 2603.17079), section on the attention-conditioned hypergraph network"
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 10})
+    size_knob = SizeKnob("hidden_dim")
+    search = MappingProxyType({"top_k": (1, 3, 5, 7, 10)})
     identity_at_init = False
 
     class Config(AdapterConfig):

@@ -25,6 +25,7 @@ from medgraft.adapters.parts.ace_lora_files import BIOMEDCLIP, export_ace_lora, 
 from medgraft.adapters.parts.placement import DepthGroup
 from medgraft.checkpoints.weights import UNRECORDED
 from medgraft.encoder import DualEncoder, Encoder
+from medgraft.knobs import SizeKnob
 from medgraft.sites import Site
 from medgraft.towers import reads_text
 
@@ -38,6 +39,8 @@ class AceLora(Adapter):
     paper = "Aydin et al., ACE-LoRA, 2026 (arXiv 2603.17079)"
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
+    size_knob = SizeKnob("rank")
+    search = MappingProxyType({"rank": (2, 4, 8, 16, 32), "alpha": (0.25, 0.5, 1.0, 2.0, 4.0)})
     identity_at_init = False
 
     class Config(AdapterConfig):

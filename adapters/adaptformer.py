@@ -18,6 +18,7 @@ from medgraft.adapter import AdapterConfig, Attachment
 from medgraft.adapters.parts.bottleneck import Bottleneck
 from medgraft.adapters.parts.placement import DepthGroup, Hits, select
 from medgraft.encoder import Encoder
+from medgraft.knobs import SizeKnob
 from medgraft.site_adapter import SiteAdapter
 from medgraft.sites import Site
 
@@ -35,6 +36,8 @@ class AdaptFormer(SiteAdapter):
     )
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
+    size_knob = SizeKnob("width")
+    search = MappingProxyType({"width": (4, 16, 32, 64, 128), "scale": (0.01, 0.05, 0.1, 0.5, 1.0)})
     text_padding = 0
 
     class Config(AdapterConfig):

@@ -33,6 +33,7 @@ from medgraft.attachment.portable import Portable
 from medgraft.encoder import Encoder
 from medgraft.errors import IncompatibleError
 from medgraft.features import Features
+from medgraft.knobs import SizeKnob
 from medgraft.losses import label_guided_info_nce
 from medgraft.ops import backends
 from medgraft.sites import Site
@@ -146,6 +147,10 @@ class BrainAdapter(Adapter):
     )
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 9, "batch_size": 8})
+    size_knob = SizeKnob("width")
+    search = MappingProxyType(
+        {"contrastive_weight": (0.0, 0.03, 0.1, 0.3, 1.0), "projection_lr": (0.01, 0.03, 0.1, 0.3, 1.0)}
+    )
     text_padding = 0
     token_wise = True
 

@@ -20,6 +20,7 @@ from medgraft.adapters.parts.placement import towers_with_features
 from medgraft.class_prompts import shared_embedding
 from medgraft.encoder import Encoder
 from medgraft.features import Features
+from medgraft.knobs import SizeKnob
 from medgraft.sites import Site
 from medgraft.towers import Reading, reads_text
 
@@ -58,6 +59,8 @@ class ClipAdapter(Adapter):
     )
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 100})
+    size_knob = SizeKnob("reduction", shrinks=True)
+    search = MappingProxyType({"ratio": (0.1, 0.2, 0.4, 0.6, 0.8), "reduction": (1, 2, 4, 8, 16)})
     text_padding = 0
     identity_at_init = False
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from pydantic import Field
 
 from medgraft.adapters.lora import Lora
+from medgraft.knobs import SizeKnob
 
 
 class ClipLora(Lora):
@@ -23,6 +24,8 @@ class ClipLora(Lora):
     )
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 40})
+    size_knob = SizeKnob("rank")
+    search = MappingProxyType({"rank": (1, 2, 4, 8, 16), "dropout": (0.0, 0.1, 0.25, 0.4, 0.5)})
 
     class Config(Lora.Config):
         """Options of LoRA with the defaults of CLIP-LoRA.

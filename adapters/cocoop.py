@@ -20,6 +20,7 @@ from medgraft.adapters.coop import ContextPrompts
 from medgraft.class_prompts import unit_embedding
 from medgraft.encoder import Encoder
 from medgraft.features import Features
+from medgraft.knobs import SizeKnob
 from medgraft.sites import Site
 
 LEAST_WIDTH = 4
@@ -36,6 +37,8 @@ class CoCoOp(ContextPrompts):
     paper = "Zhou et al., Conditional Prompt Learning for Vision-Language Models, CVPR 2022 (arXiv 2203.05557)"
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.002, "epochs": 10, "batch_size": 4})
+    size_knob = SizeKnob("reduction", shrinks=True)
+    search = MappingProxyType({"length": (1, 2, 4, 8, 16)})
     identity_at_init = False
     per_image = True
 

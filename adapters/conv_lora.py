@@ -27,6 +27,7 @@ from medgraft.adapters.parts.placement import DepthGroup, Hits, TokenGrid, check
 from medgraft.attachment.portable import Portable
 from medgraft.encoder import Encoder
 from medgraft.features import Features
+from medgraft.knobs import SizeKnob
 from medgraft.site_adapter import SiteAdapter
 from medgraft.sites import Site
 
@@ -136,6 +137,8 @@ class ConvLora(SiteAdapter):
     )
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
+    size_knob = SizeKnob("rank")
+    search = MappingProxyType({"rank": (1, 2, 3, 6, 12), "balance": (0.0, 0.001, 0.01, 0.1, 1.0)})
     text_padding = 0
 
     class Config(AdapterConfig):

@@ -24,6 +24,7 @@ from medgraft.adapter import AdapterConfig, Attachment, Support
 from medgraft.class_prompts import ClassAdapter
 from medgraft.encoder import Encoder, TextEncoder
 from medgraft.errors import CheckpointError, ConfigError
+from medgraft.knobs import SizeKnob
 from medgraft.sites import Site
 
 OTHER_TABLES = ("position", "type", "segment")
@@ -193,6 +194,8 @@ class CoOp(ContextPrompts):
     paper = "Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022 (arXiv 2109.01134)"
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.002, "epochs": 100})
+    size_knob = SizeKnob("length")
+    search = MappingProxyType({"length": (1, 2, 4, 8, 16)})
     identity_at_init = False
 
     class Config(AdapterConfig):

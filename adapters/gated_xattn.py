@@ -31,6 +31,7 @@ from medgraft.checkpoints.weights import load_strict
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.features import Features
+from medgraft.knobs import SizeKnob
 from medgraft.sites import Site
 from medgraft.towers import shares_space, text_tower, visual_tower
 
@@ -270,6 +271,8 @@ class GatedXattn(Adapter):
     paper = "Alayrac et al., Flamingo: a Visual Language Model for Few-Shot Learning, NeurIPS 2022 (arXiv 2204.14198)"
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 9})
+    size_knob = SizeKnob("head_dim")
+    search = MappingProxyType({"gate_lr": (1.0, 3.0, 10.0, 30.0, 100.0)})
     text_padding = 0
 
     class Config(AdapterConfig):

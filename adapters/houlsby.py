@@ -20,6 +20,7 @@ from medgraft.adapters.parts.bottleneck import Bottleneck, SerialAdapter
 from medgraft.adapters.parts.placement import DepthGroup, Hits, select, tower_of, unique
 from medgraft.adapters.parts.substitution import Substitution
 from medgraft.encoder import Encoder
+from medgraft.knobs import SizeKnob
 from medgraft.sites import Site
 
 
@@ -35,6 +36,8 @@ class Houlsby(SerialAdapter):
     paper = "Houlsby et al., Parameter-Efficient Transfer Learning for NLP, ICML 2019 (arXiv 1902.00751)"
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
+    size_knob = SizeKnob("width")
+    search = MappingProxyType({"width": (8, 16, 32, 64, 128)})
     text_padding = 0
     identity_at_init = False
 

@@ -34,6 +34,7 @@ class Knn(SupportAdapter):
     )
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"epochs": 0})
+    search = MappingProxyType({"k": (1, 5, 10, 20, 50), "temperature": (0.01, 0.03, 0.07, 0.2, 0.5)})
     kept = ("keys", "votes", "counted")
     export_refusal = "it holds the features of every training sample, which are not to leave with a model"
 

@@ -33,6 +33,7 @@ class LinearProbe(Adapter):
     train_defaults = MappingProxyType(
         {"epochs": 60}
     )  # of dense heads and linear_probe:sgd; a logistic regression has none
+    search = MappingProxyType({"pooling": ("encoder", "cls", "mean", "cls+mean")})
     text_padding = 0
 
     class Config(AdapterConfig):
@@ -50,6 +51,11 @@ class LinearProbe(Adapter):
 
     config: Config
     variant_field = "solver"
+
+    @property
+    def trained_by_steps(self) -> bool:
+        """Only by gradient descent."""
+        return self.config.solver == "sgd"
 
     @property
     def refit_head(self) -> bool:

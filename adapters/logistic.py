@@ -24,6 +24,7 @@ class Logistic(LinearProbe):
     paper = "Kornblith et al., Do Better ImageNet Models Transfer Better?, CVPR 2019 (arXiv 1805.08974)"
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"epochs": 60})  # of heads that are no regression
+    search = MappingProxyType({"pooling": ("encoder", "cls", "mean", "cls+mean")})
     variant_field = None
 
     class Config(AdapterConfig):
@@ -36,6 +37,11 @@ class Logistic(LinearProbe):
         pooling: Pooling = "encoder"
 
     config: Config
+
+    @property
+    def trained_by_steps(self) -> bool:
+        """Never: the head is solved."""
+        return False
 
     @property
     def refit_head(self) -> bool:

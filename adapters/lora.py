@@ -28,6 +28,7 @@ from medgraft.adapters.parts.placement import DepthGroup, check_rank, in_depth
 from medgraft.attachment.portable import Portable
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError
+from medgraft.knobs import SizeKnob
 from medgraft.ops import backends
 from medgraft.sites import Site, match_sites
 
@@ -175,6 +176,8 @@ class Lora(Adapter):
     paper = "Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022 (arXiv 2106.09685)"
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
+    size_knob = SizeKnob("rank")
+    search = MappingProxyType({"rank": (2, 4, 8, 16, 32), "alpha": (4.0, 8.0, 16.0, 32.0, 64.0)})
     mergeable = True
     token_wise = True
 

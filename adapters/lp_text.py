@@ -122,6 +122,7 @@ class LpText(SupportAdapter):
     )
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"epochs": 0})
+    search = MappingProxyType({"steps": (50, 100, 200, 300, 600)})
     kept = ("weight", "bias", "alpha", "text")
     trained = ("weight", "bias", "alpha")
     reads_prompts = True

@@ -20,6 +20,7 @@ from medgraft.adapters.parts.placement import check_rank
 from medgraft.attachment.hooks import HALVES
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError, UnknownNameError
+from medgraft.knobs import SizeKnob
 from medgraft.options import Option
 from medgraft.sites import Site, match_sites
 
@@ -81,6 +82,14 @@ class PeftAdapter(Adapter):
             self.misfit = "it does not act on layers that one can name"
         if not self.misfit:
             self._peft_config(["x"])  # says here what is wrong with the options
+
+    @property
+    def size_knob(self) -> SizeKnob | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The rank, of methods that have one; that of VeRA sizes what is frozen."""
+        options = () if self.misfit or self.method == "vera" else dataclasses.fields(self._kind())
+        if "r" not in {field.name for field in options}:
+            return None
+        return SizeKnob("options.r")
 
     @classmethod
     def variant_options(cls, variant: str | None) -> Sequence[Option]:

@@ -31,6 +31,7 @@ from medgraft.checkpoints.weights import load_strict
 from medgraft.encoder import Encoder
 from medgraft.errors import CheckpointError, ConfigError
 from medgraft.features import Condenser, Features
+from medgraft.knobs import SizeKnob
 from medgraft.sites import Site
 from medgraft.towers import Reading
 
@@ -241,6 +242,8 @@ class PerceiverResamplerAdapter(Adapter):
     paper = "Alayrac et al., Flamingo: a Visual Language Model for Few-Shot Learning, NeurIPS 2022 (arXiv 2204.14198)"
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.0005, "epochs": 8})
+    size_knob = SizeKnob("head_dim")
+    search = MappingProxyType({"num_latents": (8, 16, 32, 64, 128), "depth": (1, 2, 3, 4, 6)})
     text_padding = 0
     identity_at_init = False
 

@@ -18,6 +18,7 @@ from medgraft.adapter import AdapterConfig
 from medgraft.adapters.parts.bottleneck import Bottleneck, SerialAdapter
 from medgraft.adapters.parts.placement import DepthGroup, Hits, select
 from medgraft.encoder import Encoder
+from medgraft.knobs import SizeKnob
 from medgraft.sites import Site
 
 
@@ -35,6 +36,8 @@ class Pfeiffer(SerialAdapter):
     )
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
+    size_knob = SizeKnob("reduction", shrinks=True)
+    search = MappingProxyType({"reduction": (2, 4, 8, 16, 32)})
     text_padding = 0
 
     class Config(AdapterConfig):

@@ -38,6 +38,7 @@ class Prototypes(SupportAdapter):
     )
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"epochs": 0})
+    search = MappingProxyType({"centre": (False, True)})
     kept = ("prototypes", "absent", "mean", "scale")
 
     class Config(AdapterConfig):

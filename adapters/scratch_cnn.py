@@ -24,6 +24,7 @@ from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.encoder import Encoder
 from medgraft.fast.convolution import average_pool_3d
 from medgraft.features import Features
+from medgraft.knobs import SizeKnob
 from medgraft.sites import Site
 from medgraft.towers import grid_axes
 
@@ -118,6 +119,8 @@ class ScratchCnn(Adapter):
     )
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.001, "head_lr": 0.001, "epochs": 12, "batch_size": 16})
+    size_knob = SizeKnob("width", lowest=8, step=8)
+    search = MappingProxyType({"width": (8, 16, 24, 32, 48)})
     text_padding = 0
     identity_at_init = False
 

@@ -24,6 +24,7 @@ from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError
 from medgraft.fast.convolution import average_pool_3d
 from medgraft.features import Condenser, Features
+from medgraft.knobs import SizeKnob
 from medgraft.sites import Site
 from medgraft.towers import reads_text, visual_tower
 
@@ -129,6 +130,8 @@ class SpatialPoolingAdapter(Adapter):
     )
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 8})
+    size_knob = SizeKnob("out_dim")
+    search = MappingProxyType({"size": (1, 2, 3, 4, 5)})
     text_padding = 0
     identity_at_init = False
 

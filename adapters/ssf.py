@@ -84,6 +84,7 @@ class Ssf(Adapter):
     )
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
+    search = MappingProxyType({"std": (0.0, 0.005, 0.01, 0.02, 0.05)})
     text_padding = 0
     mergeable = True
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from medgraft.adapter import AdapterConfig, Attachment
 from medgraft.adapters.parts.placement import DepthGroup, Hits, TokenGrid, select, tower_of
 from medgraft.encoder import Encoder
+from medgraft.knobs import SizeKnob
 from medgraft.site_adapter import SiteAdapter
 from medgraft.sites import Site
 
@@ -69,6 +70,8 @@ class StAdapter(SiteAdapter):
     )
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
+    size_knob = SizeKnob("reduction", shrinks=True)
+    search = MappingProxyType({"reduction": (1, 2, 4, 8, 16)})
     text_padding = 0
 
     class Config(AdapterConfig):

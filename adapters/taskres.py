@@ -29,6 +29,7 @@ class TaskRes(SupportAdapter):
     paper = "Yu et al., Task Residual for Tuning Vision-Language Models, CVPR 2023 (arXiv 2211.10277)"
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.002, "epochs": 100})
+    search = MappingProxyType({"alpha": (0.1, 0.3, 1.0, 2.0, 4.0)})
     kept = ("residual", "text", "scale")
     trained = ("residual",)
     reads_prompts = True

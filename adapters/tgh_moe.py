@@ -46,6 +46,7 @@ from medgraft.adapters.parts.tgh_report import RoutingReport
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.features import Features
+from medgraft.knobs import SizeKnob
 from medgraft.schedule import ONE_PHASE, Phase
 from medgraft.sites import Site
 from medgraft.towers import text_tower
@@ -77,6 +78,8 @@ class TghMoe(Adapter):
     paper = "Yu et al., text-guided hierarchical mixture of experts (TGH-MoE), 2026 (arXiv 2604.10233)"
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 8})
+    size_knob = SizeKnob("width")
+    search = MappingProxyType({"scale": (0.1, 0.3, 1.0, 3.0, 10.0), "balance": (0.0, 0.001, 0.01, 0.1, 1.0)})
     text_padding = 0
 
     class Config(AdapterConfig):

@@ -36,6 +36,7 @@ class TipAdapter(ClassAdapter):
     )
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 20, "warmup": 0.0})
+    search = MappingProxyType({"alpha": (0.3, 0.6, 1.17, 2.5, 5.0), "beta": (0.5, 1.0, 2.0, 4.0, 8.0)})
     text_padding = 0
     export_refusal = "it holds the embeddings of every training image, which are not to leave with a model"
 

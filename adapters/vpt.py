@@ -21,6 +21,7 @@ from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.adapters.parts.placement import DepthGroup, Hits, key_of, select, tower_of, unique
 from medgraft.encoder import Encoder
 from medgraft.features import Features
+from medgraft.knobs import SizeKnob
 from medgraft.sites import Site
 
 
@@ -37,6 +38,8 @@ class Vpt(Adapter):
     paper = "Jia et al., Visual Prompt Tuning, ECCV 2022 (arXiv 2203.12119)"
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.003, "epochs": 10})
+    size_knob = SizeKnob("prompts")
+    search = MappingProxyType({"prompts": (1, 5, 10, 20, 50)})
     text_padding = 0
     identity_at_init = False
 

@@ -33,6 +33,7 @@ class ZsLp(SupportAdapter):
     )
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"epochs": 0})
+    search = MappingProxyType({"steps": (50, 100, 200, 300, 600), "rate": (0.01, 0.03, 0.1, 0.3, 1.0)})
     kept = ("prototypes", "scale")
     trained = ("prototypes",)
     reads_prompts = True

@@ -30,6 +30,7 @@ from medgraft.commands.site_picture import pages
 from medgraft.errors import UnknownNameError
 from medgraft.files.documents import parse_yaml
 from medgraft.sites import SiteKind
+from medgraft.suites import GROUP as SUITES
 from medgraft.testing import check_adapter
 
 ROOT = Path(__file__).parents[1]
@@ -205,9 +206,10 @@ def test_json_is_json(block):
 @pytest.mark.parametrize("block", of("toml"), ids=str)
 def test_toml_declares_what_exists(block):
     (groups,) = (each["entry-points"] for each in [tomllib.loads(block.text)["project"]])
-    assert set(groups) <= set(plugins.GROUPS.values())
-    for targets in groups.values():
-        assert all(re.fullmatch(r"[\w.]+:\w+", target) for target in targets.values())
+    assert set(groups) <= {*plugins.GROUPS.values(), SUITES}
+    for group, targets in groups.items():
+        form = r"[\w.]+" if group == SUITES else r"[\w.]+:\w+"
+        assert all(re.fullmatch(form, target) for target in targets.values())
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
@@ -238,7 +240,8 @@ def test_every_command_is_one(parser, words):
     if name == "run":
         check_run(values)
     if name in ("describe", "check") and not MADE_UP.match(str(values["name"])):
-        assert CliRunner().invoke(app, ["describe", values["name"]]).exit_code == 0
+        suite = [values["suite"]] if values.get("suite") else []
+        assert CliRunner().invoke(app, ["describe", values["name"], *suite]).exit_code == 0
 
 
 def check_program(words: list[str]) -> None:
@@ -261,6 +264,7 @@ def check_run(values: dict[str, Any]) -> None:
     parts = {name: (listed_encoders if name == "encoders" else listed)(text) for name, text in kept.items()}
     known = {name: [part for part in found or () if not MADE_UP.match(part)] or None for name, found in parts.items()}
     overrides = {**known, "preset": values["preset"], "seeds": parse_seeds(values["seeds"])}
+    overrides |= {name: values[name] for name in ("suite", "tune", "budget")}
     if known["adapters"] is None and values["adapters"]:
         overrides["adapters"] = ["lora"]
     if values["encoders"] and any(word in values["encoders"] for word in ("...", "/", "|")):

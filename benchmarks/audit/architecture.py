@@ -22,17 +22,18 @@ CONTRACTS = "contracts"
 
 ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
     "benchmarks": (
-        ("commands", "audit", "speed", "kernels", "pretrain"),
-        ("sweep", "board", "launch", "export", "predict"),
+        ("commands", "audit", "speed", "pretrain"),
+        ("site",),
+        ("sweep", "tuning", "suite", "board", "launch", "export", "predict", "kernels"),
         ("explain",),
-        ("cell", "external", "measure", "prepare"),
+        ("cell", "external", "fairness", "measure", "prepare"),
         ("training", "prefix_cache", "tasks", "calibration", "statistics"),
         ("objectives", "metrics", "cohorts", "phantoms"),
     ),
     "plugins": (("adapters", "adapters/parts", "adapters/kernels", "encoders", "encoders/parts"),),
     "core": (
         ("testing", "scaffold", "commands of the core", "checkpoints", "attachment"),
-        (CONTRACTS, "modalities", "fast", "ops", "files"),
+        (CONTRACTS, "suites", "modalities", "fast", "ops", "files"),
     ),
 }
 """Bands of the picture, each a few rows of rooms; imports point down."""

@@ -19,13 +19,20 @@ KEPT = ("encoder", "adapter", "rank", "backend", "seeds", "status")
 
 
 def numbers_shown(cell: CellResult) -> tuple[str, ...]:
-    """Numbers that a table shows first: those that the result's objective names, the primary one among them.
+    """Numbers that a table shows first: the primary one, then those that the result's objective names.
 
     Where the objective is not installed here, those of classes if the result has them.
     """
     named = _columns_of_objective(str(cell.data.get("objective", ""))) or tuple(HEADINGS)
     shown = tuple(name for name in named if name in cell.metrics or not cell.metrics)
-    return shown if cell.primary in shown or cell.primary not in cell.metrics else (cell.primary, *shown)
+    first = [cell.primary] if cell.primary in (*shown, *cell.metrics) else []
+    return tuple(dict.fromkeys([*first, *shown]))
+
+
+def speaking(members: Sequence[BoardRow]) -> CellResult:
+    """The result that says what a table is about: the first that has numbers, since one that failed knows no metric."""
+    cells = [cell for row in members for cell in row.cells]
+    return next((cell for cell in cells if cell.metrics), cells[0])
 
 
 @functools.cache
@@ -54,12 +61,13 @@ def cells_of_row(row: BoardRow, numbers: Sequence[str]) -> dict[str, str]:
         "rank": rank(row),
         **{HEADINGS.get(name, name): with_interval(row.metrics.get(name)) for name in numbers},
         "trainable": count(sum(efficiency.trainable.values()) if efficiency and efficiency.trainable else None),
-        "train/s": count(_rounded(median(row, "train_samples_per_s"))),
-        "infer/s": count(_rounded(median(row, "inference_samples_per_s"))),
+        "train/s": _speed(row, "train_samples_per_s"),
+        "infer/s": _speed(row, "inference_samples_per_s"),
         "step MB": "-" if peak is None else f"{peak / 2**20:.0f}",
         "backend": f"{spec.backend} {spec.precision}{device}{plain}{_forms(row.first)}",
         "seeds": str(len(row.cells)),
         "status": f"{row.status}; {row.warning}" if row.warning else row.status,
+        "marks": "; ".join(row.marks) or "-",
     }
 
 
@@ -68,6 +76,15 @@ def rank(row: BoardRow) -> str:
     if (standing := row.standing) is None:
         return "-"
     return f"{standing.rank} ({standing.low}-{standing.high})"
+
+
+ELSEWHERE = " *"
+"""Behind a speed that was measured on other hardware than most of its column."""
+
+
+def _speed(row: BoardRow, name: str) -> str:
+    text = count(_rounded(median(row, name)))
+    return f"{text}{ELSEWHERE}" if row.other_hardware and text != "-" else text
 
 
 def _forms(cell: CellResult) -> str:

@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 
 from medgraft.benchmarks.board.adapters import recipe, title
+from medgraft.benchmarks.board.document import suite_of
 from medgraft.benchmarks.board.external import tested_rows
 from medgraft.benchmarks.board.markdown import MARGIN, markdown
 from medgraft.benchmarks.board.rows import BoardRow, median
 from medgraft.benchmarks.board.text import as_csv
 from medgraft.benchmarks.kernels.results import OperationResult
+from medgraft.benchmarks.suite.ranks import SuiteBoard
 from medgraft.errors import MedgraftError
 
 ALWAYS = ("data", "task", "cohort_revision", "encoder", "adapter", "note", "seeds", "status", "epochs")
@@ -36,6 +38,11 @@ def table(rows: Sequence[BoardRow]) -> pd.DataFrame:
             "adapter": cell.spec.adapter,
             "title": title(cell) or None,
             "note": row.note,
+            "suite": suite_of(cell) or None,
+            "marks": "; ".join(getattr(row, "marks", ())) or None,
+            "rank": row.standing.rank if row.standing else None,
+            "rank_low": row.standing.low if row.standing else None,
+            "rank_high": row.standing.high if row.standing else None,
             "backend": cell.spec.backend,
             "precision": cell.spec.precision,
             "device": cell.spec.device,
@@ -48,6 +55,9 @@ def table(rows: Sequence[BoardRow]) -> pd.DataFrame:
             "rank_high": row.standing.high if row.standing else None,
             "epochs": cell.spec.train.epochs,
             "recipe": recipe(cell),
+            "hardware": row.hardware or None,
+            "tune": cell.spec.tune or None,
+            "budget": cell.spec.budget,
             "limit": cell.spec.limit,
             "split_hash": cell.data.get("split_hash"),
             "trainable": sum(cell.efficiency.trainable.values()) if cell.efficiency and cell.metrics else None,
@@ -74,12 +84,14 @@ def write_board(
     *,
     groups: bool = False,
     margin: float = MARGIN,
+    suites: Sequence[SuiteBoard] = (),
 ) -> tuple[Path, Path]:
     """Writes ``leaderboard.md`` and ``leaderboard.csv``, see :func:`markdown`; returns their paths."""
     text, data = folder / "leaderboard.md", folder / "leaderboard.csv"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        text.write_text(markdown(rows, command, operations, also, groups=groups, margin=margin), encoding="utf-8")
+        board = markdown(rows, command, operations, also, groups=groups, margin=margin, suites=suites)
+        text.write_text(board, encoding="utf-8")
         data.write_text(as_csv(table(rows)), encoding="utf-8")
     except OSError as error:
         raise MedgraftError(f"the leaderboard cannot be written to {folder}: {error}; choose another folder") from error

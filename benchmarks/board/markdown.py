@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from medgraft.benchmarks.board.adapters import HEADS, adapter_rows, without_dashes
-from medgraft.benchmarks.board.columns import KEPT, cells_of_row, numbers_shown
+from medgraft.benchmarks.board.columns import KEPT, cells_of_row, numbers_shown, speaking
 from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
 from medgraft.benchmarks.board.external import HEADS as EXTERNAL_HEADS
 from medgraft.benchmarks.board.external import tested_rows
@@ -19,8 +19,11 @@ from medgraft.benchmarks.board.probabilities import probability_rows
 from medgraft.benchmarks.board.rows import BoardRow
 from medgraft.benchmarks.board.text import with_interval, without_paths
 from medgraft.benchmarks.cohorts.tables.tabular import baseline_lines
+from medgraft.benchmarks.fairness.basis import why_apart
 from medgraft.benchmarks.kernels.results import OperationResult, section
 from medgraft.benchmarks.metrics.intervals import FEW
+from medgraft.benchmarks.suite.ranks import SuiteBoard
+from medgraft.benchmarks.suite.text import suite_markdown
 from medgraft.commands.plain_text import markdown_code, markdown_text, one_line
 from medgraft.errors import ConfigError
 
@@ -41,6 +44,7 @@ def markdown(
     *,
     groups: bool = False,
     margin: float = MARGIN,
+    suites: Sequence[SuiteBoard] = (),
 ) -> str:
     """The board as Markdown: one table of means per task, then F1 and AUC per class, and the operations at the end.
 
@@ -49,6 +53,7 @@ def markdown(
         command: That made it.
         operations: See :mod:`medgraft.benchmarks.kernels.results`.
         also: Further metrics to show, in a table of their own.
+        suites: Ranks over the tasks of suites.
         groups: Add the primary metric, and those of ``also``, by groups of test subjects.
         margin: By how much less than full fine-tuning a row may be worse, in the unit of the primary metric.
 
@@ -70,21 +75,24 @@ def markdown(
         "the peak of allocated tensors in one training step. Rows of one task are ranked by its primary metric. "
         "Rows share a rank unless the data separate one of them from a better one: paired differences over subjects "
         "and seeds, by Holm's procedure over the table. Brackets after a rank hold the ranks that the data allow; all "
-        "of a table hold together in 95%.",
+        "of a table hold together in 95%. `marks` names rows that were tuned, scaled or trained "
+        "longer than their recipe says; a speed with a star was measured on other hardware than most of its column.",
         "",
     ]
     if any(row.first.phantom for row in rows):
         lines += [PHANTOM_NOTE, ""]
+    lines += suite_markdown(suites)
     tasks: dict[tuple[bool, str, str, str], list[BoardRow]] = defaultdict(list)
     for row in rows:
         tasks[row.section].append(row)
-    for members in tasks.values():
-        lines += _task_section(members, also, margin)
+    reasons = why_apart(rows)
+    for section_key, members in tasks.items():
+        lines += _task_section(members, also, margin, reasons.get(section_key, ""))
         lines += _external_section(members)
         if table := probability_rows(members):
             heads, cells = without_dashes(PROBABILITY_HEADS, table)
             lines += ["Probabilities and conformal sets:", "", *_as_markdown(cells, heads)]
-        for metric in dict.fromkeys([members[0].first.primary, *also]) if groups else ():
+        for metric in dict.fromkeys([speaking(members).primary, *also]) if groups else ():
             if table := group_rows(members, metric):
                 lines += [
                     f"By groups of test subjects, {markdown_code(metric)}:",
@@ -166,10 +174,11 @@ def _as_markdown(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> list[st
     ]
 
 
-def _task_section(members: Sequence[BoardRow], also: Sequence[str], margin: float) -> list[str]:
+def _task_section(members: Sequence[BoardRow], also: Sequence[str], margin: float, apart: str = "") -> list[str]:
     spec = members[0].first.spec
     mark = " (PHANTOM)" if members[0].first.phantom else ""
-    data = members[0].first.data
+    speaker = speaking(members)
+    data = speaker.data
     facts = [f"Cohort revision {markdown_code(spec.cohort.revision)}"]
     if spec.task_options:
         options = ", ".join(f"{name} {value}" for name, value in spec.task_options.items())
@@ -184,11 +193,13 @@ def _task_section(members: Sequence[BoardRow], also: Sequence[str], margin: floa
         facts.append(f"generator {markdown_text(data['generator'])}")
     if data.get("bayes_f1_macro") is not None:
         facts.append(f"Bayes-optimal F1 macro {data['bayes_f1_macro']:.3f}")
-    ranked = f"Ranked by {markdown_code(members[0].first.primary)}."
+    ranked = f"Ranked by {markdown_code(speaker.primary)}."
     lines = [f"## {markdown_text(members[0].title)}", "", f"{'; '.join(facts)}. {ranked}", ""]
+    if apart:
+        lines += [markdown_text(one_line(apart, 1000)), ""]
     if notes := dict.fromkeys(note for row in members for note in row.notes):
         lines += [f"Of the data: {markdown_text('; '.join(notes))}.", ""]
-    numbers = numbers_shown(members[0].first)
+    numbers = numbers_shown(speaker)
     rows = [cells_of_row(row, numbers) for row in members]
     keep = KEPT if any(row.metrics for row in members) else tuple(rows[0])
     heads, cells = without_dashes(tuple(rows[0]), [list(row.values()) for row in rows], keep)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,15 @@ from medgraft.benchmarks.cell.result_files import UnreadableError
 from medgraft.benchmarks.cell.results import CellResult
 from medgraft.benchmarks.cell.verification import Verified, stored_predictions, verified_results
 from medgraft.benchmarks.external.results import StoredTest, external_beside
+from medgraft.benchmarks.fairness.basis import (
+    commonest,
+    definitions_of,
+    hardware_of,
+    mark_speeds,
+    section_of,
+    split_of,
+)
+from medgraft.benchmarks.fairness.marks import marks_of
 from medgraft.benchmarks.metrics.bootstrap import METHOD, Estimate, left_out_of
 from medgraft.benchmarks.metrics.intervals import few_subjects, joined_interval, pooled_intervals
 from medgraft.benchmarks.metrics.student import Bounds, Ends
@@ -26,6 +34,9 @@ from medgraft.errors import MedgraftError
 from medgraft.judging import judged, metric_of, objective_of
 from medgraft.metric import Predictions
 from medgraft.objective import objective_class
+
+SPEEDS = ("train_samples_per_s", "inference_samples_per_s")
+"""Numbers of a row's costs that depend on the machine."""
 
 
 @dataclass
@@ -39,7 +50,10 @@ class BoardRow:
         unverified: Seeds whose metrics could not be checked, for want of readable predictions beside them.
         few: Classes with too few test subjects for their intervals to hold, and how many there are.
         tests: Of each seed that was tested on other cohorts, these tests.
+        conflicts: What other results of the same keys say otherwise, in words.
         files: Of each of the cells, its file.
+        beside: Of a row without a success, a result of the table that it would stand in.
+        other_hardware: Where its speeds were measured, if that is not where those of most rows of its table were.
         standing: Its rank in its table; ``None`` where the data say nothing of it.
         standing_note: Why it has none, or a wider one than its predictions would give; empty where neither is so.
         beside_full: How it stands to full fine-tuning of the same encoder, where the table has that.
@@ -52,7 +66,10 @@ class BoardRow:
     unverified: int = 0
     few: Mapping[str, int] = field(default_factory=dict)
     tests: Sequence[Sequence[StoredTest]] = ()
+    conflicts: tuple[str, ...] = ()
     files: Sequence[Path] = ()
+    beside: CellResult | None = None
+    other_hardware: str = ""
     standing: Standing | None = None
     standing_note: str = ""
     beside_full: BesideFull | None = None
@@ -60,10 +77,24 @@ class BoardRow:
 
     @property
     def section(self) -> tuple[bool, str, str, str]:
-        """What rows share that stand in one table: phantom or real, task, cohort, and what is asked of the task."""
-        spec = self.first.spec
-        request = json.dumps([spec.task_version, spec.limit, spec.task_options], sort_keys=True)
-        return self.first.phantom, spec.task, spec.cohort.revision, request
+        """What rows share that stand in one table, see :func:`medgraft.benchmarks.fairness.basis.section_of`."""
+        return section_of(self.speaker)
+
+    @property
+    def speaker(self) -> CellResult:
+        """The result that says which table the row stands in; a row without a success stands beside others."""
+        return self.first if self.first.status == "success" or self.beside is None else self.beside
+
+    @property
+    def hardware(self) -> str:
+        """What most of its speeds were measured on, in words; empty where nothing says so."""
+        return commonest([hardware_of(cell) for cell in self.cells if cell.status == "success"])
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What sets it apart from others of its table: tuned, trained longer, scaled, speeds of another machine."""
+        elsewhere = (f"speeds of other hardware: {self.other_hardware}",) if self.other_hardware else ()
+        return (*marks_of(self.first), *elsewhere)
 
     @property
     def title(self) -> str:
@@ -89,8 +120,8 @@ class BoardRow:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the task says that a reader must know of its data."""
-        return tuple(self.first.data.get("notes", ()))
+        """What a reader must know: what the task says of its data, and results that were found twice."""
+        return (*self.first.data.get("notes", ()), *self.conflicts)
 
     @property
     def status(self) -> str:
@@ -179,16 +210,17 @@ def board_rows(folders: Iterable[Path]) -> list[BoardRow]:
 
     Results that contradict themselves are left out, see :mod:`medgraft.benchmarks.cell.verification`.
     """
-    groups: dict[str, list[Verified]] = defaultdict(list)
-    for each in verified_results(folders):
-        groups[each.cell.spec.row()].append(each)
-    tests = external_beside([each.path for seeds in groups.values() for each in seeds])
+    groups = _by_row(verified_results(folders))
+    tests = external_beside([each.path for seeds in groups for each in seeds])
     rows = []
-    for seeds in groups.values():
+    for seeds in groups:
         rows.append(make_row([(each.path, each.cell) for each in seeds]))
         rows[-1].unverified = sum(bool(each.unverified) for each in seeds)
+        rows[-1].conflicts = tuple(each.conflict for each in seeds if each.conflict)
         rows[-1].tests = [tests[each.path] for each in seeds if each.path in tests]
+    _seat_failures(rows)
     _note_differences(rows)
+    mark_speeds(rows)
     give_standings(rows, ranked_upwards)
 
     def order(row: BoardRow) -> tuple[Any, ...]:
@@ -199,6 +231,38 @@ def board_rows(folders: Iterable[Path]) -> list[BoardRow]:
         return (*row.section, value is None, rank, value or 0.0, row.first.spec.encoder, row.adapter)
 
     return sorted(rows, key=order)
+
+
+def _by_row(results: Iterable[Verified]) -> list[list[Verified]]:
+    """Results by row; seeds of one row whose splits or metrics are not the same are rows apart, never averaged."""
+    rows: dict[str, dict[tuple[str, str], list[Verified]]] = defaultdict(lambda: defaultdict(list))
+    failed: dict[str, list[Verified]] = defaultdict(list)
+    for each in results:
+        row = each.cell.spec.row()
+        if each.cell.status == "success":
+            rows[row][split_of(each.cell), repr(definitions_of(each.cell))].append(each)
+        else:
+            failed[row].append(each)
+    for row, ended in failed.items():
+        (next(iter(rows[row].values())) if rows[row] else rows[row]["", ""]).extend(ended)
+    return [seeds for parts in rows.values() for seeds in parts.values()]
+
+
+def _seat_failures(rows: Sequence[BoardRow]) -> None:
+    """Rows without a success know no split; they stand with those that were asked for the same."""
+    known: dict[tuple[Any, ...], CellResult] = {}
+    for row in rows:
+        if row.first.status == "success":
+            known.setdefault(_asked(row.first), row.first)
+    for row in rows:
+        if row.first.status != "success":
+            row.beside = known.get(_asked(row.first))
+
+
+def _asked(cell: CellResult) -> tuple[Any, ...]:
+    spec = cell.spec
+    options = repr(sorted(spec.task_options.items()))
+    return spec.task, spec.cohort.revision, options, spec.task_version, spec.limit, spec.numbers_version
 
 
 def ranked_upwards(cell: CellResult) -> bool:
@@ -240,7 +304,14 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def median(row: BoardRow, name: str) -> float | None:
-    """Median over the seeds of a number of :class:`medgraft.benchmarks.cell.results.Efficiency`."""
-    costs = [getattr(c.efficiency, name) for c in row.cells if c.status == "success" and c.efficiency is not None]
+    """Median over the seeds of a number of :class:`medgraft.benchmarks.cell.results.Efficiency`.
+
+    Speeds are of the seeds that were measured on the hardware of most.
+    """
+    cells = [cell for cell in row.cells if cell.status == "success" and cell.efficiency is not None]
+    if name in SPEEDS:
+        usual = row.hardware
+        cells = [cell for cell in cells if hardware_of(cell) == usual]
+    costs = [getattr(cell.efficiency, name) for cell in cells]
     numbers = [value for value in costs if value is not None]
     return statistics.median(numbers) if numbers else None

@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from medgraft.benchmarks.board.columns import HEADINGS, cells_of_row, numbers_shown
+from medgraft.benchmarks.board.columns import HEADINGS, cells_of_row, numbers_shown, speaking
 from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
 from medgraft.benchmarks.board.external import SIDES, TestedRow, tested_rows
 from medgraft.benchmarks.board.groups import HEADS, group_rows
 from medgraft.benchmarks.board.rows import BoardRow
 from medgraft.benchmarks.cell.results import CellResult
+from medgraft.benchmarks.fairness.basis import why_apart
 from medgraft.commands.plain_text import one_line
 
 WIDE_COLUMNS = 150
@@ -56,8 +57,9 @@ def show_board(
     sections: dict[tuple[bool, str, str, str], list[BoardRow]] = {}
     for row in rows:
         sections.setdefault(row.section, []).append(row)
-    for members in sections.values():
-        numbers = _numbers_that_fit(members[0].first, console)
+    reasons = why_apart(rows)
+    for section, members in sections.items():
+        numbers = _numbers_that_fit(speaking(members), console)
         metrics = {HEADINGS.get(name, name): name for name in numbers}
         costs = ("trainable", "train/s", "infer/s", "step MB", "backend", "seeds")
         costs = costs if console.width >= WIDE_COLUMNS else costs[:1]
@@ -74,13 +76,18 @@ def show_board(
                 texts["rank"] = texts["rank"].partition(" ")[0]
             table.add_row(*(Text(one_line(texts[name])) for name in names))
         console.print(table)
+        if section in reasons:
+            say(console, reasons[section])
+        for row in members:
+            if row.marks:
+                say(console, f"{row.adapter} on {row.first.spec.encoder}: {'; '.join(row.marks)}")
         for warning in dict.fromkeys(row.warning for row in members if row.warning):
             say(console, f"{warning} in the test split; some intervals of this table may be too narrow")
         for note in dict.fromkeys(note for row in members for note in row.notes):
             say(console, note)
         _show_diagnostics(members, console)
         _show_tests(members, console)
-        for metric in dict.fromkeys([members[0].first.primary, *also]) if groups else ():
+        for metric in dict.fromkeys([speaking(members).primary, *also]) if groups else ():
             _show_groups(members, metric, console)
         console.print()
 

@@ -68,3 +68,17 @@ def without_paths(command: str) -> str:
         data = word == "--data"
         shown.append(word)
     return shlex.join(shown)
+
+
+PLACES = re.compile(r"file://\S+|(?<![\w.:/<])~?/[\w.~@+-]+(?:/[\w.~@+-]*)+|\b[A-Za-z]:\\[\w.~@+ -]*(?:\\[\w.~@+ -]*)*")
+"""Absolute paths of two parts or more in prose; addresses of the web are none."""
+
+
+def prose_without_paths(text: str) -> str:
+    r"""Text of others, such as a message, without absolute paths, whose last part may name a person's file.
+
+    Example:
+        >>> prose_without_paths("cannot read /srv/data/p17/scan.nii: 3 samples/s, see https://example.org/a/b")
+        'cannot read PATH: 3 samples/s, see https://example.org/a/b'
+    """
+    return PLACES.sub("PATH", text)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medgraft.benchmarks.cell.results import CellResult, CellSpec, Efficiency, Status
 from medgraft.benchmarks.external.spec import ExternalTest
+from medgraft.benchmarks.fairness.record import Tuning
 from medgraft.benchmarks.measure import environment
 from medgraft.commands.plain_text import one_line, plain
 
@@ -47,6 +48,9 @@ class Job(BaseModel):
         concurrent_jobs: Workers that share the machine.
         keep: Leave the trained graft in the folder, too.
         external: Other cohorts to test the trained graft on.
+        trial: Judge it on validation samples alone, and have no test split at all.
+        tuning: How the options were chosen, for the result.
+        suites: That it was asked for in, for the result.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -56,6 +60,9 @@ class Job(BaseModel):
     concurrent_jobs: int = 1
     keep: bool = False
     external: list[ExternalTest] = Field(default_factory=list)
+    trial: bool = False
+    tuning: Tuning | None = None
+    suites: list[str] = Field(default_factory=list)
 
     def shown(self, log: str) -> str:
         """What a worker wrote to its terminal, without control sequences and names of the cohorts' files."""

@@ -41,7 +41,15 @@ KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
 
 
 class UnreadableError(MedgraftError):
-    """A file of a results folder is not what its name says; the message is the reason, without the file's name."""
+    """A file of a results folder is not what its name says; the message is the reason, without the file's name.
+
+    Attributes:
+        kind: The reason in a few words that other files share, by which files are counted.
+    """
+
+    def __init__(self, message: str, kind: str = "damaged, or no result") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 @contextlib.contextmanager

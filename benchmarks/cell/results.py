@@ -20,7 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from medgraft.benchmarks.calibration.conformal import COVERAGE, Method
 from medgraft.benchmarks.calibration.summary import Calibration
+from medgraft.benchmarks.cell.left_out import LeftOut
+from medgraft.benchmarks.cell.migrations import SCHEMA_VERSION, migrated
 from medgraft.benchmarks.cell.result_files import KEPT, UnreadableError, files_below, read_json
+from medgraft.benchmarks.fairness.record import Sizing, Tuning
 from medgraft.benchmarks.metrics.bootstrap import Estimate
 from medgraft.benchmarks.metrics.groups import Groups
 from medgraft.commands.plain_text import one_line
@@ -30,11 +33,6 @@ from medgraft.registry import TrainDefaults
 from medgraft.task_names import current_name, name_in_keys
 
 logger = logging.getLogger(__name__)
-
-SCHEMA_VERSION = 4
-READABLE_SCHEMAS = (1, 2, 3, 4)
-"""Version 2 added the adapters' diagnostics, version 3 the operations' forms and the cache, version 4 the log, the
-stage of a failure and the status ``killed``; older results have none."""
 
 NUMBERS_VERSION = 6
 """Raised when a change of the harness changes numbers that no other part of a cell's key tells apart.
@@ -54,6 +52,8 @@ LATER_FIELDS = {
     "sets": "lac",
     "coverage": COVERAGE,
     "sets_by_class": False,
+    "tune": 0,
+    "budget": None,
 }
 """Fields that came later -> the value that means what it was before them."""
 
@@ -62,6 +62,12 @@ OPERATION_SUFFIX = ".ops.json"
 
 EXTERNAL_SUFFIX = ".external.json"
 """Ending of the files of tests on another cohort, which lie beside the cells whose grafts were tested."""
+
+TRIAL_SUFFIX = ".trial.json"
+"""Ending of the files of trials of ``--tune``, in a folder beside the cells whose options they chose."""
+
+BOARD_FILE = "leaderboard.json"
+"""Name of a board's data, which may lie among the results that it was made of and is none."""
 
 Status = Literal["success", "error", "oom", "timeout", "killed"]
 """``oom`` is lack of memory that the kernel or the library reports; ``killed`` a worker that somebody ended."""
@@ -117,6 +123,8 @@ class CellSpec(_Model):
         sets: Score of the conformal sets, see :mod:`medgraft.benchmarks.calibration.conformal`.
         coverage: Share of the sets that should hold the right class.
         sets_by_class: Each class is to be covered so often.
+        tune: Trials by which options and training were chosen on validation samples; 0 for an untuned row.
+        budget: Trainable parameters that the adapter was scaled to by its size knob; ``None`` for its own size.
         plugins: Versions of the foreign distributions that take part.
         numbers_version: See :data:`NUMBERS_VERSION`.
     """
@@ -142,6 +150,8 @@ class CellSpec(_Model):
     sets: Method = "lac"
     coverage: float = Field(COVERAGE, gt=0, lt=1)
     sets_by_class: bool = False
+    tune: int = Field(0, ge=0)
+    budget: int | None = Field(None, ge=1)
     plugins: dict[str, str] = Field(default_factory=dict)
     numbers_version: int = NUMBERS_VERSION
 
@@ -224,7 +234,9 @@ class CellResult(_Model):
     was chosen; ``diagnostics`` holds what an adapter reports of itself on the samples that were predicted, by adapter;
     ``ops`` which form each shared operation ran in; ``cache`` the entries that were read, each with the ``source`` that
     this cell made it of and the arrays that are ``float32`` because half precision cannot hold them, and ``hit_rate``,
-    the share of rows read, sources included, that this cell did not have to compute.
+    the share of rows read, sources included, that this cell did not have to compute. ``tuning`` is how the row's
+    options were chosen and ``sizing`` how large it is beside its budget, where it has one; ``metric_versions`` says
+    with which definition each number was made, and ``suites`` in which suites it was asked for.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -247,6 +259,10 @@ class CellResult(_Model):
     diagnostics: dict[str, Any] = Field(default_factory=dict)
     ops: dict[str, list[OpUse]] = Field(default_factory=dict)
     cache: dict[str, Any] = Field(default_factory=dict)
+    tuning: Tuning | None = None
+    sizing: Sizing | None = None
+    metric_versions: dict[str, int] = Field(default_factory=dict)
+    suites: list[str] = Field(default_factory=list)
     plugins: list[dict[str, str]] = Field(default_factory=list)
     env: dict[str, Any] = Field(default_factory=dict)
     timing: dict[str, float] = Field(default_factory=dict)
@@ -300,6 +316,22 @@ class ResultStore:
         """The stored result, or ``None`` where there is none or it cannot be read."""
         path = self.path(spec)
         return _read(path) if path.is_file() else None
+
+    def cite(self, spec: CellSpec, suites: Iterable[str]) -> None:
+        """Has a stored result cite suites that it is of; nothing else in it changes.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        result = self.get(spec)
+        if result is None or set(suites) <= set(result.suites):
+            return
+        changed = result.model_copy(update={"suites": list(dict.fromkeys([*result.suites, *suites]))})
+        text = changed.model_dump_json(indent=1) + "\n"
+        try:
+            write_atomically(self.path(spec), lambda handle: handle.write(text.encode()))
+        except OSError as error:
+            raise StorageError(self.root, error) from error
 
     def log_path(self, spec: CellSpec) -> Path:
         """Where what the cell of ``spec`` wrote to its terminal lies or will lie."""
@@ -399,21 +431,32 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     write_atomically(path, lambda handle: np.savez_compressed(handle, **arrays))
 
 
+WRONG_KEY = "whose key is not that of what defines them"
+"""Kind of :class:`UnreadableError` of a result whose specification somebody edited."""
+
+
+def read_result(path: Path) -> CellResult:
+    """The result in a file, of any known version of the schema, its key checked and nothing else.
+
+    Raises:
+        UnreadableError: It is none, of an unknown version, or its key is not that of its specification.
+    """
+    data = migrated(read_json(path))
+    try:
+        result = CellResult.model_validate(data)
+    except ValidationError as error:
+        raise UnreadableError(f"it is not a readable result: {one_line(readable(error), 300)}") from error
+    if result.key != result.spec.key() and result.key != _key_as_written(data["spec"]):
+        raise UnreadableError("its key is not that of its specification", WRONG_KEY)
+    return result
+
+
 def _read(path: Path) -> CellResult | None:
     try:
-        data = read_json(path)
-        if data.get("schema_version") not in READABLE_SCHEMAS:
-            version = one_line(str(data.get("schema_version")), 40)
-            logger.warning("%s has schema version %s, not %s; left out", path, version, SCHEMA_VERSION)
-            return None
-        result = CellResult.model_validate(data)
-        if result.key != result.spec.key() and result.key != _key_as_written(data["spec"]):
-            raise UnreadableError("its key is not that of its specification")
-    except (UnreadableError, ValidationError) as error:
-        text = readable(error) if isinstance(error, ValidationError) else str(error)
-        logger.warning("%s is not a readable result and is left out: %s", path, one_line(text, 300))
+        return read_result(path)
+    except UnreadableError as error:
+        logger.warning("%s is left out: %s", path, error)
         return None
-    return result
 
 
 def _key_as_written(spec: Mapping[str, Any]) -> str:
@@ -422,8 +465,12 @@ def _key_as_written(spec: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def read_candidates(folders: Iterable[Path]) -> Iterator[tuple[Path, CellResult]]:
+def read_candidates(folders: Iterable[Path], left_out: LeftOut) -> Iterator[tuple[Path, CellResult]]:
     """All readable results below the folders, several of one key where there are.
+
+    Args:
+        folders: Of results.
+        left_out: Takes the files that are no results.
 
     Raises:
         MedgraftError: A folder does not exist.
@@ -432,8 +479,14 @@ def read_candidates(folders: Iterable[Path]) -> Iterator[tuple[Path, CellResult]
         if not Path(folder).is_dir():
             raise MedgraftError(f"results folder {folder} does not exist")
         for path in files_below(Path(folder), ".json"):
-            if not path.name.endswith((OPERATION_SUFFIX, EXTERNAL_SUFFIX)) and (result := _read(path)) is not None:
-                yield path, result
+            if path.name == BOARD_FILE or path.name.endswith((OPERATION_SUFFIX, EXTERNAL_SUFFIX, TRIAL_SUFFIX)):
+                continue
+            try:
+                result = read_result(path)
+            except UnreadableError as error:
+                left_out.add(path, error)
+                continue
+            yield path, result
 
 
 def read_results(folders: Iterable[Path]) -> Iterator[tuple[Path, CellResult]]:
@@ -446,7 +499,9 @@ def read_results(folders: Iterable[Path]) -> Iterator[tuple[Path, CellResult]]:
         MedgraftError: A folder does not exist.
     """
     results: dict[str, tuple[Path, CellResult]] = {}
-    for path, result in read_candidates(folders):
+    left_out = LeftOut()
+    for path, result in read_candidates(folders, left_out):
         if result.key not in results or (results[result.key][1].status != "success" and result.status == "success"):
             results[result.key] = (path, result)
+    left_out.tell()
     yield from results.values()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from medgraft.benchmarks.calibration.conformal import set_statistics
 from medgraft.benchmarks.calibration.reliability import Curve, curves
 from medgraft.benchmarks.cell import verified_before
+from medgraft.benchmarks.cell.duplicates import COPIED, OTHER_NAME, TOLERANCE, conflict, measured
+from medgraft.benchmarks.cell.left_out import LeftOut
 from medgraft.benchmarks.cell.result_files import UnreadableError, read_arrays
 from medgraft.benchmarks.cell.results import CellResult, read_candidates
 from medgraft.benchmarks.garbage import uncollected
@@ -33,8 +35,10 @@ from medgraft.metric import Predictions, value_of
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = 1e-6
-"""Between a stored metric and the one of its predictions: libraries of other versions sum in another order."""
+OTHER_METRICS = "whose numbers do not follow from their predictions"
+FALSE_PHANTOM = "that take a phantom for real data"
+OTHER_FACTS = "with facts of another kind than a board reads"
+"""Kinds of :class:`UnreadableError` by which what is left out is counted."""
 
 KNOWN = ("scores", "targets", "groups", "mask", "thresholds", "asked")
 """Arrays of predictions with a name of their own; the others are an objective's further columns."""
@@ -127,11 +131,13 @@ class Verified:
         path: Its file.
         cell: The result.
         unverified: Why its metrics could not be checked; empty where they were, and where there are none.
+        conflict: What another result of its key says otherwise, in words; empty for none.
     """
 
     path: Path
     cell: CellResult
     unverified: str = ""
+    conflict: str = ""
 
 
 def stored_predictions(path: Path, cell: CellResult) -> Predictions:
@@ -203,9 +209,10 @@ def check(path: Path, cell: CellResult) -> Verified:
     try:
         computed = values(predictions)
     except (ValueError, TypeError, IndexError, KeyError, AssertionError, ArithmeticError) as error:
-        raise UnreadableError(f"no metric can be computed from its predictions: {one_line(str(error), 120)}") from error
+        text = f"no metric can be computed from its predictions: {one_line(str(error), 120)}"
+        raise UnreadableError(text, OTHER_METRICS) from error
     if problem := _metric_problem(cell, computed, predictions) or _calibration_problem(cell, predictions):
-        raise UnreadableError(problem)
+        raise UnreadableError(problem, OTHER_METRICS)
     verified_before.remember(digest)
     return Verified(path, cell)
 
@@ -220,7 +227,7 @@ def _check_facts(cell: CellResult) -> None:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UnreadableError(f"{one_line(where, 80)}: {one_line(first['msg'], 120)}") from None
+        raise UnreadableError(f"{one_line(where, 80)}: {one_line(first['msg'], 120)}", OTHER_FACTS) from None
 
 
 def _check_phantom(cell: CellResult) -> None:
@@ -228,9 +235,10 @@ def _check_phantom(cell: CellResult) -> None:
     if cell.phantom:
         return
     if cell.spec.cohort.phantom:
-        raise UnreadableError("it says phantom: false, and its cohort says phantom: true")
+        raise UnreadableError("it says phantom: false, and its cohort says phantom: true", FALSE_PHANTOM)
     if facts := [name for name in PHANTOM_FACTS if cell.data.get(name) is not None]:
-        raise UnreadableError(f"it says phantom: false, and its data have a {facts[0]}, as generated cohorts do")
+        text = f"it says phantom: false, and its data have a {facts[0]}, as generated cohorts do"
+        raise UnreadableError(text, FALSE_PHANTOM)
 
 
 def _metric_problem(cell: CellResult, computed: dict[str, float], predictions: Predictions) -> str:
@@ -288,40 +296,78 @@ def _close(value: float | None, expected: float) -> bool:
     return value is not None and math.isfinite(value) and abs(value - expected) <= TOLERANCE * max(1.0, abs(expected))
 
 
-def verified_results(folders: Iterable[Path]) -> list[Verified]:
+def verified_results(folders: Iterable[Path], left_out: LeftOut | None = None) -> list[Verified]:
     """All results below the folders that do not contradict themselves, one per key, so that folders merge.
 
-    What does is named in the log with the reason and left out. Of equal keys a success that was checked wins, then one
-    that could not be, then a failure.
+    What does is left out; the log names the first few with the reason and counts the others. Of equal keys a success
+    that was checked wins, then one that could not be, then a failure, then what was read first; what else is said of
+    results that are there twice, see :mod:`medgraft.benchmarks.cell.duplicates`.
+
+    Args:
+        folders: Of results.
+        left_out: Takes what is left out.
 
     Raises:
         MedgraftError: A folder does not exist.
     """
+    left_out = LeftOut() if left_out is None else left_out
     results: dict[str, Verified] = {}
     with uncollected():
-        for path, cell in read_candidates(folders):
+        for path, cell in read_candidates(folders, left_out):
             try:
                 each = check(path, cell)
             except UnreadableError as error:
-                logger.warning("%s is left out: %s", path, error)
+                left_out.add(path, error)
                 continue
-            if cell.key not in results or _rank(each) < _rank(results[cell.key]):
-                results[cell.key] = each
-    return _true_to_their_cohort(list(results.values()))
+            known = results.get(cell.key)
+            results[cell.key] = each if known is None else _of_both(known, each, left_out)
+        kept = _true_to_their_cohort(_without_copies(list(results.values()), left_out), left_out)
+    left_out.tell()
+    return kept
 
 
 def _rank(result: Verified) -> int:
     return 2 if result.cell.status != "success" else 1 if result.unverified else 0
 
 
-def _true_to_their_cohort(results: Sequence[Verified]) -> list[Verified]:
+def _of_both(known: Verified, each: Verified, left_out: LeftOut) -> Verified:
+    """Which of two results of one key counts, with what the other says otherwise."""
+    counted, other = (each, known) if _rank(each) < _rank(known) else (known, each)
+    if problem := conflict(counted.cell, other.cell):
+        why = "its predictions were checked" if _rank(counted) < _rank(other) else "it was read first"
+        logger.warning("%s (%s) and %s: %s; the former counts, %s", counted.path, known.cell.key, other.path, problem, why)
+        return replace(counted, conflict=f"{problem} (counted since {why})")
+    if other.path.stem != other.cell.key and other.path.parent == counted.path.parent:
+        left_out.add(other.path, UnreadableError(f"it is a copy of {counted.path.name}", OTHER_NAME))
+    return replace(counted, conflict=counted.conflict or known.conflict)
+
+
+def _without_copies(results: Sequence[Verified], left_out: LeftOut) -> list[Verified]:
+    """Leaves out copies under two keys: all but one of a row, all of them where they are of several rows."""
+    by_run: dict[Any, list[Verified]] = {}
+    for each in results:
+        if each.cell.status == "success" and (run := measured(each.cell)) is not None:
+            by_run.setdefault(run, []).append(each)
+    dropped: dict[str, str] = {}
+    for copies in by_run.values():
+        one_row = len({each.cell.spec.row() for each in copies}) == 1
+        for each in copies[1:] if one_row else copies if len(copies) > 1 else ():
+            others = [other.path.name for other in copies if other is not each]
+            dropped[each.cell.key] = f"it has the times and numbers of {others[0]}, to the last digit, under another key"
+    for each in results:
+        if text := dropped.get(each.cell.key):
+            left_out.add(each.path, UnreadableError(text, COPIED))
+    return [each for each in results if each.cell.key not in dropped]
+
+
+def _true_to_their_cohort(results: Sequence[Verified], left_out: LeftOut) -> list[Verified]:
     """Leaves out results that say a cohort is real which others, with the same tables or split, say is generated."""
     generated = {mark for each in results if each.cell.phantom for mark in _marks(each.cell)}
     kept = []
     for each in results:
         if not each.cell.phantom and not generated.isdisjoint(_marks(each.cell)):
             text = "it says phantom: false, and other results of the same cohort or split say phantom: true"
-            logger.warning("%s is left out: %s", each.path, text)
+            left_out.add(each.path, UnreadableError(text, FALSE_PHANTOM))
             continue
         kept.append(each)
     return kept

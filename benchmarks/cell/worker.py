@@ -62,6 +62,10 @@ def run_cell(job: Job, progress: Progress, folder: Path | None = None) -> tuple[
     torch.use_deterministic_algorithms(True, warn_only=True)
     clock = {"start": time.perf_counter()}
     with operations(job.spec) as record:
+        if job.trial:
+            from medgraft.benchmarks.tuning.trial import run_trial
+
+            return run_trial(job, progress), {}
         return _run_steps(job, record, progress, clock, folder)
 
 
@@ -140,6 +144,7 @@ def _result(
             "steps": log.steps,
             "samples": log.samples,
             "seconds": log.seconds,
+            "recipe_epochs": description.recipe_epochs(job.spec),
             **({"stages": log.stages} if log.stages else {}),
             **({"head": log.head} if log.head else {}),
         },
@@ -149,6 +154,10 @@ def _result(
         diagnostics=evaluated.diagnostics,
         ops=uses_of(record),
         cache=description.describe_cache(ready),
+        tuning=job.tuning,
+        sizing=description.describe_size(ready),
+        metric_versions=evaluated.metric_versions,
+        suites=job.suites,
         plugins=description.plugins_of(job.spec),
         env=environment.describe(job.spec.threads),
         timing={name: round(at - marks[i][1], 3) for i, (name, at) in enumerate(marks[1:])},

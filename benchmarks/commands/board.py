@@ -14,7 +14,9 @@ from medgraft.commands.console import guarded
 
 def leaderboard(
     results: Annotated[list[Path], typer.Argument(help="Folders of results; they are merged.")],
-    out: Annotated[Path, typer.Option(help="Folder for leaderboard.md and leaderboard.csv.")] = Path(),
+    out: Annotated[
+        Path, typer.Option(help="Folder for index.html and leaderboard.md, .csv, .json, .parquet.")
+    ] = Path(),
     metrics: Annotated[
         str | None, typer.Option(help="Comma-separated: further metrics to show, such as precision_ad,recall_ad.")
     ] = None,
@@ -25,16 +27,23 @@ def leaderboard(
         float | None,
         typer.Option(help="Which rows are shown to be worse than full fine-tuning by less than this? Default: 0.01."),
     ] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="Rank adapters over the tasks of a suite, and say which results are not of it.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Build the leaderboard from any folders of results."""
+    """Build the leaderboard from any folders of results: Markdown, CSV, Parquet, JSON, and pages for a browser."""
     with guarded(debug=debug, resumes=False):
-        from medgraft.benchmarks.board.leaderboard import write_board
+        from rich.console import Console
+
         from medgraft.benchmarks.board.markdown import MARGIN
         from medgraft.benchmarks.board.rows import board_rows
         from medgraft.benchmarks.board.terminal import show_board
         from medgraft.benchmarks.kernels.results import read_operations
+        from medgraft.benchmarks.site.publish import publish
         from medgraft.benchmarks.statistics.comparison import checked_margin
+        from medgraft.benchmarks.suite.ranks import boards_of
+        from medgraft.benchmarks.suite.text import show_suite
         from medgraft.errors import MedgraftError
 
         rows, operations = board_rows(results), read_operations(results)
@@ -44,10 +53,15 @@ def leaderboard(
         kept = checked_margin(MARGIN if margin is None else margin)
         options = [*(["--metrics", metrics] if metrics else []), *(["--groups"] if groups else [])]
         options += [] if margin is None else ["--margin", f"{margin:g}"]
+        suites = boards_of(rows, [suite] if suite else ())
+        options += ["--suite", suite] if suite else []
         command = shlex.join(["medgraft", "leaderboard", *map(str, results), *options])
-        text, data = write_board(rows, out, command, operations, also, groups=groups, margin=kept)
+        published = publish(rows, out, command, operations, also, groups=groups, margin=kept, suites=suites)
         show_board(rows, groups=groups, also=also)
-        typer.echo(f"written: {text}, {data}")
+        show_suite(suites, Console())
+        typer.echo(f"written: {', '.join(map(str, published.files))}")
+        if published.notice:
+            typer.echo(published.notice, err=True)
 
 
 def expert_load(

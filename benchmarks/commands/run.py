@@ -71,6 +71,15 @@ def run(
     keep: Annotated[
         str | None, typer.Option(help="Keep trained grafts for predict: all, or best (a seed of each row).")
     ] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="A frozen set of tasks, splits and budgets; `medgraft ls suites` lists them.")
+    ] = None,
+    tune: Annotated[
+        int | None, typer.Option(help="Trials per row that choose options and training on validation samples.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Scale each adapter to so many trainable parameters: 1M, 500k, 12000.")
+    ] = None,
     baselines: Annotated[bool | None, typer.Option(help="Add the reference rows.", show_default=False)] = None,
     test_on: Annotated[
         str | None, typer.Option(help="Tasks or cohorts that trained grafts are tested on: oasis; nih,mimic.")
@@ -132,6 +141,9 @@ def run(
             "coverage": coverage,
             "sets_by_class": sets_by_class or None,
             "keep": keep,
+            "suite": suite,
+            "tune": tune,
+            "budget": budget,
             "baselines": baselines,
             "test_on": listed(test_on, "--test-on"),
             "match": parse_match(match),

@@ -20,6 +20,7 @@ from medgraft.benchmarks.cell.verification import check
 from medgraft.benchmarks.cohorts.places import Cohort
 from medgraft.benchmarks.external.results import put_external
 from medgraft.benchmarks.external.spec import ExternalTest
+from medgraft.benchmarks.fairness.record import Tuning
 from medgraft.benchmarks.launch.collect import Outcome, collect
 from medgraft.benchmarks.launch.leftovers import claim, clear_leftovers
 from medgraft.commands.plain_text import one_line
@@ -98,6 +99,8 @@ class Runs:
         verbose: Workers log more.
         keep: Keep the trained grafts beside their results.
         external: Key of a cell -> other cohorts that its graft is tested on.
+        tunings: Key of a cell -> how its options were chosen.
+        suites: Key of a cell -> suites that it was asked for in.
     """
 
     def __init__(
@@ -110,9 +113,12 @@ class Runs:
         verbose: bool = False,
         keep: bool = False,
         external: Mapping[str, Sequence[ExternalTest]] | None = None,
+        tunings: Mapping[str, Tuning] | None = None,
+        suites: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.store, self.cohorts, self.launcher, self.name = store, cohorts, launcher, name
         self.verbose, self.keep, self.external = verbose, keep, external or {}
+        self.tunings, self.suites = tunings or {}, suites or {}
         self.work = store.root.absolute() / f".work-{os.getpid()}"
         self.at_once = 1
 
@@ -141,6 +147,7 @@ class Runs:
                     if result is not None:
                         running.remove(worker)
                         done.append(result)
+                        waiting += self.follow(result)
                         events.finished(result)
                 events.tick(running)
         finally:
@@ -148,6 +155,42 @@ class Runs:
                 self.launcher.close()
             shutil.rmtree(self.work, ignore_errors=True)
         return done
+
+    def job_of(self, spec: CellSpec) -> Job:
+        """What a worker is told of a cell."""
+        together = self.at_once if self.launcher.one_machine else 1
+        key = spec.key()
+        return Job(
+            spec=spec,
+            root=self.cohorts[spec.cohort.name].root,
+            concurrent_jobs=together,
+            keep=self.keep,
+            external=list(self.external.get(key, ())),
+            tuning=self.tunings.get(key),
+            suites=list(self.suites.get(key, ())),
+        )
+
+    def settle(self, worker: Running, outcome: Outcome, seconds: float) -> CellResult:
+        """Puts an outcome, with what lies in the worker's folder, into its place.
+
+        Args:
+            worker: It has ended.
+            outcome: Of its job.
+            seconds: That it ran.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        if outcome.result.status == "success":
+            if worker.job.keep:
+                self.store.put_graft(worker.job.spec, worker.folder / GRAFT)
+            for tested, arrays in outcome.external:
+                put_external(self.store, tested, arrays)
+        return self._stored(outcome, seconds)
+
+    def follow(self, result: CellResult) -> Sequence[CellSpec]:
+        """Cells that are to run now that one has ended; none, where all are known from the start."""
+        return ()
 
     @contextmanager
     def _contract(self, method: str) -> Iterator[None]:
@@ -164,10 +207,7 @@ class Runs:
             ) from error
 
     def _start(self, spec: CellSpec) -> Running:
-        together = self.at_once if self.launcher.one_machine else 1
-        root = self.cohorts[spec.cohort.name].root
-        tests = list(self.external.get(spec.key(), ()))
-        job = Job(spec=spec, root=root, concurrent_jobs=together, keep=self.keep, external=tests)
+        job = self.job_of(spec)
         folder = self.work / spec.key()
         try:
             claim(self.work)
@@ -199,12 +239,7 @@ class Runs:
             reason = worker.unwritable or "its folder cannot be written"
             raise StorageError(self.store.root, OSError(reason))
         outcome = collect(worker.job, worker.folder, end, worker.doing)
-        if outcome.result.status == "success":
-            if worker.job.keep:
-                self.store.put_graft(worker.job.spec, worker.folder / GRAFT)
-            for tested, arrays in outcome.external:
-                put_external(self.store, tested, arrays)
-        result = self._stored(outcome, now - worker.started)
+        result = self.settle(worker, outcome, now - worker.started)
         shutil.rmtree(worker.folder, ignore_errors=True)
         return result
 

@@ -75,7 +75,8 @@ def _result(job: Job, folder: Path) -> tuple[CellResult | None, dict[str, np.nda
         result = CellResult.model_validate(read_json(folder / RESULT))
         if result.spec != job.spec or result.key != job.spec.key():
             raise UnreadableError("it is of another cell")
-        arrays = read_arrays(folder / PREDICTIONS) if result.status == "success" else None
+        predicted = result.status == "success" and not job.trial
+        arrays = read_arrays(folder / PREDICTIONS) if predicted else None
     except (UnreadableError, ValidationError) as error:
         logger.debug("result of %s: %s", job.spec.key(), one_line(str(error), 200))
         return None, None

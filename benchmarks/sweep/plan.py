@@ -14,7 +14,9 @@ from medgraft.benchmarks.cell.resolved import ResolvedRow, Resolver
 from medgraft.benchmarks.cell.results import CellSpec, CohortId, Device, Precision
 from medgraft.benchmarks.cohorts import places as cohorts
 from medgraft.benchmarks.external.spec import ExternalTest
+from medgraft.benchmarks.fairness.record import Dimension, Tuning
 from medgraft.benchmarks.garbage import uncollected
+from medgraft.benchmarks.sweep.budget import within_budget
 from medgraft.benchmarks.sweep.checks import check_calibratable, check_names, check_size
 from medgraft.benchmarks.sweep.compatible import fits
 from medgraft.benchmarks.sweep.external import cohorts_of, external_tests, other_tasks
@@ -23,6 +25,7 @@ from medgraft.benchmarks.sweep.recipe import requested_adapters, training
 from medgraft.benchmarks.sweep.request import Sweep
 from medgraft.benchmarks.sweep.rows import Row, rows
 from medgraft.benchmarks.sweep.settling import settled
+from medgraft.benchmarks.sweep.spaces import row_space
 from medgraft.errors import ConfigError, UnknownNameError
 from medgraft.fast.switch import is_plain
 from medgraft.files.content import announcing, verifying
@@ -42,6 +45,9 @@ class Plan:
         labels: :meth:`CellSpec.row` of a variant's cells -> its label.
         external: Key of a cell -> other cohorts that its graft is tested on.
         untested: Why grafts of a task are not tested on a cohort that was named, in words.
+        spaces: :meth:`CellSpec.row` of cells whose options are to be chosen by trials -> what is searched.
+        untuned: Rows that were to be tuned and have nothing to tune.
+        tunings: Key of a cell whose options were chosen -> how.
     """
 
     cells: list[CellSpec] = field(default_factory=list)
@@ -50,6 +56,9 @@ class Plan:
     labels: dict[str, str] = field(default_factory=dict)
     external: dict[str, list[ExternalTest]] = field(default_factory=dict)
     untested: list[str] = field(default_factory=list)
+    spaces: dict[str, list[Dimension]] = field(default_factory=dict)
+    untuned: list[Row] = field(default_factory=list)
+    tunings: dict[str, Tuning] = field(default_factory=dict)
 
 
 def resources_of(sweep: Sweep, device: str = "cpu") -> Resources:
@@ -116,6 +125,7 @@ def cells_of(
         sets=sweep.sets,
         coverage=sweep.coverage,
         sets_by_class=sweep.sets_by_class,
+        budget=sweep.budget,
         plugins={each.distribution: each.version for each in resolved.plugins() if not each.builtin},
     )
     seeds = sweep.seeds if sweep.seeds is not None else sweep.preset_entry().seeds
@@ -187,6 +197,9 @@ def make_plan(sweep: Sweep, console: Console, *, make: bool = True) -> Plan:
         candidates = rows(sweep, resolver)
         check_size(sweep, candidates)
         good, skipped = fits(sweep, candidates, set(sweep.encoders or ()), resolver)
+    if sweep.budget is not None:
+        good, large = within_budget(sweep, good, sweep.budget, resolver)
+        skipped |= large
     requested = set(requested_adapters(sweep))
     if not any(row.adapter in requested for row in good):
         reasons = "; ".join(f"{row.task} / {row.encoder} / {row.adapter}: {why}" for row, why in skipped.items())
@@ -199,9 +212,16 @@ def make_plan(sweep: Sweep, console: Console, *, make: bool = True) -> Plan:
     cells: dict[str, CellSpec] = {}
     labels: dict[str, str] = {}
     external: dict[str, list[ExternalTest]] = {}
+    plan = Plan([], places, skipped, labels, external, untested)
     for row, resolved in good.items():
-        for cell in cells_of(row, resolved, sweep, places[resolved.task.cohort], resolver):
+        seeds = cells_of(row, resolved, sweep, places[resolved.task.cohort], resolver)
+        if sweep.tune:
+            space = row_space(sweep, row, resolved, seeds[0].train)
+            plan.spaces |= {seeds[0].row(): space} if space else {}
+            plan.untuned += [] if space else [row]
+        for cell in seeds:
             cells.setdefault(cell.key(), cell)
             labels.setdefault(cell.row(), row.label)
             external[cell.key()] = tests.get(row.task, [])
-    return Plan(list(cells.values()), places, skipped, labels, external, untested)
+    plan.cells = list(cells.values())
+    return plan

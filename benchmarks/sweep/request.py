@@ -13,11 +13,14 @@ from medgraft.benchmarks.cell.results import Backend, Calibrate
 from medgraft.benchmarks.cohorts.own.task_file import is_task_file, read_task_file
 from medgraft.benchmarks.commands.arguments import listed, listed_encoders, parse_seeds
 from medgraft.benchmarks.prefix_cache.store import parse_size
+from medgraft.benchmarks.suite.membership import as_preset, with_suite
 from medgraft.benchmarks.sweep.assignments import canonical_encoder, read_assignments, with_encoder_options
 from medgraft.errors import ConfigError, MedgraftError, UnknownNameError
 from medgraft.files.documents import read_yaml
 from medgraft.options import Options, Seed, checked
 from medgraft.registry import PresetEntry, catalogue
+from medgraft.sizing import parse_count
+from medgraft.suites import find_suite
 from medgraft.task_names import current_name, expand_where_known
 
 LISTS = ("adapters", "encoders", "tasks", "test_on")
@@ -56,6 +59,9 @@ class Sweep(Options):
         sets_by_class: Each class is to be covered so often, and not only all together.
         keep: Trained grafts to keep beside their results: ``all`` (or ``adapters``), or of each row the seed that is
             ``best`` on validation samples.
+        suite: Suite that is run, ``name`` or ``name@version``; it decides tasks, encoders, seeds and budgets.
+        tune: Trials by which each row's options and training are chosen on validation samples; 0 leaves them alone.
+        budget: Trainable parameters that each adapter is scaled to by its size knob, as a number or such as ``1M``.
         baselines: Add the reference rows.
         verify: Read every file of the cohorts again to tell whether they are what they were.
         options: Adapter, task or launcher name -> its options; those of an adapter also hold where it is part of a
@@ -93,6 +99,9 @@ class Sweep(Options):
     coverage: float = Field(COVERAGE, gt=0, lt=1)
     sets_by_class: bool = False
     keep: Literal["none", "best", "all"] = "none"
+    suite: str = ""
+    tune: int = Field(0, ge=0, le=10_000)
+    budget: int | None = Field(None, ge=1)
     baselines: bool = True
     verify: bool = False
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -133,6 +142,14 @@ class Sweep(Options):
     def _all_adapters(cls, keep: Any) -> Any:
         return "all" if keep == "adapters" else keep
 
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _is_count(cls, value: Any) -> Any:
+        try:
+            return parse_count(value) if isinstance(value, str) else value
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+
     @field_validator("cache_size")
     @classmethod
     def _is_size(cls, text: str | None) -> str | None:
@@ -145,17 +162,19 @@ class Sweep(Options):
 
     @model_validator(mode="after")
     def _something_to_run(self) -> Sweep:
-        entry = catalogue().presets.get(self.preset)
+        entry = self.preset_entry() if self.suite else catalogue().presets.get(self.preset)
         if not self.adapters and (entry is None or not entry.variants):
             raise ValueError("no adapter was named; choose some with --adapters (`medgraft ls adapters` lists them)")
         return self
 
     def preset_entry(self) -> PresetEntry:
-        """The preset.
+        """The preset, or the suite as one.
 
         Raises:
             UnknownNameError: There is none of that name.
         """
+        if self.suite:
+            return as_preset(find_suite(self.suite))
         presets = catalogue().presets
         if self.preset not in presets:
             raise UnknownNameError("preset", self.preset, presets)
@@ -179,7 +198,8 @@ def read_sweep(path: Path | None, overrides: Mapping[str, Any], assignments: Ite
         assignments: ``NAME.OPTION=VALUE``, see :mod:`medgraft.benchmarks.sweep.assignments`.
 
     Raises:
-        ConfigError: The file cannot be read, or a field does not exist or has a value out of range.
+        ConfigError: The file cannot be read, a field does not exist or has a value out of range, or a suite has decided
+            what the request says.
     """
     values = {} if path is None else _from_file(path)
     fields = {name: value for name, value in overrides.items() if value is not None}
@@ -189,6 +209,8 @@ def read_sweep(path: Path | None, overrides: Mapping[str, Any], assignments: Ite
     _read_task_files(values)
     if assignments := list(assignments):
         _assign(values, assignments, fields)
+    if values.get("suite"):
+        values = with_suite(values, find_suite(str(values["suite"])))
     return checked(Sweep, values, "the sweep's options")
 
 

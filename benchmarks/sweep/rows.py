@@ -83,6 +83,7 @@ def rows(sweep: Sweep, resolver: Resolver | None = None) -> list[Row]:
             named = (
                 preset.variant(label).encoders
                 or sweep.encoders
+                or preset.encoders.get(task)
                 or encoders_of(task, resolver, task_options(sweep, task))
             )
             encoders = tuple(dict.fromkeys(known_encoder(name) for name in named))

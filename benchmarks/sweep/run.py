@@ -16,15 +16,20 @@ from medgraft.benchmarks.cell.results import CellResult, CellSpec, ResultStore, 
 from medgraft.benchmarks.cell.verification import verified
 from medgraft.benchmarks.kernels.results import read_operations
 from medgraft.benchmarks.launch.cells import Events, Runs
+from medgraft.benchmarks.suite.membership import misfit_of_spec
+from medgraft.benchmarks.suite.ranks import boards_of
+from medgraft.benchmarks.suite.text import show_suite
 from medgraft.benchmarks.sweep.display import Display
 from medgraft.benchmarks.sweep.external import untested_cells
 from medgraft.benchmarks.sweep.keeping import keep_best, kept_folders, without_graft
 from medgraft.benchmarks.sweep.plan import Plan, make_plan, resources_of
 from medgraft.benchmarks.sweep.request import Sweep
+from medgraft.benchmarks.sweep.tuning import tuned
 from medgraft.commands.console import say as say_error
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import MedgraftError
 from medgraft.launcher import launcher_class, make_launcher
+from medgraft.suites import find_suite
 
 DEFAULT_RESULTS = Path("results")
 SHOWN_GRAFTS = 8
@@ -48,6 +53,8 @@ def show_plan(sweep: Sweep) -> None:
         table.add_row(*(Text(one_line(text)) for text in texts))
     console.print(table)
     console.print(f"{len(plan.cells)} cells")
+    if plan.spaces:
+        say(console, f"before them {sweep.tune} trials at most of each of {len(plan.spaces)} rows")
     show_skipped(plan, console)
 
 
@@ -58,6 +65,8 @@ def show_skipped(plan: Plan, console: Console) -> None:
         say(console, f"skipped {row.task} / {row.encoder} / {name}: {reason}")
     for reason in plan.untested:
         say(console, reason)
+    for row in plan.untuned:
+        say(console, f"{row.task} / {row.encoder} / {row.adapter} has nothing to tune and stands as it is")
 
 
 def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = False) -> bool:
@@ -77,6 +86,8 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
     store.check_writable()
     plan = make_plan(sweep, console)
     show_skipped(plan, console)
+    if sweep.tune:
+        plan = tuned(plan, sweep, store, console, fresh=fresh, verbose=verbose)
     stored = {} if fresh else {cell.key(): verified(store.path(cell), store.get(cell)) for cell in plan.cells}
     kept = {key for key, result in stored.items() if result is not None and result.status == "success"}
     finished = [cell for cell in plan.cells if cell.key() in kept]
@@ -93,13 +104,16 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
         stopped = str(error)
     if sweep.keep == "best":
         keep_best(plan.cells, store)
+    cited(sweep, plan, store)
     keys = {cell.key() for cell in plan.cells}
     board = board_rows([sweep.results])
     show_board([row for row in board if any(cell.key in keys for cell in row.cells)], console)
     show_left_out([cell for row in board for cell in row.cells if cell.key in keys], console)
     folder = Path() if sweep.results == DEFAULT_RESULTS else sweep.results
     try:
-        text, data = write_board(board, folder, command, read_operations([sweep.results]))
+        ranks = boards_of(board)
+        text, data = write_board(board, folder, command, read_operations([sweep.results]), suites=ranks)
+        show_suite(ranks if sweep.suite else (), console)
         say(console, f"written: {sweep.results}/, {text}, {data}")
     except MedgraftError as error:
         stopped = stopped or str(error)
@@ -142,7 +156,32 @@ def _run(
     launcher = make_launcher(sweep.launcher, sweep.options.get(sweep.launcher, {}), resources)
     display = Display(console, missing, min(launcher.slots(), len(missing)))
     keep = sweep.keep != "none"
-    runs = Runs(store, plan.cohorts, launcher, sweep.launcher, verbose=verbose, keep=keep, external=plan.external)
+    runs = Runs(
+        store,
+        plan.cohorts,
+        launcher,
+        sweep.launcher,
+        verbose=verbose,
+        keep=keep,
+        external=plan.external,
+        tunings=plan.tunings,
+        suites=citing(sweep, plan),
+    )
     with display.progress:
         done = runs.run(missing, Events(display.tick, display.finished))
     return [result for result in done if result.status != "success"]
+
+
+def citing(sweep: Sweep, plan: Plan) -> dict[str, list[str]]:
+    """Key of each cell that is one of the sweep's suite -> that suite's id."""
+    if not sweep.suite:
+        return {}
+    suite = find_suite(sweep.suite)
+    return {cell.key(): [suite.id] for cell in plan.cells if not misfit_of_spec(suite, cell)}
+
+
+def cited(sweep: Sweep, plan: Plan, store: ResultStore) -> None:
+    """Has results that were there before cite the suite, too."""
+    cells = {cell.key(): cell for cell in plan.cells}
+    for key, suites in citing(sweep, plan).items():
+        store.cite(cells[key], suites)

@@ -16,6 +16,7 @@ from medgraft.attachment.portable import copied, portable, settle_functions
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.features import Features
+from medgraft.knobs import SizeKnob
 from medgraft.options import Option, Options
 from medgraft.sites import Site
 
@@ -81,6 +82,11 @@ class Adapter(EarlierNames, nn.Module):
         licence: Of the code.
         train_defaults: How it is trained unless the user says otherwise: fields of
             :class:`medgraft.registry.TrainDefaults`; what is not named keeps that class's default.
+        size_knob: The option that scales its trainable parameters, for comparisons at equal size; ``None`` where it
+            has none, or none that a whole number turns.
+        search: Options that are worth a search -> the values to try, the default among them. A row that trains
+            searches the first two that have five values, and training; one that trains nothing all of them, however
+            many values they have.
         token_wise: Inside the encoder it treats each token by itself, and it reads no token of the features; a head on
             the CLS token may then leave the other rows of the last block out
             (:class:`medgraft.fast.cls_block.ClsReadOut`).
@@ -99,6 +105,8 @@ class Adapter(EarlierNames, nn.Module):
     paper: ClassVar[str] = ""
     licence: ClassVar[str] = ""
     train_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    size_knob: SizeKnob | None = None
+    search: Mapping[str, Sequence[Any]] = MappingProxyType({})
     token_wise: bool = False
     text_padding: int | None = None
 
@@ -140,6 +148,14 @@ class Adapter(EarlierNames, nn.Module):
             kept = [value for value in module.__dict__.values() if isinstance(value, Tensor) and not value.is_leaf]
             memo.update({id(value): value.detach().clone() for value in kept})
         return copied(self, memo)
+
+    @property
+    def trained_by_steps(self) -> bool:
+        """Whether learning rate and weight decay matter to it where the head is a linear regression.
+
+        ``False`` for a method whose head is solved exactly, so that only its own options are worth a search.
+        """
+        return True
 
     @property
     def refit_head(self) -> bool:

@@ -70,6 +70,8 @@ class Metric:
 
     Attributes:
         api_version: Version of this contract that the plugin was written for.
+        version: Raised whenever its definition changes what it says of the same predictions; a board never shows two
+            versions in one table.
         title: A few words for a reader of the board.
         numbers: Names of the overall numbers that it gives, those by class left out.
         bounds: Smallest and largest possible value, at which intervals end.
@@ -81,6 +83,7 @@ class Metric:
     """
 
     api_version: ClassVar[int] = 1
+    version: ClassVar[int] = 1
     title: ClassVar[str] = ""
     numbers: ClassVar[tuple[str, ...]] = ()
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)

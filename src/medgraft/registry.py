@@ -164,6 +164,7 @@ class PresetEntry(_Entry):
         precision: Of what is trained, unless the user says otherwise.
         tasks: Tasks, unless the user names some; empty for those of each adapter.
         variants: Rows that the preset brings along, besides those of the adapters that the user names.
+        encoders: Encoders by task, where they are not those of the task.
     """
 
     title: str
@@ -174,6 +175,7 @@ class PresetEntry(_Entry):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     tasks: tuple[str, ...] = ()
     variants: tuple[VariantEntry, ...] = ()
+    encoders: dict[str, tuple[str, ...]] = {}
 
     @field_validator("variants")
     @classmethod

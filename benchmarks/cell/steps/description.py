@@ -12,6 +12,7 @@ from medgraft.benchmarks.cell.steps.loading import Loaded
 from medgraft.benchmarks.cell.steps.precomputing import Ready
 from medgraft.benchmarks.cell.values import json_safe
 from medgraft.benchmarks.cohorts.places import was_trained_on
+from medgraft.benchmarks.fairness.record import Sizing
 from medgraft.benchmarks.metrics.bootstrap import METHOD
 from medgraft.benchmarks.prefix_cache.inputs import hit_rate
 from medgraft.encoder import TextEncoder
@@ -87,6 +88,24 @@ def describe_adapters(ready: Ready) -> dict[str, Any]:
         }
         for name, adapter in ready.grafted.named_adapters()
     }
+
+
+def describe_size(ready: Ready) -> Sizing | None:
+    """How large the adapters are beside their budget; ``None`` without one."""
+    if (budget := ready.spec.budget) is None:
+        return None
+    reached = sum(count for part, count in ready.grafted.trainable_count().items() if part != "head")
+    knobs = {}
+    for part, adapter in ready.grafted.named_adapters():
+        if adapter.size_knob is not None and not knobs:  # of several the first is scaled
+            knobs[f"{part}.{adapter.size_knob.option}"] = adapter.size_knob.value_in(adapter.config.model_dump())
+    knobs = {name: value for name, value in knobs.items() if value is not None}
+    return Sizing(budget=budget, reached=reached, share=reached / budget, knobs=knobs)
+
+
+def recipe_epochs(spec: CellSpec) -> int:
+    """Epochs of the adapter's own recipe, of the last part of a composed one, as a sweep joins them."""
+    return adapter_facts(resolve_adapter(spec.adapter.split("+")[-1])).train.epochs
 
 
 def plugins_of(spec: CellSpec) -> list[dict[str, str]]:

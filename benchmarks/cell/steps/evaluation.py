@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class Evaluated:
         diagnostics: Adapter -> what it says of itself.
         calibration: What is said of probabilities, where scores are some.
         validation: Predictions of the validation split, where calibration needed them.
+        metric_versions: Number -> version of its metric's definition.
     """
 
     metrics: dict[str, Estimate]
@@ -47,6 +48,7 @@ class Evaluated:
     diagnostics: dict[str, Any]
     calibration: Calibration | None = None
     validation: Predictions | None = None
+    metric_versions: dict[str, int] = field(default_factory=dict)
 
 
 def evaluate(ready: Ready) -> Evaluated:
@@ -79,6 +81,7 @@ def evaluate(ready: Ready) -> Evaluated:
         diagnostics={name: report for name, report in reports.items() if report},
         calibration=calibration,
         validation=calibrated.validation,
+        metric_versions={name: each.version for name, each in judged(predictions).metrics.items()},
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +10,8 @@ from medgraft.benchmarks.cell.kept import KeptFacts, Range, raw_facts, write_fac
 from medgraft.benchmarks.cell.steps.evaluation import Evaluated
 from medgraft.benchmarks.cell.steps.loading import Loaded
 from medgraft.benchmarks.cell.steps.precomputing import Ready
+from medgraft.benchmarks.cell.steps.validating import validation_score
 from medgraft.errors import DataError
-from medgraft.judging import values
 from medgraft.objective import objective_name, pair_of
 
 LOOKED_AT = 64
@@ -50,30 +48,13 @@ def keep(ready: Ready, evaluated: Evaluated, folder: Path) -> None:
         temperatures=None if scaling is None else scaling.temperatures,
         sets=None if calibration is None or calibration.sets is None else calibration.sets.rule,
         primary=task.primary,
-        validation=_on_validation(ready, evaluated),
+        validation=validation_score(ready, evaluated.validation),
         test=(None, None, None) if metric is None else (metric.value, metric.ci_low, metric.ci_high),
         split_hash=loaded.data.split_hash(),
         colour=any(raw.colour for raw in loaded.data.inputs.values()),
         ranges=_ranges(loaded),
     )
     write_facts(facts, folder)
-
-
-def _on_validation(ready: Ready, evaluated: Evaluated) -> float | None:
-    """The primary metric on validation samples, by which seeds are told apart without a look at the test split."""
-    val = ready.loaded.splits["val"]
-    if not len(val):
-        return None
-    _, groups = np.unique(ready.loaded.data.subjects[val], return_inverse=True)
-    splits: Mapping[str, np.ndarray] = {**ready.loaded.splits, "test": val}
-    try:
-        predictions = evaluated.validation
-        if predictions is None:
-            predictions = ready.runner.objective.predictions(ready.runner.predict, splits, groups)
-        value = values(predictions).get(ready.loaded.task.primary, math.nan)
-    except (ValueError, ArithmeticError):  # one class only
-        return None
-    return value if math.isfinite(value) else None
 
 
 def _ranges(loaded: Loaded) -> dict[str, dict[str, Range]]:

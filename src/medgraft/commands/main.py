@@ -31,7 +31,8 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 KINDS: dict[str, Kind] = {contract.group.partition(".")[2]: kind for kind, contract in CONTRACTS.items()}
 """Word for several -> the kind: ``adapters`` -> ``adapter``."""
 
-Listed = StrEnum("Listed", list(KINDS))
+SUITES = "suites"
+Listed = StrEnum("Listed", [*KINDS, SUITES])
 """What ``ls`` lists."""
 
 
@@ -85,12 +86,23 @@ def list_plugins(
     debug: Debug = False,
 ) -> None:
     """List plugins without importing any."""
-    kinds: list[Kind] = list(KINDS.values()) if what is None else [KINDS[what.value]]
     with guarded(debug=debug, resumes=False):
+        if what is not None and what.value == SUITES:
+            _show_suites()
+            return
+        kinds: list[Kind] = list(KINDS.values()) if what is None else [KINDS[what.value]]
         if broken:
             _show_broken(kinds, limit)
         else:
             _show_plugins(kinds)
+
+
+def _show_suites() -> None:
+    from rich.console import Console
+
+    from medgraft.commands.suites import suite_table
+
+    Console().print(suite_table())
 
 
 def _show_plugins(kinds: list[Kind]) -> None:
@@ -174,6 +186,7 @@ def new(
 @app.command()
 def describe(
     name: Annotated[str, typer.Argument(help="An adapter, an encoder source, a task, or a plugin of another kind.")],
+    suite: Annotated[str | None, typer.Argument(help="Behind the word suite: the suite's name.")] = None,
     encoder: Annotated[str | None, typer.Option(help="Show where an adapter would attach to this encoder.")] = None,
     sites: Annotated[bool, typer.Option("--sites", help="Draw the sites of an encoder source:model.")] = False,
     debug: Debug = False,
@@ -183,7 +196,14 @@ def describe(
 
     with guarded(debug=debug, resumes=False):
         from medgraft.commands.describing import describe_plugin
+        from medgraft.commands.suites import describe_suite
+        from medgraft.errors import ConfigError
 
+        if name == "suite" and suite is not None:
+            describe_suite(Console(highlight=False), suite)
+            return
+        if suite is not None:
+            raise ConfigError(f"{name!r} {suite!r}: one name is described at a time; of a suite, `describe suite NAME`")
         describe_plugin(Console(highlight=False), name, encoder, sites=sites)
 
 
