@@ -192,7 +192,7 @@ def _charts(row: BoardRow, section: Section, seeds: Sequence[CellResult]) -> dic
         "losses": _losses(seeds),
         "confusion": judged.confusion,
         "lines": [*judged.lines, *([calibration] if calibration else [])],
-        "groups": _groups(row, len(seeds)),
+        "groups": _groups(row, section, len(seeds)),
         "time": [(f"seed {cell.spec.seed}", _seconds(cell)) for cell in seeds],
     }
 
@@ -228,8 +228,8 @@ def _calibration(seeds: Sequence[CellResult]) -> Chart | None:
     if cell is None or cell.calibration is None:
         return None
     curves = cell.calibration.reliability
-    named = {"likeliest class": curves.likeliest} if curves.likeliest else {}
-    named |= dict(list(curves.classes.items())[:MOST_CURVES]) if len(curves.classes) > 2 or not named else {}
+    likeliest = {"likeliest class": curves.likeliest} if curves.likeliest else {}
+    named = likeliest or dict(list(curves.classes.items())[:MOST_CURVES])
     if not named:
         return None
     lines = [line(one_line(name, 40), each.confidence, each.observed) for name, each in named.items()]
@@ -247,7 +247,7 @@ def _calibration(seeds: Sequence[CellResult]) -> Chart | None:
     }
 
 
-def _groups(row: BoardRow, seeds: int) -> list[Chart]:
+def _groups(row: BoardRow, section: Section, seeds: int) -> list[Chart]:
     note = "Test subjects in brackets." + (f" Of seed {row.first.spec.seed}." if seeds > 1 else "")
     charts: list[Chart] = []
     for attribute, groups in row.first.groups.items():
@@ -255,7 +255,8 @@ def _groups(row: BoardRow, seeds: int) -> list[Chart]:
             (f"{one_line(name, 40)} ({found.n_subjects})", *_rounded((found.value, found.ci_low, found.ci_high)), 0)
             for name, found in groups.groups.items()
         ]
-        charts.append({"title": f"By {one_line(attribute, 40)}", "x": one_line(groups.metric), "rows": rows, "note": note})
+        title, name = f"By {one_line(attribute, 40)}", one_line(section.labels.get(groups.metric, groups.metric))
+        charts.append({"title": title, "x": name, "rows": rows, "note": note})
     return charts
 
 

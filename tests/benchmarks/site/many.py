@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from medgraft.benchmarks.board.rows import BoardRow, board_rows, make_row
+from medgraft.benchmarks.board.rows import BoardRow, make_row
 from medgraft.benchmarks.cell.results import CellResult, CellSpec
 from medgraft.benchmarks.statistics.ranks import Standing
 
@@ -118,9 +118,7 @@ def write_folder(folder: Path, results: Iterator[CellResult], broken: int) -> No
         text = cell.model_dump_json(indent=1)
         if number < broken:
             data = json.loads(text)
-            text = [text[: len(text) // 2], json.dumps(data | {"schema_version": 99}), json.dumps(data | {"key": "0" * 16})][number % 3]
+            wrong = [text[: len(text) // 2], *(json.dumps(data | each) for each in ({"schema_version": 99}, {"key": "0" * 16}))]
+            text = wrong[number % 3]
         (folder / f"{cell.key}.json").write_text(text)
 
-
-def read_folder(folder: Path) -> list[BoardRow]:
-    return board_rows([folder])
