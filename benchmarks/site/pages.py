@@ -27,8 +27,8 @@ from medgraft.benchmarks.site.row_data import Shared, row_data
 from medgraft.benchmarks.site.table_data import table_data
 from medgraft.commands.plain_text import plain
 
-OPEN_FRONTS = 6
-"""Tables up to which the charts of quality against cost stand open."""
+OPEN_FRONTS = 8
+"""Tables up to which the charts of quality against cost stand open, and all is laid out whether it is in sight or not."""
 MOST_TOGETHER = 250
 """Rows of a table up to which their pages are one file; of more they are sixteen."""
 PAGE_NAME = re.compile(r"[a-z0-9-]+-[0-9a-f]{6}(-[0-9a-f])?\.html")

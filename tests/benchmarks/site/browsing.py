@@ -102,8 +102,8 @@ def column(page: Any, section: str, name: str) -> list[str]:
     """Texts of a column of a table."""
     return page.evaluate(
         """([section, name]) => { const table = document.querySelector(`#${section} table`);
-        const heads = [...table.tHead.rows[0].cells].map((head) => head.innerText.trim());
-        return [...table.tBodies[0].rows].map((row) => row.cells[heads.indexOf(name)].innerText.split("\\n")[0]); }""",
+        const heads = [...table.tHead.rows[0].cells].map((head) => head.textContent.trim());
+        return [...table.tBodies[0].rows].map((row) => (row.cells[heads.indexOf(name)].querySelector("b, a") ?? row.cells[heads.indexOf(name)]).textContent); }""",
         [section, name],
     )
 

@@ -34,6 +34,7 @@ def chrome() -> Iterator[Any]:
 @pytest.fixture
 def context(chrome: Any) -> Iterator[Any]:
     opened = chrome.new_context(viewport={"width": 1280, "height": 900}, offline=True)
+    opened.set_default_timeout(20_000)
     yield opened
     opened.close()
 
