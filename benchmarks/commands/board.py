@@ -14,7 +14,9 @@ from medgraft.commands.console import guarded
 
 def leaderboard(
     results: Annotated[list[Path], typer.Argument(help="Folders of results; they are merged.")],
-    out: Annotated[Path, typer.Option(help="Folder for index.html and leaderboard.md, .csv, .json, .parquet.")] = Path(),
+    out: Annotated[
+        Path, typer.Option(help="Folder for index.html and leaderboard.md, .csv, .json, .parquet.")
+    ] = Path(),
     metrics: Annotated[
         str | None, typer.Option(help="Comma-separated: further metrics to show, such as precision_ad,recall_ad.")
     ] = None,

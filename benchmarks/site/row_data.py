@@ -1,7 +1,8 @@
 """What the page of a row reads: numbers, tables and charts of the row, how it was made and how to make it again.
 
-All is data; the page's script draws it (``templates/row.js``, ``templates/charts.js``), so that the pages of ten thousand
-rows are made in seconds. What rows share, such as facts of the data and the software, is stored once for each page.
+All is data; the page's script draws it (``templates/row.js``, ``templates/charts.js``), so that the pages of ten
+thousand rows are made in seconds. What rows share, such as facts of the data and the software, is stored once for each
+page.
 """
 
 from __future__ import annotations
@@ -138,7 +139,9 @@ def _tables(row: BoardRow) -> Iterator[dict[str, Any]]:
     note = "Intervals of a gap lie above 0 also where groups do not differ, since a gap is never negative"
     groups = [each[2:] for each in group_rows([row])]
     yield _table(f"By groups of test subjects: {one_line(row.first.primary)}", GROUP_HEADS[2:], groups, note)
-    yield _of_all_seeds("Probabilities and conformal sets", PROBABILITY_HEADS[2:], [e[2:] for e in probability_rows([row])])
+    yield _of_all_seeds(
+        "Probabilities and conformal sets", PROBABILITY_HEADS[2:], [e[2:] for e in probability_rows([row])]
+    )
     tests = tested_rows([row])
     remarks = dict.fromkeys(prose_without_paths(one_line(remark, 500)) for test in tests for remark in test.remarks())
     yield _table("On other cohorts", EXTERNAL_HEADS[2:], [test.cells()[2:] for test in tests], ". ".join(remarks))
@@ -235,7 +238,7 @@ def _calibration(seeds: Sequence[CellResult]) -> Chart | None:
     lines = [line(one_line(name, 40), each.confidence, each.observed) for name, each in named.items()]
     first = next(iter(named.values()))
     lines[0] |= {"low": first.ci_low, "high": first.ci_high}
-    of = f" Of seed {cell.spec.seed}." if len(seeds) > 1 else ""
+    note = "Bins of equally many samples; bars, of the first curve, are Wilson's 95% intervals over subjects."
     return {
         "title": "Calibration",
         "kind": "unit",
@@ -243,7 +246,7 @@ def _calibration(seeds: Sequence[CellResult]) -> Chart | None:
         "y": "observed share",
         "diagonal": True,
         "lines": lines,
-        "note": f"Bins of equally many samples; bars, of the first curve, are Wilson's 95% intervals over subjects.{of}",
+        "note": f"{note} Of seed {cell.spec.seed}." if len(seeds) > 1 else note,
     }
 
 

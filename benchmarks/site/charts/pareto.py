@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,7 +75,12 @@ def front(points: Sequence[Point], *, cost_up: bool = False, quality_up: bool = 
 
 
 def pareto_chart(
-    title: str, points: Sequence[Point], cost_name: str, quality_name: str, *, cost_up: bool = False,
+    title: str,
+    points: Sequence[Point],
+    cost_name: str,
+    quality_name: str,
+    *,
+    cost_up: bool = False,
     quality_up: bool = True,
 ) -> Pareto | None:
     """The chart; ``None`` where fewer than two rows have both numbers.
@@ -91,15 +97,17 @@ def pareto_chart(
         return None
     best = front(points, cost_up=cost_up, quality_up=quality_up)
     on_front = set(map(id, best))
-    others = sorted(
-        (p for p in points if id(p) not in on_front), key=lambda p: -p.quality if quality_up else p.quality
-    )
+    others = sorted((p for p in points if id(p) not in on_front), key=lambda p: -p.quality if quality_up else p.quality)
     drawn = others[:MOST_POINTS]
     shown = [*best, *drawn]
     positive = [p.cost for p in shown if p.cost > 0]
     zero = len(positive) < len(shown)
     f = frame(
-        log_padded(positive or [1.0]), padded([p.quality for p in shown], 0.1), width=460, height=320, log=True,
+        log_padded(positive or [1.0]),
+        padded([p.quality for p in shown], 0.1),
+        width=460,
+        height=320,
+        log=True,
         zero=zero,
     )
     f.axes(cost_name, quality_name)
@@ -123,7 +131,7 @@ def _said(point: Point, cost_name: str, quality_name: str) -> str:
 def _draw_front(d: Drawing, places: Sequence[tuple[float, float]], *, rising: bool) -> None:
     """Steps: between two points of the front nothing better is known than the cheaper one reaches."""
     xs, ys = [places[0][0]], [places[0][1]]
-    for (x0, y0), (x1, y1) in zip(places, places[1:], strict=False):
+    for (x0, y0), (x1, y1) in itertools.pairwise(places):
         xs += [x1, x1] if rising else [x0, x1]
         ys += [y0, y1] if rising else [y1, y1]
     d.path(xs, ys, "front")
@@ -145,7 +153,7 @@ def _label(
         ):  # fmt: skip
             left = x + dx - anchor * width
             box = (left, y + dy - 9, left + width, y + dy + 3)
-            inside = 20 <= box[0] and box[2] <= right + 12 and box[1] >= top - 10 and box[3] <= bottom - 2
+            inside = box[0] >= 20 and box[2] <= right + 12 and box[1] >= top - 10 and box[3] <= bottom - 2
             if inside and not any(_touch(box, other) for other in taken):
                 taken.append(box)
                 d.text(x + dx, y + dy, text, "label", {0.0: "start", 0.5: "middle", 1.0: "end"}[anchor])

@@ -75,7 +75,9 @@ def regression_rows() -> list[BoardRow]:
         )  # fmt: skip
         cell.data |= {"objective": "regression", "classes": []}
         made.insert(0, make_row([(Path("none.json"), cell)]))
-    broken = many.result("brain_age", "phantom_brain", "broken", 0, 0.0, status="oom", metrics={}, message="out of memory")
+    broken = many.result(
+        "brain_age", "phantom_brain", "broken", 0, 0.0, status="oom", metrics={}, message="out of memory"
+    )
     return [*made, make_row([(Path("none.json"), broken)])]
 
 
@@ -103,7 +105,8 @@ def column(page: Any, section: str, name: str) -> list[str]:
     return page.evaluate(
         """([section, name]) => { const table = document.querySelector(`#${section} table`);
         const heads = [...table.tHead.rows[0].cells].map((head) => head.textContent.trim());
-        return [...table.tBodies[0].rows].map((row) => (row.cells[heads.indexOf(name)].querySelector("b, a") ?? row.cells[heads.indexOf(name)]).textContent); }""",
+        const cells = [...table.tBodies[0].rows].map((row) => row.cells[heads.indexOf(name)]);
+        return cells.map((cell) => (cell.querySelector("b, a") ?? cell).textContent); }""",
         [section, name],
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,9 @@ def test_the_primary_metric_stands_first_and_errors_are_known_to_be_errors(folde
     assert section.shown[0] == section.primary == "mae" and {"mae", "rmse"} <= set(section.lower_is_better)
     assert "pearson" not in section.lower_is_better
     text = (folder / "leaderboard.md").read_text()
-    head = next(line for line in text.split("## brain\\_age")[-1].splitlines() if line.startswith("|") and "mae" in line)
+    head = next(
+        line for line in text.split("## brain\\_age")[-1].splitlines() if line.startswith("|") and "mae" in line
+    )
     assert [cell.strip() for cell in head.strip("|").split("|")][2] == "mae"
 
 
@@ -90,7 +93,9 @@ def test_a_page_lets_in_nothing_but_its_own(folder):
 
 def test_a_board_without_pyarrow_says_how_to_have_parquet(tmp_path, monkeypatch):
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "pyarrow" else found(name, *more))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "pyarrow" else found(name, *more)
+    )
     published = publish(many.rows(1, 1, 2, 1), tmp_path, "x")
     assert "medgraft[parquet]" in published.notice and not (tmp_path / "leaderboard.parquet").exists()
     assert "parquet" not in (tmp_path / "index.html").read_text().lower()
@@ -138,20 +143,29 @@ def test_the_command_says_all_that_a_specification_does():
         },
     )  # fmt: skip
     words = command_of(cell.spec, [0, 1, 2])
-    after = dict(zip(words, words[1:], strict=False))
+    after = dict(pairwise(words))
     assert (after["--adapters"], after["--tasks"], after["--limit"]) == ("lora", "task_00", "64")
     assert parse_seeds(after["--seeds"]) == [0, 1, 2] and after["--data"] == "chexpert=PATH"
     assert after["--calibrate"] == "temperature" and "--sets-by-class" in words and after["--augment-views"] == "2"
-    settings = dict(split_assignments([value for flag, value in zip(words, words[1:], strict=False) if flag == "--set"]))
+    settings = dict(split_assignments([value for flag, value in pairwise(words) if flag == "--set"]))
     assert settings["lora.targets"] == "q,v" and settings["lora.bias"] == "none" and settings["lora.fast"] == "true"
     assert settings["lora.inner.scale"] == "0.5" and settings["train.lr"] == "0.01"
     assert settings["task_00.templates"] == "a chest X-ray of {}.,Findings: {}."
     shown = shown_command(cell.spec, [0])
-    assert "/home" not in shown and "timm:vit@w.pt" in shown and "'task_00.templates=a chest X-ray of {}.,Findings" in shown
+    assert (
+        "/home" not in shown
+        and "timm:vit@w.pt" in shown
+        and "'task_00.templates=a chest X-ray of {}.,Findings" in shown
+    )
 
 
 def test_the_command_of_a_cell_gives_its_key_again(toy, medgraft, tmp_path):
-    asked = ("run", "--adapters", "toy_gain", *toy.options("--seeds", "1", "--results", str(tmp_path), "--set", "train.lr=0.02"))
+    asked = (
+        "run",
+        "--adapters",
+        "toy_gain",
+        *toy.options("--seeds", "1", "--results", str(tmp_path), "--set", "train.lr=0.02"),
+    )
     assert medgraft(*asked).exit_code == 0
     (row,) = board_rows([tmp_path])
     words = [word.replace("PATH", str(toy.cohort)) for word in command_of(row.first.spec, [1])[1:]]
@@ -164,7 +178,8 @@ def test_the_command_of_a_cell_gives_its_key_again(toy, medgraft, tmp_path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("no file /a/b/c.nii here", "no file PATH here"), ("at ~/x/y", "at PATH"), ("3 samples/s and 1/2", "3 samples/s and 1/2"),
+        ("no file /a/b/c.nii here", "no file PATH here"), ("at ~/x/y", "at PATH"),
+        ("3 samples/s and 1/2", "3 samples/s and 1/2"),
         ("file:///srv/x", "PATH"), (r"in C:\Users\me\x.png", "in PATH"), ("https://a.org/b/c", "https://a.org/b/c"),
     ],
 )  # fmt: skip

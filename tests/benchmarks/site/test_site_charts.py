@@ -74,7 +74,9 @@ def test_thinned_points_keep_both_ends():
 # --- mean ranks -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("k", "n", "q"), [(2, 10, 1.960), (3, 10, 2.343), (4, 14, 2.569), (5, 30, 2.728), (10, 8, 3.164)])
+@pytest.mark.parametrize(
+    ("k", "n", "q"), [(2, 10, 1.960), (3, 10, 2.343), (4, 14, 2.569), (5, 30, 2.728), (10, 8, 3.164)]
+)
 def test_the_critical_difference_is_that_of_demsars_table(k, n, q):
     assert critical_difference(k, n) == pytest.approx(q * np.sqrt(k * (k + 1) / (6 * n)), rel=1e-3)
 
