@@ -112,9 +112,8 @@ def _failures(members: Sequence[BoardRow]) -> list[str]:
             if cell.status != "success":
                 log = f" (log {markdown_code(cell.log)})" if cell.log else ""
                 name = f"{row.first.spec.encoder} / {row.adapter} seed {cell.spec.seed}"
-                lines.append(
-                    f"- {markdown_text(f'{name}: {cell.status}: {prose_without_paths(one_line(cell.message, 300))}')}{log}"
-                )
+                message = prose_without_paths(one_line(cell.message, 300))
+                lines.append(f"- {markdown_text(f'{name}: {cell.status}: {message}')}{log}")
     return ["Cells that did not succeed:", "", *lines, ""] if lines else []
 
 
