@@ -113,12 +113,12 @@ def test_filters_and_search_join_and_tell_how_many_rows_are_left(page, document)
     page.select_option("#encoder", "timm:encoder_1")
     assert page.locator("#shown").inner_text() == f"48 of {total} rows in 3 tables"
     page.fill("#q", "ADAPTER_3 low")  # in the name, and in the title
-    page.wait_for_function("document.querySelector('#shown').innerText.startsWith('3 of')")
+    page.locator("#shown", has_text=f"3 of {total}").wait_for()
     page.select_option("#task", "task_02")
     assert page.locator("#shown").inner_text() == f"1 of {total} rows in 1 table"
     assert page.locator(".task:visible").count() == 1
     page.fill("#q", "nothing has this")
-    page.wait_for_function("document.querySelector('#shown').innerText.startsWith('No row')")
+    page.locator("#shown", has_text="No row").wait_for()
     page.click("#reset")
     assert page.locator("#shown").inner_text().startswith(f"All {total} rows")
 
@@ -134,11 +134,11 @@ def test_an_address_restores_what_is_shown(page, context, site, document):
     name = section_of(document, "task_01")["id"]
     page.select_option("#encoder", "timm:encoder_0")
     page.fill("#q", "adapter_1")
-    page.wait_for_function("location.hash.includes('q=')")
+    page.wait_for_url("**#*q=adapter_1*")
     page.locator(f"#{name} thead button", has_text="trainable").click()
     page.click("summary:has-text('Columns')")
-    page.locator("#choices label", has_text="F1 weighted").locator("input").uncheck()
-    page.locator("#choices label", has_text="accuracy").locator("input").check()
+    page.uncheck("#choices [data-key=f1_weighted]")
+    page.check("#choices [data-key=accuracy]")
     shown = page.locator(f"#{name} table").inner_text()
     assert "accuracy" in shown and "F1 weighted" not in shown
     other = context.new_page()
@@ -146,7 +146,7 @@ def test_an_address_restores_what_is_shown(page, context, site, document):
     assert other.locator(f"#{name} table").inner_text() == shown
     assert other.locator("#shown").inner_text() == page.locator("#shown").inner_text()
     assert other.input_value("#q") == "adapter_1" and other.input_value("#encoder") == "timm:encoder_0"
-    assert not other.locator("#choices label", has_text="F1 weighted").locator("input").is_checked()
+    assert not other.is_checked("#choices [data-key=f1_weighted]")
     other.goto(f"{(site / 'index.html').as_uri()}#q=%E0%A4%A&sort=x:up:nothing,{name}&cols=,!&task=gone")  # damaged
     assert other.locator("#shown").inner_text().startswith("No row of")
 

@@ -34,7 +34,7 @@ def test_files_and_pages_of_ten_thousand_results_take_seconds_and_open_at_once(t
         busy = spent["TaskDuration"]
         assert busy < 4, spent  # seconds of the page's own work, on a core shared with other tests
         page.fill("#q", "adapter_7 encoder_3")
-        page.wait_for_function("document.querySelector('#shown').innerText.startsWith('20 of 5000')")
+        page.locator("#shown", has_text="20 of 5000").wait_for()
 
 
 def test_broken_files_among_many_are_left_out(tmp_path):
