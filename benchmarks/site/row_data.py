@@ -324,7 +324,7 @@ def _facts(row: BoardRow) -> list[tuple[str, Pairs]]:
         ("Encoder", spec.encoder),
         ("Weights", spec.encoder_weights or ""),
         ("Licence", cell.encoder.get("licence") or ""),
-        ("Saw this cohort", {True: "yes", False: "no"}.get(cell.encoder.get("saw_this_cohort"), "not known")),
+        ("Saw this cohort", {"True": "yes", "False": "no"}.get(str(cell.encoder.get("saw_this_cohort")), "not known")),
     ]
     software = [
         ("Plugins", ", ".join(f"{p.get('name')} ({p.get('distribution')} {p.get('version')})" for p in cell.plugins)),
