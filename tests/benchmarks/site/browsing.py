@@ -12,7 +12,7 @@ from typing import Any
 import many
 import numpy as np
 import pytest
-from test_leaderboard import store
+from test_leaderboard import store  # pyright: ignore[reportMissingImports]
 
 from medgraft.benchmarks.board.rows import BoardRow, board_rows, make_row
 from medgraft.benchmarks.site.publish import publish
