@@ -11,7 +11,7 @@ PACKAGES := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # only a running Python knows. Made anew each time, since it takes no time.
 LINKS := $(VENV)/links/medgraft
 
-.PHONY: install links run test clean
+.PHONY: install links run test browser clean
 
 install: $(STAMP) links
 
@@ -29,10 +29,19 @@ $(STAMP): pyproject.toml setup.py
 run: $(STAMP)
 	$(BIN)/python -m benchmarks.run --adapters $(ADAPTERS) $(ARGS)
 
-test: $(STAMP) links
+test: $(STAMP) links browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n auto --dist loadscope $(ARGS)
+
+# The tests of the pages drive a real Chromium. It comes from the system, not from PyPI; where it is missing and this
+# shell may install it, it is installed, and where not, the tests say that it is missing.
+browser:
+	@if command -v chromium chromium-browser google-chrome >/dev/null; then :; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium) >/dev/null \
+		|| echo "Chromium could not be installed by apt-get; the tests of the pages will fail" >&2; \
+	else echo "Chromium is missing; the tests of the pages need it: sudo apt-get install chromium" >&2; fi
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

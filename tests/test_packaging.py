@@ -125,6 +125,12 @@ def test_the_catalogue_the_weights_and_the_type_marker_are_inside(names):
     assert sum(name.endswith(".safetensors") for name in weights) >= 2
 
 
+def test_the_templates_of_the_pages_are_inside(names):
+    templates = {path.name for path in (CHECKOUT / "benchmarks" / "site" / "templates").iterdir()}
+    assert {"index.html", "rows.html", "board.js", "page.css"} <= templates
+    assert {f"medgraft/benchmarks/site/templates/{name}" for name in templates} <= names
+
+
 def test_the_catalogue_is_the_checkouts(wheel):
     with zipfile.ZipFile(wheel) as archive:
         assert archive.read("medgraft/registry.yaml") == (CHECKOUT / "registry.yaml").read_bytes()

@@ -41,7 +41,7 @@ def adapter_rows(cells: Sequence[CellResult]) -> list[list[str]]:
     """
     lines: dict[tuple[str, ...], None] = {}
     for cell in cells:
-        home = {each["name"]: f"{each['distribution']} {each['version']}" for each in cell.plugins}
+        home = {p.get("name"): f"{p.get('distribution', '?')} {p.get('version', '')}".strip() for p in cell.plugins}
         homes = dict.fromkeys(home[name] for name in _plugins(cell) if name in home)
         said = {key: [facts[key] for facts in cell.adapters.values() if facts.get(key)] for key in ("licence", "paper")}
         texts = ("; ".join(dict.fromkeys(said[key])) or "-" for key in ("licence", "paper"))

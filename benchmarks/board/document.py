@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from medgraft.benchmarks.board.adapters import recipe, title
 from medgraft.benchmarks.board.columns import HEADINGS, numbers_shown, speaking
 from medgraft.benchmarks.board.rows import BoardRow, median, metrics_of
-from medgraft.benchmarks.board.text import without_paths
+from medgraft.benchmarks.board.text import prose_without_paths, without_paths
 from medgraft.benchmarks.cell.results import CellResult
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import MedgraftError
@@ -265,14 +265,18 @@ def _section(name: str, members: Sequence[BoardRow]) -> Section:
         cohort=one_line(spec.cohort.name),
         revision=one_line(spec.cohort.revision, 64),
         tags=tuple(one_line(tag) for tag in tags_of(spec.task)),
-        options={one_line(name): one_line(str(value), 200) for name, value in spec.task_options.items()},
+        options={
+            one_line(name): prose_without_paths(one_line(str(value), 200)) for name, value in spec.task_options.items()
+        },
         limit=spec.limit,
         primary=one_line(cell.primary),
         shown=tuple(map(one_line, numbers_shown(cell))),
         lower_is_better=tuple(one_line(m) for m in metrics if not metric_of(_overall(m), judges).higher_is_better),
         labels={one_line(name): HEADINGS[name] for name in metrics if name in HEADINGS},
         splits={one_line(name): (each["samples"], each["subjects"]) for name, each in splits.items()},
-        notes=tuple(one_line(note, 500) for note in dict.fromkeys(n for row in members for n in row.notes)),
+        notes=tuple(
+            prose_without_paths(one_line(note, 500)) for note in dict.fromkeys(n for row in members for n in row.notes)
+        ),
     )
 
 

@@ -17,7 +17,7 @@ from medgraft.benchmarks.board.groups import group_rows, metrics_by_group
 from medgraft.benchmarks.board.probabilities import HEADS as PROBABILITY_HEADS
 from medgraft.benchmarks.board.probabilities import probability_rows
 from medgraft.benchmarks.board.rows import BoardRow
-from medgraft.benchmarks.board.text import with_interval, without_paths
+from medgraft.benchmarks.board.text import prose_without_paths, with_interval, without_paths
 from medgraft.benchmarks.cohorts.tables.tabular import baseline_lines
 from medgraft.benchmarks.fairness.basis import why_apart
 from medgraft.benchmarks.kernels.results import OperationResult, section
@@ -159,7 +159,8 @@ def _failures(members: Sequence[BoardRow]) -> list[str]:
             if cell.status != "success":
                 log = f" (log {markdown_code(cell.log)})" if cell.log else ""
                 name = f"{row.first.spec.encoder} / {row.adapter} seed {cell.spec.seed}"
-                lines.append(f"- {markdown_text(f'{name}: {cell.status}: {one_line(cell.message, 300)}')}{log}")
+                message = prose_without_paths(one_line(cell.message, 300))
+                lines.append(f"- {markdown_text(f'{name}: {cell.status}: {message}')}{log}")
     return ["Cells that did not succeed:", "", *lines, ""] if lines else []
 
 
@@ -198,7 +199,7 @@ def _task_section(members: Sequence[BoardRow], also: Sequence[str], margin: floa
     if apart:
         lines += [markdown_text(one_line(apart, 1000)), ""]
     if notes := dict.fromkeys(note for row in members for note in row.notes):
-        lines += [f"Of the data: {markdown_text('; '.join(notes))}.", ""]
+        lines += [f"Of the data: {markdown_text(prose_without_paths('; '.join(notes)))}.", ""]
     numbers = numbers_shown(speaker)
     rows = [cells_of_row(row, numbers) for row in members]
     keep = KEPT if any(row.metrics for row in members) else tuple(rows[0])

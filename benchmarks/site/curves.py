@@ -1,7 +1,7 @@
 """Charts of one row's predictions: confusion matrix, ROC, precision and recall; numbers against their truth.
 
-A chart is what ``charts.lines`` of ``templates/charts.js`` reads: ``kind`` is ``unit`` (both axes from 0 to 1), ``alike``
-(both of one range) or ``epochs``.
+A chart is what ``charts.lines`` of ``templates/charts.js`` reads: ``kind`` is ``unit`` (both axes from 0 to 1),
+``alike`` (both of one range) or ``epochs``.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def _short(values: Array) -> list[float]:
 def steps(scores: Array, actual: Array) -> tuple[Array, Array]:
     """Samples found and false alarms at each threshold, from the highest score down.
 
-    As the first two of ``sklearn.metrics.roc_curve`` times their totals, every threshold kept; over ten thousand rows its
-    checks of the arguments would take a minute.
+    As the first two of ``sklearn.metrics.roc_curve`` times their totals, every threshold kept; over ten thousand rows
+    its checks of the arguments would take a minute.
 
     Args:
         scores: ``[n]``.

@@ -2,8 +2,8 @@
 
 Demsar, "Statistical comparisons of classifiers over multiple data sets", JMLR 7, 2006: ranks by task (1 is best, ties
 share the mean of their ranks), Friedman's test of whether any adapter differs (section 3.2.2), and Nemenyi's critical
-difference ``CD = q sqrt(k (k + 1) / (6 N))`` of mean ranks of ``k`` adapters over ``N`` tasks, ``q`` the 95th percentile
-of the Studentised range over ``sqrt(2)``.
+difference ``CD = q sqrt(k (k + 1) / (6 N))`` of mean ranks of ``k`` adapters over ``N`` tasks, ``q`` the 95th
+percentile of the Studentised range over ``sqrt(2)``.
 
 Tasks must be comparable and independent. So an adapter has one rank per task: its mean rank over the encoders that it
 ran on there, ranked again among the adapters; and generated cohorts are never mixed with real ones.

@@ -27,8 +27,8 @@ from medgraft.benchmarks.site.row_data import Shared, row_data
 from medgraft.benchmarks.site.table_data import table_data
 from medgraft.commands.plain_text import plain
 
-OPEN_FRONTS = 6
-"""Tables up to which the charts of quality against cost stand open."""
+OPEN_FRONTS = 8
+"""Tables up to which charts of quality against cost stand open, and all is laid out whether it is in sight or not."""
 MOST_TOGETHER = 250
 """Rows of a table up to which their pages are one file; of more they are sixteen."""
 PAGE_NAME = re.compile(r"[a-z0-9-]+-[0-9a-f]{6}(-[0-9a-f])?\.html")
@@ -56,7 +56,7 @@ def write_site(rows: Sequence[BoardRow], document: Document, folder: Path, *, pa
     """
     pages = folder / "rows"
     pages.mkdir(parents=True, exist_ok=True)
-    known = {name for name in _write_rows(rows, document, pages)}
+    known = set(_write_rows(rows, document, pages))
     for path in pages.glob("*.html"):
         if path.name not in known and PAGE_NAME.fullmatch(path.name):
             path.unlink()
@@ -66,7 +66,7 @@ def write_site(rows: Sequence[BoardRow], document: Document, folder: Path, *, pa
 
 
 def _write_rows(rows: Sequence[BoardRow], document: Document, folder: Path) -> Iterator[str]:
-    """Writes the pages of rows, those of a table together, or by the first letter of their names where there are many."""
+    """Writes the pages of rows: those of a table together, or by the first letter of their names if they are many."""
     script, template = f"{_part('charts.js')}\n{_part('row.js')}", _environment().get_template("rows.html")
     head, by_section = _head("page.css", "row.css", scripts=[script]), _by_section(document)
     for section, members in zip(document.sections, tables_of(rows).values(), strict=True):
@@ -84,7 +84,11 @@ def _write_rows(rows: Sequence[BoardRow], document: Document, folder: Path) -> I
                 "facts": list(shared.values),
             }
             text = template.render(
-                **head, section=section, version=document.medgraft, data=as_data(data), script=Markup(script)
+                **head,
+                section=section,
+                version=document.medgraft,
+                data=as_data(data),
+                script=Markup(script),
             )
             (folder / name).write_text(text, encoding="utf-8")
             yield name
@@ -119,7 +123,7 @@ def _index(rows: Sequence[BoardRow], document: Document, *, parquet: bool) -> st
         fronts={section.id: list(_fronts(section, by_section[section.id])) for section in document.sections},
         ranks=list(_ranks(document)),
         data=as_data(table_data(document, classes, MOST_TOGETHER)),
-        script=Markup(script),  # noqa: S704: our own
+        script=Markup(script),
     )
 
 
@@ -135,7 +139,12 @@ def _fronts(section: Section, rows: Sequence[Row]) -> Iterator[Pareto]:
     several = len({row.encoder for row in rows}) > 1
     for name, axis, up, unit in COSTS:
         points = [
-            Point(_point_name(row, several=several), cost / unit, quality, f"rows/{page_of(section, row.id, many=len(rows) > MOST_TOGETHER)}#{row.id}")
+            Point(
+                _point_name(row, several=several),
+                cost / unit,
+                quality,
+                f"rows/{page_of(section, row.id, many=len(rows) > MOST_TOGETHER)}#{row.id}",
+            )
             for row in rows
             if (cost := getattr(row, name)) is not None
             and (quality := row.metrics.get(section.primary, (None,))[0]) is not None
@@ -163,10 +172,13 @@ def _ranks(document: Document) -> Iterator[tuple[str, Markup | None, str]]:
             yield title, None, found
             continue
         p = "" if found.p_value is None else f" Friedman's test: p = {found.p_value:.2g}."
-        left = f" Left out, since they did not run on all of these: {', '.join(found.left_out)}." if found.left_out else ""
+        left = (
+            f" Left out, since they did not run on all of these: {', '.join(found.left_out)}." if found.left_out else ""
+        )
         said = (
-            f"Mean ranks of {len(found.names)} adapters over {len(found.tasks)} tasks ({', '.join(found.tasks)}). Those "
-            "that an upright joins lie within Nemenyi's critical difference at 5%, so the tasks do not tell them apart "
+            f"Mean ranks of {len(found.names)} adapters over {len(found.tasks)} tasks ({', '.join(found.tasks)}). "
+            "Those that an upright joins lie within Nemenyi's critical difference at 5%: the tasks do not tell them "
+            "apart "
             f"(Demsar, JMLR 2006).{p}{left}"
         )
         yield title, ranks_chart(found), said
@@ -214,7 +226,7 @@ def _head(*styles: str, scripts: Sequence[str] = ()) -> dict[str, Any]:
         f"default-src 'none'; style-src {_digest(style)}; script-src {allowed}; img-src data:; base-uri 'none'; "
         "form-action 'none'"
     )
-    return {"style": Markup(style), "theme": Markup(theme), "policy": Markup(policy)}  # noqa: S704: our own files
+    return {"style": Markup(style), "theme": Markup(theme), "policy": Markup(policy)}
 
 
 def _digest(text: str) -> str:

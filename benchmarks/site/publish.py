@@ -12,6 +12,7 @@ import pandas as pd
 
 from medgraft.benchmarks.board.document import document
 from medgraft.benchmarks.board.leaderboard import table, write_board
+from medgraft.benchmarks.board.markdown import MARGIN
 from medgraft.benchmarks.board.rows import BoardRow
 from medgraft.benchmarks.cell.results import BOARD_FILE, write_atomically
 from medgraft.benchmarks.garbage import uncollected
@@ -45,6 +46,7 @@ def publish(
     also: Sequence[str] = (),
     *,
     groups: bool = False,
+    margin: float = MARGIN,
     suites: Sequence[SuiteBoard] = (),
 ) -> Published:
     """Writes all files of a board, see :func:`medgraft.benchmarks.board.markdown.markdown` for the arguments.
@@ -53,7 +55,7 @@ def publish(
         MedgraftError: They cannot be written.
     """
     with uncollected():
-        files = list(write_board(rows, folder, command, operations, also, groups=groups, suites=suites))
+        files = list(write_board(rows, folder, command, operations, also, groups=groups, margin=margin, suites=suites))
         has_parquet = importlib.util.find_spec("pyarrow") is not None
         try:
             whole = document(rows, command)

@@ -1,7 +1,8 @@
 """What the page of a row reads: numbers, tables and charts of the row, how it was made and how to make it again.
 
-All is data; the page's script draws it (``templates/row.js``, ``templates/charts.js``), so that the pages of ten thousand
-rows are made in seconds. What rows share, such as facts of the data and the software, is stored once for each page.
+All is data; the page's script draws it (``templates/row.js``, ``templates/charts.js``), so that the pages of ten
+thousand rows are made in seconds. What rows share, such as facts of the data and the software, is stored once for each
+page.
 """
 
 from __future__ import annotations
@@ -138,7 +139,9 @@ def _tables(row: BoardRow) -> Iterator[dict[str, Any]]:
     note = "Intervals of a gap lie above 0 also where groups do not differ, since a gap is never negative"
     groups = [each[2:] for each in group_rows([row])]
     yield _table(f"By groups of test subjects: {one_line(row.first.primary)}", GROUP_HEADS[2:], groups, note)
-    yield _of_all_seeds("Probabilities and conformal sets", PROBABILITY_HEADS[2:], [e[2:] for e in probability_rows([row])])
+    yield _of_all_seeds(
+        "Probabilities and conformal sets", PROBABILITY_HEADS[2:], [e[2:] for e in probability_rows([row])]
+    )
     tests = tested_rows([row])
     remarks = dict.fromkeys(prose_without_paths(one_line(remark, 500)) for test in tests for remark in test.remarks())
     yield _table("On other cohorts", EXTERNAL_HEADS[2:], [test.cells()[2:] for test in tests], ". ".join(remarks))
@@ -192,7 +195,7 @@ def _charts(row: BoardRow, section: Section, seeds: Sequence[CellResult]) -> dic
         "losses": _losses(seeds),
         "confusion": judged.confusion,
         "lines": [*judged.lines, *([calibration] if calibration else [])],
-        "groups": _groups(row, len(seeds)),
+        "groups": _groups(row, section, len(seeds)),
         "time": [(f"seed {cell.spec.seed}", _seconds(cell)) for cell in seeds],
     }
 
@@ -228,14 +231,14 @@ def _calibration(seeds: Sequence[CellResult]) -> Chart | None:
     if cell is None or cell.calibration is None:
         return None
     curves = cell.calibration.reliability
-    named = {"likeliest class": curves.likeliest} if curves.likeliest else {}
-    named |= dict(list(curves.classes.items())[:MOST_CURVES]) if len(curves.classes) > 2 or not named else {}
+    likeliest = {"likeliest class": curves.likeliest} if curves.likeliest else {}
+    named = likeliest or dict(list(curves.classes.items())[:MOST_CURVES])
     if not named:
         return None
     lines = [line(one_line(name, 40), each.confidence, each.observed) for name, each in named.items()]
     first = next(iter(named.values()))
     lines[0] |= {"low": first.ci_low, "high": first.ci_high}
-    of = f" Of seed {cell.spec.seed}." if len(seeds) > 1 else ""
+    note = "Bins of equally many samples; bars, of the first curve, are Wilson's 95% intervals over subjects."
     return {
         "title": "Calibration",
         "kind": "unit",
@@ -243,11 +246,11 @@ def _calibration(seeds: Sequence[CellResult]) -> Chart | None:
         "y": "observed share",
         "diagonal": True,
         "lines": lines,
-        "note": f"Bins of equally many samples; bars, of the first curve, are Wilson's 95% intervals over subjects.{of}",
+        "note": f"{note} Of seed {cell.spec.seed}." if len(seeds) > 1 else note,
     }
 
 
-def _groups(row: BoardRow, seeds: int) -> list[Chart]:
+def _groups(row: BoardRow, section: Section, seeds: int) -> list[Chart]:
     note = "Test subjects in brackets." + (f" Of seed {row.first.spec.seed}." if seeds > 1 else "")
     charts: list[Chart] = []
     for attribute, groups in row.first.groups.items():
@@ -255,7 +258,8 @@ def _groups(row: BoardRow, seeds: int) -> list[Chart]:
             (f"{one_line(name, 40)} ({found.n_subjects})", *_rounded((found.value, found.ci_low, found.ci_high)), 0)
             for name, found in groups.groups.items()
         ]
-        charts.append({"title": f"By {one_line(attribute, 40)}", "x": one_line(groups.metric), "rows": rows, "note": note})
+        title, name = f"By {one_line(attribute, 40)}", one_line(section.labels.get(groups.metric, groups.metric))
+        charts.append({"title": title, "x": name, "rows": rows, "note": note})
     return charts
 
 
@@ -320,7 +324,7 @@ def _facts(row: BoardRow) -> list[tuple[str, Pairs]]:
         ("Encoder", spec.encoder),
         ("Weights", spec.encoder_weights or ""),
         ("Licence", cell.encoder.get("licence") or ""),
-        ("Saw this cohort", {True: "yes", False: "no"}.get(cell.encoder.get("saw_this_cohort"), "not known")),
+        ("Saw this cohort", {"True": "yes", "False": "no"}.get(str(cell.encoder.get("saw_this_cohort")), "not known")),
     ]
     software = [
         ("Plugins", ", ".join(f"{p.get('name')} ({p.get('distribution')} {p.get('version')})" for p in cell.plugins)),

@@ -1,4 +1,4 @@
-"""What the script of the board's page reads: columns and rows of each table, short, so that ten thousand are a few MB."""
+"""What the script of the board's page reads: columns and rows of each table, short: ten thousand are a few MB."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def table_data(document: Document, classes: dict[str, Sequence[str]], together: 
         rows[row.section].append(row)
     return {
         "together": together,
-        "sections": [_section(section, rows[section.id], classes.get(section.id, ())) for section in document.sections]
+        "sections": [_section(section, rows[section.id], classes.get(section.id, ())) for section in document.sections],
     }
 
 

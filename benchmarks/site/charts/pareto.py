@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from medgraft.benchmarks.site.charts.svg import LETTER, Drawing, frame, log_padded, padded, plain_number
+from medgraft.benchmarks.site.charts.svg import LETTER, Drawing, Frame, frame, log_padded, padded, plain_number
 
 MOST_POINTS = 150
 """Rows beside the front that are drawn, the best ones first."""
 MOST_LABELS = 14
 Box = tuple[float, float, float, float]
+AROUND = (
+    (8, 4, 0.0), (-8, 4, 1.0), (0, -9, 0.5), (0, 17, 0.5), (7, -8, 0.0), (-7, -8, 1.0), (7, 16, 0.0), (-7, 16, 1.0),
+    (0, -22, 0.5), (0, 30, 0.5),
+)  # fmt: skip
+"""Places of a name beside its point: to the right, down, and what part of it lies left of there; the best first."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,12 @@ def front(points: Sequence[Point], *, cost_up: bool = False, quality_up: bool = 
 
 
 def pareto_chart(
-    title: str, points: Sequence[Point], cost_name: str, quality_name: str, *, cost_up: bool = False,
+    title: str,
+    points: Sequence[Point],
+    cost_name: str,
+    quality_name: str,
+    *,
+    cost_up: bool = False,
     quality_up: bool = True,
 ) -> Pareto | None:
     """The chart; ``None`` where fewer than two rows have both numbers.
@@ -91,15 +102,17 @@ def pareto_chart(
         return None
     best = front(points, cost_up=cost_up, quality_up=quality_up)
     on_front = set(map(id, best))
-    others = sorted(
-        (p for p in points if id(p) not in on_front), key=lambda p: -p.quality if quality_up else p.quality
-    )
+    others = sorted((p for p in points if id(p) not in on_front), key=lambda p: -p.quality if quality_up else p.quality)
     drawn = others[:MOST_POINTS]
     shown = [*best, *drawn]
     positive = [p.cost for p in shown if p.cost > 0]
     zero = len(positive) < len(shown)
     f = frame(
-        log_padded(positive or [1.0]), padded([p.quality for p in shown], 0.1), width=460, height=320, log=True,
+        log_padded(positive or [1.0]),
+        padded([p.quality for p in shown], 0.1),
+        width=460,
+        height=320,
+        log=True,
         zero=zero,
     )
     f.axes(cost_name, quality_name)
@@ -107,10 +120,10 @@ def pareto_chart(
     places = {id(p): (f.x(p.cost), f.y(p.quality)) for p in shown}
     for p in drawn:
         d.dot(*places[id(p)], "point", 3.5, _said(p, cost_name, quality_name))
-    _draw_front(d, [places[id(p)] for p in best], rising=not cost_up)
+    _draw_front(d, [places[id(p)] for p in best])
     for p in best:
         d.dot(*places[id(p)], "best", 4.5, _said(p, cost_name, quality_name))
-    _label([*best, *(drawn if len(shown) <= MOST_LABELS else ())], places, d, (f.x.end, f.y.end, f.y.start))
+    _label([*best, *(drawn if len(shown) <= MOST_LABELS else ())], places, d, f, len(best), -1.0 if cost_up else 1.0)
     words = "; ".join(f"{p.name}: {plain_number(p.cost)}, {p.quality:.3f}" for p in best)
     label = f"{title}. {len(points)} rows; on the front: {words}."
     return Pareto(title, d.svg(label), best, len(others) - len(drawn))
@@ -120,32 +133,44 @@ def _said(point: Point, cost_name: str, quality_name: str) -> str:
     return f"{point.name}: {quality_name} {point.quality:.3f}, {cost_name} {plain_number(float(f'{point.cost:.3g}'))}"
 
 
-def _draw_front(d: Drawing, places: Sequence[tuple[float, float]], *, rising: bool) -> None:
-    """Steps: between two points of the front nothing better is known than the cheaper one reaches."""
+def _draw_front(d: Drawing, places: Sequence[tuple[float, float]]) -> None:
+    """Steps: between two points of the front nothing better is known than the cheaper, or the faster, one reaches."""
     xs, ys = [places[0][0]], [places[0][1]]
-    for (x0, y0), (x1, y1) in zip(places, places[1:], strict=False):
-        xs += [x1, x1] if rising else [x0, x1]
-        ys += [y0, y1] if rising else [y1, y1]
+    for (_, y0), (x1, y1) in itertools.pairwise(places):
+        xs += [x1, x1]
+        ys += [y0, y1]
     d.path(xs, ys, "front")
 
 
 def _label(
-    points: Sequence[Point], places: dict[int, tuple[float, float]], d: Drawing, edges: tuple[float, float, float]
+    points: Sequence[Point],
+    places: dict[int, tuple[float, float]],
+    d: Drawing,
+    f: Frame,
+    on_front: int,
+    side: float,
 ) -> None:
-    """Names beside the points where there is room for them; what finds none has its name under the mouse."""
-    right, top, bottom = edges
+    """Names beside the points where there is room for them; what finds none has its name under the mouse.
+
+    Args:
+        points: Those on the front come first.
+        places: Of each point.
+        d: What to draw on.
+        f: The axes.
+        on_front: How many are on the front; their names go to the corner where its line does not.
+        side: 1 where the front rises to the right, -1 where it falls.
+    """
     taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in places.values()]
-    for point in points[:MOST_LABELS]:
+    for number, point in enumerate(points[:MOST_LABELS]):
         x, y = places[id(point)]
         text = point.name if len(point.name) <= 26 else f"{point.name[:25]}…"
         width = len(text) * LETTER
-        for dx, dy, anchor in (
-            (8, 4, 0.0), (-8, 4, 1.0), (0, -9, 0.5), (0, 17, 0.5), (7, -8, 0.0), (-7, -8, 1.0), (7, 16, 0.0),
-            (-7, 16, 1.0), (0, -22, 0.5), (0, 30, 0.5),
-        ):  # fmt: skip
-            left = x + dx - anchor * width
-            box = (left, y + dy - 9, left + width, y + dy + 3)
-            inside = box[0] >= 20 and box[2] <= right + 12 and box[1] >= top - 10 and box[3] <= bottom - 2
+        left, right = (1.0, 0.0) if side > 0 else (0.0, 1.0)
+        corners = [(-7 * side, -7, left), (7 * side, 16, right)] if number < on_front else []
+        for dx, dy, anchor in (*corners, *AROUND):
+            start = x + dx - anchor * width
+            box = (start, y + dy - 9, start + width, y + dy + 3)
+            inside = box[0] >= 20 and box[2] <= f.x.end + 12 and box[1] >= f.y.end - 10 and box[3] <= f.y.start - 2
             if inside and not any(_touch(box, other) for other in taken):
                 taken.append(box)
                 d.text(x + dx, y + dy, text, "label", {0.0: "start", 0.5: "middle", 1.0: "end"}[anchor])

@@ -1,8 +1,8 @@
 """Scales, ticks and the frame that all charts share.
 
 A chart is text: ``<svg role="img">`` with what it shows in words as its label. It holds no style of its own but classes
-(``s0`` to ``s5`` for lines, ``f0`` to ``f5`` for areas and points, ``axis``, ``grid``, ``label``), since a page that lets
-nobody else's style in has no ``style`` attributes.
+(``s0`` to ``s5`` for lines, ``f0`` to ``f5`` for areas and points, ``axis``, ``grid``, ``label``), since a page that
+lets nobody else's style in has no ``style`` attributes.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Drawing:
 
     def svg(self, label: str) -> Markup:
         """The chart; ``label`` is what it shows, in words, for those who do not see it."""
-        return Markup(  # noqa: S704: every text in it went through escape
+        return Markup(
             f'<svg role="img" width="{self.width}" height="{self.height}" viewBox="0 0 {self.width} {self.height}" '
             f'aria-label="{escape(label)}">'
             f"{''.join(self.parts)}</svg>"
@@ -204,7 +204,12 @@ class Frame:
 
 
 def frame(
-    x: tuple[float, float], y: tuple[float, float], *, width: int = 380, height: int = 280, log: bool = False,
+    x: tuple[float, float],
+    y: tuple[float, float],
+    *,
+    width: int = 380,
+    height: int = 280,
+    log: bool = False,
     zero: bool = False,
 ) -> Frame:
     """A frame of the usual margins.

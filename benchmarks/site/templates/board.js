@@ -10,7 +10,7 @@
   // A section has columns {key, label, type, down, shown} and rows [id, adapter, note, marks, tie, values].
   const sections = board.sections.map((section) => {
     const rows = section.rows.map(([id, adapter, note, marks, tie, suite, words, values]) => ({
-      id, adapter, note, marks, tie, suite, words, values, section,
+      id, adapter, note, marks, tie, suites: suite ? suite.split(", ") : [], words, values, section,
     }));
     section.place = new Map(section.columns.map((column, index) => [column.key, index]));
     return Object.assign(section, { rows, element: at(section.id), page: 0, ranges: new Map() });
@@ -65,7 +65,7 @@
     if (!fits(section)) return [];
     const words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
     const rows = section.rows.filter((row) => (!state.encoder || encoder(row) === state.encoder)
-      && (!state.adapter || row.adapter === state.adapter) && (!state.suite || row.suite === state.suite)
+      && (!state.adapter || row.adapter === state.adapter) && (!state.suite || row.suites.includes(state.suite))
       && words.every((word) => text(row).includes(word)));
     const order = state.sort[section.id];
     if (!order || !section.place.has(order[0])) return rows;
@@ -203,7 +203,7 @@
     encoder: () => sections.flatMap((section) => section.rows.map(encoder)),
     adapter: () => sections.flatMap((section) => section.rows.map((row) => row.adapter)),
     tag: () => sections.flatMap((section) => section.tags),
-    suite: () => sections.flatMap((section) => section.rows.map((row) => row.suite)),
+    suite: () => sections.flatMap((section) => section.rows.flatMap((row) => row.suites)),
     data: () => sections.map((section) => (section.phantom ? "phantom" : "real")),
   };
   function fill() {

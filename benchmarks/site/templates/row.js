@@ -62,7 +62,7 @@
     button.addEventListener("click", async () => {
       try { await navigator.clipboard.writeText(row.command); said.textContent = "Copied"; } catch { said.textContent = "Select the text to copy it"; }
     });
-    const where = page.phantom ? "The generated cohort is that of the sweep's preset: add --preset NAME where that was not the default."
+    const where = page.phantom ? "The generated cohort is that of the sweep's preset: add --preset NAME where that was not the default, or --data NAME=PATH where it has a folder of its own."
       : "PATH is where your copy of the cohort is.";
     return section("made", "How to make it again", html("p", {}, `Trained: ${row.recipe}. ${where}`),
       html("pre", { tabindex: "0", "aria-label": "Command", role: "region" }, html("code", {}, row.command)), html("p", { class: "acts" }, button, " ", said),

@@ -301,12 +301,13 @@ def test_counts_are_short(value, text):
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_merges_folders_and_writes_both_files(tmp_path, medgraft):
+def test_the_command_merges_folders_and_writes_all_files(tmp_path, medgraft):
     store(tmp_path / "a", 0)
     store(tmp_path / "b", 1)
     done = medgraft("leaderboard", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "out"))
     assert done.exit_code == 0 and "adni_image (PHANTOM)" in done.output
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["leaderboard.csv", "leaderboard.md"]
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["index.html", *(f"leaderboard.{end}" for end in ("csv", "json", "md", "parquet")), "rows"]
 
 
 def test_further_metrics_are_shown_with_their_intervals(tmp_path, medgraft):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from medgraft.benchmarks.board.rows import BoardRow, board_rows, make_row
+from medgraft.benchmarks.board.rows import BoardRow, make_row
 from medgraft.benchmarks.cell.results import CellResult, CellSpec
 from medgraft.benchmarks.statistics.ranks import Standing
 
@@ -63,7 +63,7 @@ def result(task: str, encoder: str, adapter: str, seed: int, skill: float, **cha
                 "gap": estimate(0.02),
             }
         },
-        "calibration": {"reliability": {"likeliest": curve, "classes": {name: curve for name in CLASSES}}},
+        "calibration": {"reliability": {"likeliest": curve, "classes": dict.fromkeys(CLASSES, curve)}},
         "efficiency": {
             "trainable": {adapter: 1000 * (1 + seed) + int(1e6 * (skill + 0.1)), "head": 20},
             "encoder_parameters": 2_379_072,
@@ -82,8 +82,12 @@ def result(task: str, encoder: str, adapter: str, seed: int, skill: float, **cha
             "generator": "chest-1",
         },
         "encoder": {"weights": "pretrained:2fac", "licence": "Apache-2.0", "saw_this_cohort": False},
-        "adapters": {adapter: {"title": "Low rank", "paper": "Hu et al., 2021", "licence": "MIT", "options": {"rank": 4}}},
-        "plugins": [{"kind": "adapter", "name": adapter, "target": "m:A", "distribution": "medgraft", "version": "0.1"}],
+        "adapters": {
+            adapter: {"title": "Low rank", "paper": "Hu et al., 2021", "licence": "MIT", "options": {"rank": 4}}
+        },
+        "plugins": [
+            {"kind": "adapter", "name": adapter, "target": "m:A", "distribution": "medgraft", "version": "0.1"}
+        ],
         "env": {"python": "3.11", "platform": "Linux x86_64", "cpu": "a processor", "packages": {"torch": "2.14"}},
         "timing": {"load": 2.9, "prefix": 2.2, "train": 41.4, "evaluate": 2.2, "measure": 1.1},
     }
@@ -118,9 +122,9 @@ def write_folder(folder: Path, results: Iterator[CellResult], broken: int) -> No
         text = cell.model_dump_json(indent=1)
         if number < broken:
             data = json.loads(text)
-            text = [text[: len(text) // 2], json.dumps(data | {"schema_version": 99}), json.dumps(data | {"key": "0" * 16})][number % 3]
+            wrong = [
+                text[: len(text) // 2],
+                *(json.dumps(data | each) for each in ({"schema_version": 99}, {"key": "0" * 16})),
+            ]
+            text = wrong[number % 3]
         (folder / f"{cell.key}.json").write_text(text)
-
-
-def read_folder(folder: Path) -> list[BoardRow]:
-    return board_rows([folder])
