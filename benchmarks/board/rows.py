@@ -154,14 +154,12 @@ def make_row(seeds: Sequence[tuple[Path, CellResult]]) -> BoardRow:
     as_now = len(good) == 1 and good[0][1].data.get("interval_method") == METHOD
     together = len(predictions) == len(good) > 0 and same_subjects(predictions)
     computed = _computed(good, predictions, () if as_now else names) if together else None
-    pooled = computed.intervals if computed is not None else {}
+    pooled: Mapping[str, Ends] = computed.intervals if computed is not None else {}
     named = metrics_of(good[0][1]) if good else ()
     for name in names:
         values = [cell.metrics[name] for _, cell in good if name in cell.metrics]
-        metrics[name] = (
-            _mean(v.value for v in values),
-            *(pooled.get(name) or joined(values, metric_of(name, named).bounds)),
-        )
+        low, high = pooled[name] if name in pooled else joined(values, metric_of(name, named).bounds)
+        metrics[name] = (_mean(v.value for v in values), low, high)
     few = good[0][1].data.get("few_subjects", {}) if good else {}
     if predictions:
         few = few_subjects(objective_of(predictions[0]).subjects_by_class(predictions[0]))
