@@ -160,17 +160,7 @@ def board_rows(folders: Iterable[Path]) -> list[BoardRow]:
 
     Results that contradict themselves are left out, see :mod:`medgraft.benchmarks.cell.verification`.
     """
-    groups: dict[str, list[Verified]] = defaultdict(list)
-    for each in verified_results(folders):
-        groups[each.cell.spec.row()].append(each)
-    tests = external_beside([each.path for seeds in groups.values() for each in seeds])
-    rows = []
-    for seeds in groups.values():
-        rows.append(make_row([(each.path, each.cell) for each in seeds]))
-        rows[-1].unverified = sum(bool(each.unverified) for each in seeds)
-        rows[-1].conflicts = tuple(each.conflict for each in seeds if each.conflict)
-        rows[-1].tests = [tests[each.path] for each in seeds if each.path in tests]
-    _note_differences(rows)
+    rows = rows_of(verified_results(folders))
 
     def order(row: BoardRow) -> tuple[Any, ...]:
         value = row.metrics.get(row.first.primary, (None, None, None))[0]
@@ -179,6 +169,22 @@ def board_rows(folders: Iterable[Path]) -> list[BoardRow]:
         return (*row.section, value is None, value or 0.0, row.first.spec.encoder, row.adapter)
 
     return sorted(rows, key=order)
+
+
+def rows_of(results: Iterable[Verified]) -> list[BoardRow]:
+    """Results as rows, in no order; rows that would look alike say what differs."""
+    groups: dict[str, list[Verified]] = defaultdict(list)
+    for each in results:
+        groups[each.cell.spec.row()].append(each)
+    tests = external_beside([each.path for seeds in groups.values() for each in seeds])
+    rows = []
+    for seeds in groups.values():
+        rows.append(make_row([(each.path, each.cell) for each in seeds]))
+        rows[-1].unverified = sum(bool(each.unverified) for each in seeds)
+        rows[-1].conflicts = tuple(each.conflict for each in seeds if each.conflict)
+        rows[-1].tests = [tests[each.path] for each in seeds if each.path in tests]
+    note_differences(rows)
+    return rows
 
 
 def _ranked_upwards(cell: CellResult) -> bool:
@@ -200,7 +206,7 @@ def _metrics_of_objective(name: str) -> tuple[str, ...]:
         return ()
 
 
-def _note_differences(rows: Iterable[BoardRow]) -> None:
+def note_differences(rows: Iterable[BoardRow]) -> None:
     """Says of rows that would look alike what differs: epochs, options, versions."""
     alike: dict[tuple[Any, ...], list[BoardRow]] = defaultdict(list)
     for row in rows:
