@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import re
+import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,10 +66,10 @@ class Job(BaseModel):
         return self.without_files(plain(log, keep="\n\t"))
 
     def without_files(self, text: str) -> str:
-        """A message without the names of files of any cohort that the job reads."""
+        """A message without the names of files of any cohort that the job reads, and of folders of the machine."""
         for root in (self.root, *(test.root for test in self.external)):
             text = without_files(text, root)
-        return text
+        return without_folders(text)
 
 
 def step_of(doing: str) -> str:
@@ -97,6 +101,26 @@ def failure(job: Job, status: Status, message: str, doing: str = "") -> CellResu
         efficiency=Efficiency(trainable={}, encoder_parameters=0, concurrent_jobs=job.concurrent_jobs),
         env=environment.describe(job.spec.threads),
     )
+
+
+@functools.cache
+def _folders() -> dict[str, str]:
+    """Folders of this machine, whose names may name people and projects -> what stands for them, longest first."""
+    import site
+
+    named = {str(Path.home()): "HOME", os.getcwd(): "."}
+    for name in ("stdlib", "platstdlib", "purelib", "platlib"):
+        named[sysconfig.get_path(name)] = Path(sysconfig.get_path(name)).name
+    named |= {folder: "site-packages" for folder in (*site.getsitepackages(), site.getusersitepackages())}
+    named |= {sys.prefix: "PREFIX", sys.base_prefix: "PREFIX", str(Path(__file__).resolve().parents[2]): "medgraft"}
+    return {folder: named[folder] for folder in sorted(named, key=len, reverse=True) if len(folder) > 1}
+
+
+def without_folders(text: str) -> str:
+    """A message without the folders of this machine: where Python, its packages, medgraft and the user are at home."""
+    for folder, name in _folders().items():
+        text = text.replace(f"{folder}/", f"{name}/")
+    return text
 
 
 def without_files(text: str, root: Path) -> str:

@@ -19,6 +19,7 @@ from medgraft.benchmarks.commands.leak_check import leak_check
 from medgraft.benchmarks.commands.predict import predict
 from medgraft.benchmarks.commands.prepare import prepare
 from medgraft.benchmarks.commands.results.show import show
+from medgraft.benchmarks.commands.results.submit_check import submit_check
 from medgraft.benchmarks.commands.run import run
 from medgraft.commands.console import entered
 from medgraft.commands.main import app
@@ -37,6 +38,7 @@ app.command("embed")(embed)
 app.command("fetch-weights")(fetch_weights)
 app.command("leak-check")(leak_check)
 app.command("show")(show)
+app.command("submit-check")(submit_check)
 
 
 def main() -> None:
