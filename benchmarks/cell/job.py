@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 import sys
 import sysconfig
@@ -103,12 +102,15 @@ def failure(job: Job, status: Status, message: str, doing: str = "") -> CellResu
     )
 
 
+_MODULE = re.compile(r"(?<![\w./-])/(?:[^\s'\",;:/]+/)*?([^\s'\",;:/]+/[^\s'\",;:/]+\.py)\b")
+
+
 @functools.cache
 def _folders() -> dict[str, str]:
     """Folders of this machine, whose names may name people and projects -> what stands for them, longest first."""
     import site
 
-    named = {str(Path.home()): "HOME", os.getcwd(): "."}
+    named = {str(Path.home()): "HOME"}
     for name in ("stdlib", "platstdlib", "purelib", "platlib"):
         named[sysconfig.get_path(name)] = Path(sysconfig.get_path(name)).name
     named |= {folder: "site-packages" for folder in (*site.getsitepackages(), site.getusersitepackages())}
@@ -117,10 +119,17 @@ def _folders() -> dict[str, str]:
 
 
 def without_folders(text: str) -> str:
-    """A message without the folders of this machine: where Python, its packages, medgraft and the user are at home."""
+    """A message without the folders of this machine: where Python, its packages, medgraft and the user are at home.
+
+    Of a module that lies elsewhere its own folder and name stay.
+
+    Example:
+        >>> without_folders("/srv/alice/zoo/src/zoo/gain.py:3: too old")
+        'zoo/gain.py:3: too old'
+    """
     for folder, name in _folders().items():
         text = text.replace(f"{folder}/", f"{name}/")
-    return text
+    return _MODULE.sub(r"\1", text)
 
 
 def without_files(text: str, root: Path) -> str:
