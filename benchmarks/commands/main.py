@@ -18,6 +18,8 @@ from medgraft.benchmarks.commands.inspect import inspect
 from medgraft.benchmarks.commands.leak_check import leak_check
 from medgraft.benchmarks.commands.predict import predict
 from medgraft.benchmarks.commands.prepare import prepare
+from medgraft.benchmarks.commands.results.diff import diff
+from medgraft.benchmarks.commands.results.label import label
 from medgraft.benchmarks.commands.results.reproduce import reproduce
 from medgraft.benchmarks.commands.results.show import show
 from medgraft.benchmarks.commands.results.submit_check import submit_check
@@ -39,6 +41,8 @@ app.command("embed")(embed)
 app.command("fetch-weights")(fetch_weights)
 app.command("leak-check")(leak_check)
 app.command("show")(show)
+app.command("label")(label)
+app.command("diff")(diff)
 app.command("reproduce")(reproduce)
 app.command("submit-check")(submit_check)
 
