@@ -12,17 +12,28 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from medgraft.benchmarks.metrics.bootstrap import estimates, left_out_of
+from medgraft.benchmarks.metrics.calibration import Brier
+from medgraft.benchmarks.metrics.classification import F1, Accuracy, Auc
+from medgraft.benchmarks.metrics.dense import Dice
 from medgraft.benchmarks.metrics.intervals import pooled_intervals
-from medgraft.benchmarks.objectives.evaluation import evaluate
+from medgraft.benchmarks.metrics.regression import Errors
 from medgraft.judging import judged, values
-from medgraft.metric import Array, Predictions
+from medgraft.metric import Array, Metric, Predictions, value_of
 
 NAMES = ("auc_macro", "f1_macro", "balanced_accuracy", "precision_macro")
 STRENGTHS = np.linspace(-1.0, 3.0, 21)
-LARGE = 20_000
+LARGE = 60_000
+PER_SUBJECT = 3
+JUDGED: tuple[tuple[Metric, ...], ...] = ((Auc(), F1(), Accuracy(), Brier()), (Errors(),), (Dice(),))
+"""Metrics of the classes, the numbers and the masks of a simulated test set."""
+RESAMPLES = 200
+CLUSTERED = ("auc_macro", "f1_b", "f1_macro", "balanced_accuracy", "accuracy", "brier", "mae", "dice")
+"""Numbers whose coverage is simulated; ``f1_b`` is that of the rarer class alone."""
 
 
 def draw(
@@ -45,24 +56,68 @@ def _values(p: Predictions) -> Array:
     return np.array([numbers[name] for name in NAMES])
 
 
+@dataclass(frozen=True)
+class Coverage:
+    """Of the intervals of one number.
+
+    Attributes:
+        share: Of the test sets with an interval, those whose interval holds the population's value.
+        without: Share of the test sets that give no interval: too few subjects of a class.
+    """
+
+    share: float
+    without: float
+
+
 def of_subjects(
-    subjects: int, repetitions: int, shares: Sequence[float] = (0.45, 0.45, 0.1), seed: int = 0
-) -> dict[str, float]:
+    subjects: int, prevalence: float, repetitions: int, names: Sequence[str] = CLUSTERED, seed: int = 0
+) -> dict[str, Coverage]:
     """Coverage of a single cell's intervals, three samples per subject.
 
     Args:
-        subjects: Of a test set.
+        subjects: Of a test set; how many of them are of the rarer class is chance.
+        prevalence: Share of the rarer of two classes.
         repetitions: Test sets.
-        shares: Of the classes.
+        names: Numbers wanted, of :data:`CLUSTERED`.
         seed: Of the drawing.
     """
-    rng = np.random.default_rng(seed)
-    truth = _values(draw(rng, LARGE, [1.0], shares, 3)[0])
-    held = np.zeros(len(NAMES))
+    rng = np.random.default_rng([seed, subjects, round(100 * prevalence)])
+    truth = {
+        name: value_of(part, len(p.targets))
+        for p, metrics in zip(_clustered(rng, LARGE, prevalence), JUDGED, strict=True)
+        for metric in metrics
+        for name, part in metric.statistics(p).items()
+    }
+    held, without = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     for _ in range(repetitions):
-        estimates = evaluate(draw(rng, subjects, [1.0], shares, 3)[0])
-        held += [_holds((estimates[name].ci_low, estimates[name].ci_high), truth[i]) for i, name in enumerate(NAMES)]
-    return dict(zip(NAMES, (held / repetitions).tolist(), strict=True))
+        for p, metrics in zip(_clustered(rng, subjects, prevalence), JUDGED, strict=True):
+            of_metric = {name: (part, each) for each in metrics for name, part in each.statistics(p).items()}
+            wanted = {name: part for name, (part, _) in of_metric.items() if name in names}
+            found = estimates(wanted, p, RESAMPLES, metrics={name: each for name, (_, each) in of_metric.items()})
+            for name, each in found.items():
+                without[name] += each.ci_low is None
+                held[name] += _holds((each.ci_low, each.ci_high), truth[name])
+    return {
+        name: Coverage(held[name] / max(repetitions - without[name], 1), without[name] / repetitions) for name in names
+    }
+
+
+def _clustered(rng: np.random.Generator, subjects: int, prevalence: float) -> list[Predictions]:
+    """Predictions of classes, of a number, and of masks of one test set."""
+    [classes] = draw(rng, subjects, [1.0], (1 - prevalence, prevalence), PER_SUBJECT)
+    groups, n = classes.groups, len(classes.groups)
+
+    def noise() -> Array:
+        return np.sqrt(0.5) * (rng.normal(size=subjects)[groups] + rng.normal(size=n))
+
+    target = rng.normal(size=n)
+    numbers = Predictions((target + noise())[:, None], target, groups, (), objective="regression")
+    dice = 1 / (1 + np.exp(-1.7 - 1.1 * noise()))
+    drawn = rng.integers(400, 2000, n).astype(float)
+    masks = Predictions(
+        np.stack([dice * drawn, drawn, drawn], axis=1), np.ones(n, int), groups, ("mask",), objective="segmentation"
+    )
+    return [classes, numbers, masks]
 
 
 def of_seeds(subjects: int, seeds: int, ratio: float, repetitions: int, seed: int = 0) -> dict[str, float]:
@@ -86,8 +141,9 @@ def of_seeds(subjects: int, seeds: int, ratio: float, repetitions: int, seed: in
     held = np.zeros(len(NAMES))
     for row_strengths in strengths:
         each = draw(rng, subjects, row_strengths.tolist(), shares)
-        statistics = [judged(p).statistics for p in each]
-        intervals = pooled_intervals(statistics, each[0].groups, dict.fromkeys(NAMES, (0.0, 1.0)))
+        seen = [judged(p) for p in each]
+        metrics = {name: seen[0].metrics[name] for name in NAMES}
+        intervals = pooled_intervals([one.statistics for one in seen], left_out_of(each[0]), metrics)
         held += [_holds(intervals[name], truth[i]) for i, name in enumerate(NAMES)]
     return dict(zip(NAMES, (held / repetitions).tolist(), strict=True))
 
@@ -102,11 +158,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.audit.interval_coverage", description=__doc__)
     parser.add_argument("--repetitions", type=int, default=1000, help="test sets of each row")
     options = parser.parse_args(arguments)
-    heads = " | ".join(NAMES)
-    lines = [f"| subjects, rarest class 10% | {heads} |", "|---" * (1 + len(NAMES)) + "|"]
+    lines = [f"| subjects | prevalence | {' | '.join(CLUSTERED)} |", "|---" * (2 + len(CLUSTERED)) + "|"]
     for subjects in (30, 100, 300):
-        coverage = of_subjects(subjects, options.repetitions)
-        lines.append(f"| {subjects} | {' | '.join(f'{coverage[name]:.3f}' for name in NAMES)} |")
+        for prevalence in (0.1, 0.5):
+            coverage = of_subjects(subjects, prevalence, options.repetitions)
+            cells = (
+                f"{each.share:.3f}" + (f" ({each.without:.0%} none)" if each.without else "")
+                for each in coverage.values()
+            )
+            lines.append(f"| {subjects} | {prevalence:g} | {' | '.join(cells)} |")
+    heads = " | ".join(NAMES)
     lines += ["", f"| seeds | deviation over seeds / over test sets | {heads} |", "|---" * (2 + len(NAMES)) + "|"]
     for seeds in (2, 3, 5):
         for ratio in (0.0, 1.0, 2.0):

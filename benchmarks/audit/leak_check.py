@@ -27,8 +27,8 @@ from medgraft.benchmarks.cell.steps.precomputing import build
 from medgraft.benchmarks.cell.steps.training import train
 from medgraft.benchmarks.cohorts import places as cohorts
 from medgraft.benchmarks.measure.environment import use_threads
-from medgraft.benchmarks.metrics.bootstrap import subject_bootstrap
 from medgraft.benchmarks.metrics.intervals import seed_interval
+from medgraft.benchmarks.metrics.resampling import subject_bootstrap
 from medgraft.benchmarks.sweep.request import Sweep
 from medgraft.errors import ConfigError, DataError
 from medgraft.judging import judged

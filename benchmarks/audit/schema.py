@@ -1,8 +1,8 @@
-"""``docs/schema/*.json`` and the tables of ``docs/schema.md``: what result files hold, made from the code's own types.
+"""``docs/schema/*.json`` and the tables of ``docs/schema.md``: what result files hold, from the code's types.
 
-``python -m benchmarks.audit.schema`` writes both; a test says when they are no longer what the code is. A schema is JSON
-Schema, draft 2020-12, and has the version of its files in its name, so the schemas of earlier versions stay where they
-are. What a field means comes from the docstrings.
+``python -m benchmarks.audit.schema`` writes both; a test says when they are no longer what the code is. A schema is
+JSON Schema, draft 2020-12, and has the version of its files in its name, so the schemas of earlier versions stay where
+they are. What a field means comes from the docstrings.
 """
 
 from __future__ import annotations

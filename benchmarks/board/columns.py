@@ -14,7 +14,7 @@ from medgraft.objective import objective_class
 HEADINGS = {"f1_macro": "F1 macro", "f1_weighted": "F1 weighted", "auc_macro": "AUC"}
 """Numbers that a heading calls by another name."""
 COSTS = ("trainable", "train/s", "infer/s", "step MB", "backend", "seeds", "status")
-KEPT = ("encoder", "adapter", "backend", "seeds", "status")
+KEPT = ("rank", "encoder", "adapter", "backend", "seeds", "status")
 """Columns that a table has whatever they hold; the others only where some row has something in them."""
 
 
@@ -49,6 +49,7 @@ def cells_of_row(row: BoardRow, numbers: Sequence[str]) -> dict[str, str]:
     device = "" if spec.device == "cpu" else f" {spec.device}"
     plain = " plain" if spec.plain else ""  # no shortcut was taken
     return {
+        "rank": rank(row),
         "encoder": f"{spec.encoder}{note}",
         "adapter": row.adapter,
         **{HEADINGS.get(name, name): with_interval(row.metrics.get(name)) for name in numbers},
@@ -60,6 +61,13 @@ def cells_of_row(row: BoardRow, numbers: Sequence[str]) -> dict[str, str]:
         "seeds": str(len(row.cells)),
         "status": f"{row.status}; {row.warning}" if row.warning else row.status,
     }
+
+
+def rank(row: BoardRow) -> str:
+    """A row's rank with its 95% interval, as ``1 (1-3)``; ``-`` where it has none."""
+    if (standing := row.standing) is None:
+        return "-"
+    return f"{standing.rank} ({standing.low}-{standing.high})"
 
 
 def _forms(cell: CellResult) -> str:

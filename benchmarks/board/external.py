@@ -12,7 +12,7 @@ from medgraft.benchmarks.board.rows import BoardRow, joined, metrics_of
 from medgraft.benchmarks.board.text import with_interval
 from medgraft.benchmarks.external.comparison import drop_over_seeds
 from medgraft.benchmarks.external.results import ExternalResult, StoredTest
-from medgraft.benchmarks.metrics.intervals import Bounds
+from medgraft.benchmarks.metrics.student import Bounds
 from medgraft.judging import metric_of
 from medgraft.metric import Predictions
 

@@ -8,7 +8,8 @@ from statistics import fmean
 from medgraft.benchmarks.board.rows import BoardRow, metrics_of
 from medgraft.benchmarks.metrics.bootstrap import Estimate
 from medgraft.benchmarks.metrics.groups import Groups
-from medgraft.benchmarks.metrics.intervals import Bounds, joined_interval
+from medgraft.benchmarks.metrics.intervals import joined_interval
+from medgraft.benchmarks.metrics.student import Bounds
 from medgraft.judging import metric_of
 
 SET_SIZE = "set_size"

@@ -55,14 +55,17 @@ def markdown(
         raise ConfigError(f"no result has the metric {unknown[0]!r}; they have {', '.join(sorted(numbers))}")
     lines = ["# Leaderboard", "", f"Made by {markdown_code(without_paths(command))}.", ""]
     lines += [
-        "F1 and AUC are means over seeds; brackets hold 95% intervals that resample test subjects and, where a row has "
+        "Numbers are means over seeds; brackets hold 95% intervals over test subjects and, where a row has "
         "several, seeds. They hold what other subjects of the same population and other seeds would change, and not "
         f"another cohort, split or choice of options. With fewer than {FEW} test subjects of a class (*few subjects*, "
-        "with their number) they are too narrow: simulated coverage of 95% intervals falls to nine in ten and below. "
+        "with their number) some are too narrow: with three, a 95% interval of balanced accuracy holds the truth in "
+        "nine of ten test sets. "
         "`train/s` and `infer/s` "
         "are samples per second (training from the cached frozen prefix, inference from prepared inputs), `step MB` is "
-        "the peak of allocated tensors in one training step. Rows of one task are ranked by its primary metric; rows "
-        "whose intervals overlap widely are not shown to differ.",
+        "the peak of allocated tensors in one training step. Rows of one task are ranked by its primary metric. "
+        "Rows share a rank unless the data separate one of them from a better one: paired differences over subjects "
+        "and seeds, by Holm's procedure over the table. Brackets after a rank hold the ranks that the data allow; all "
+        "of a table hold together in 95%.",
         "",
     ]
     if any(row.first.phantom for row in rows):

@@ -9,7 +9,8 @@ from medgraft.benchmarks.board.rows import BoardRow
 from medgraft.benchmarks.board.text import with_interval
 from medgraft.benchmarks.calibration.summary import Calibration
 from medgraft.benchmarks.metrics.bootstrap import Estimate
-from medgraft.benchmarks.metrics.intervals import Bounds, joined_interval
+from medgraft.benchmarks.metrics.intervals import joined_interval
+from medgraft.benchmarks.metrics.student import Bounds
 
 HEADS = ("encoder", "adapter", "Brier", "ECE", "by chance", "temperature", "coverage", "least covered", "set size")
 

@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from medgraft.benchmarks.board.standing import give_standings
 from medgraft.benchmarks.cell.result_files import UnreadableError
 from medgraft.benchmarks.cell.results import CellResult
 from medgraft.benchmarks.cell.verification import Verified, stored_predictions, verified_results
 from medgraft.benchmarks.external.results import StoredTest, external_beside
-from medgraft.benchmarks.metrics.bootstrap import Estimate
-from medgraft.benchmarks.metrics.intervals import Bounds, Ends, few_subjects, joined_interval, pooled_intervals
+from medgraft.benchmarks.metrics.bootstrap import METHOD, Estimate, left_out_of
+from medgraft.benchmarks.metrics.intervals import few_subjects, joined_interval, pooled_intervals
+from medgraft.benchmarks.metrics.student import Bounds, Ends
+from medgraft.benchmarks.statistics.evidence import Evidence, evidence_of, same_subjects
 from medgraft.benchmarks.statistics.ranks import Standing
 from medgraft.errors import MedgraftError
 from medgraft.judging import judged, metric_of, objective_of
@@ -38,7 +39,10 @@ class BoardRow:
         few: Classes with too few test subjects for their intervals to hold, and how many there are.
         tests: Of each seed that was tested on other cohorts, these tests.
         conflicts: What other results of the same keys say otherwise, in words.
+        files: Of each of the cells, its file.
         standing: Its rank in its table; ``None`` where the data say nothing of it.
+        standing_note: Why it has none, or a wider one than its predictions would give; empty where neither is so.
+        evidence: What its rank follows from, where its predictions are at hand.
     """
 
     cells: list[CellResult]
@@ -48,7 +52,10 @@ class BoardRow:
     few: Mapping[str, int] = field(default_factory=dict)
     tests: Sequence[Sequence[StoredTest]] = ()
     conflicts: tuple[str, ...] = ()
+    files: Sequence[Path] = ()
     standing: Standing | None = None
+    standing_note: str = ""
+    evidence: Evidence | None = field(default=None, repr=False)
 
     @property
     def section(self) -> tuple[bool, str, str, str]:
@@ -112,11 +119,9 @@ def make_row(seeds: Sequence[tuple[Path, CellResult]]) -> BoardRow:
     metrics: dict[str, tuple[float | None, float | None, float | None]] = {}
     names = list(good[0][1].metrics) if good else []
     predictions = [p for path, cell in good if (p := _predictions(path, cell)) is not None]
-    same = len(predictions) == len(good) > 1 and all(
-        np.array_equal(p.groups, predictions[0].groups) and np.array_equal(p.targets, predictions[0].targets)
-        for p in predictions
-    )
-    pooled = _pooled(predictions, names) if same else {}
+    as_now = len(good) == 1 and good[0][1].data.get("interval_method") == METHOD
+    together = len(predictions) == len(good) > 0 and same_subjects(predictions)
+    pooled = _pooled(predictions, names) if together and not as_now else {}
     named = metrics_of(good[0][1]) if good else ()
     for name in names:
         values = [cell.metrics[name] for _, cell in good if name in cell.metrics]
@@ -127,15 +132,15 @@ def make_row(seeds: Sequence[tuple[Path, CellResult]]) -> BoardRow:
     few = good[0][1].data.get("few_subjects", {}) if good else {}
     if predictions:
         few = few_subjects(objective_of(predictions[0]).subjects_by_class(predictions[0]))
-    return BoardRow([cell for _, cell in seeds], metrics, few=few)
+    evidence = evidence_of(predictions, good[0][1].primary) if together else None
+    return BoardRow([cell for _, cell in seeds], metrics, few=few, files=[path for path, _ in seeds], evidence=evidence)
 
 
 def _pooled(predictions: Sequence[Predictions], names: Iterable[str]) -> dict[str, Ends]:
-    """Intervals of the numbers ``names`` that resample subjects and seeds."""
+    """Intervals of the numbers ``names`` over subjects and seeds."""
     judged_seeds = [judged(p) for p in predictions]
-    bounds = {name: judged_seeds[0].metrics[name].bounds for name in names if name in judged_seeds[0].metrics}
-    statistics, centred = [each.statistics for each in judged_seeds], judged_seeds[0].centred()
-    return pooled_intervals(statistics, predictions[0].groups, bounds, centred)
+    metrics = {name: judged_seeds[0].metrics[name] for name in names if name in judged_seeds[0].metrics}
+    return pooled_intervals([each.statistics for each in judged_seeds], left_out_of(predictions[0]), metrics)
 
 
 def joined(values: Sequence[Estimate], bounds: Bounds) -> Ends:
@@ -156,17 +161,19 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def board_rows(folders: Iterable[Path]) -> list[BoardRow]:
-    """Rows of all results below the folders, by task, real cohorts first, best first within a task and cohort.
+    """Rows of all results below the folders, by task, real cohorts first, by rank and then value within a table.
 
     Results that contradict themselves are left out, see :mod:`medgraft.benchmarks.cell.verification`.
     """
     rows = rows_of(verified_results(folders))
+    give_standings(rows, ranked_upwards)
 
     def order(row: BoardRow) -> tuple[Any, ...]:
         value = row.metrics.get(row.first.primary, (None, None, None))[0]
-        if value is not None and _ranked_upwards(row.first):
+        if value is not None and ranked_upwards(row.first):
             value = -value
-        return (*row.section, value is None, value or 0.0, row.first.spec.encoder, row.adapter)
+        rank = row.standing.rank if row.standing is not None else len(rows) + 1
+        return (*row.section, value is None, rank, value or 0.0, row.first.spec.encoder, row.adapter)
 
     return sorted(rows, key=order)
 
@@ -187,7 +194,7 @@ def rows_of(results: Iterable[Verified]) -> list[BoardRow]:
     return rows
 
 
-def _ranked_upwards(cell: CellResult) -> bool:
+def ranked_upwards(cell: CellResult) -> bool:
     """Whether more of a result's primary metric is better; so it is where its objective is not installed here."""
     return metric_of(cell.primary, metrics_of(cell)).higher_is_better
 

@@ -62,12 +62,16 @@ def show_board(
         costs = ("trainable", "train/s", "infer/s", "step MB", "backend", "seeds")
         costs = costs if console.width >= WIDE_COLUMNS else costs[:1]
         failing = any(row.status != "success" for row in members)
-        names = ("encoder", "adapter", *metrics, *costs, *(["status"] if failing else []))
+        names = ("rank", "encoder", "adapter", *metrics, *costs, *(["status"] if failing else []))
         table = Table(title=Text(one_line(members[0].title)), title_justify="left", padding=(0, 1, 0, 0), box=None)
         for name in names:
-            table.add_column(Text(one_line(name)), overflow="fold", no_wrap=name in metrics or name == "trainable")
+            table.add_column(
+                Text(one_line(name)), overflow="fold", no_wrap=name in metrics or name in ("rank", "trainable")
+            )
         for row in members:
             texts = cells_of_row(row, ()) | {head: brief(row.metrics.get(name)) for head, name in metrics.items()}
+            if console.width < WIDE_COLUMNS:
+                texts["rank"] = texts["rank"].partition(" ")[0]
             table.add_row(*(Text(one_line(texts[name])) for name in names))
         console.print(table)
         for warning in dict.fromkeys(row.warning for row in members if row.warning):

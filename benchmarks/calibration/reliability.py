@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from medgraft.benchmarks.metrics.bootstrap import LEVEL
 from medgraft.benchmarks.metrics.calibration import adaptive_bins, bins_for, outcomes, top_label
+from medgraft.benchmarks.metrics.student import LEVEL
 from medgraft.metric import Array, Predictions
 
 SIMULATED = 200

@@ -113,7 +113,7 @@ def _folders() -> dict[str, str]:
     named = {str(Path.home()): "HOME"}
     for name in ("stdlib", "platstdlib", "purelib", "platlib"):
         named[sysconfig.get_path(name)] = Path(sysconfig.get_path(name)).name
-    named |= {folder: "site-packages" for folder in (*site.getsitepackages(), site.getusersitepackages())}
+    named |= dict.fromkeys((*site.getsitepackages(), site.getusersitepackages()), "site-packages")
     named |= {sys.prefix: "PREFIX", sys.base_prefix: "PREFIX", str(Path(__file__).resolve().parents[2]): "medgraft"}
     return {folder: named[folder] for folder in sorted(named, key=len, reverse=True) if len(folder) > 1}
 

@@ -335,7 +335,9 @@ def _of_both(known: Verified, each: Verified, left_out: LeftOut) -> Verified:
     counted, other = (each, known) if _rank(each) < _rank(known) else (known, each)
     if problem := conflict(counted.cell, other.cell):
         why = "its predictions were checked" if _rank(counted) < _rank(other) else "it was read first"
-        logger.warning("%s (%s) and %s: %s; the former counts, %s", counted.path, known.cell.key, other.path, problem, why)
+        logger.warning(
+            "%s (%s) and %s: %s; the former counts, %s", counted.path, known.cell.key, other.path, problem, why
+        )
         return replace(counted, conflict=f"{problem} (counted since {why})")
     if other.path.stem != other.cell.key and other.path.parent == counted.path.parent:
         left_out.add(other.path, UnreadableError(f"it is a copy of {counted.path.name}", OTHER_NAME))
@@ -353,7 +355,7 @@ def _without_copies(results: Sequence[Verified], left_out: LeftOut) -> list[Veri
         one_row = len({each.cell.spec.row() for each in copies}) == 1
         for each in copies[1:] if one_row else copies if len(copies) > 1 else ():
             others = [other.path.name for other in copies if other is not each]
-            dropped[each.cell.key] = f"it has the times and numbers of {others[0]}, to the last digit, under another key"
+            dropped[each.cell.key] = f"it has all times and numbers of {others[0]} and another key"
     for each in results:
         if text := dropped.get(each.cell.key):
             left_out.add(each.path, UnreadableError(text, COPIED))

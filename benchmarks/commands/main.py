@@ -18,6 +18,7 @@ from medgraft.benchmarks.commands.inspect import inspect
 from medgraft.benchmarks.commands.leak_check import leak_check
 from medgraft.benchmarks.commands.predict import predict
 from medgraft.benchmarks.commands.prepare import prepare
+from medgraft.benchmarks.commands.results.compare import compare
 from medgraft.benchmarks.commands.results.diff import diff
 from medgraft.benchmarks.commands.results.label import label
 from medgraft.benchmarks.commands.results.reproduce import reproduce
@@ -32,6 +33,7 @@ app.add_typer(cohort, name="cohort")
 app.command("leaderboard")(leaderboard)
 app.command("expert-load")(expert_load)
 app.command("reliability")(reliability)
+app.command("compare")(compare)
 app.command("pairs")(pairs)
 app.command("prepare")(prepare)
 app.command("inspect")(inspect)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medgraft.benchmarks.metrics.bootstrap import Estimate, centre, estimate_of, subject_bootstrap
-from medgraft.benchmarks.metrics.intervals import RESAMPLES, Ends, seed_interval
+from medgraft.benchmarks.metrics.bootstrap import Estimate, estimate_of
+from medgraft.benchmarks.metrics.intervals import RESAMPLES, seed_interval
+from medgraft.benchmarks.metrics.resampling import centre, subject_bootstrap
+from medgraft.benchmarks.metrics.student import Ends
 from medgraft.judging import Judged, judged
 from medgraft.metric import Array, Metric, Predictions, value_of
 
@@ -93,8 +95,7 @@ def drop_over_seeds(seeds: Sequence[tuple[Predictions, Predictions]], name: str)
 
 def _drawn(each: Judged, p: Predictions, names: Sequence[str], seed: int) -> Mapping[str, Array]:
     drawn = subject_bootstrap({name: each.statistics[name] for name in names}, p.groups, RESAMPLES, seed)
-    centred = each.centred()
-    return {name: _centred(rows, each, p, name) if name in centred else rows for name, rows in drawn.items()}
+    return {name: _centred(rows, each, p, name) if each.metrics[name].centred else rows for name, rows in drawn.items()}
 
 
 def _centred(drawn: Array, each: Judged, p: Predictions, name: str) -> Array:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from medgraft.benchmarks.cell.duplicates import TOLERANCE
 from medgraft.benchmarks.cell.result_files import UnreadableError, read_arrays, read_json
 from medgraft.benchmarks.cell.results import (
     EXTERNAL_SUFFIX,
@@ -22,7 +23,6 @@ from medgraft.benchmarks.cell.results import (
     write_arrays,
     write_atomically,
 )
-from medgraft.benchmarks.cell.duplicates import TOLERANCE
 from medgraft.benchmarks.cell.verification import shape_problem
 from medgraft.benchmarks.external.spec import ExternalSpec, ExternalTest
 from medgraft.benchmarks.metrics.bootstrap import Estimate

@@ -138,6 +138,7 @@ class Brier(Metric):
 
     title = "Brier score"
     numbers = ("brier",)
+    over_samples = ("brier",)
     bounds: ClassVar[tuple[float, float]] = (0.0, 2.0)
     higher_is_better: ClassVar[bool] = False
 

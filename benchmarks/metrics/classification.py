@@ -105,6 +105,7 @@ class Accuracy(Metric):
 
     title = "accuracy"
     numbers = ("accuracy", "balanced_accuracy")
+    over_samples = ("accuracy",)
 
     def statistics(self, p: Predictions) -> Mapping[str, WeightedStatistic]:
         """See :class:`Metric`."""

@@ -69,6 +69,7 @@ class Dice(Metric):
 
     title = "Dice"
     numbers = ("dice", "dice_positive", "dice_pooled", "iou")
+    over_samples = ("dice", "iou")
 
     def statistics(self, p: Predictions) -> Mapping[str, WeightedStatistic]:
         """See :class:`Metric`; ``p.scores`` are pixel counts ``[n, 3]``."""

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from medgraft.benchmarks.metrics.bootstrap import Estimate, centre, interval, subject_bootstrap
+from medgraft.benchmarks.metrics.bootstrap import Estimate
+from medgraft.benchmarks.metrics.resampling import centre, interval, subject_bootstrap
 from medgraft.benchmarks.metrics.weighted import once
 from medgraft.metric import Array, WeightedStatistic, value_of
 

@@ -1,4 +1,4 @@
-"""Intervals of means over seeds, and classes that too few test subjects have for any interval.
+"""Intervals of a number over test subjects and over the seeds of a row, and classes with too few subjects for any.
 
 What a 95% interval of a board contains: other test subjects from the same population, and other seeds of the same
 training. What it does not contain: another cohort, another split into training and test, another choice of
@@ -7,18 +7,16 @@ hyper-parameters.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
 
-from medgraft.benchmarks.metrics.bootstrap import LEVEL, centre, subject_bootstrap
-from medgraft.metric import Array, WeightedStatistic, value_of
-
-Ends = tuple[float | None, float | None]
-Bounds = tuple[float, float]
+from medgraft.benchmarks.metrics.resampling import centre, subject_bootstrap
+from medgraft.benchmarks.metrics.spread import LeftOut
+from medgraft.benchmarks.metrics.student import LEVEL, Bounds, Ends, ends, quantile
+from medgraft.metric import Array, Metric, WeightedStatistic, value_of
 
 FEW = 10
 """Test subjects of a class below which an interval is too narrow: simulated coverage falls under nine in ten."""
@@ -26,31 +24,83 @@ FEW = 10
 RESAMPLES = 1000
 
 
-def pooled_intervals(
-    each: Sequence[Mapping[str, WeightedStatistic]],
-    groups: Array,
-    bounds: Mapping[str, Bounds],
-    centred: Iterable[str] = (),
-) -> dict[str, Ends]:
-    """Intervals of the mean over seeds, which resample subjects and seeds.
+def interval_over_seeds(
+    name: str,
+    metric: Metric,
+    statistics: Sequence[WeightedStatistic],
+    values: Sequence[float],
+    drawn: Array,
+    left_out: LeftOut,
+) -> Ends:
+    """Interval of the mean of a number over the seeds of a row, one or several, on one test split.
+
+    The variance over subjects is that of the mean: of the jackknife or of the resamples, whichever is larger (they
+    agree where a metric is smooth; where it is not, the jackknife may be too small). The variance over seeds is added,
+    with degrees of freedom of its own, one fewer than there are seeds (Satterthwaite, Biometrics Bulletin 2, 1946).
+    What chance makes of the same subjects from seed to seed is in both, so the interval is a little too wide,
+    and never narrower than one that takes the seeds as given.
 
     Args:
-        each: Statistics of two seeds at least on one test split of ``n`` samples.
-        groups: ``int64 [n]`` subject number of each sample.
-        bounds: Name of each number wanted -> the smallest and largest value of its metric.
-        centred: Names whose resamples are centred, see :func:`medgraft.benchmarks.metrics.bootstrap.centre`.
+        name: Of the number.
+        metric: That it is of.
+        statistics: Of each of ``s`` seeds.
+        values: ``s`` point values.
+        drawn: ``[s, R]``, the same resamples of the subjects for all seeds.
+        left_out: Of the test split.
     """
-    names = [name for name in bounds if all(name in statistics for statistics in each)]
+    each, S = np.asarray(values, float), len(values)
+    if left_out.n_subjects < 2 or np.isnan(each).any():
+        return None, None
+    if metric.centred:
+        rows = np.stack([centre(row, value, metric.bounds) for row, value in zip(drawn, each, strict=True)])
+        return seed_interval(rows, each, metric.bounds)
+    influence = np.mean([left_out.influences(statistic) for statistic in statistics], axis=0)
+    spread = left_out.spread(influence)
+    means = drawn.mean(axis=0)
+    n = left_out.n_subjects
+    resampled = float(np.var(means[~np.isnan(means)])) * float(spread.inflation) * (n + 1) / n if len(means) else 0.0
+    over_subjects, over_seeds = max(float(spread.variance), resampled), float(each.var(ddof=1)) / S if S > 1 else 0.0
+    if np.isnan(spread.variance):
+        return None, None
+    freedom = float(spread.freedom)
+    if over_seeds > 0:
+        doubt = over_subjects**2 / freedom + over_seeds**2 / (S - 1)
+        freedom = (over_subjects + over_seeds) ** 2 / doubt
+    at_bound = each.mean() in metric.bounds
+    subjects = _resting_on(name, metric, statistics[0], left_out) if at_bound else n
+    return ends(float(each.mean()), over_subjects + over_seeds, freedom, metric.bounds, subjects)
+
+
+def pooled_intervals(
+    each: Sequence[Mapping[str, WeightedStatistic]], left_out: LeftOut, metrics: Mapping[str, Metric]
+) -> dict[str, Ends]:
+    """Intervals of the means over seeds of several numbers, see :func:`interval_over_seeds`.
+
+    Args:
+        each: Statistics of the seeds, one or more, on one test split of ``n`` samples.
+        left_out: Of the test split.
+        metrics: Name of each number wanted -> its metric.
+    """
+    names = [name for name in metrics if all(name in statistics for statistics in each)]
     parts = {f"{s} {name}": statistics[name] for s, statistics in enumerate(each) for name in names}
-    drawn = subject_bootstrap(parts, groups, RESAMPLES)
-    ends: dict[str, Ends] = {}
+    drawn = subject_bootstrap(parts, left_out.groups, RESAMPLES)
+    found: dict[str, Ends] = {}
     for name in names:
-        values = [value_of(statistics[name], len(groups)) for statistics in each]
-        by_seed = [drawn[f"{s} {name}"] for s in range(len(each))]
-        if name in centred:
-            by_seed = [centre(row, value, bounds[name]) for row, value in zip(by_seed, values, strict=True)]
-        ends[name] = seed_interval(np.stack(by_seed), np.array(values), bounds[name])
-    return ends
+        statistics = [by_name[name] for by_name in each]
+        values = [value_of(statistic, len(left_out.groups)) for statistic in statistics]
+        by_seed = np.stack([drawn[f"{s} {name}"] for s in range(len(each))])
+        found[name] = interval_over_seeds(name, metrics[name], statistics, values, by_seed, left_out)
+    return found
+
+
+def _resting_on(name: str, metric: Metric, statistic: WeightedStatistic, left_out: LeftOut) -> int:
+    """Subjects that a value at its bound rests on: all, or those of the rarest class that the number needs."""
+    if name in metric.over_samples:
+        return left_out.n_subjects
+    needed = left_out.fewest(statistic)
+    if needed is not None:
+        return needed
+    return left_out.rarest if name in metric.numbers else left_out.n_subjects
 
 
 def seed_interval(by_seed: Array, values: Array, bounds: Bounds = (0.0, 1.0), seed: int = 0) -> Ends:
@@ -101,18 +151,10 @@ def joined_interval(
     """
     mean, S = fmean(values), len(values)
     between = sum((value - mean) ** 2 for value in values) / (S - 1) if S > 1 else 0.0
-    spread = _student(S - 1) * math.sqrt(between / S) if S > 1 else 0.0
+    spread = quantile(S - 1) * math.sqrt(between / S) if S > 1 else 0.0
     low = mean - math.hypot(mean - fmean(lows), spread)
     high = mean + math.hypot(fmean(highs) - mean, spread)
     return max(low, min(bounds[0], *lows)), min(high, bounds[1])
-
-
-@functools.cache
-def _student(freedom: int) -> float:
-    """End of Student's interval of level :data:`LEVEL`; a board of thousands of rows asks for the same few."""
-    from scipy.special import stdtrit  # what scipy.stats calls, without the second that its import takes
-
-    return float(stdtrit(freedom, (1 + LEVEL) / 2))
 
 
 def few_subjects(counts: Mapping[str, int]) -> dict[str, int]:

@@ -15,6 +15,9 @@ import numpy as np
 
 from medgraft.metric import Array, WeightedStatistic, exactly
 
+MOST_PAIRS = 250_000
+"""Pairs of a positive and a negative up to which their order is kept as a matrix, 2 MB; more are sorted anew."""
+
 
 def weighted_auc(scores: Array, positive: Array) -> WeightedStatistic:
     """AUROC of one score column as a function of sample weights; ties count half, undefined is ``nan``.
@@ -30,19 +33,25 @@ def weighted_auc(scores: Array, positive: Array) -> WeightedStatistic:
     """
     if len(scores) == 0:
         return lambda weights: np.full(len(weights), np.nan)
-    order = np.argsort(scores, kind="stable")
-    ordered = scores[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    is_positive = positive[order].astype(bool)
+    up, down = np.flatnonzero(positive), np.flatnonzero(~np.asarray(positive, bool))
+    down = down[np.argsort(scores[down], kind="stable")]
+    # For a positive, the negatives below it and half of those at it are what their sorted weights add up to.
+    below, up_to = (np.searchsorted(scores[down], scores[up], side=side) for side in ("left", "right"))
+    pairs = np.empty((0, 0))
+    if len(up) * len(down) <= MOST_PAIRS:
+        places = np.arange(len(down))
+        pairs = 0.5 * (places < below[:, None]) + 0.5 * (places < up_to[:, None])
 
     def statistic(weights: Array) -> Array:
-        w = weights[:, order]
-        up = np.add.reduceat(w * is_positive, starts, axis=1)
-        down = np.add.reduceat(w * ~is_positive, starts, axis=1)
-        below = np.cumsum(down, axis=1) - down
-        area = (up * (below + 0.5 * down)).sum(axis=1)
-        total = up.sum(axis=1) * down.sum(axis=1)
-        return np.divide(area, total, out=np.full(len(w), np.nan), where=total > 0)
+        positives, negatives = np.take(weights, up, axis=1), np.take(weights, down, axis=1)
+        total = positives.sum(axis=1) * negatives.sum(axis=1)
+        if pairs.size:
+            area = ((positives @ pairs) * negatives).sum(axis=1)
+        else:
+            sums = np.pad(np.cumsum(negatives, axis=1), ((0, 0), (1, 0)))
+            twice = np.take(sums, below, axis=1) + np.take(sums, up_to, axis=1)
+            area = 0.5 * np.einsum("rm,rm->r", positives, twice)
+        return np.divide(area, total, out=np.full(len(weights), np.nan), where=total > 0)
 
     return exactly(safe_auc(positive, scores), statistic)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -76,6 +76,14 @@ class ClassObjective(Objective):
         if p.answers:
             return ("questions",)
         return OF_CLASSES if p.targets.ndim == 1 else OF_LABELS
+
+    @classmethod
+    def strata(cls, p: Predictions) -> Sequence[np.ndarray]:
+        """The classes; of labels, for each those who have it and all others, what does not count among them."""
+        if p.targets.ndim == 1:
+            return (p.targets.astype(np.int64),)
+        has = p.targets.astype(bool) if p.mask is None else p.targets.astype(bool) & p.mask.astype(bool)
+        return tuple(has.T.astype(np.int64))
 
     @classmethod
     def subjects_by_class(cls, p: Predictions) -> dict[str, int]:

@@ -6,6 +6,8 @@ can be compared on them. Places are fractions of the part of the image that the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -139,6 +141,11 @@ class DenseObjective(Objective):
     def shows(cls, p: Predictions) -> np.ndarray:
         """``bool [n]``, which test samples show the class."""
         raise TypeError(f"{cls.__name__} must implement shows()")
+
+    @classmethod
+    def strata(cls, p: Predictions) -> Sequence[np.ndarray]:
+        """Samples that show the class, and others."""
+        return (np.asarray(cls.shows(p), np.int64),)
 
     @classmethod
     def subjects_by_class(cls, p: Predictions) -> dict[str, int]:

@@ -16,4 +16,4 @@ def evaluate(p: Predictions, *, resamples: int = 1000, seed: int = 0) -> dict[st
         seed: Of the resampling.
     """
     numbers = judged(p)
-    return estimates(numbers.statistics, p, resamples, seed, numbers.centred())
+    return estimates(numbers.statistics, p, resamples, seed, numbers.metrics)

@@ -25,6 +25,7 @@ from medgraft.benchmarks.metrics.bootstrap import centre, subject_bootstrap
 from medgraft.benchmarks.metrics.intervals import RESAMPLES, Ends, seed_interval
 from medgraft.benchmarks.sharing.finding import Found
 from medgraft.benchmarks.sharing.matching import Pair
+from medgraft.benchmarks.statistics.pairs import holm
 from medgraft.judging import judged, metric_of
 from medgraft.metric import Predictions, value_of
 
@@ -196,7 +197,7 @@ def _p_value(delta: float, low: float | None, high: float | None) -> float:
 
 def _decided(found: Sequence[Moved]) -> list[Moved]:
     """With what each change comes to, decided for all together."""
-    adjusted = holm([each.p for each in found if each.change == "within noise"])
+    adjusted = holm(np.array([each.p for each in found if each.change == "within noise"])).tolist()
     decided, place = [], 0
     for each in found:
         if each.change == "within noise":
@@ -214,21 +215,6 @@ def _change(each: Moved, p: float) -> Change:
     cell = each.pair.new.row.first
     up = metric_of(each.metric, metrics_of(cell)).higher_is_better
     return "better" if (each.new > each.old) == up else "worse"
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """P values adjusted for being several, in their order (Holm, 1979).
-
-    Example:
-        >>> holm([0.01, 0.04, 0.03])
-        [0.03, 0.06, 0.06]
-    """
-    order = sorted(range(len(p)), key=lambda i: p[i])
-    adjusted, highest = [0.0] * len(p), 0.0
-    for place, i in enumerate(order):
-        highest = max(highest, min(1.0, (len(p) - place) * p[i]))
-        adjusted[i] = highest
-    return adjusted
 
 
 def hardware(cell: CellResult) -> tuple[object, ...]:

@@ -168,13 +168,19 @@ def as_json(found: Differences) -> dict[str, Any]:
         "worse": found.worse,
         "any": found.any,
         "metrics": [
-            {"row": name_of(m.pair.new.row), "key_old": m.pair.old.key, "key_new": m.pair.new.key, "matched_by": m.pair.by}
+            {
+                "row": name_of(m.pair.new.row),
+                "key_old": m.pair.old.key,
+                "key_new": m.pair.new.key,
+                "matched_by": m.pair.by,
+            }
             | {name: getattr(m, name) for name in ("metric", "old", "new", "low", "high", "paired", "p", "change")}
             | {"seeds": list(m.seeds)}
             for m in found.metrics
         ],
         "statuses": [
-            {"row": name_of(p.new.row), "seed": seed, "old": before, "new": now} for p, seed, before, now in found.statuses
+            {"row": name_of(p.new.row), "seed": seed, "old": before, "new": now}
+            for p, seed, before, now in found.statuses
         ],
         "parameters": [{"row": name_of(p.new.row), "old": a, "new": b} for p, a, b in found.parameters],
         "costs": [

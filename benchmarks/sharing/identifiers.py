@@ -140,11 +140,11 @@ def _streams(content: bytes, name: str, depth: int) -> Iterator[tuple[str, bytes
         return
     most = limit("MEDGRAFT_MAX_UNPACKED_BYTES")
     if content.startswith(b"PK"):
-        with suppress(zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError):
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                for member in archive.infolist():
-                    with archive.open(member) as stream:
-                        yield from _streams(stream.read(most), _inner(name, member.filename), depth - 1)
+        damaged = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
+        with suppress(*damaged), zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for member in archive.infolist():
+                with archive.open(member) as stream:
+                    yield from _streams(stream.read(most), _inner(name, member.filename), depth - 1)
     elif content.startswith(b"\x1f\x8b"):
         with suppress(OSError, EOFError, zlib.error), gzip.open(io.BytesIO(content)) as stream:
             yield from _streams(stream.read(most), _inner(name, "gzip"), depth - 1)

@@ -84,7 +84,7 @@ def check_same_code(spec: CellSpec) -> None:
             raise PluginError(f"the result is of {name} {one_line(version, 40)}, which is not installed here") from None
         if installed != version:
             raise PluginError(
-                f"the result is of {name} {one_line(version, 40)} and {installed} is installed here; install that version"
+                f"the result is of {name} {one_line(version, 40)} and {installed} is installed here; install the former"
             )
     if spec.numbers_version != NUMBERS_VERSION:
         raise ConfigError(
@@ -135,7 +135,9 @@ def cohort_of(
     for root in sorted((cache_root() / "cohorts").glob("*/")):
         if (root / cohorts.PHANTOM_MARKER).is_file() and cohorts.revision(root) == recorded.revision:
             return cohorts.Cohort(recorded, root)
-    entries = [preset.cohorts[recorded.name] for preset in catalogue().presets.values() if recorded.name in preset.cohorts]
+    entries = [
+        preset.cohorts[recorded.name] for preset in catalogue().presets.values() if recorded.name in preset.cohorts
+    ]
     entries.append(cohorts.default_entry(recorded.name))
     tried: list[Any] = []
     for entry in entries:
@@ -146,9 +148,9 @@ def cohort_of(
         if made.id.revision == recorded.revision:
             return made
     raise DataError(
-        f"the phantom {recorded.name} of the result (revision {recorded.revision}) is none that this medgraft makes by a "
-        f"preset; make it with the options it was made with (`medgraft cohort {recorded.name}`), and give its folder with "
-        f"--data {recorded.name}=PATH"
+        f"the phantom {recorded.name} of the result (revision {recorded.revision}) is none that this medgraft makes by "
+        f"a preset; make it with its own options (`medgraft cohort {recorded.name}`), and give its folder with --data "
+        f"{recorded.name}=PATH"
     )
 
 

@@ -196,7 +196,9 @@ def environment_of(cell: CellResult) -> str:
     """Machine and versions that made a result, in a line."""
     env = cell.env
     packages = {name: version for name, version in (env.get("packages") or {}).items() if name in ("medgraft", "torch")}
-    commit = f"commit {str(env['commit'])[:10]}{' with changes' if env.get('dirty') else ''}" if env.get("commit") else ""
+    commit = (
+        f"commit {str(env['commit'])[:10]}{' with changes' if env.get('dirty') else ''}" if env.get("commit") else ""
+    )
     parts = [
         env.get("gpu") or env.get("cpu"), env.get("cpu_capability"), f"Python {env.get('python')}",
         *(f"{name} {version}" for name, version in packages.items()), commit,

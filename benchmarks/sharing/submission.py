@@ -267,7 +267,9 @@ def check_identifiers(material: Material, identifiers: Identifiers) -> Iterator[
             problems.append(f"{material.shown(path)} cannot be read: {error.strerror}")
             continue
         # The identifier itself is not repeated: this list is pasted into issues.
-        problems += [f"{material.shown(path)}{f' ({leak.inside})' if leak.inside else ''}: {leak.form}" for leak in found[:1]]
+        problems += [
+            f"{material.shown(path)}{f' ({leak.inside})' if leak.inside else ''}: {leak.form}" for leak in found[:1]
+        ]
     searched = f" ({len(identifiers.names)} known ones, and what looks like one, were searched for)"
     yield _finding(
         "identifiers", problems, f"no file holds an identifier of a subject{searched}",

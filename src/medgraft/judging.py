@@ -22,10 +22,6 @@ class Judged(NamedTuple):
     statistics: dict[str, WeightedStatistic]
     metrics: dict[str, Metric]
 
-    def centred(self) -> dict[str, tuple[float, float]]:
-        """Numbers whose intervals are centred (:class:`medgraft.metric.Metric`) -> bounds of the metric."""
-        return {name: each.bounds for name, each in self.metrics.items() if each.centred}
-
 
 def objective_of(p: Predictions) -> type[Objective]:
     """The objective that some predictions are of; without a name their targets tell classes from labels."""

@@ -74,6 +74,8 @@ class Metric:
         numbers: Names of the overall numbers that it gives, those by class left out.
         bounds: Smallest and largest possible value, at which intervals end.
         higher_is_better: How a board ranks by it.
+        over_samples: Those of ``numbers`` in which each sample counts alike, whatever its class, as in an accuracy. The
+            others at their bound, as an AUC of 1, rest on the test subjects of the rarest class.
         centred: Ends of its intervals are moved so that the mean of the resamples is the value. For errors that are
             sums of absolute differences: resamples add noise of their own, and may all lie above the value.
     """
@@ -83,6 +85,7 @@ class Metric:
     numbers: ClassVar[tuple[str, ...]] = ()
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     higher_is_better: ClassVar[bool] = True
+    over_samples: ClassVar[tuple[str, ...]] = ()
     centred: ClassVar[bool] = False
 
     def statistics(self, p: Predictions) -> Mapping[str, WeightedStatistic]:

@@ -189,6 +189,15 @@ class Objective:
         return {}
 
     @classmethod
+    def strata(cls, p: Predictions) -> Sequence[np.ndarray]:
+        """Ways to divide the test samples into classes, each ``int64 [n]``; none where nothing is rare.
+
+        An interval takes the spread of each class from its own subjects, and knows how little few of them say: one
+        division where each sample is of one class, one for each label where labels go together.
+        """
+        return ()
+
+    @classmethod
     def misfit(cls, p: Predictions) -> str:
         """What makes stored arrays no predictions of its kind, in words; empty if nothing does.
 

@@ -102,7 +102,7 @@ def _scaled(test: Predictions, val: Predictions) -> tuple[Predictions, Predictio
     scaling = Scaling(
         temperatures=temperatures,
         loss=(first, last) if np.isfinite(first) else None,
-        before=estimates(before, test, centred=numbers.centred()),
+        before=estimates(before, test, metrics=numbers.metrics),
     )
     return *after, scaling
 

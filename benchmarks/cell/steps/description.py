@@ -12,6 +12,7 @@ from medgraft.benchmarks.cell.steps.loading import Loaded
 from medgraft.benchmarks.cell.steps.precomputing import Ready
 from medgraft.benchmarks.cell.values import json_safe
 from medgraft.benchmarks.cohorts.places import was_trained_on
+from medgraft.benchmarks.metrics.bootstrap import METHOD
 from medgraft.benchmarks.prefix_cache.inputs import hit_rate
 from medgraft.encoder import TextEncoder
 from medgraft.modality import TEXT
@@ -39,6 +40,7 @@ def describe_data(loaded: Loaded, evaluated: Evaluated) -> dict[str, Any]:
             "questions": list(data.questions),
             "answers": [list(classes) for classes in data.answers],
             "few_subjects": evaluated.few,
+            "interval_method": METHOD,
             "thresholds": None if thresholds is None else thresholds.tolist(),
             **data.provenance,
         }

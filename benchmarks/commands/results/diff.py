@@ -30,9 +30,7 @@ def diff(
     fail_on: Annotated[
         FailOn, typer.Option(help="Exit code 1 if a row is worse by more than noise or fails, or if anything moved.")
     ] = FailOn.never,
-    costs: Annotated[
-        float, typer.Option(help="Share by which speed and memory must move to be told.", min=0.0)
-    ] = 0.2,
+    costs: Annotated[float, typer.Option(help="Share by which speed and memory must move to be told.", min=0.0)] = 0.2,
     json: Annotated[bool, typer.Option("--json", help="Print the differences as JSON.")] = False,
     debug: Debug = False,
 ) -> None:

@@ -26,7 +26,7 @@ def reproduce(
     results: Annotated[Path | None, typer.Option(help="Keep the new result in this folder. Default: nowhere.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Run one cell again from its result: exit code 0 if the numbers agree, bit for bit or within rounding, 1 if not."""
+    """Run one cell again from its result: exit code 0 if the numbers agree, at least within rounding, 1 if not."""
     from medgraft.benchmarks.launch.warm_start import ended_on_error
 
     with guarded(debug=debug, resumes=False), ended_on_error():
@@ -37,7 +37,9 @@ def reproduce(
         stored = read_one(result)
         spec = stored.cell.spec
         if stored.cell.status != "success":
-            raise ConfigError(f"{result} is of a cell that failed ({stored.cell.status}); there are no numbers to agree")
+            raise ConfigError(
+                f"{result} is of a cell that failed ({stored.cell.status}): there are no numbers to agree with"
+            )
         again.check_same_code(spec)
         cohort = again.cohort_of(spec, parse_data(data) or {}, lambda line: typer.echo(line, err=True))
         with again.folder_for(results) as folder:
@@ -60,11 +62,13 @@ def _tell(compared: Compared, primary: str, value: float | None) -> None:
         agree = "agree within rounding" if compared.verdict == "within rounding" else "differ"
         scores = "" if compared.largest is None else f"; scores moved by up to {compared.largest:.2g}"
         lines = [f"the numbers {agree}{scores}; up to {compared.allowed:g} counts as rounding"]
-        lines += [f"  {name}: {_number(old)}, now {_number(new)}" for name, (old, new) in [*compared.moved.items()][:SHOWN]]
+        lines += [
+            f"  {name}: {_number(old)}, now {_number(new)}" for name, (old, new) in [*compared.moved.items()][:SHOWN]
+        ]
         if len(compared.moved) > SHOWN:
             lines.append(f"  and {len(compared.moved) - SHOWN} more metrics")
         if not compared.changes:
-            lines.append("machine and versions are the same, so every bit should have been: something is left to chance")
+            lines.append("machine and versions are the same, and so every bit should be: something is left to chance")
     if compared.changes:
         lines += ["what is not as it was when the result was made:", *(f"  {change}" for change in compared.changes)]
     for line in lines:

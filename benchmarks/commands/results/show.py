@@ -14,7 +14,7 @@ from medgraft.commands.console import guarded
 def show(
     row: Annotated[
         str,
-        typer.Argument(help="KEY or its beginning, KEY.json, a folder, ADAPTER, ENCODER/ADAPTER, TASK/ENCODER/ADAPTER."),
+        typer.Argument(help="Beginning of a key, KEY.json, a folder, ADAPTER, ENCODER/ADAPTER, TASK/ENCODER/ADAPTER."),
     ],
     results: Annotated[
         list[Path] | None, typer.Argument(help="Folders of results in which it is looked for. Default: results.")

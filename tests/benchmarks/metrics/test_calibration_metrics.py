@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss
 
-from medgraft.benchmarks.metrics.bootstrap import centre
 from medgraft.benchmarks.metrics.calibration import adaptive_bins, bins_for, weighted_ece
+from medgraft.benchmarks.metrics.resampling import centre
 from medgraft.benchmarks.objectives.evaluation import evaluate
 from medgraft.judging import judged, values
 from medgraft.metric import Predictions, value_of

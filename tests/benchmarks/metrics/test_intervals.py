@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from medgraft.benchmarks.audit.interval_coverage import of_seeds, of_subjects
+from medgraft.benchmarks.metrics.bootstrap import left_out_of
 from medgraft.benchmarks.metrics.intervals import FEW, few_subjects, joined_interval, pooled_intervals, seed_interval
 from medgraft.benchmarks.objectives.evaluation import evaluate
 from medgraft.judging import judged, objective_of
@@ -21,7 +22,9 @@ def predictions(seed: int, n: int = 60, *, strength: float = 1.0) -> Predictions
 
 
 def pooled(each: list[Predictions], name: str) -> tuple[float | None, float | None]:
-    return pooled_intervals([judged(p).statistics for p in each], each[0].groups, {name: (0.0, 1.0)})[name]
+    seen = [judged(p) for p in each]
+    metrics = {name: seen[0].metrics[name]}
+    return pooled_intervals([one.statistics for one in seen], left_out_of(each[0]), metrics)[name]
 
 
 def counted(p: Predictions) -> dict[str, int]:

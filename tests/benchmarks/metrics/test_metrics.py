@@ -217,12 +217,18 @@ def test_all_labels_undefined_gives_none_without_an_interval():
     assert found["brier"].value is not None and found["ece"].value is not None
 
 
-def test_undefined_resamples_are_counted():
+def test_no_resample_lacks_a_class_and_one_subject_of_it_tells_no_spread():
     p = multilabel(7, n=40)
     p.targets[:, 0] = 0
-    p.targets[0, 0] = 1  # one positive subject of 20: absent from about (1 - 1/20)^20 = 36% of the resamples
-    share = evaluate(p, resamples=400)["auc_a"].undefined_share
-    assert 0.25 < share < 0.47  # four standard deviations of a share of 0.36 in 400 draws are 0.1
+    p.targets[0, 0] = 1
+    found = evaluate(p, resamples=400)
+    assert found["auc_a"].undefined_share == 0 and found["auc_a"].value is not None
+    assert found["auc_a"].ci_low is None and found["auc_a"].ci_high is None
+    assert found["auc_macro"].ci_low is not None
+    p.targets[2, 0] = 1  # of another subject
+    assert evaluate(p, resamples=400)["auc_a"].ci_low is not None
+    p.targets[:, 0] = 0
+    assert evaluate(p, resamples=400)["auc_a"].value is None
 
 
 # --- intervals --------------------------------------------------------------------------------------------------------

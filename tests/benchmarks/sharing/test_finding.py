@@ -39,8 +39,9 @@ def shown(name: str, folder: Path, width: int = 200, seed: int | None = None) ->
 
 @pytest.mark.parametrize(
     "name",
-    ["brain_adapter", "phantom_brain/brain_adapter", "adni_image/brain_adapter", "adni_image/phantom_brain/brain_adapter",
-     "ADNI_image/phantom_brain/brain_adapter/", "adni_image/phantom_brain/brain_adapter (PHANTOM)"],
+    ["brain_adapter", "phantom_brain/brain_adapter", "adni_image/brain_adapter",
+     "adni_image/phantom_brain/brain_adapter", "ADNI_image/phantom_brain/brain_adapter/",
+     "adni_image/phantom_brain/brain_adapter (PHANTOM)"],
 )  # fmt: skip
 def test_a_row_goes_by_its_names(folder, name):
     assert len(find(name, [folder]).results) == 3
@@ -85,8 +86,8 @@ def test_an_unknown_row_suggests_one(folder, tmp_path):
 def test_a_row_is_shown_whole(folder):
     text = shown("brain_adapter", folder)
     cell = find("brain_adapter", [folder]).row.first
-    for word in ("PHANTOM", "f1_macro *", "CN", "AD", "trainable", "recipe", "split hash", "abab", "seed 2", "20 subjects",
-                 "medgraft reproduce", cell.spec.cohort.revision):  # fmt: skip
+    for word in ("PHANTOM", "f1_macro *", "CN", "AD", "trainable", "recipe", "split hash", "abab", "seed 2",
+                 "20 subjects", "medgraft reproduce", cell.spec.cohort.revision):  # fmt: skip
         assert word in text, word
     assert f"{cell.key}.json" in text
 

@@ -74,7 +74,9 @@ def test_a_plugin_of_another_version_is_named(installed, tmp_path):
     assert "medgraft-toy 9.9 and 1.5 is installed here" in refused(
         edited(source, tmp_path, plugins={"medgraft-toy": "9.9"})
     )
-    assert "no-such-zoo 1.0, which is not installed" in refused(edited(source, tmp_path, plugins={"no-such-zoo": "1.0"}))
+    assert "no-such-zoo 1.0, which is not installed" in refused(
+        edited(source, tmp_path, plugins={"no-such-zoo": "1.0"})
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Two rows of a board against each other, in sentences."""
