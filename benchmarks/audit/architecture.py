@@ -23,6 +23,7 @@ CONTRACTS = "contracts"
 ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
     "benchmarks": (
         ("commands", "audit", "speed", "kernels", "pretrain"),
+        ("sharing",),
         ("sweep", "board", "launch", "export", "predict"),
         ("explain",),
         ("cell", "external", "measure", "prepare"),
