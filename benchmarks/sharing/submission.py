@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from medgraft.benchmarks.cell.verification import FALSE_PHANTOM, OTHER_METRICS
 from medgraft.benchmarks.sharing.identifiers import Identifiers, known_forms
 from medgraft.benchmarks.sharing.material import Material
 from medgraft.commands.plain_text import one_line
+from medgraft.errors import UnknownNameError
 from medgraft.task_names import name_in_keys
 
 Outcome = Literal["pass", "warn", "fail"]
@@ -320,11 +321,14 @@ def identifiers_of(material: Material, roots: Mapping[str, Path]) -> Identifiers
         roots: Cohort -> its folder.
 
     Raises:
-        MedgraftError: A cohort cannot be read.
+        MedgraftError: A cohort cannot be read, or no result is of it.
     """
     from medgraft.benchmarks.cohorts.places import data_files
     from medgraft.task_names import build_task
 
+    read = dict.fromkeys(cell.spec.cohort.name for cell in material.results.values())
+    if unread := [name for name in roots if name not in read]:
+        raise UnknownNameError("cohort in --data", unread[0], read, "It must be one that a result is of.")
     names: set[str] = set()
     seen: set[str] = set()
     for cell in material.results.values():
@@ -336,6 +340,7 @@ def identifiers_of(material: Material, roots: Mapping[str, Path]) -> Identifiers
         root = roots[spec.cohort.name]
         data = build_task(spec.task, spec.task_options).load(root)
         names |= {str(subject) for subject in data.subjects}
-        stems = (Path(name).name.partition(".")[0] for name in data_files(root))
-        names |= {stem for stem in stems if re.search(r"\d", stem)}  # without a number it names a kind of file
+        stems = Counter(Path(name).name.partition(".")[0] for name in data_files(root))
+        # What recurs, as view1_frontal, or has no number, names a kind of file and nobody.
+        names |= {stem for stem, count in stems.items() if count == 1 and re.search(r"\d", stem)}
     return Identifiers(names)
