@@ -119,7 +119,7 @@ def _moved(pair: Pair, name: str) -> Moved:
     ends = _paired_ends(both, name)
     paired = ends is not None
     delta = float(np.mean(news)) - float(np.mean(olds))  # pyright: ignore[reportArgumentType, reportCallIssue]
-    low, high = ends if ends is not None else _added_up(pair, both, name, delta)
+    low, high = ends if ends is not None else _added_up(pair, name, delta)
     p = _p_value(delta, low, high)
     return Moved(pair, name, _mean(olds), _mean(news), low, high, seeds, paired, p, "within noise")
 
@@ -176,14 +176,13 @@ def _same_samples(one: Predictions, other: Predictions) -> bool:
     return np.array_equal(one.groups, other.groups) and np.array_equal(one.targets, other.targets)
 
 
-def _added_up(pair: Pair, both: Sequence[tuple[Verified, Verified]], name: str, delta: float) -> Ends:
+def _added_up(pair: Pair, name: str, delta: float) -> Ends:
     """Both rows' own intervals in quadrature."""
-    (value, low, high), (other, other_low, other_high) = (each.row.metrics[name] for each in (pair.old, pair.new))
-    if None in (value, low, high, other, other_low, other_high):
+    numbers = [number for each in (pair.old, pair.new) for number in each.row.metrics[name] if number is not None]
+    if len(numbers) < 6:
         return None, None
-    below = math.hypot(other - other_low, high - value)  # pyright: ignore[reportOptionalOperand]
-    above = math.hypot(other_high - other, value - low)  # pyright: ignore[reportOptionalOperand]
-    return delta - below, delta + above
+    value, low, high, other, other_low, other_high = numbers
+    return delta - math.hypot(other - other_low, high - value), delta + math.hypot(other_high - other, value - low)
 
 
 def _p_value(delta: float, low: float | None, high: float | None) -> float:
