@@ -330,16 +330,22 @@ def _rank(result: Verified) -> int:
     return 2 if result.cell.status != "success" else 1 if result.unverified else 0
 
 
+def _misnamed(result: Verified) -> bool:
+    return result.path.stem != result.cell.key
+
+
 def _of_both(known: Verified, each: Verified, left_out: LeftOut) -> Verified:
     """Which of two results of one key counts, with what the other says otherwise."""
-    counted, other = (each, known) if _rank(each) < _rank(known) else (known, each)
+    counted, other = (
+        (each, known) if (_rank(each), _misnamed(each)) < (_rank(known), _misnamed(known)) else (known, each)
+    )
     if problem := conflict(counted.cell, other.cell):
         why = "its predictions were checked" if _rank(counted) < _rank(other) else "it was read first"
         logger.warning(
             "%s (%s) and %s: %s; the former counts, %s", counted.path, known.cell.key, other.path, problem, why
         )
         return replace(counted, conflict=f"{problem} (counted since {why})")
-    if other.path.stem != other.cell.key and other.path.parent == counted.path.parent:
+    if _misnamed(other) and other.path.parent == counted.path.parent:
         left_out.add(other.path, UnreadableError(f"it is a copy of {counted.path.name}", OTHER_NAME))
     return replace(counted, conflict=counted.conflict or known.conflict)
 

@@ -137,7 +137,7 @@ def test_two_numbers_of_one_key_are_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "there"),
-    [("in /home/ann/x", True), ("C:\\Users\\ann", True), ("~/x/y", True), ("weights@/opt/w.pt", False),
+    [("in /home/ann/x", True), ("C:\\Users\\ann", True), ("~/x/y", True), ("weights@/opt/w.pt", True),
      ("timm:vit@/opt/ann/w.pt", True), ("(grey / 255 - 0.5) / 0.25", False), ("https://a.org/b/c", False),
      ("image/text", False), ("hf-hub:org/Model", False), ("train/s", False)],
 )  # fmt: skip
