@@ -336,9 +336,9 @@ def _misnamed(result: Verified) -> bool:
 
 def _of_both(known: Verified, each: Verified, left_out: LeftOut) -> Verified:
     """Which of two results of one key counts, with what the other says otherwise."""
-    counted, other = (
-        (each, known) if (_rank(each), _misnamed(each)) < (_rank(known), _misnamed(known)) else (known, each)
-    )
+    # min() keeps the first of equals, which is the one that was read first.
+    counted = min((known, each), key=lambda result: (_rank(result), _misnamed(result)))
+    other = each if counted is known else known
     if problem := conflict(counted.cell, other.cell):
         why = "its predictions were checked" if _rank(counted) < _rank(other) else "it was read first"
         logger.warning(
