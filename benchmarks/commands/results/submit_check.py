@@ -36,9 +36,14 @@ def submit_check(
         from medgraft.benchmarks.sharing.material import read_material
         from medgraft.benchmarks.sharing.submission import as_json, check_submission, identifiers_of
 
-        logging.getLogger("medgraft.benchmarks.cell").setLevel(logging.ERROR)  # the findings say it
         roots = {name: folder_of(name, Path(path)) for name, path in (parse_data(data) or {}).items()}
-        material = read_material(results)
+        reader = logging.getLogger("medgraft.benchmarks.cell")
+        before = reader.level
+        reader.setLevel(logging.ERROR)  # what is left out is among the findings
+        try:
+            material = read_material(results)
+        finally:
+            reader.setLevel(before)
         findings = check_submission(material, identifiers_of(material, roots))
         if json:
             typer.echo(as_json(findings))
