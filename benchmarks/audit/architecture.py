@@ -23,7 +23,7 @@ CONTRACTS = "contracts"
 ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
     "benchmarks": (
         ("commands", "audit", "speed", "pretrain"),
-        ("site",),
+        ("site", "sharing"),
         ("sweep", "tuning", "suite", "board", "launch", "export", "predict", "kernels"),
         ("explain",),
         ("cell", "external", "fairness", "measure", "prepare"),

@@ -208,17 +208,7 @@ def board_rows(folders: Iterable[Path]) -> list[BoardRow]:
 
     Results that contradict themselves are left out, see :mod:`medgraft.benchmarks.cell.verification`.
     """
-    groups = _by_row(verified_results(folders))
-    tests = external_beside([each.path for seeds in groups for each in seeds])
-    rows = []
-    for seeds in groups:
-        rows.append(make_row([(each.path, each.cell) for each in seeds]))
-        rows[-1].unverified = sum(bool(each.unverified) for each in seeds)
-        rows[-1].conflicts = tuple(each.conflict for each in seeds if each.conflict)
-        rows[-1].tests = [tests[each.path] for each in seeds if each.path in tests]
-    _seat_failures(rows)
-    _note_differences(rows)
-    mark_speeds(rows)
+    rows = rows_of(verified_results(folders))
     give_standings(rows, ranked_upwards)
 
     def order(row: BoardRow) -> tuple[Any, ...]:
@@ -263,6 +253,22 @@ def _asked(cell: CellResult) -> tuple[Any, ...]:
     return spec.task, spec.cohort.revision, options, spec.task_version, spec.limit, spec.numbers_version
 
 
+def rows_of(results: Iterable[Verified]) -> list[BoardRow]:
+    """Results as rows, in no order; rows that would look alike say what differs."""
+    groups = _by_row(results)
+    tests = external_beside([each.path for seeds in groups for each in seeds])
+    rows = []
+    for seeds in groups:
+        rows.append(make_row([(each.path, each.cell) for each in seeds]))
+        rows[-1].unverified = sum(bool(each.unverified) for each in seeds)
+        rows[-1].conflicts = tuple(each.conflict for each in seeds if each.conflict)
+        rows[-1].tests = [tests[each.path] for each in seeds if each.path in tests]
+    _seat_failures(rows)
+    note_differences(rows)
+    mark_speeds(rows)
+    return rows
+
+
 def ranked_upwards(cell: CellResult) -> bool:
     """Whether more of a result's primary metric is better; so it is where its objective is not installed here."""
     return metric_of(cell.primary, metrics_of(cell)).higher_is_better
@@ -282,7 +288,7 @@ def _metrics_of_objective(name: str) -> tuple[str, ...]:
         return ()
 
 
-def _note_differences(rows: Iterable[BoardRow]) -> None:
+def note_differences(rows: Iterable[BoardRow]) -> None:
     """Says of rows that would look alike what differs: epochs, options, versions."""
     alike: dict[tuple[Any, ...], list[BoardRow]] = defaultdict(list)
     for row in rows:

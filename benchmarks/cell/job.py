@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,10 +72,10 @@ class Job(BaseModel):
         return self.without_files(plain(log, keep="\n\t"))
 
     def without_files(self, text: str) -> str:
-        """A message without the names of files of any cohort that the job reads."""
+        """A message without the names of files of any cohort that the job reads, and of folders of the machine."""
         for root in (self.root, *(test.root for test in self.external)):
             text = without_files(text, root)
-        return text
+        return without_folders(text)
 
 
 def step_of(doing: str) -> str:
@@ -104,6 +107,36 @@ def failure(job: Job, status: Status, message: str, doing: str = "") -> CellResu
         efficiency=Efficiency(trainable={}, encoder_parameters=0, concurrent_jobs=job.concurrent_jobs),
         env=environment.describe(job.spec.threads),
     )
+
+
+_MODULE = re.compile(r"(?<![\w./-])/(?:[^\s'\",;:/]+/)*?([^\s'\",;:/]+/[^\s'\",;:/]+\.py)\b")
+
+
+@functools.cache
+def _folders() -> dict[str, str]:
+    """Folders of this machine, whose names may name people and projects -> what stands for them, longest first."""
+    import site
+
+    named = {str(Path.home()): "HOME"}
+    for name in ("stdlib", "platstdlib", "purelib", "platlib"):
+        named[sysconfig.get_path(name)] = Path(sysconfig.get_path(name)).name
+    named |= dict.fromkeys((*site.getsitepackages(), site.getusersitepackages()), "site-packages")
+    named |= {sys.prefix: "PREFIX", sys.base_prefix: "PREFIX", str(Path(__file__).resolve().parents[2]): "medgraft"}
+    return {folder: named[folder] for folder in sorted(named, key=len, reverse=True) if len(folder) > 1}
+
+
+def without_folders(text: str) -> str:
+    """A message without the folders of this machine: where Python, its packages, medgraft and the user are at home.
+
+    Of a module that lies elsewhere its own folder and name stay.
+
+    Example:
+        >>> without_folders("/srv/alice/zoo/src/zoo/gain.py:3: too old")
+        'zoo/gain.py:3: too old'
+    """
+    for folder, name in _folders().items():
+        text = text.replace(f"{folder}/", f"{name}/")
+    return _MODULE.sub(r"\1", text)
 
 
 def without_files(text: str, root: Path) -> str:

@@ -21,18 +21,20 @@ class LeftOut:
 
     Attributes:
         files: Each with its reason.
-        kinds: Kind of reason -> how many files.
     """
 
-    files: list[tuple[Path, str]] = field(default_factory=list[tuple[Path, str]])
-    kinds: Counter[str] = field(default_factory=Counter[str])
+    files: list[tuple[Path, UnreadableError]] = field(default_factory=list[tuple[Path, UnreadableError]])
+
+    @property
+    def kinds(self) -> Counter[str]:
+        """Kind of reason -> how many files."""
+        return Counter(error.kind for _, error in self.files)
 
     def add(self, path: Path, error: UnreadableError) -> None:
         """Notes a file; the first :data:`NAMED` are told at once, the others where the log is asked for all (INFO)."""
         level = logging.WARNING if len(self.files) < NAMED else logging.INFO
         logger.log(level, "%s is left out: %s", path, error)
-        self.files.append((path, str(error)))
-        self.kinds[error.kind] += 1
+        self.files.append((path, error))
 
     def told(self) -> str:
         """How many files were left out for which kind of reason; empty for none.

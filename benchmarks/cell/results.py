@@ -226,17 +226,41 @@ class Efficiency(_Model):
 class CellResult(_Model):
     """The stored result of a cell.
 
-    ``groups`` holds the metrics by groups of test subjects, by attribute; ``calibration`` what is said of
-    probabilities, temperatures and conformal sets. ``stage`` is where a cell that failed
-    did: ``load``, ``build``, ``prefix``, ``train``, ``evaluate``, ``keep``, ``measure`` or ``write``. ``log`` is the
-    file of what the cell wrote to its terminal, relative to the results folder, empty where it wrote nothing.
-    ``training`` lists the stages of adapters that train in several, and under ``head`` how the head's strength of L2
-    was chosen; ``diagnostics`` holds what an adapter reports of itself on the samples that were predicted, by adapter;
-    ``ops`` which form each shared operation ran in; ``cache`` the entries that were read, each with the ``source`` that
-    this cell made it of and the arrays that are ``float32`` because half precision cannot hold them, and ``hit_rate``,
-    the share of rows read, sources included, that this cell did not have to compute. ``tuning`` is how the row's
-    options were chosen and ``sizing`` how large it is beside its budget, where it has one; ``metric_versions`` says
-    with which definition each number was made, and ``suites`` in which suites it was asked for.
+    Attributes:
+        schema_version: Version of the schema, see :mod:`medgraft.benchmarks.cell.migrations`.
+        key: First 16 hex digits of the SHA-256 over the canonical JSON of ``spec``; the name of the file.
+        status: How the cell ended; all but ``success`` are tried again by the next sweep.
+        message: Why it did not succeed, in a sentence; empty for a success.
+        stage: Where a cell that failed did: ``load``, ``build``, ``prefix``, ``train``, ``evaluate``, ``external``,
+            ``keep``, ``measure`` or ``write``.
+        log: File of what the cell wrote to its terminal, relative to the results folder; empty where it wrote nothing.
+        spec: Everything that defines the numbers.
+        phantom: The data are generated and of no person; then nothing here says anything about people.
+        primary: Metric that rows are ranked by.
+        metrics: Name of each metric -> its estimate on the test split; names of classes follow an underscore.
+        groups: Attribute of the subjects (sex, age) -> the metrics by its groups.
+        calibration: What is said of probabilities, temperatures and conformal sets; ``None`` for other scores.
+        efficiency: What the cell cost.
+        training: ``epoch_loss`` (mean loss of each epoch), ``steps``, ``samples``, ``seconds``; ``stages`` of adapters
+            that train in several, and under ``head`` how the head's strength of L2 was chosen.
+        data: Counts and digests, no identifiers: samples and subjects of each split, ``split_hash`` (SHA-256 of who is
+            in which split), classes, objective, what was left out, and ``generator`` of a phantom.
+        encoder: The frozen encoder: what it reads, its width, licence, weights, and whether its pre-training saw this
+            cohort (``saw_this_cohort``).
+        adapters: Name of each adapter -> title, paper, licence, options, and how many places each pattern attached to.
+        diagnostics: Name of each adapter -> what it reports of itself on the samples that were predicted.
+        ops: Shared operation -> the forms that it ran in.
+        cache: The ``entries`` that were read, each with the ``source`` that this cell made it of and the arrays that
+            are ``float32`` because half precision cannot hold them; and ``hit_rate``, the share of rows read, sources
+            included, that this cell did not have to compute (0 to 1).
+        tuning: How the row's options were chosen: trials, their cost, the space and the values; empty unless tuned.
+        sizing: How large the adapter is beside its budget; empty without one.
+        metric_versions: Number -> version of the definition that it was made with; 1 where it is not named.
+        suites: Names and versions of the suites in which it was asked for.
+        plugins: Every plugin that took part: kind, name, target, distribution, version.
+        env: Versions of packages, commit and whether it had changes (``dirty``), processor or GPU, threads and flags;
+            nothing that names a user or a host.
+        timing: Step -> seconds.
     """
 
     schema_version: int = SCHEMA_VERSION

@@ -330,14 +330,22 @@ def _rank(result: Verified) -> int:
     return 2 if result.cell.status != "success" else 1 if result.unverified else 0
 
 
+def _misnamed(result: Verified) -> bool:
+    return result.path.stem != result.cell.key
+
+
 def _of_both(known: Verified, each: Verified, left_out: LeftOut) -> Verified:
     """Which of two results of one key counts, with what the other says otherwise."""
-    counted, other = (each, known) if _rank(each) < _rank(known) else (known, each)
+    # min() keeps the first of equals, which is the one that was read first.
+    counted = min((known, each), key=lambda result: (_rank(result), _misnamed(result)))
+    other = each if counted is known else known
     if problem := conflict(counted.cell, other.cell):
         why = "its predictions were checked" if _rank(counted) < _rank(other) else "it was read first"
-        logger.warning("%s (%s) and %s: %s; the former counts, %s", counted.path, known.cell.key, other.path, problem, why)
+        logger.warning(
+            "%s (%s) and %s: %s; the former counts, %s", counted.path, known.cell.key, other.path, problem, why
+        )
         return replace(counted, conflict=f"{problem} (counted since {why})")
-    if other.path.stem != other.cell.key and other.path.parent == counted.path.parent:
+    if _misnamed(other) and other.path.parent == counted.path.parent:
         left_out.add(other.path, UnreadableError(f"it is a copy of {counted.path.name}", OTHER_NAME))
     return replace(counted, conflict=counted.conflict or known.conflict)
 
@@ -353,7 +361,7 @@ def _without_copies(results: Sequence[Verified], left_out: LeftOut) -> list[Veri
         one_row = len({each.cell.spec.row() for each in copies}) == 1
         for each in copies[1:] if one_row else copies if len(copies) > 1 else ():
             others = [other.path.name for other in copies if other is not each]
-            dropped[each.cell.key] = f"it has the times and numbers of {others[0]}, to the last digit, under another key"
+            dropped[each.cell.key] = f"it has all times and numbers of {others[0]} and another key"
     for each in results:
         if text := dropped.get(each.cell.key):
             left_out.add(each.path, UnreadableError(text, COPIED))

@@ -19,6 +19,11 @@ from medgraft.benchmarks.commands.leak_check import leak_check
 from medgraft.benchmarks.commands.predict import predict
 from medgraft.benchmarks.commands.prepare import prepare
 from medgraft.benchmarks.commands.results.compare import compare
+from medgraft.benchmarks.commands.results.diff import diff
+from medgraft.benchmarks.commands.results.label import label
+from medgraft.benchmarks.commands.results.reproduce import reproduce
+from medgraft.benchmarks.commands.results.show import show
+from medgraft.benchmarks.commands.results.submit_check import submit_check
 from medgraft.benchmarks.commands.run import run
 from medgraft.commands.console import entered
 from medgraft.commands.main import app
@@ -37,6 +42,11 @@ app.command("export")(export)
 app.command("embed")(embed)
 app.command("fetch-weights")(fetch_weights)
 app.command("leak-check")(leak_check)
+app.command("show")(show)
+app.command("label")(label)
+app.command("diff")(diff)
+app.command("reproduce")(reproduce)
+app.command("submit-check")(submit_check)
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""Commands that read results and answer in the terminal: ``compare``."""
+"""Commands that read results: ``compare``, ``show``, ``diff``, ``reproduce``, ``submit-check`` and ``label``."""

@@ -137,6 +137,7 @@ def _announce(name: str) -> None:
     quick = command == "new" or (command == "ls" and "--broken" not in words)
     if not words or quick or any(word in ("--help", "--version") for word in words):
         return
-    stream = sys.stderr if command == "ls" else sys.stdout  # a list is often read by a program
+    program = command == "ls" or "--json" in words  # a list, and JSON, are often read by a program
+    stream = sys.stderr if program else sys.stdout
     stream.write(f"{name}: loading\n")
     stream.flush()

@@ -1,0 +1,1 @@
+"""Results that are looked at, compared, made again, checked and handed on."""
