@@ -18,6 +18,7 @@ from medgraft.benchmarks.commands.inspect import inspect
 from medgraft.benchmarks.commands.leak_check import leak_check
 from medgraft.benchmarks.commands.predict import predict
 from medgraft.benchmarks.commands.prepare import prepare
+from medgraft.benchmarks.commands.results.watch import watch
 from medgraft.benchmarks.commands.run import run
 from medgraft.commands.console import entered
 from medgraft.commands.main import app
@@ -35,6 +36,7 @@ app.command("export")(export)
 app.command("embed")(embed)
 app.command("fetch-weights")(fetch_weights)
 app.command("leak-check")(leak_check)
+app.command("watch")(watch)
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ SMALL = 10.0
 """Points of ticks, legends and titles of panels; nothing is smaller."""
 LEGEND_COLUMNS = 4
 
-RC = {
+RC: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": TEXT,
     "axes.titlesize": SMALL,

@@ -15,7 +15,7 @@ from pathlib import Path
 from medgraft.benchmarks.cell.job import GRAFT, JOB, RESULT, UNWRITABLE, Job
 from medgraft.benchmarks.cell.progress import ProgressReader
 from medgraft.benchmarks.cell.result_files import UnreadableError
-from medgraft.benchmarks.cell.results import CellResult, CellSpec, ResultStore, StorageError
+from medgraft.benchmarks.cell.results import CellResult, CellSpec, ResultStore, StorageError, machine_mark
 from medgraft.benchmarks.cell.verification import check
 from medgraft.benchmarks.cohorts.places import Cohort
 from medgraft.benchmarks.external.results import put_external
@@ -113,7 +113,8 @@ class Runs:
     ) -> None:
         self.store, self.cohorts, self.launcher, self.name = store, cohorts, launcher, name
         self.verbose, self.keep, self.external = verbose, keep, external or {}
-        self.work = store.root.absolute() / f".work-{os.getpid()}"
+        # Machines that share the folder, containers above all, have processes of one number.
+        self.work = store.root.absolute() / f".work-{os.getpid()}-{machine_mark()}"
         self.at_once = 1
 
     def run(self, cells: Sequence[CellSpec], events: Events) -> list[CellResult]:

@@ -1,8 +1,7 @@
-"""What a sweep shows while it runs: one line of progress, and one for each cell that failed."""
+"""What a sweep shows while it runs: one line of progress, above it one for each finished row and each failed cell."""
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Sequence
 
@@ -10,9 +9,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from medgraft.benchmarks.board.terminal import say
+from medgraft.benchmarks.board.layout import say
 from medgraft.benchmarks.cell.results import CellResult, CellSpec
 from medgraft.benchmarks.launch.cells import Running
+from medgraft.benchmarks.sweep.finished_rows import FinishedRow
+from medgraft.benchmarks.watch.time_left import clock, seconds_left
 from medgraft.commands.plain_text import one_line
 
 
@@ -40,7 +41,7 @@ class Display:
     """One progress display: the sweep, what each worker does now, and how long is left.
 
     Args:
-        console: Where it is shown; without a terminal, one line per finished cell.
+        console: Where it is shown; without a terminal, one line per finished cell and none per row.
         cells: What will run.
         jobs: Workers at a time.
     """
@@ -61,14 +62,9 @@ class Display:
 
     def remaining(self, running: Sequence[Running]) -> float | None:
         """Seconds left, from the cells of the same task and adapter that have ended; ``None`` before the first."""
-        if not self.spent:
-            return None
-        overall = statistics.fmean(value for values in self.spent.values() for value in values)
-        ahead = sum(
-            statistics.fmean(self.spent.get((cell.task, cell.adapter), [overall])) for cell in self.left.values()
-        )
-        busy = sum(min(time.monotonic() - worker.started, overall) for worker in running)
-        return max(ahead - busy, 0.0) / self.jobs
+        ahead = [(cell.task, cell.adapter) for cell in self.left.values()]
+        busy = [time.monotonic() - worker.started for worker in running]
+        return seconds_left(ahead, self.spent, busy, self.jobs)
 
     def tick(self, running: Sequence[Running]) -> None:
         """Shows what runs now."""
@@ -95,15 +91,8 @@ class Display:
                 f"({sum(result.timing.values()):.0f} s, {len(self.left)} left)",
             )
 
-
-def clock(seconds: float) -> str:
-    """Seconds for people.
-
-    Example:
-        >>> clock(42), clock(3700)
-        ('42 s', '1 h 01 min')
-    """
-    minutes = int(seconds // 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    def row(self, row: FinishedRow) -> None:
+        """Keeps a line for a row whose last seed has ended, above the progress."""
+        if self.console.is_terminal:
+            spec = row.cells[0]
+            say(self.console, f"{spec.task} / {spec.encoder} / {spec.adapter}: {row.metric}")

@@ -1,0 +1,1 @@
+"""Commands that read results: ``show``, ``diff``, ``reproduce``, ``submit-check``, ``label`` and ``watch``."""
