@@ -47,6 +47,7 @@ class Job(BaseModel):
         concurrent_jobs: Workers that share the machine.
         keep: Leave the trained graft in the folder, too.
         external: Other cohorts to test the trained graft on.
+        events: Folder for TensorBoard event files, if any are to be written.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -56,6 +57,7 @@ class Job(BaseModel):
     concurrent_jobs: int = 1
     keep: bool = False
     external: list[ExternalTest] = Field(default_factory=list)
+    events: Path | None = None
 
     def shown(self, log: str) -> str:
         """What a worker wrote to its terminal, without control sequences and names of the cohorts' files."""

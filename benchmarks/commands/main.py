@@ -19,11 +19,11 @@ from medgraft.benchmarks.commands.leak_check import leak_check
 from medgraft.benchmarks.commands.predict import predict
 from medgraft.benchmarks.commands.prepare import prepare
 from medgraft.benchmarks.commands.results.watch import watch
-from medgraft.benchmarks.commands.run import run
+from medgraft.benchmarks.commands.run import RunCommand, run
 from medgraft.commands.console import entered
 from medgraft.commands.main import app
 
-app.command("run")(run)
+app.command("run", cls=RunCommand)(run)
 app.add_typer(cohort, name="cohort")
 app.command("leaderboard")(leaderboard)
 app.command("expert-load")(expert_load)
@@ -47,7 +47,9 @@ def main() -> None:
 
 def run_main() -> None:
     """Entry point of ``python -m benchmarks.run``."""
-    entered("benchmarks.run", lambda: typer.run(run))
+    alone = typer.Typer(add_completion=False)
+    alone.command(cls=RunCommand)(run)
+    entered("benchmarks.run", alone)
 
 
 if __name__ == "__main__":

@@ -98,6 +98,7 @@ class Runs:
         verbose: Workers log more.
         keep: Keep the trained grafts beside their results.
         external: Key of a cell -> other cohorts that its graft is tested on.
+        events: Folder for TensorBoard event files, if any are to be written.
     """
 
     def __init__(
@@ -110,11 +111,13 @@ class Runs:
         verbose: bool = False,
         keep: bool = False,
         external: Mapping[str, Sequence[ExternalTest]] | None = None,
+        events: Path | None = None,
     ) -> None:
         self.store, self.cohorts, self.launcher, self.name = store, cohorts, launcher, name
         self.verbose, self.keep, self.external = verbose, keep, external or {}
         # Machines that share the folder, containers above all, have processes of one number.
         self.work = store.root.absolute() / f".work-{os.getpid()}-{machine_mark()}"
+        self.events = None if events is None else events.absolute()
         self.at_once = 1
 
     def run(self, cells: Sequence[CellSpec], events: Events) -> list[CellResult]:
@@ -168,7 +171,7 @@ class Runs:
         together = self.at_once if self.launcher.one_machine else 1
         root = self.cohorts[spec.cohort.name].root
         tests = list(self.external.get(spec.key(), ()))
-        job = Job(spec=spec, root=root, concurrent_jobs=together, keep=self.keep, external=tests)
+        job = Job(spec=spec, root=root, concurrent_jobs=together, keep=self.keep, external=tests, events=self.events)
         folder = self.work / spec.key()
         try:
             claim(self.work)

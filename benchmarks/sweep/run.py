@@ -15,6 +15,7 @@ from medgraft.benchmarks.cell.results import CellResult, CellSpec, ResultStore, 
 from medgraft.benchmarks.cell.verification import verified
 from medgraft.benchmarks.kernels.results import read_operations
 from medgraft.benchmarks.launch.cells import Events, Running, Runs
+from medgraft.benchmarks.sweep.checks import check_events
 from medgraft.benchmarks.sweep.display import Display
 from medgraft.benchmarks.sweep.external import untested_cells
 from medgraft.benchmarks.sweep.finished_rows import FinishedRows
@@ -75,6 +76,7 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
     console = Console()
     store = ResultStore(sweep.results)
     store.check_writable()
+    check_events(sweep)
     plan = make_plan(sweep, console)
     show_skipped(plan, console)
     stored = {} if fresh else {cell.key(): verified(store.path(cell), store.get(cell)) for cell in plan.cells}
@@ -143,7 +145,16 @@ def _run(
     at_once = max(1, min(launcher.slots(), len(missing)))
     display = Display(console, missing, at_once)
     keep = sweep.keep != "none"
-    runs = Runs(store, plan.cohorts, launcher, sweep.launcher, verbose=verbose, keep=keep, external=plan.external)
+    runs = Runs(
+        store,
+        plan.cohorts,
+        launcher,
+        sweep.launcher,
+        verbose=verbose,
+        keep=keep,
+        external=plan.external,
+        events=sweep.events(),
+    )
     ahead = {cell.key() for cell in missing}
     kept = {key for cell in plan.cells if (key := cell.key()) not in ahead}
     facts = planned(plan.cells, plan.labels, kept, launcher=sweep.launcher, at_once=at_once, work=runs.work.name)
