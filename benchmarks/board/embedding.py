@@ -7,18 +7,18 @@ panel by itself: distances within a panel mean something, places in two panels d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from medgraft.benchmarks.cell.result_files import UnreadableError, read_json
 from medgraft.benchmarks.cell.results import CellResult, CellSpec
 from medgraft.benchmarks.cohorts import places as cohorts
+from medgraft.benchmarks.figures.planes import Array, Method, Plane, draw_planes
 from medgraft.benchmarks.measure.environment import use_threads
 from medgraft.benchmarks.prefix_cache.store import cache_root
 from medgraft.commands.plain_text import one_line
@@ -29,8 +29,6 @@ from medgraft.task_names import build_task
 if TYPE_CHECKING:  # boards are drawn where torch need not be imported
     from medgraft.benchmarks.cell.steps.precomputing import Ready
 
-Array = NDArray[Any]
-Method = Literal["tsne", "pca"]
 FEWEST = 5
 """Test samples below which a picture says nothing."""
 
@@ -187,3 +185,19 @@ def flatten(values: Array, method: Method = "tsne", seed: int = 0) -> Array:
         return PCA(2, random_state=seed).fit_transform(scaled)
     perplexity = min(30.0, (len(values) - 1) / 3)
     return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(scaled)
+
+
+def plane(cell: Embedded, method: Method = "tsne") -> Plane:
+    """A cell's samples, brought into the plane."""
+    score = "" if cell.value is None else f"\n{cell.metric} {cell.value:.2f}"
+    title = f"{'PHANTOM ' if cell.phantom else ''}{cell.title}{score}"
+    return Plane(title, cell.classes, cell.targets, flatten(cell.before, method), flatten(cell.after, method))
+
+
+def draw(cells: Sequence[Embedded], out: Path, method: Method = "tsne") -> None:
+    """Writes an SVG: a row per cell, before training on the left and after it on the right, a mark per class.
+
+    Raises:
+        MedgraftError: The file cannot be written.
+    """
+    draw_planes([plane(cell, method) for cell in cells], out, method)

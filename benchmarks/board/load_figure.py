@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from medgraft.benchmarks.board.diagnostics import task_names
 from medgraft.benchmarks.board.rows import BoardRow
-from medgraft.benchmarks.figures.style import SMALL, bar_style, legend_below, panel_grid, styled
+from medgraft.benchmarks.figures.legends import legend_below
+from medgraft.benchmarks.figures.style import SMALL, bar_style, panel_grid, styled
 from medgraft.benchmarks.figures.titles import figure_title, panel_title, text_width, wrapped
 from medgraft.benchmarks.figures.writing import write_svg
 from medgraft.errors import MedgraftError

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from medgraft.benchmarks.board.rows import BoardRow
 from medgraft.benchmarks.calibration.reliability import Curve
 from medgraft.benchmarks.calibration.summary import Calibration
-from medgraft.benchmarks.figures.style import REFERENCE, legend_below, line_style, panel_grid, styled
+from medgraft.benchmarks.figures.legends import legend_below
+from medgraft.benchmarks.figures.style import REFERENCE, line_style, panel_grid, styled
 from medgraft.benchmarks.figures.titles import panel_title
 from medgraft.benchmarks.figures.writing import write_svg
 from medgraft.errors import MedgraftError

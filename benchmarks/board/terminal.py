@@ -10,9 +10,9 @@ from medgraft.benchmarks.board.columns import HEADINGS, cells_of_row, numbers_sh
 from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
 from medgraft.benchmarks.board.external import SIDES, TestedRow, tested_rows
 from medgraft.benchmarks.board.groups import HEADS, group_rows
-from medgraft.benchmarks.board.layout import say, show_table
 from medgraft.benchmarks.board.rows import BoardRow
 from medgraft.benchmarks.cell.results import CellResult
+from medgraft.commands.layout import say, show_table
 
 WIDE_COLUMNS = 150
 """Width of a terminal from which on a board shows costs too."""

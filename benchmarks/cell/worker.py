@@ -57,7 +57,7 @@ def run_cell(job: Job, progress: Progress, folder: Path | None = None) -> tuple[
     """
     import torch
 
-    from medgraft.benchmarks.cell.events import observing
+    from medgraft.benchmarks.cell.steps.events import observing
     from medgraft.benchmarks.cell.steps.operations import operations
 
     environment.use_threads(job.spec.threads)

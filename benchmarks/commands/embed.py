@@ -29,7 +29,6 @@ def embed(
     """Draw the test samples of results by class, before and after training; each cell is trained again."""
     with guarded(debug=debug, resumes=False):
         from medgraft.benchmarks.board import embedding
-        from medgraft.benchmarks.board.embedding_figure import draw
 
         read = [embedding.read_result(path) for path in results]
         roots = [embedding.cohort_root(result.spec, parse_data(data) or {}) for result in read]
@@ -40,5 +39,5 @@ def embed(
             cells.append(cell)
             if cell.value != cell.stored:
                 typer.echo(f"{cell.title}: {cell.metric} is {cell.value}, {cell.stored} in the result")
-        draw(cells, out, "tsne" if method is Methods.tsne else "pca")
+        embedding.draw(cells, out, "tsne" if method is Methods.tsne else "pca")
         typer.echo(f"written: {out}")

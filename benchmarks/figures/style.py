@@ -7,7 +7,7 @@ Figures are made inside :func:`styled` and written by :func:`medgraft.benchmarks
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,6 @@ TEXT = 11.0
 """Points of most text; figures are about 8 inches wide, so that it has 7 pixels at half the size on a screen."""
 SMALL = 10.0
 """Points of ticks, legends and titles of panels; nothing is smaller."""
-LEGEND_COLUMNS = 4
 
 RC: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
@@ -110,16 +109,3 @@ def bar_style(number: int) -> dict[str, Any]:
     """How the part ``number`` of bars is drawn; the white edge parts neighbours that are equally dark."""
     k = number % len(COLOURS)
     return {"color": COLOURS[k], "hatch": HATCHES[k], "edgecolor": "white", "linewidth": 0.8}
-
-
-def legend_below(figure: Figure, axes: Sequence[Axes]) -> None:
-    """One legend for all panels, below them, each label once."""
-    pairs = [pair for axis in axes for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
-    handles = {label: handle for handle, label in pairs}
-    if not handles:
-        return
-    from medgraft.benchmarks.figures.titles import text_width
-
-    widest = max(text_width(label, SMALL) for label in handles) + 0.6  # inches of a handle and the gaps beside it
-    columns = max(1, min(LEGEND_COLUMNS, len(handles), int(figure.get_figwidth() / widest)))
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)

@@ -16,33 +16,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from medgraft.benchmarks.measure.costs import peak_allocation
-from medgraft.benchmarks.speed.scaling_curves import CURVES, Curve, Step
+from medgraft.benchmarks.speed.scaling_curves import CURVES, Curve, Point, Step
+from medgraft.benchmarks.speed.scaling_figure import plot, plot_page
 
 LEAST_SECONDS = 0.05
 """Shorter runs are repeated within a round."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One form at one size.
-
-    Attributes:
-        size: What the curve varies.
-        seconds: Of one run, the median over the rounds.
-        peak: Bytes.
-        spread: Fewest and most seconds of the rounds; ``None`` where they are not known.
-    """
-
-    size: float
-    seconds: float
-    peak: int
-    spread: tuple[float, float] | None = None
 
 
 def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
@@ -118,8 +101,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, help="draw the tables of this Markdown page again; measure nothing")
     options = parser.parse_args(arguments)
     if options.page is not None:
-        from medgraft.benchmarks.speed.scaling_figure import plot_page
-
         names = plot_page(options.page, options.out or options.page.parent / "scaling", options.curve or list(CURVES))
         _write([f"drawn from {options.page}: {', '.join(names) or 'nothing, it has no table of a curve'}"])
         return 0 if names else 1
@@ -130,8 +111,6 @@ def main(arguments: list[str] | None = None) -> int:
         points = measure(curve, 1 if options.quick else options.rounds, curve.sizes[: 2 if options.quick else None])
         _write(table(curve, points))
         if options.out is not None:
-            from medgraft.benchmarks.speed.scaling_figure import plot
-
             plot(curve, points, options.out / f"{name}.svg")
     return 0
 

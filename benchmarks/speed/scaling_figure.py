@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medgraft.benchmarks.figures.legends import legend_below
 from medgraft.benchmarks.figures.scales import SIZES, TIMES, Unit, logarithmic, plain, unit_of
-from medgraft.benchmarks.figures.style import blank, legend_below, line_style, styled
+from medgraft.benchmarks.figures.style import blank, line_style, styled
 from medgraft.benchmarks.figures.titles import figure_title
 from medgraft.benchmarks.figures.writing import write_svg
-from medgraft.benchmarks.speed.scaling import Point
-from medgraft.benchmarks.speed.scaling_curves import CURVES, Curve
+from medgraft.benchmarks.speed.scaling_curves import CURVES, Curve, Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

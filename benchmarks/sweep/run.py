@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from medgraft.benchmarks.board.layout import say, show_table
 from medgraft.benchmarks.board.leaderboard import write_board
 from medgraft.benchmarks.board.rows import board_rows
 from medgraft.benchmarks.board.terminal import show_board
@@ -16,14 +15,14 @@ from medgraft.benchmarks.cell.verification import verified
 from medgraft.benchmarks.kernels.results import read_operations
 from medgraft.benchmarks.launch.cells import Events, Running, Runs
 from medgraft.benchmarks.sweep.checks import check_events
-from medgraft.benchmarks.sweep.display import Display
+from medgraft.benchmarks.sweep.display import Display, FinishedRows
 from medgraft.benchmarks.sweep.external import untested_cells
-from medgraft.benchmarks.sweep.finished_rows import FinishedRows
 from medgraft.benchmarks.sweep.keeping import keep_best, kept_folders, without_graft
 from medgraft.benchmarks.sweep.plan import Plan, make_plan, resources_of
 from medgraft.benchmarks.sweep.request import Sweep
 from medgraft.benchmarks.watch.journal import Journal, planned
 from medgraft.commands.console import say as say_error
+from medgraft.commands.layout import say, show_table
 from medgraft.errors import MedgraftError
 from medgraft.launcher import launcher_class, make_launcher
 

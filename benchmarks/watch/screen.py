@@ -99,7 +99,7 @@ def sweep_lines(status: Status, width: int, most_rows: int = MOST_ROWS) -> list[
     lines = wrapped(f"{status.title}: {standing_text(status)}", width)
     if status.planned and status.total:
         ended = status.kept + status.done + len(status.failed)
-        lines.append(bar(ended / status.total, min(width, 60)))
+        lines.append(bar(ended / status.total, min(width - 2, 60)))
     lines += wrapped(counts_text(status), width)
     lines += _some("at work", [working_text(worker) for worker in status.working], MOST, width)
     lines += _some("failed", [failed_text(cell) for cell in status.failed], MOST, width, last=True)

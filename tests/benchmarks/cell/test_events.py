@@ -7,9 +7,9 @@ import builtins
 import pytest
 from sweeping import command
 
-from medgraft.benchmarks.cell.events import EventFiles, chosen_head, run_folder
 from medgraft.benchmarks.cell.job import Job
 from medgraft.benchmarks.cell.results import CellResult, CellSpec, read_results
+from medgraft.benchmarks.cell.steps.events import EventFiles, chosen_head, run_folder
 from medgraft.benchmarks.cell.worker import run_cell
 
 

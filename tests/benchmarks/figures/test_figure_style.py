@@ -15,17 +15,16 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from medgraft.benchmarks.board.embedding_figure import Plane, draw_planes, embedding_figure
 from medgraft.benchmarks.board.load_figure import Load, draw_loads, load_figure
 from medgraft.benchmarks.board.reliability_figure import Panel, draw_reliability, reliability_figure
 from medgraft.benchmarks.calibration.reliability import Curve
 from medgraft.benchmarks.explain.pictures import draw_image, image_figure, volume_figure
+from medgraft.benchmarks.figures.planes import Plane, draw_planes, embedding_figure
 from medgraft.benchmarks.figures.scales import SIZES, TIMES, logarithmic, plain, round_values, unit_of
 from medgraft.benchmarks.figures.style import COLOURS, HATCHES, LINES, MARKERS, blank, styled
 from medgraft.benchmarks.figures.titles import figure_title, panel_title, text_width, wrapped
 from medgraft.benchmarks.figures.writing import svg_text
-from medgraft.benchmarks.speed.scaling import Point
-from medgraft.benchmarks.speed.scaling_curves import CURVES
+from medgraft.benchmarks.speed.scaling_curves import CURVES, Point
 from medgraft.benchmarks.speed.scaling_curves import Curve as ScalingCurve
 from medgraft.benchmarks.speed.scaling_figure import plot, scaling_figure
 

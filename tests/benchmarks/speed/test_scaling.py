@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medgraft.benchmarks.speed import scaling
-from medgraft.benchmarks.speed.scaling import Point, measure, slope, table
-from medgraft.benchmarks.speed.scaling_curves import CURVES, Curve
+from medgraft.benchmarks.speed.scaling import measure, slope, table
+from medgraft.benchmarks.speed.scaling_curves import CURVES, Curve, Point
 from medgraft.benchmarks.speed.scaling_figure import plot, read_page
 
 

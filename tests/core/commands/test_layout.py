@@ -7,11 +7,8 @@ import re
 
 import pytest
 from rich.console import Console
-from test_leaderboard import store
 
-from medgraft.benchmarks.board.layout import show_table
-from medgraft.benchmarks.board.rows import board_rows
-from medgraft.benchmarks.board.terminal import show_board
+from medgraft.commands.layout import show_table
 
 WIDTHS = (40, 60, 80, 120, 200)
 HEADS = ("task", "encoder", "adapter", "seeds", "epochs", "cohort")
@@ -67,26 +64,3 @@ def test_a_table_without_rows_or_with_one_is_shown():
 def test_wide_characters_and_escapes_are_counted_as_they_are_seen():
     text = shown(60, rows=[("\x1b[31m脳の検査", "[bold]x[/bold]", "a", "0", "3", "real")] * 2)
     assert "\x1b[31m" not in text and "\\x1b[31m脳の検査" in text and "[bold]x[/bold]" in text
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("board")
-    for adapter in ("attentive_probe", "perceiver_resampler", "linear_probe"):
-        for encoder in ("phantom_brain", "timm:vit_small_patch16_224@random"):
-            store(folder, adapter=adapter, encoder=encoder, task="adni_image_text")
-    store(folder, 1, adapter="attentive_probe", encoder="phantom_brain", task="adni_image_text", status="timeout")
-    return board_rows([folder])
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-def test_the_board_breaks_no_word(rows, width):
-    out = io.StringIO()
-    show_board(rows, Console(file=out, width=width, force_terminal=True, color_system=None))
-    text = out.getvalue()
-    assert max(len(line.rstrip()) for line in text.splitlines()) <= width and "…" not in text
-    for word in ("perceiver_resampler", "attentive_probe", "timm:vit_small_patch16_224@random", "timeout", "PHANTOM"):
-        assert word in text
-    for row in rows:
-        value, low, _ = row.metrics["f1_macro"]
-        assert value is None or re.search(rf"{value:.3f} \[{low:.2f}".replace("[0.", "[."), text)

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from medgraft.benchmarks.board.embedding import Array, Embedded, Method, flatten
-from medgraft.benchmarks.figures.style import blank, legend_below, point_style, styled
+from numpy.typing import NDArray
+
+from medgraft.benchmarks.figures.legends import legend_below
+from medgraft.benchmarks.figures.style import blank, point_style, styled
 from medgraft.benchmarks.figures.titles import figure_title, side_label
 from medgraft.benchmarks.figures.writing import write_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Array = NDArray[Any]
+Method = Literal["tsne", "pca"]
 METHODS = {"tsne": "t-SNE", "pca": "two principal components"}
 ROW_HEIGHT = 3.6
 """Inches."""
@@ -39,24 +43,12 @@ class Plane:
     after: Array
 
 
-def plane(cell: Embedded, method: Method = "tsne") -> Plane:
-    """A cell's samples, brought into the plane."""
-    score = "" if cell.value is None else f"\n{cell.metric} {cell.value:.2f}"
-    title = f"{'PHANTOM ' if cell.phantom else ''}{cell.title}{score}"
-    return Plane(title, cell.classes, cell.targets, flatten(cell.before, method), flatten(cell.after, method))
-
-
-def draw(cells: Sequence[Embedded], out: Path, method: Method = "tsne") -> None:
-    """Writes an SVG, the same for the same embeddings.
+def draw_planes(planes: Sequence[Plane], out: Path, method: Method = "tsne") -> None:
+    """Writes an SVG, the same for the same places.
 
     Raises:
         MedgraftError: The file cannot be written.
     """
-    draw_planes([plane(cell, method) for cell in cells], out, method)
-
-
-def draw_planes(planes: Sequence[Plane], out: Path, method: Method = "tsne") -> None:
-    """The same for samples that are in the plane already."""
     said = "; ".join(f"{each.title}: {len(each.targets)} samples of {', '.join(each.classes)}" for each in planes)
     title = f"Test samples by {METHODS[method]} before and after training"
     write_svg(embedding_figure(planes, method), out, title, f"{title}, one row of panels per cell. {said}.")
