@@ -25,10 +25,10 @@ ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("commands", "audit", "speed", "pretrain"),
         ("site", "sharing"),
         ("sweep", "tuning", "suite", "board", "launch", "export", "predict", "kernels"),
-        ("explain",),
+        ("explain", "watch"),
         ("cell", "external", "fairness", "measure", "prepare"),
         ("training", "prefix_cache", "tasks", "calibration", "statistics"),
-        ("objectives", "metrics", "cohorts", "phantoms"),
+        ("objectives", "metrics", "cohorts", "phantoms", "figures"),
     ),
     "plugins": (("adapters", "adapters/parts", "adapters/kernels", "encoders", "encoders/parts"),),
     "core": (
@@ -115,7 +115,11 @@ def picture(pairs: Collection[tuple[str, str]]) -> str:
     middle = places()
     height = max(y for _, y in middle.values()) + 40
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" font-family="sans-serif">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" font-family="sans-serif" '
+        'role="img" aria-labelledby="title-rooms desc-rooms">',
+        '<title id="title-rooms">Rooms of the code and which imports which</title>',
+        '<desc id="desc-rooms">Three bands of boxes: the harness above the plugins above the core; lines lead down '
+        "from each room to those that it imports from. The table below the picture says the same in words.</desc>",
         f'<rect width="{WIDTH}" height="{height:.0f}" fill="white"/>',
     ]
     for band, rows in ROWS.items():

@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from medgraft.benchmarks.cell.result_files import UnreadableError, read_json
 from medgraft.benchmarks.cell.results import CellResult, CellSpec
 from medgraft.benchmarks.cohorts import places as cohorts
+from medgraft.benchmarks.figures.planes import Array, Method, Plane, draw_planes
 from medgraft.benchmarks.measure.environment import use_threads
 from medgraft.benchmarks.prefix_cache.store import cache_root
 from medgraft.commands.plain_text import one_line
@@ -29,9 +29,6 @@ from medgraft.task_names import build_task
 if TYPE_CHECKING:  # boards are drawn where torch need not be imported
     from medgraft.benchmarks.cell.steps.precomputing import Ready
 
-Array = NDArray[Any]
-Method = Literal["tsne", "pca"]
-COLOURS = ("#1b6ca8", "#e08e0b", "#b3282d", "#3d8b3d", "#7a4fa3", "#5f5f5f")
 FEWEST = 5
 """Test samples below which a picture says nothing."""
 
@@ -190,31 +187,17 @@ def flatten(values: Array, method: Method = "tsne", seed: int = 0) -> Array:
     return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(scaled)
 
 
+def plane(cell: Embedded, method: Method = "tsne") -> Plane:
+    """A cell's samples, brought into the plane."""
+    score = "" if cell.value is None else f"\n{cell.metric} {cell.value:.2f}"
+    title = f"{'PHANTOM ' if cell.phantom else ''}{cell.title}{score}"
+    return Plane(title, cell.classes, cell.targets, flatten(cell.before, method), flatten(cell.after, method))
+
+
 def draw(cells: Sequence[Embedded], out: Path, method: Method = "tsne") -> None:
-    """Writes an SVG: a row per cell, before training on the left and after it on the right, a colour per class.
+    """Writes an SVG: a row per cell, before training on the left and after it on the right, a mark per class.
 
     Raises:
         MedgraftError: The file cannot be written.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 3.6 * len(cells)), layout="constrained")
-    panels = figure.subplots(len(cells), 2, squeeze=False)
-    for row, cell in zip(panels, cells, strict=True):
-        for panel, values, when in zip(row, (cell.before, cell.after), ("before", "after"), strict=True):
-            places = flatten(values, method)
-            for k, name in enumerate(cell.classes):
-                chosen = cell.targets == k
-                colour = COLOURS[k % len(COLOURS)]
-                panel.scatter(*places[chosen].T, s=14, color=colour, alpha=0.8, linewidths=0, label=name)
-            panel.set(xticks=[], yticks=[], title=f"{when} training")
-        score = "" if cell.value is None else f", {cell.metric} {cell.value:.2f}"
-        row[0].set_ylabel(f"{'PHANTOM ' if cell.phantom else ''}{cell.title}{score}", fontsize=7, wrap=True)
-        row[1].legend(fontsize=7, loc="best")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context({"svg.hashsalt": "medgraft"}):
-            figure.savefig(out, format="svg", metadata={"Date": None})
-    except OSError as error:
-        raise MedgraftError(f"{out} cannot be written: {error}; choose another --out") from error
+    draw_planes([plane(cell, method) for cell in cells], out, method)

@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from medgraft.benchmarks.board.embedding import COLOURS
 from medgraft.benchmarks.board.rows import BoardRow
 from medgraft.benchmarks.calibration.reliability import Curve
 from medgraft.benchmarks.calibration.summary import Calibration
+from medgraft.benchmarks.figures.legends import legend_below
+from medgraft.benchmarks.figures.style import REFERENCE, line_style, panel_grid, styled
+from medgraft.benchmarks.figures.titles import panel_title
+from medgraft.benchmarks.figures.writing import write_svg
 from medgraft.errors import MedgraftError
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 PANELS_PER_ROW = 3
+PANEL = (3.0, 3.2)
+"""Inches."""
 MOST_LINES = 6
 """Lines that one panel shows; of more none can be told from another."""
 
@@ -72,50 +81,44 @@ def draw_reliability(drawn: Sequence[Panel], out: Path) -> None:
     Raises:
         MedgraftError: There is no curve to draw, or the file cannot be written.
     """
+    lines = sum(len(panel.lines) for panel in drawn)
+    said = (
+        f"{lines} curves in {len(drawn)} panels ({'; '.join(panel.title for panel in drawn)}): observed frequency "
+        "with its 95% interval over predicted probability; the dashed diagonal is perfect calibration"
+    )
+    write_svg(reliability_figure(drawn), out, "Predicted probabilities against observed frequencies", said)
+
+
+def reliability_figure(drawn: Sequence[Panel]) -> Figure:
+    """The figure itself.
+
+    Raises:
+        MedgraftError: There is no curve to draw.
+    """
     if not drawn:
         raise MedgraftError("no result has reliability curves; tasks of classes or labels have them")
-    import matplotlib
-
-    with matplotlib.rc_context({"svg.hashsalt": "medgraft", "svg.fonttype": "none", "font.size": 8}):
-        from matplotlib.figure import Figure
-
-        columns = min(PANELS_PER_ROW, len(drawn))
-        lines = -(-len(drawn) // columns)
-        figure = Figure(figsize=(3.2 * columns, 3.0 * lines + 0.5), layout="constrained")
-        axes = figure.subplots(lines, columns, squeeze=False)
-        for axis in axes.flat[len(drawn) :]:
-            axis.set_axis_off()
-        names = list(dict.fromkeys(name for panel in drawn for name in panel.lines))
-        for panel, axis in zip(drawn, axes.flat, strict=False):
+    names = list(dict.fromkeys(name for panel in drawn for name in panel.lines))
+    with styled():
+        figure, axes = panel_grid(len(drawn), PANELS_PER_ROW, PANEL, extra=0.3 + 0.2 * len(names))
+        for number, (panel, axis) in enumerate(zip(drawn, axes, strict=True)):
             _draw(panel, names, axis)
-        axes[0, 0].set_ylabel("observed frequency")
-        axes[-1, 0].set_xlabel("predicted probability")
-        shown = [pair for axis in axes.flat for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
-        handles = {label: handle for handle, label in shown}
-        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=2, fontsize=7)
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(out, format="svg", metadata={"Date": None})
-        except OSError as error:
-            raise MedgraftError(f"the figure cannot be written to {out}: {error}; choose another --out") from error
+            if number % PANELS_PER_ROW == 0:
+                axis.set_ylabel("observed frequency")
+            if number + PANELS_PER_ROW >= len(drawn):
+                axis.set_xlabel("predicted probability")
+        legend_below(figure, axes)
+    return figure
 
 
-def _draw(panel: Panel, names: Sequence[str], axis: Any) -> None:
-    axis.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle="--")
+def _draw(panel: Panel, names: Sequence[str], axis: Axes) -> None:
+    axis.plot([0, 1], [0, 1], color=REFERENCE, linewidth=0.9, linestyle=(0, (4, 3)))
     for name, curve in panel.lines.items():
         low = [max(0.0, y - end) for y, end in zip(curve.observed, curve.ci_low, strict=True)]
         high = [max(0.0, end - y) for y, end in zip(curve.observed, curve.ci_high, strict=True)]
-        colour = COLOURS[names.index(name) % len(COLOURS)]
-        axis.errorbar(
-            curve.confidence,
-            curve.observed,
-            yerr=(low, high),
-            marker="o",
-            markersize=3,
-            linewidth=1,
-            elinewidth=0.6,
-            color=colour,
-            label=name,
-        )
-    axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    axis.set_title(f"{panel.title}{' (PHANTOM)' if panel.phantom else ''}", fontsize=7)
+        style = line_style(names.index(name))
+        axis.errorbar(curve.confidence, curve.observed, yerr=(low, high), elinewidth=0.8, label=name, **style)
+    ticks = [0, 0.25, 0.5, 0.75, 1]
+    axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", xticks=ticks, yticks=ticks)
+    axis.set_xticklabels(["0", "", "0.5", "", "1"])
+    axis.set_yticklabels(["0", "", "0.5", "", "1"])
+    panel_title(axis, f"{panel.title}{' (PHANTOM)' if panel.phantom else ''}", PANEL[0] - 0.4)

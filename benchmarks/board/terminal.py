@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from medgraft.benchmarks.board.columns import HEADINGS, cells_of_row, numbers_shown, speaking
 from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
@@ -16,7 +13,7 @@ from medgraft.benchmarks.board.groups import HEADS, group_rows
 from medgraft.benchmarks.board.rows import BoardRow
 from medgraft.benchmarks.cell.results import CellResult
 from medgraft.benchmarks.fairness.basis import why_apart
-from medgraft.commands.plain_text import one_line
+from medgraft.commands.layout import say, show_table
 
 WIDE_COLUMNS = 150
 """Width of a terminal from which on a board shows costs too."""
@@ -65,17 +62,13 @@ def show_board(
         costs = costs if console.width >= WIDE_COLUMNS else costs[:1]
         failing = any(row.status != "success" for row in members)
         names = ("encoder", "adapter", "rank", *metrics, *costs, *(["status"] if failing else []))
-        table = Table(title=Text(one_line(members[0].title)), title_justify="left", padding=(0, 1, 0, 0), box=None)
-        for name in names:
-            table.add_column(
-                Text(one_line(name)), overflow="fold", no_wrap=name in metrics or name in ("rank", "trainable")
-            )
+        shown = []
         for row in members:
             texts = cells_of_row(row, ()) | {head: brief(row.metrics.get(name)) for head, name in metrics.items()}
             if console.width < WIDE_COLUMNS:
                 texts["rank"] = texts["rank"].partition(" ")[0]
-            table.add_row(*(Text(one_line(texts[name])) for name in names))
-        console.print(table)
+            shown.append([texts[name] for name in names])
+        show_table(console, names, shown, 2, members[0].title)
         if section in reasons:
             say(console, reasons[section])
         for row in members:
@@ -95,7 +88,7 @@ def show_board(
 def _show_groups(members: Sequence[BoardRow], metric: str, console: Console) -> None:
     """A metric by groups of test subjects."""
     if rows := group_rows(members, metric):
-        _show_table(f"{metric} by groups", HEADS, rows, ("value",), console)
+        show_table(console, HEADS, rows, 4, f"{metric} by groups")
 
 
 def _show_tests(members: Sequence[BoardRow], console: Console) -> None:
@@ -106,21 +99,9 @@ def _show_tests(members: Sequence[BoardRow], console: Console) -> None:
     for (on, subjects, number), tests in by_cohort.items():
         title = f"{members[0].first.spec.task} tested on {on}, {subjects} subjects: {number}"
         rows = [[test.row.first.spec.encoder, test.row.adapter, *test.shown(brief)] for test in tests]
-        _show_table(title, ("encoder", "adapter", *SIDES), rows, SIDES, console)
+        show_table(console, ("encoder", "adapter", *SIDES), rows, 2, title)
         for remark in dict.fromkeys(remark for test in tests for remark in test.remarks()):
             say(console, remark)
-
-
-def _show_table(
-    title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], whole: Sequence[str], console: Console
-) -> None:
-    """A table of texts; columns named in ``whole`` are not folded."""
-    table = Table(title=Text(one_line(title)), title_justify="left", padding=(0, 1, 0, 0), box=None)
-    for head in heads:
-        table.add_column(head, overflow="fold", no_wrap=head in whole)
-    for cells in rows:
-        table.add_row(*(Text(one_line(cell)) for cell in cells))
-    console.print(table)
 
 
 def _numbers_that_fit(cell: CellResult, console: Console) -> tuple[str, ...]:
@@ -137,14 +118,3 @@ def _show_diagnostics(members: Sequence[BoardRow], console: Console) -> None:
         for name, text in zip(DIAGNOSTIC_COLUMNS, diagnostic_cells(row.cells), strict=False):
             if text != "-":
                 say(console, f"{row.adapter}: {name}: {text}")
-
-
-def say(console: Console, text: str) -> None:
-    """One line as it is: foreign names and messages are neither markup nor control sequences.
-
-    A terminal that is too narrow for it gets several, broken between words; a file or pipe always gets one.
-    """
-    line = one_line(text)
-    parts = textwrap.wrap(line, console.width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    for part in parts if console.is_terminal else [line]:
-        console.print(part, markup=False, highlight=False, soft_wrap=True)

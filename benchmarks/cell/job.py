@@ -54,6 +54,7 @@ class Job(BaseModel):
         trial: Judge it on validation samples alone, and have no test split at all.
         tuning: How the options were chosen, for the result.
         suites: That it was asked for in, for the result.
+        events: Folder for TensorBoard event files, if any are to be written.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -66,6 +67,7 @@ class Job(BaseModel):
     trial: bool = False
     tuning: Tuning | None = None
     suites: list[str] = Field(default_factory=list)
+    events: Path | None = None
 
     def shown(self, log: str) -> str:
         """What a worker wrote to its terminal, without control sequences and names of the cohorts' files."""

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from medgraft.benchmarks.cell.results import Efficiency
     from medgraft.benchmarks.cell.steps.evaluation import Evaluated
     from medgraft.benchmarks.cell.steps.precomputing import Ready
+    from medgraft.benchmarks.training.observer import Observer
     from medgraft.benchmarks.training.trainer import TrainingLog
     from medgraft.ops.backends import Record
 
@@ -56,21 +57,26 @@ def run_cell(job: Job, progress: Progress, folder: Path | None = None) -> tuple[
     """
     import torch
 
+    from medgraft.benchmarks.cell.steps.events import observing
     from medgraft.benchmarks.cell.steps.operations import operations
 
     environment.use_threads(job.spec.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    clock = {"start": time.perf_counter()}
-    with operations(job.spec) as record:
-        if job.trial:
-            from medgraft.benchmarks.tuning.trial import run_trial
+    if job.trial:
+        from medgraft.benchmarks.tuning.trial import run_trial
 
+        with operations(job.spec):
             return run_trial(job, progress), {}
-        return _run_steps(job, record, progress, clock, folder)
+    with observing(job.events, job.spec) as observer:
+        clock = {"start": time.perf_counter()}
+        with operations(job.spec) as record:
+            result, arrays = _run_steps(job, record, progress, clock, folder, observer)
+        observer.result(result)
+    return result, arrays
 
 
 def _run_steps(
-    job: Job, record: Record, progress: Progress, clock: dict[str, float], folder: Path | None
+    job: Job, record: Record, progress: Progress, clock: dict[str, float], folder: Path | None, observer: Observer
 ) -> tuple[CellResult, dict[str, np.ndarray]]:
     """The steps of a cell, each with the time at which it ends."""
     from medgraft.benchmarks.cell.steps.attaching import attach
@@ -88,6 +94,7 @@ def _run_steps(
     progress(STEPS["prefix"], 0.0)
     ready = precompute(attached)
     clock["prefix"] = time.perf_counter()
+    ready.runner.observer = observer
     progress(STEPS["train"], 0.0)
     log = train(ready, lambda share: progress(f"{STEPS['train']} {ready.runner.phase}".strip(), share))
     clock["train"] = time.perf_counter()

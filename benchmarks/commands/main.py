@@ -25,10 +25,12 @@ from medgraft.benchmarks.commands.results.reproduce import reproduce
 from medgraft.benchmarks.commands.results.show import show
 from medgraft.benchmarks.commands.results.submit_check import submit_check
 from medgraft.benchmarks.commands.run import run
+from medgraft.benchmarks.commands.results.watch import watch
+from medgraft.benchmarks.commands.run import RunCommand, run
 from medgraft.commands.console import entered
 from medgraft.commands.main import app
 
-app.command("run")(run)
+app.command("run", cls=RunCommand)(run)
 app.add_typer(cohort, name="cohort")
 app.command("leaderboard")(leaderboard)
 app.command("expert-load")(expert_load)
@@ -47,6 +49,7 @@ app.command("label")(label)
 app.command("diff")(diff)
 app.command("reproduce")(reproduce)
 app.command("submit-check")(submit_check)
+app.command("watch")(watch)
 
 
 def main() -> None:
@@ -57,7 +60,9 @@ def main() -> None:
 
 def run_main() -> None:
     """Entry point of ``python -m benchmarks.run``."""
-    entered("benchmarks.run", lambda: typer.run(run))
+    alone = typer.Typer(add_completion=False)
+    alone.command(cls=RunCommand)(run)
+    entered("benchmarks.run", alone)
 
 
 if __name__ == "__main__":

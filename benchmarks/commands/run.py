@@ -9,10 +9,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from medgraft.benchmarks.commands.arguments import Debug, listed, listed_encoders, parse_data, parse_match, parse_seeds
 from medgraft.commands.console import guarded, tell_if_deaf
 from medgraft.errors import ConfigError
+
+
+class RunCommand(TyperCommand):
+    """``run``; its ``--tensorboard`` may go without a folder, for which Typer has no word."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Puts ``auto`` behind an option that stands alone."""
+        given: list[str] = []
+        for word, following in zip(args, [*args[1:], "-"], strict=True):
+            given += [word, "auto"] if word == "--tensorboard" and following.startswith("-") else [word]
+        return super().parse_args(ctx, given)
 
 
 def run(
@@ -96,6 +108,10 @@ def run(
             "--set", help="NAME.OPTION=VALUE: lora.rank=4, chexpert.labels=all, train.lr=1e-3, train.lora.epochs=3."
         ),
     ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(help="Write TensorBoard event files, into this folder or RESULTS/tensorboard if none is named."),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Run more than 10,000 cells without being asked twice.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log more; may name files of the cohort.")] = False,
     debug: Debug = False,
@@ -148,6 +164,7 @@ def run(
             "test_on": listed(test_on, "--test-on"),
             "match": parse_match(match),
             "verify": verify or None,
+            "tensorboard": tensorboard,
             "yes": yes or None,
         }
         sweep = read_sweep(config, overrides, set_ or ())

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from medgraft.benchmarks.figures.style import SMALL, blank, styled
+from medgraft.benchmarks.figures.titles import figure_title
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SIDE = 1024
 """Longest side of an image that is drawn; larger ones are thinned out."""
@@ -23,7 +29,18 @@ right, the front and the top."""
 
 
 def draw_image(image: np.ndarray, heat: np.ndarray, title: str, unit: str) -> bytes:
-    """An image beside itself with a map over it, as PNG.
+    """An image beside itself with a map over it, as PNG; arguments as of :func:`image_figure`."""
+    return _png(image_figure(image, heat, title, unit), title, unit)
+
+
+def draw_volume(volume: np.ndarray, heat: np.ndarray, title: str, unit: str, *, oriented: bool) -> bytes:
+    """Slices of a volume with a map over them, as PNG; arguments as of :func:`volume_figure`."""
+    return _png(volume_figure(volume, heat, title, unit, oriented=oriented), title, unit)
+
+
+@styled()
+def image_figure(image: np.ndarray, heat: np.ndarray, title: str, unit: str) -> Figure:
+    """An image beside itself with a map over it.
 
     Args:
         image: ``[H, W]`` of any scale.
@@ -34,7 +51,7 @@ def draw_image(image: np.ndarray, heat: np.ndarray, title: str, unit: str) -> by
     step = max(1, -(-max(image.shape) // SIDE))
     image, heat = image[::step, ::step], heat[::step, ::step]
     height, width = image.shape
-    figure = _figure(2 * 4.2 * min(2.0, max(0.5, width / height)) + 1.4, 4.6)
+    figure = blank(2 * 4.2 * min(2.0, max(0.5, width / height)) + 1.4, 4.6)
     grid = figure.subplots(1, 2)
     limits = _limits(image)
     for place in grid:
@@ -44,8 +61,9 @@ def draw_image(image: np.ndarray, heat: np.ndarray, title: str, unit: str) -> by
     return _finished(figure, list(grid), shown, title, unit)
 
 
-def draw_volume(volume: np.ndarray, heat: np.ndarray, title: str, unit: str, *, oriented: bool) -> bytes:
-    """Slices of a volume with a map over them, as PNG; along each axis the slice with most of the map is among them.
+@styled()
+def volume_figure(volume: np.ndarray, heat: np.ndarray, title: str, unit: str, *, oriented: bool) -> Figure:
+    """Slices of a volume with a map over them; along each axis the slice with most of the map is among them.
 
     Args:
         volume: ``[D, H, W]``, as it was read: axes to the right, the front and the top.
@@ -56,7 +74,7 @@ def draw_volume(volume: np.ndarray, heat: np.ndarray, title: str, unit: str, *, 
     """
     planes = PLANES if oriented else (("slice", 0, "", ""),)
     rows = len(planes) if oriented else 2
-    figure = _figure(2.0 * SLICES + 1.2, 2.3 * rows + 0.5)
+    figure = blank(2.0 * SLICES + 1.2, 2.3 * rows + 0.5)
     grid = figure.subplots(rows, SLICES)
     for place in grid.flat:
         place.set_axis_off()
@@ -68,9 +86,9 @@ def draw_volume(volume: np.ndarray, heat: np.ndarray, title: str, unit: str, *, 
             under, over = (_plane(np.take(values, at, axis), oriented) for values in (volume, heat))
             place.imshow(under, cmap="gray", vmin=limits[0], vmax=limits[1])
             shown = scale.over(place, over)
-            place.set_title(f"{name} {at}", fontsize=8, pad=2)
+            place.set_title(f"{name} {at}", fontsize=SMALL, pad=2)
             for text, x, side in ((left, 0.02, "left"), (right, 0.98, "right")):
-                place.text(x, 0.97, text, color="w", fontsize=7, ha=side, va="top", transform=place.transAxes)
+                place.text(x, 0.97, text, color="w", fontsize=SMALL, ha=side, va="top", transform=place.transAxes)
     return _finished(figure, list(grid.flat), shown, title, unit)
 
 
@@ -109,29 +127,33 @@ class _Scale(NamedTuple):
         return cls(top if top > 0 else 1.0, bool((finite < 0).any()))
 
     def over(self, place: Any, heat: np.ndarray) -> Any:
-        """Draws a map ``[h, w]``, the stronger the less transparent; red speaks for the class, blue against it."""
+        """Draws a map ``[h, w]``, the stronger the less transparent; red speaks for the class, blue against it.
+
+        In grey both are dark, so a dashed line goes round what speaks against it.
+        """
         strength = np.clip(np.abs(np.nan_to_num(heat)) / self.top, 0, 1)
         opacity = np.where(strength < FAINT, 0.0, 0.25 + 0.5 * strength)
         colours, low = ("RdBu_r", -self.top) if self.signed else ("inferno", 0.0)
+        against = -2 * FAINT * self.top
+        if min(heat.shape) > 1 and np.nanmin(heat, initial=0.0) < against < np.nanmax(heat, initial=-self.top):
+            place.contour(np.nan_to_num(heat), levels=[against], colors="white", linewidths=0.8, linestyles="dashed")
         return place.imshow(heat, cmap=colours, vmin=low, vmax=self.top, alpha=opacity)
 
 
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _finished(figure: Any, places: Sequence[Any], shown: Any, title: str, unit: str) -> bytes:
-    figure.suptitle(title, fontsize=9, wrap=True)
+def _finished(figure: Figure, places: Sequence[Any], shown: Any, title: str, unit: str) -> Figure:
+    figure_title(figure, title)
     if shown is not None:
         from matplotlib.cm import ScalarMappable
 
         scale = ScalarMappable(norm=shown.norm, cmap=shown.cmap)  # without the transparency of what was drawn
-        figure.colorbar(scale, ax=places, label=unit, shrink=0.8)
+        label = f"{unit}; dashed: below zero" if shown.norm.vmin < 0 else unit
+        figure.colorbar(scale, ax=places, label=label, shrink=0.8)
+    return figure
+
+
+@styled()
+def _png(figure: Figure, title: str, unit: str) -> bytes:
     content = io.BytesIO()
-    figure.savefig(content, format="png")
+    said = {"Title": title, "Description": f"{title}: {unit}", "Software": None}
+    figure.savefig(content, format="png", metadata=said)
     return content.getvalue()

@@ -15,7 +15,7 @@ from pathlib import Path
 from medgraft.benchmarks.cell.job import GRAFT, JOB, RESULT, UNWRITABLE, Job
 from medgraft.benchmarks.cell.progress import ProgressReader
 from medgraft.benchmarks.cell.result_files import UnreadableError
-from medgraft.benchmarks.cell.results import CellResult, CellSpec, ResultStore, StorageError
+from medgraft.benchmarks.cell.results import CellResult, CellSpec, ResultStore, StorageError, machine_mark
 from medgraft.benchmarks.cell.verification import check
 from medgraft.benchmarks.cohorts.places import Cohort
 from medgraft.benchmarks.external.results import put_external
@@ -101,6 +101,7 @@ class Runs:
         external: Key of a cell -> other cohorts that its graft is tested on.
         tunings: Key of a cell -> how its options were chosen.
         suites: Key of a cell -> suites that it was asked for in.
+        events: Folder for TensorBoard event files, if any are to be written.
     """
 
     def __init__(
@@ -115,11 +116,14 @@ class Runs:
         external: Mapping[str, Sequence[ExternalTest]] | None = None,
         tunings: Mapping[str, Tuning] | None = None,
         suites: Mapping[str, Sequence[str]] | None = None,
+        events: Path | None = None,
     ) -> None:
         self.store, self.cohorts, self.launcher, self.name = store, cohorts, launcher, name
         self.verbose, self.keep, self.external = verbose, keep, external or {}
         self.tunings, self.suites = tunings or {}, suites or {}
-        self.work = store.root.absolute() / f".work-{os.getpid()}"
+        # Machines that share the folder, containers above all, have processes of one number.
+        self.work = store.root.absolute() / f".work-{os.getpid()}-{machine_mark()}"
+        self.events = None if events is None else events.absolute()
         self.at_once = 1
 
     def run(self, cells: Sequence[CellSpec], events: Events) -> list[CellResult]:
@@ -168,6 +172,7 @@ class Runs:
             external=list(self.external.get(key, ())),
             tuning=self.tunings.get(key),
             suites=list(self.suites.get(key, ())),
+            events=self.events,
         )
 
     def settle(self, worker: Running, outcome: Outcome, seconds: float) -> CellResult:

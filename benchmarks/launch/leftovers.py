@@ -44,7 +44,7 @@ def clear_leftovers(root: Path) -> None:
         with suppress(OSError):
             owner = folder / OWNER
             machine = owner.read_text() if owner.is_file() else machine_mark()
-            if _is_left(folder, machine, folder.name.removeprefix(".work-")):
+            if _is_left(folder, machine, folder.name.split("-")[1]):
                 shutil.rmtree(folder, ignore_errors=True)
     for parent, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -4,6 +4,7 @@ Each curve varies one size of one operation or job and keeps the others: tokens,
 number of adapters and of seeds. Written are an SVG and a Markdown table per curve; the slope of a straight line through
 the logarithms says the power that time or memory grows with (1: linear, 2: quadratic, 0: not at all). Forms are timed
 in turns in processor time, forward and backward together; memory is the peak of allocated tensors above the start.
+``--page docs/speed.md`` draws the figures again from tables that were measured before.
 """
 
 from __future__ import annotations
@@ -15,31 +16,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from medgraft.benchmarks.measure.costs import peak_allocation
-from medgraft.benchmarks.speed.scaling_curves import CURVES, Curve, Step
+from medgraft.benchmarks.speed.scaling_curves import CURVES, Curve, Point, Step
+from medgraft.benchmarks.speed.scaling_figure import plot, plot_page
 
 LEAST_SECONDS = 0.05
 """Shorter runs are repeated within a round."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One form at one size.
-
-    Attributes:
-        size: What the curve varies.
-        seconds: Of one run, the median over the rounds.
-        peak: Bytes.
-    """
-
-    size: float
-    seconds: float
-    peak: int
 
 
 def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
@@ -80,7 +66,9 @@ def measure(curve: Curve, rounds: int, sizes: Sequence[int]) -> dict[str, list[P
             for form, step in steps.items():
                 seconds[form].append(one_run(step))
         for form, step in steps.items():
-            points[form].append(Point(size, statistics.median(seconds[form]), peak_allocation(step) or 0))
+            spent = seconds[form]
+            peak = peak_allocation(step) or 0
+            points[form].append(Point(size, statistics.median(spent), peak, (min(spent), max(spent))))
     return points
 
 
@@ -102,28 +90,6 @@ def _slope_text(points: Sequence[Point], value: Callable[[Point], float]) -> str
     return f"{slope(*zip(*positive, strict=True)):.2f}" if len(positive) > 1 else "-"
 
 
-def plot(curve: Curve, points_of: dict[str, list[Point]], path: Path) -> None:
-    """Time and memory over the size, logarithmic on both axes, as an SVG that is the same for the same numbers."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "medgraft"
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
-    for form, points in points_of.items():
-        sizes = [p.size for p in points]
-        axes[0].plot(sizes, [1e3 * p.seconds for p in points], marker="o", label=form)
-        axes[1].plot(sizes, [p.peak / 1e6 for p in points], marker="o", label=form)
-    for axis, label in zip(axes, ("ms, forward and backward", "peak MB"), strict=True):
-        axis.set(xscale="log", yscale="log", xlabel=curve.axis, ylabel=label)
-    axes[0].legend()
-    figure.suptitle(curve.title, fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Measures the curves and writes tables to the output and plots to the folder."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.scaling", description=__doc__)
@@ -132,7 +98,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="runs of each form at each size")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--quick", action="store_true", help="the two smallest sizes, one round: does it run?")
+    parser.add_argument("--page", type=Path, help="draw the tables of this Markdown page again; measure nothing")
     options = parser.parse_args(arguments)
+    if options.page is not None:
+        names = plot_page(options.page, options.out or options.page.parent / "scaling", options.curve or list(CURVES))
+        _write([f"drawn from {options.page}: {', '.join(names) or 'nothing, it has no table of a curve'}"])
+        return 0 if names else 1
     torch.set_num_threads(options.threads)
     _write([f"cpu, {options.threads} thread(s), {options.rounds} rounds, torch {torch.__version__}.", ""])
     for name in options.curve or CURVES:

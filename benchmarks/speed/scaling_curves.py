@@ -34,6 +34,23 @@ class Curve:
     build: Callable[[str, int], Step]
 
 
+@dataclass(frozen=True)
+class Point:
+    """One form at one size.
+
+    Attributes:
+        size: What the curve varies.
+        seconds: Of one run, the median over the rounds.
+        peak: Bytes.
+        spread: Fewest and most seconds of the rounds; ``None`` where they are not known.
+    """
+
+    size: float
+    seconds: float
+    peak: int
+    spread: tuple[float, float] | None = None
+
+
 def _drawn(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 
 from medgraft import plugins
 from medgraft.benchmarks.cell.resolved import Resolver
@@ -75,6 +77,27 @@ def _check_options(sweep: Sweep, resolver: Resolver) -> None:
             training(sweep, name, resolver=resolver)
     for adapter in requested_adapters(sweep):
         training(sweep, adapter, resolver=resolver)
+
+
+def check_events(sweep: Sweep) -> None:
+    """Sees to it that TensorBoard event files can be written where they are asked for.
+
+    Raises:
+        ConfigError: The package is not installed, or the folder cannot be made or written.
+    """
+    folder = sweep.events()
+    if folder is None:
+        return
+    if find_spec("tensorboard") is None:
+        raise ConfigError("--tensorboard needs tensorboard; install it with: pip install 'medgraft[tensorboard]'")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"--tensorboard {folder} cannot be written: {error.strerror}; choose another folder"
+        ) from error
 
 
 def check_size(sweep: Sweep, rows: Sequence[Row]) -> None:

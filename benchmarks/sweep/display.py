@@ -1,18 +1,21 @@
-"""What a sweep shows while it runs: one line of progress, and one for each cell that failed."""
+"""What a sweep shows while it runs: one line of progress, above it one for each finished row and each failed cell."""
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from medgraft.benchmarks.board.terminal import say
-from medgraft.benchmarks.cell.results import CellResult, CellSpec
+from medgraft.benchmarks.board.rows import BoardRow, make_row
+from medgraft.benchmarks.board.terminal import brief
+from medgraft.benchmarks.cell.results import CellResult, CellSpec, ResultStore
 from medgraft.benchmarks.launch.cells import Running
+from medgraft.benchmarks.watch.time_left import clock, seconds_left
+from medgraft.commands.layout import say
 from medgraft.commands.plain_text import one_line
 
 
@@ -40,7 +43,7 @@ class Display:
     """One progress display: the sweep, what each worker does now, and how long is left.
 
     Args:
-        console: Where it is shown; without a terminal, one line per finished cell.
+        console: Where it is shown; without a terminal, one line per finished cell and none per row.
         cells: What will run.
         jobs: Workers at a time.
     """
@@ -61,14 +64,9 @@ class Display:
 
     def remaining(self, running: Sequence[Running]) -> float | None:
         """Seconds left, from the cells of the same task and adapter that have ended; ``None`` before the first."""
-        if not self.spent:
-            return None
-        overall = statistics.fmean(value for values in self.spent.values() for value in values)
-        ahead = sum(
-            statistics.fmean(self.spent.get((cell.task, cell.adapter), [overall])) for cell in self.left.values()
-        )
-        busy = sum(min(time.monotonic() - worker.started, overall) for worker in running)
-        return max(ahead - busy, 0.0) / self.jobs
+        ahead = [(cell.task, cell.adapter) for cell in self.left.values()]
+        busy = [time.monotonic() - worker.started for worker in running]
+        return seconds_left(ahead, self.spent, busy, self.jobs)
 
     def tick(self, running: Sequence[Running]) -> None:
         """Shows what runs now."""
@@ -95,15 +93,64 @@ class Display:
                 f"({sum(result.timing.values()):.0f} s, {len(self.left)} left)",
             )
 
+    def row(self, row: FinishedRow) -> None:
+        """Keeps a line for a row whose last seed has ended, above the progress."""
+        if self.console.is_terminal:
+            spec = row.cells[0]
+            say(self.console, f"{spec.task} / {spec.encoder} / {spec.adapter}: {row.metric}")
 
-def clock(seconds: float) -> str:
-    """Seconds for people.
 
-    Example:
-        >>> clock(42), clock(3700)
-        ('42 s', '1 h 01 min')
+@dataclass(frozen=True)
+class FinishedRow:
+    """A row all of whose seeds have ended.
+
+    Attributes:
+        cells: Its cells.
+        metric: Its main metric with the interval over subjects and seeds, or how its seeds ended.
     """
-    minutes = int(seconds // 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+    cells: Sequence[CellSpec]
+    metric: str
+
+
+class FinishedRows:
+    """Tells when a row is complete.
+
+    Args:
+        store: Where the results are.
+        cells: All cells of the sweep.
+        ahead: Keys of those that will run.
+    """
+
+    def __init__(self, store: ResultStore, cells: Sequence[CellSpec], ahead: Collection[str]) -> None:
+        self.store = store
+        self.rows: dict[str, list[CellSpec]] = {}
+        self.left: dict[str, set[str]] = {}
+        for cell in cells:
+            self.rows.setdefault(cell.row(), []).append(cell)
+            if (key := cell.key()) in ahead:
+                self.left.setdefault(cell.row(), set()).add(key)
+
+    def add(self, result: CellResult) -> FinishedRow | None:
+        """Takes a result that is stored; gives its row if that was the last one missing."""
+        name = result.spec.row()
+        left = self.left.get(name, set())
+        if result.key not in left:
+            return None
+        left.discard(result.key)
+        if left:
+            return None
+        seeds = [(self.store.path(cell), stored) for cell in self.rows[name] if (stored := self.store.get(cell))]
+        return FinishedRow(self.rows[name], _metric(make_row(seeds)) if seeds else "no result can be read")
+
+
+def _metric(row: BoardRow) -> str:
+    """The main metric of a row in words.
+
+    A mean over the seeds that succeeded says how many did not.
+    """
+    seeds = f"{len(row.cells)} seed{'s' * (len(row.cells) > 1)}"
+    if row.first.status != "success":
+        return f"no seed succeeded, {row.status}" if len(row.cells) > 1 else row.first.status
+    value = f"{row.first.primary} {brief(row.metrics.get(row.first.primary))}"
+    return f"{value}, {seeds}" if row.status == "success" else f"{value}, seeds that failed: {row.status}"

@@ -23,6 +23,9 @@ from medgraft.sizing import parse_count
 from medgraft.suites import find_suite
 from medgraft.task_names import current_name, expand_where_known
 
+AUTO = Path("auto")
+"""``--tensorboard`` without a folder."""
+
 LISTS = ("adapters", "encoders", "tasks", "test_on")
 """Fields that a file may also give as one text with commas."""
 
@@ -68,6 +71,8 @@ class Sweep(Options):
             composed one.
         train: Adapter name -> training hyper-parameters. One beside the names (``lr: 1e-3``) is for every adapter
             that trains.
+        tensorboard: Folder for TensorBoard event files, ``auto`` for ``tensorboard`` in that of the results; none are
+            written by default.
         yes: Run any number of cells.
         assigned: Adapters and tasks whose options stand on the command line, so that some row must be of each.
     """
@@ -106,6 +111,7 @@ class Sweep(Options):
     verify: bool = False
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
+    tensorboard: Path | None = None
     yes: bool = False
     assigned: tuple[str, ...] = ()
 
@@ -166,6 +172,10 @@ class Sweep(Options):
         if not self.adapters and (entry is None or not entry.variants):
             raise ValueError("no adapter was named; choose some with --adapters (`medgraft ls adapters` lists them)")
         return self
+
+    def events(self) -> Path | None:
+        """Folder for TensorBoard event files, if any are to be written."""
+        return self.results / "tensorboard" if self.tensorboard == AUTO else self.tensorboard
 
     def preset_entry(self) -> PresetEntry:
         """The preset, or the suite as one.

@@ -6,27 +6,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from medgraft.benchmarks.board.leaderboard import write_board
 from medgraft.benchmarks.board.rows import board_rows
-from medgraft.benchmarks.board.terminal import say, show_board
+from medgraft.benchmarks.board.terminal import show_board
 from medgraft.benchmarks.cell.results import CellResult, CellSpec, ResultStore, StorageError
 from medgraft.benchmarks.cell.verification import verified
 from medgraft.benchmarks.kernels.results import read_operations
-from medgraft.benchmarks.launch.cells import Events, Runs
+from medgraft.benchmarks.launch.cells import Events, Running, Runs
 from medgraft.benchmarks.suite.membership import misfit_of_spec
 from medgraft.benchmarks.suite.ranks import boards_of
 from medgraft.benchmarks.suite.text import show_suite
-from medgraft.benchmarks.sweep.display import Display
+from medgraft.benchmarks.sweep.checks import check_events
+from medgraft.benchmarks.sweep.display import Display, FinishedRows
 from medgraft.benchmarks.sweep.external import untested_cells
 from medgraft.benchmarks.sweep.keeping import keep_best, kept_folders, without_graft
 from medgraft.benchmarks.sweep.plan import Plan, make_plan, resources_of
 from medgraft.benchmarks.sweep.request import Sweep
 from medgraft.benchmarks.sweep.tuning import tuned
+from medgraft.benchmarks.watch.journal import Journal, planned
 from medgraft.commands.console import say as say_error
-from medgraft.commands.plain_text import one_line
+from medgraft.commands.layout import say, show_table
 from medgraft.errors import MedgraftError
 from medgraft.launcher import launcher_class, make_launcher
 from medgraft.suites import find_suite
@@ -40,8 +40,8 @@ def show_plan(sweep: Sweep) -> None:
     """Prints the cells of a request and why some pairs are left out; runs and makes nothing."""
     console = Console()
     plan = make_plan(sweep, console, make=False)
-    table = Table("task", "encoder", "adapter", "seeds", "epochs", "cohort")
     grouped: dict[str, list[CellSpec]] = {}
+    rows: list[tuple[str, ...]] = []
     for cell in plan.cells:
         grouped.setdefault(cell.row(), []).append(cell)
     for row, cells in grouped.items():
@@ -50,8 +50,8 @@ def show_plan(sweep: Sweep) -> None:
         mark = "PHANTOM" if first.cohort.phantom else "real"
         adapter = f"{first.adapter}: {label}" if label else first.adapter
         texts = (first.task, first.encoder, adapter, seeds, str(first.train.epochs), mark)
-        table.add_row(*(Text(one_line(text)) for text in texts))
-    console.print(table)
+        rows.append(texts)
+    show_table(console, ("task", "encoder", "adapter", "seeds", "epochs", "cohort"), rows, 3)
     console.print(f"{len(plan.cells)} cells")
     if plan.spaces:
         say(console, f"before them {sweep.tune} trials at most of each of {len(plan.spaces)} rows")
@@ -84,6 +84,7 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
     console = Console()
     store = ResultStore(sweep.results)
     store.check_writable()
+    check_events(sweep)
     plan = make_plan(sweep, console)
     show_skipped(plan, console)
     if sweep.tune:
@@ -154,7 +155,8 @@ def _run(
     """Runs what is missing by the launcher; the results that are no success."""
     resources = resources_of(sweep, missing[0].device)
     launcher = make_launcher(sweep.launcher, sweep.options.get(sweep.launcher, {}), resources)
-    display = Display(console, missing, min(launcher.slots(), len(missing)))
+    at_once = max(1, min(launcher.slots(), len(missing)))
+    display = Display(console, missing, at_once)
     keep = sweep.keep != "none"
     runs = Runs(
         store,
@@ -166,9 +168,26 @@ def _run(
         external=plan.external,
         tunings=plan.tunings,
         suites=citing(sweep, plan),
+        events=sweep.events(),
     )
-    with display.progress:
-        done = runs.run(missing, Events(display.tick, display.finished))
+    ahead = {cell.key() for cell in missing}
+    kept = {key for cell in plan.cells if (key := cell.key()) not in ahead}
+    facts = planned(plan.cells, plan.labels, kept, launcher=sweep.launcher, at_once=at_once, work=runs.work.name)
+    rows, journal = FinishedRows(store, plan.cells, ahead), Journal(store.root, facts)
+
+    def finished(result: CellResult) -> None:
+        display.finished(result)
+        journal.cell(result)
+        if (row := rows.add(result)) is not None:
+            display.row(row)
+            journal.row([cell.key() for cell in row.cells], row.metric)
+
+    def tick(running: Sequence[Running]) -> None:
+        display.tick(running)
+        journal.beat()
+
+    with display.progress, journal.ending():
+        done = runs.run(missing, Events(tick, finished))
     return [result for result in done if result.status != "success"]
 
 

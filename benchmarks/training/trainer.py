@@ -17,6 +17,7 @@ from torch import Tensor
 from medgraft.adapter_protocols import set_task_ids
 from medgraft.benchmarks.prefix_cache.inputs import TowerInputs, drawn_batch
 from medgraft.benchmarks.training.best_weights import BestWeights
+from medgraft.benchmarks.training.observer import Observer
 from medgraft.benchmarks.training.phases import Phases
 from medgraft.errors import ConfigError, DataError
 from medgraft.fast.cls_block import ClsReadOut
@@ -85,6 +86,7 @@ class Runner:
         phase: The phase that trains now, where an adapter declares several; empty otherwise.
         device: Where encoder, adapters and head are.
         world: The processes that train it together; this one alone unless ``torch.distributed`` has a group.
+        observer: Is told of every step, outside of the time that is measured.
     """
 
     grafted: Grafted
@@ -97,6 +99,7 @@ class Runner:
     phase: str = ""
     device: str = "cpu"
     world: World = field(default_factory=World)
+    observer: Observer = field(default_factory=Observer)
 
     def outputs(self, index: np.ndarray, draw: np.ndarray | None = None) -> dict[str, Features]:
         """Features of the samples ``index``, ``[B]``, adapters included; of the views that were drawn, if any."""
@@ -240,15 +243,17 @@ class Runner:
         self.grafted.train()
         views = np.random.default_rng([seed, 23])
         with phases.running():
-            for _ in range(train.epochs):
+            for epoch in range(1, train.epochs + 1):
                 losses, drawn = [], self._draw_views(views)
                 for part in batches(order.permutation(index), train.batch_size):
                     rate = learning_rate(*phases.enter(log.steps), train.warmup)
                     self.phase = phases.name
                     losses.append(self._step(optimizer, part, rate, log, None if drawn is None else drawn[part]))
                     phases.record(losses[-1])
+                    self.observer.step(log.steps, losses[-1], _rates(optimizer))
                     progress(log.steps / total)
                 log.epoch_loss.append(float(np.mean(losses)))
+                self.observer.epoch(epoch, log.steps, log.epoch_loss[-1])
                 if not math.isfinite(log.epoch_loss[-1]):
                     raise FloatingPointError(
                         f"the loss is {log.epoch_loss[-1]} after {log.steps} steps; lower the learning rate"
@@ -305,6 +310,11 @@ class Runner:
         if not self.world.splits(len(whole)):
             return scores
         return self.world.gather(torch.from_numpy(scores).to(self.device)).cpu().numpy()
+
+
+def _rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Learning rate of each group of parameters now, by its peak."""
+    return {f"peak_{group['peak']:g}": float(group["lr"]) for group in optimizer.param_groups}
 
 
 def _check_rows(tower: str, features: Features, samples: int, *, finite: bool) -> None:

@@ -1,1 +1,1 @@
-"""Commands that read results: ``compare``, ``show``, ``diff``, ``reproduce``, ``submit-check`` and ``label``."""
+"""Commands that read results: ``show``, ``diff``, ``reproduce``, ``submit-check``, ``label`` and ``watch``."""

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from medgraft.benchmarks.board.terminal import say
 from medgraft.benchmarks.sweep.display import Display, fitted
+from medgraft.commands.layout import say
 
 LONG = "error adni_image_text / inflate3d:slices=8:timm:vit_small_patch14_dinov2 / brain_adapter seed 12: it failed"
 

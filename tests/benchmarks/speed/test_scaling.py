@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medgraft.benchmarks.speed import scaling
-from medgraft.benchmarks.speed.scaling import Point, measure, plot, slope, table
-from medgraft.benchmarks.speed.scaling_curves import CURVES, Curve
+from medgraft.benchmarks.speed.scaling import measure, slope, table
+from medgraft.benchmarks.speed.scaling_curves import CURVES, Curve, Point
+from medgraft.benchmarks.speed.scaling_figure import plot, read_page
 
 
 @given(st.floats(-2, 3), st.floats(0.01, 100))
@@ -41,6 +42,16 @@ def test_equal_numbers_give_equal_plots(tmp_path):
         plot(LINE, found, tmp_path / name / "line.svg")
     first, second = ((tmp_path / name / "line.svg").read_text() for name in ("a", "b"))
     assert first == second and first.count("<svg") == 1
+
+
+def test_a_table_gives_its_points_back():
+    curve = CURVES["lora_rank"]
+    found = {form: [Point(n, k * 1e-3 * n, 250_000 * n) for n in curve.sizes] for k, form in enumerate(curve.forms, 1)}
+    page = "\n".join(
+        ["# A page", "", *table(curve, found), "## Another part", "| rank | no |", "|---|---|", "| 4 | 1 |"]
+    )
+    assert read_page(page) == {"lora_rank": found}
+    assert read_page("# A page without tables") == {}
 
 
 @pytest.mark.parametrize("name", sorted(CURVES))

@@ -1,0 +1,1 @@
+"""One style for every figure: of docs, of boards and of explanations."""
