@@ -37,6 +37,11 @@ class AceLora(Adapter):
 
     paper = "Aydin et al., ACE-LoRA, 2026 (arXiv 2603.17079)"
     licence = "Apache-2.0"
+    formula = (
+        r"h = W_0 x + \frac{\alpha}{\sqrt{r}} B A x"
+        "\n"
+        r"X' = \phi_2\left(H^\top \phi_1(H X)\right)"
+    )
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
     identity_at_init = False
 

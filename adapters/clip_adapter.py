@@ -57,6 +57,7 @@ class ClipAdapter(Adapter):
         "Gao et al., CLIP-Adapter: Better Vision-Language Models with Feature Adapters, IJCV 2024 (arXiv 2110.04544)"
     )
     licence = "Apache-2.0"
+    formula = r"f^* = \alpha\, \mathrm{ReLU}(\mathrm{ReLU}(f W_1)\, W_2) + (1 - \alpha)\, f"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 100})
     text_padding = 0
     identity_at_init = False

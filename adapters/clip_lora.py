@@ -22,6 +22,7 @@ class ClipLora(Lora):
         "2405.18541)"
     )
     licence = "Apache-2.0"
+    formula = r"h = W_0 x + \frac{\alpha}{\sqrt{r}} B A x"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 40})
 
     class Config(Lora.Config):

@@ -34,6 +34,7 @@ class Houlsby(SerialAdapter):
 
     paper = "Houlsby et al., Parameter-Efficient Transfer Learning for NLP, ICML 2019 (arXiv 1902.00751)"
     licence = "Apache-2.0"
+    formula = r"h \leftarrow h + W_{up}\, \mathrm{GELU}(W_{down} h + b_{down}) + b_{up}"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
     text_padding = 0
     identity_at_init = False

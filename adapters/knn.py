@@ -33,6 +33,7 @@ class Knn(SupportAdapter):
         "Wu et al., CVPR 2018"
     )
     licence = "Apache-2.0"
+    formula = r"p(k \mid x) \propto \sum_{i \in N(x),\, y_i = k} \exp\left(\frac{\cos(x, x_i)}{T}\right)"
     train_defaults = MappingProxyType({"epochs": 0})
     kept = ("keys", "votes", "counted")
     export_refusal = "it holds the features of every training sample, which are not to leave with a model"

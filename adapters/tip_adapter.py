@@ -35,6 +35,7 @@ class TipAdapter(ClassAdapter):
         "2207.09519)"
     )
     licence = "Apache-2.0"
+    formula = r"z = s\, f W^\top + \alpha \exp\left(-\beta\, (1 - f F^\top)\right) L"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 20, "warmup": 0.0})
     text_padding = 0
     export_refusal = "it holds the embeddings of every training image, which are not to leave with a model"

@@ -32,6 +32,7 @@ class ZsLp(SupportAdapter):
         "(arXiv 2312.12730)"
     )
     licence = "Apache-2.0"
+    formula = r"z_k = s \cos(x, w_k), \quad w_k \text{ trained from } t_k"
     train_defaults = MappingProxyType({"epochs": 0})
     kept = ("prototypes", "scale")
     trained = ("prototypes",)

@@ -87,8 +87,8 @@ def page(name: str, docs: Path) -> tuple[str, str]:
         f"**{facts.title}**",
         _where_from(facts.paper, facts.licence, plugin.target),
         *_formula(recipe(cls, "formula", "")),
-        *_prose(sys.modules[plugin.target.partition(":")[0]].__doc__ or "", whole=True),
-        *_prose(cls.__doc__ or "", whole=False),
+        *_prose(sys.modules[plugin.target.partition(":")[0]].__doc__ or ""),
+        *_prose(cls.__doc__ or ""),
         "## Where it sits",
         *_placed(name, cls, placed, picture),
         "## Options",
@@ -139,12 +139,11 @@ def _formula(latex: str) -> list[str]:
     return ["## Formula", drawn]
 
 
-def _prose(docstring: str, *, whole: bool) -> list[str]:
+def _prose(docstring: str) -> list[str]:
     """A docstring as Markdown: names in backticks, indented lines as code, sections of programmers left out."""
     text = re.split(r"\n(?:Args|Attributes|Example|Examples|Returns|Raises):\n", inspect.cleandoc(docstring) + "\n")[0]
     text = re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", text).replace("::\n\n", ":\n\n").replace("``", "`")
-    parts = [part.replace("\n    ", "\n    ") for part in text.strip().split("\n\n")]
-    return [f"*{parts[0]}*" if not whole and "`" not in parts[0] and "*" not in parts[0] else parts[0], *parts[1:]]
+    return text.strip().split("\n\n")
 
 
 def _count(cls: type, found: Graft) -> str:
@@ -162,8 +161,8 @@ def _placed(name: str, cls: type, placed: Sequence[Graft], picture: str) -> Iter
     if picture:
         yield f"![Where {name} sits on {where}; the sites it records are dark]({name}.svg)"
         yield (
-            f"On `{where}`, with default options: dark are the sites that it records, which it reads or changes; a thick "
-            "frame is a block as a whole. The rest of the encoder is frozen."
+            f"On `{where}`, with default options: dark are the sites that it records, which it reads or changes; a "
+            "thick frame is a block as a whole. The rest of the encoder is frozen."
         )
     yield "| encoder | trainable parameters, without the head |\n|---|---|\n" + "\n".join(
         f"| `{each.encoder}` | {_cell(f'does not fit: {each.refusal}' if each.refusal else _count(cls, each))} |"
@@ -174,9 +173,9 @@ def _placed(name: str, cls: type, placed: Sequence[Graft], picture: str) -> Iter
 
 def _facts(cls: type) -> str:
     """What a class says of a fresh graft and of merging."""
-    start = "A fresh graft changes nothing" if cls.identity_at_init is True else "A fresh graft differs from the encoder"
+    start = "changes nothing" if cls.identity_at_init is True else "differs from the encoder"
     merged = "its change can be merged into the encoder's weights" if cls.mergeable else "it cannot be merged"
-    return f"{start}; {merged}."
+    return f"A fresh graft {start}; {merged}."
 
 
 def _options(name: str, cls: type) -> Iterator[str]:
@@ -186,23 +185,22 @@ def _options(name: str, cls: type) -> Iterator[str]:
         yield "None."
         return
     yield _table(options)
-    yield f"`--set {name}.OPTION=VALUE` sets one, in Python `graft(encoder, \"{name}\", OPTION=VALUE)`."
+    yield f'`--set {name}.OPTION=VALUE` sets one, in Python `graft(encoder, "{name}", OPTION=VALUE)`.'
 
 
 def _table(options: Sequence[Any]) -> str:
     head = "| option | type | default | allowed | meaning |\n|---|---|---|---|---|"
-    rows = (
-        f"| `{each.name}` | {_cell(each.kind)} | {_code(each.default)} | {_cell(each.allowed)} | {_cell(each.meaning)} |"
+    rows = [
+        [f"`{each.name}`", _cell(each.kind), _code(each.default), _cell(each.allowed), _cell(each.meaning)]
         for each in options
-    )
-    return "\n".join([head, *rows])
+    ]
+    return "\n".join([head, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def _cell(text: str) -> str:
     """Text that a cell of a Markdown table shows as it is."""
-    return re.sub(r"([|*_<>\[\]])", r"\\\1", " ".join(text.split()).replace("``", "`")) if "`" not in text else (
-        " ".join(text.split()).replace("``", "`").replace("|", "\\|")
-    )
+    line = " ".join(text.split()).replace("``", "`")
+    return line.replace("|", "\\|") if "`" in line else re.sub(r"([|*_<>\[\]])", r"\\\1", line)
 
 
 def _code(text: str) -> str:
@@ -235,8 +233,8 @@ def _measured(name: str, found: Mapping[str, Sequence[Table]]) -> Iterator[str]:
 def _files(name: str, cls: type) -> Iterator[str]:
     """Which files a graft of it is written to and read from."""
     lines = [
-        "its own folder (`adapter_config.json`, `adapter_model.safetensors`), by `Grafted.save` and `medgraft.load_graft`",
-        "the kept graft of a sweep, `KEY.adapter` (`medgraft run --keep`), by `medgraft predict` and `medgraft.load`",
+        "its own folder (`adapter_config.json`, `adapter_model.safetensors`): `Grafted.save`, `medgraft.load_graft`",
+        "the kept graft of a sweep, `KEY.adapter` (`medgraft run --keep`): `medgraft predict`, `medgraft.load`",
         *recipe(cls, "formats", ()),
     ]
     if hasattr(cls, "import_file"):

@@ -58,8 +58,8 @@ def index() -> str:
     """Markdown of the page that the reference begins with."""
     lines = [
         "# Reference",
-        "What is public: the names that `import medgraft` offers, the contracts of plugins, and the commands. Everything "
-        "else may change between versions.",
+        "What is public: the names that `import medgraft` offers, the contracts of plugins, and the commands. "
+        "Everything else may change between versions.",
         "| page | names |\n|---|---|",
     ]
     for page, (title, modules) in PAGES.items():

@@ -138,7 +138,7 @@ def _block(tower: Tower, x: int, y: int) -> tuple[str, int]:
     frame = (
         f'<rect x="{left}" y="{y + TOP}" width="{x - left}" height="{BOX + 28}" rx="8" fill="none" '
         f'stroke="{"#00554d" if whole else "#777"}" stroke-width="{4 if whole else 1.5}"/>'
-        f'<text x="{left + 4}" y="{y + TOP - 6}" fill="#222">{where}{": in front, behind or around each" * whole}</text>'
+        f'<text x="{left + 4}" y="{y + TOP - 6}" fill="#222">{where}</text>'
     )
     return frame + "".join(parts), x
 
@@ -156,7 +156,4 @@ def _box(x: int, y: int, label: str, lit: bool, *, dashed: bool = False, round_e
 
 
 def _arrow(start: int, end: int, y: int) -> str:
-    return (
-        f'<path d="M{start} {y}H{end}" stroke="#333" fill="none"/>'
-        f'<path d="M{end} {y}l-5 -3v6z" fill="#333"/>'
-    )
+    return f'<path d="M{start} {y}H{end}" stroke="#333" fill="none"/><path d="M{end} {y}l-5 -3v6z" fill="#333"/>'

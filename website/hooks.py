@@ -1,7 +1,7 @@
 """Hooks of mkdocs: pages that are made, and links that leave ``docs/``.
 
-Pages are written for GitHub's view of the repository as well, so they link to ``../CONTRIBUTING.md`` and to code. On the
-site, what has a page there goes to the page, and what has none to the repository.
+Pages are written for GitHub's view of the repository as well, so they link to ``../CONTRIBUTING.md`` and to code. On
+the site, what has a page there goes to the page, and what has none to the repository.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 REPOSITORY = "https://github.com/medgraft/medgraft/blob/main/"
 ROOT_PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "README.md": "readme.md"}
 """Page at the root of the repository -> its place on the site."""
-LINK = re.compile(r"(\]\()([^)\s]+)(\))")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def on_config(config: Any) -> Any:
@@ -62,8 +62,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Turns links that leave ``docs/`` into links of the site or of the repository."""
     place = page.file.src_uri
     source = next((root for root, site in ROOT_PAGES.items() if site == place), f"docs/{place}")
-    parts = re.split(r"(^```.*?^```$)", markdown, flags=re.S | re.M)
-    parts[::2] = [LINK.sub(lambda found: f"{found[1]}{_target(found[2], source, place)}{found[3]}", part) for part in parts[::2]]
+    parts = re.split(r"(^```.*?^```$)", markdown, flags=re.S | re.M)  # prose and blocks in turn
+    for number in range(0, len(parts), 2):
+        parts[number] = LINK.sub(lambda found: f"]({_target(found[1], source, place)})", parts[number])
     return "".join(parts)
 
 
