@@ -167,6 +167,7 @@ def _placed(name: str, cls: type, placed: Sequence[Graft], picture: str) -> Iter
     yield "| encoder | trainable parameters, without the head |\n|---|---|\n" + "\n".join(
         f"| `{each.encoder}` | {_cell(f'does not fit: {each.refusal}' if each.refusal else _count(cls, each))} |"
         for each in placed
+        if not (each.refusal and each.encoder.startswith("pixels"))
     )
     yield _facts(cls)
 

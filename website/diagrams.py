@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from medgraft.sites import Site
 
-HEIGHT, TOP, BOX, GAP = 118, 34, 30, 6
+HEIGHT, TOP, BOX, GAP = 106, 34, 30, 6
 """Of a tower's row, of what lies above its boxes, of a box, and between two of them, in pixels."""
 
 OUTSIDE = {"input": "input", "features": "features"}
