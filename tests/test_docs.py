@@ -33,7 +33,7 @@ from medgraft.sites import SiteKind
 from medgraft.testing import check_adapter
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = {"", "python", "yaml", "toml", "json", "text"}
 MADE_UP = re.compile(r"my_\w+|gain_adapter|other-package:gain")
 """Plugins that a page has its reader make."""
