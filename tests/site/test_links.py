@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 from measured import anchor_of
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +56,12 @@ def problems(page: Path) -> list[str]:
 def test_every_link_leads_somewhere(page):
     generated = re.compile(r"(adapters|reference)/[\w/]+\.md")  # pages that are there on the site alone
     assert [each for each in problems(page) if not generated.search(each)] == []
+
+
+def test_every_page_of_docs_stands_in_the_navigation_of_the_site():
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    assert pages - set(re.findall(r"[\w/-]+\.md", str(nav))) == set(), "add these to nav in mkdocs.yml"
 
 
 @pytest.mark.parametrize(
