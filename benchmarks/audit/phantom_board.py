@@ -96,10 +96,10 @@ def make(out: Path, folder: Path, extra: Sequence[str]) -> int:
         sys.stderr.write(f"make board: the sweep ended with {code}; {out} stays as it was, the same command goes on\n")
         return code
     seconds, day = time.monotonic() - begun, datetime.now(UTC).date().isoformat()
-    with tempfile.TemporaryDirectory() as folder:
-        if code := _medgraft("leaderboard", str(results), "--out", folder):
+    with tempfile.TemporaryDirectory() as written:
+        if code := _medgraft("leaderboard", str(results), "--out", written):
             return code
-        board = (Path(folder) / "leaderboard.md").read_text(encoding="utf-8")
+        board = (Path(written) / "leaderboard.md").read_text(encoding="utf-8")
     text = headed(board, command, day, seconds, before, _finished(results))
     part = out.with_name(f".{out.name}.part")
     part.write_text(text, encoding="utf-8")
