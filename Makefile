@@ -11,7 +11,7 @@ PACKAGES := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # only a running Python knows. Made anew each time, since it takes no time.
 LINKS := $(VENV)/links/medgraft
 
-.PHONY: install links run test browser clean
+.PHONY: install links run test browser docs board clean
 
 install: $(STAMP) links
 
@@ -43,5 +43,13 @@ browser:
 		|| echo "Chromium could not be installed by apt-get; the tests of the pages will fail" >&2; \
 	else echo "Chromium is missing; the tests of the pages need it: sudo apt-get install chromium" >&2; fi
 
+# The site of docs/, in site/; nothing is fetched, and a broken link is an error.
+docs: $(STAMP) links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet $(ARGS)
+
+# Runs the phantom sweep and writes docs/leaderboard.md; the command stands in benchmarks/audit/phantom_board.py.
+board: $(STAMP)
+	$(BIN)/python -m benchmarks.audit.phantom_board $(ARGS)
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

@@ -108,6 +108,7 @@ class AceHgnnAdapter(Adapter):
 
     paper = "Aydin et al., ACE-LoRA, 2026 (arXiv 2603.17079), section on the attention-conditioned hypergraph network"
     licence = "Apache-2.0"
+    formula = r"X' = \phi_2\left(H^\top \phi_1(H X)\right)"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 10})
     size_knob = SizeKnob("hidden_dim")
     search = MappingProxyType({"top_k": (1, 3, 5, 7, 10)})

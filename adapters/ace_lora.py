@@ -38,6 +38,11 @@ class AceLora(Adapter):
 
     paper = "Aydin et al., ACE-LoRA, 2026 (arXiv 2603.17079)"
     licence = "Apache-2.0"
+    formula = (
+        r"h = W_0 x + \frac{\alpha}{\sqrt{r}} B A x"
+        "\n"
+        r"X' = \phi_2\left(H^\top \phi_1(H X)\right)"
+    )
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
     size_knob = SizeKnob("rank")
     search = MappingProxyType({"rank": (2, 4, 8, 16, 32), "alpha": (0.25, 0.5, 1.0, 2.0, 4.0)})

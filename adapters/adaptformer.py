@@ -35,6 +35,10 @@ class AdaptFormer(SiteAdapter):
         "2205.13535)"
     )
     licence = "Apache-2.0"
+    formula = (
+        r"x_\ell = \mathrm{MLP}(\mathrm{LN}(x'_\ell)) + s\, W_{up}\, \mathrm{ReLU}(W_{down}\, "
+        r"\mathrm{LN}(x'_\ell)) + x'_\ell"
+    )
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
     size_knob = SizeKnob("width")
     search = MappingProxyType({"width": (4, 16, 32, 64, 128), "scale": (0.01, 0.05, 0.1, 0.5, 1.0)})

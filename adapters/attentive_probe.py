@@ -115,6 +115,7 @@ class AttentiveProbe(Adapter):
         "2506.10178); with form=block Bardes et al., V-JEPA, 2024 (arXiv 2404.08471)"
     )
     licence = "Apache-2.0"
+    formula = r"y_m = \sum_n \mathrm{softmax}_n\left(\frac{q_m \cdot x_n}{\sqrt{C}}\right) x_n^{(m)}"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 20})
     identity_at_init = False
     text_padding = 0

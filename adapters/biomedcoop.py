@@ -62,6 +62,11 @@ class BiomedCoOp(WrittenPrompts):
         "2411.15232)"
     )
     licence = "Apache-2.0"
+    formula = (
+        r"\mathcal{L} = \mathrm{CE} + \mathrm{sccm} \cdot \frac{1}{K C} \sum_{k, c} (w_{kc} - t_{kc})^2 "
+        r"+ \mathrm{kdsp} \cdot \frac{1}{B K} \sum_{b, k} \mathrm{KL}\left(\mathrm{softmax}\, z'_b "
+        r"\parallel \mathrm{softmax}\, z_b\right)_k"
+    )
     train_defaults = MappingProxyType({"lr": 0.002, "epochs": 100})
     identity_at_init = False
 

@@ -36,6 +36,7 @@ class BitFit(Adapter):
         "Language-models, ACL 2022 (arXiv 2106.10199)"
     )
     licence = "Apache-2.0"
+    formula = r"y = W_0 x + b, \quad b \text{ trained from } b_0"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
     text_padding = 0
     mergeable = True

@@ -146,6 +146,10 @@ class BrainAdapter(Adapter):
         "Language Models, 2025 (arXiv 2501.16282)"
     )
     licence = "Apache-2.0"
+    formula = (
+        r"x' = \mathrm{resize}(x) + \mathrm{up}\left(C_3\, \sigma(C_2\, \sigma(C_1 x))\right), \quad "
+        r"\sigma = \mathrm{GELU} \circ \mathrm{GroupNorm}"
+    )
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 9, "batch_size": 8})
     size_knob = SizeKnob("width")
     search = MappingProxyType(

@@ -25,6 +25,7 @@ class Clap(ZsLp):
         "(arXiv 2312.12730)"
     )
     licence = "Apache-2.0"
+    formula = r"\mathcal{L} = \mathrm{CE} + \frac{1}{K} \sum_k \lambda_k \lVert w_k - t_k \rVert^2"
     train_defaults = MappingProxyType({"epochs": 0})
 
     class Config(ZsLp.Config):

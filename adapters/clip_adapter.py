@@ -58,6 +58,7 @@ class ClipAdapter(Adapter):
         "Gao et al., CLIP-Adapter: Better Vision-Language Models with Feature Adapters, IJCV 2024 (arXiv 2110.04544)"
     )
     licence = "Apache-2.0"
+    formula = r"f^* = \alpha\, \mathrm{ReLU}(\mathrm{ReLU}(f W_1)\, W_2) + (1 - \alpha)\, f"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 100})
     size_knob = SizeKnob("reduction", shrinks=True)
     search = MappingProxyType({"ratio": (0.1, 0.2, 0.4, 0.6, 0.8), "reduction": (1, 2, 4, 8, 16)})

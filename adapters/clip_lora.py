@@ -23,6 +23,7 @@ class ClipLora(Lora):
         "2405.18541)"
     )
     licence = "Apache-2.0"
+    formula = r"h = W_0 x + \frac{\alpha}{\sqrt{r}} B A x"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 40})
     size_knob = SizeKnob("rank")
     search = MappingProxyType({"rank": (1, 2, 4, 8, 16), "dropout": (0.0, 0.1, 0.25, 0.4, 0.5)})

@@ -36,6 +36,10 @@ class CoCoOp(ContextPrompts):
 
     paper = "Zhou et al., Conditional Prompt Learning for Vision-Language Models, CVPR 2022 (arXiv 2203.05557)"
     licence = "Apache-2.0"
+    formula = (
+        r"v_m(x) = v_m + h(x), \quad p(k \mid x) \propto \exp\left(s \cos(x, g(v_1(x), \ldots, v_M(x), "
+        r"c_k))\right)"
+    )
     train_defaults = MappingProxyType({"lr": 0.002, "epochs": 10, "batch_size": 4})
     size_knob = SizeKnob("reduction", shrinks=True)
     search = MappingProxyType({"length": (1, 2, 4, 8, 16)})

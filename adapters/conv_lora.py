@@ -136,6 +136,7 @@ class ConvLora(SiteAdapter):
         "(arXiv 2401.17868)"
     )
     licence = "Apache-2.0"
+    formula = r"h = W_0 x + W_d \sum_i G(W_e x)_i\, E_i(W_e x)"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
     size_knob = SizeKnob("rank")
     search = MappingProxyType({"rank": (1, 2, 3, 6, 12), "balance": (0.0, 0.001, 0.01, 0.1, 1.0)})

@@ -193,6 +193,7 @@ class CoOp(ContextPrompts):
 
     paper = "Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022 (arXiv 2109.01134)"
     licence = "Apache-2.0"
+    formula = r"p(k \mid x) \propto \exp\left(s \cos(x, g(v_1, \ldots, v_M, c_k))\right)"
     train_defaults = MappingProxyType({"lr": 0.002, "epochs": 100})
     size_knob = SizeKnob("length")
     search = MappingProxyType({"length": (1, 2, 4, 8, 16)})

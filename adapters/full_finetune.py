@@ -33,6 +33,7 @@ class FullFinetune(Adapter):
         "(arXiv 1810.04805), for transformers"
     )
     licence = "Apache-2.0"
+    formula = r"y = f_\theta(x), \quad \theta \text{ trained from } \theta_0"
     train_defaults = MappingProxyType({"lr": 0.0001, "epochs": 6})
     text_padding = 0
     mergeable = True

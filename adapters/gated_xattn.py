@@ -270,6 +270,13 @@ class GatedXattn(Adapter):
 
     paper = "Alayrac et al., Flamingo: a Visual Language Model for Few-Shot Learning, NeurIPS 2022 (arXiv 2204.14198)"
     licence = "Apache-2.0"
+    formula = (
+        r"x \leftarrow x + \tanh(g_a)\, W_o\, \mathrm{softmax}\left(\frac{W_q \mathrm{LN}(x)\, (W_k "
+        r"m)^\top}{\sqrt{d}}\right) W_v m"
+        "\n"
+        r"x \leftarrow x + \tanh(g_f)\, \mathrm{MLP}(x)"
+    )
+    formats = ("weights of OpenFlamingo and Idefics, into the module: `load_openflamingo` and `load_idefics`",)
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 9})
     size_knob = SizeKnob("head_dim")
     search = MappingProxyType({"gate_lr": (1.0, 3.0, 10.0, 30.0, 100.0)})

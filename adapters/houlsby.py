@@ -35,6 +35,7 @@ class Houlsby(SerialAdapter):
 
     paper = "Houlsby et al., Parameter-Efficient Transfer Learning for NLP, ICML 2019 (arXiv 1902.00751)"
     licence = "Apache-2.0"
+    formula = r"h \leftarrow h + W_{up}\, \mathrm{GELU}(W_{down} h + b_{down}) + b_{up}"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
     size_knob = SizeKnob("width")
     search = MappingProxyType({"width": (8, 16, 32, 64, 128)})

@@ -55,6 +55,7 @@ class KgCoOp(WrittenPrompts):
         "2303.13283)"
     )
     licence = "Apache-2.0"
+    formula = r"\mathcal{L} = \mathrm{CE} + \lambda \left(1 - \frac{1}{K} \sum_k \cos(w_k, t_k)\right)"
     train_defaults = MappingProxyType({"lr": 0.002, "epochs": 100})
     identity_at_init = False
 

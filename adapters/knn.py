@@ -33,6 +33,7 @@ class Knn(SupportAdapter):
         "Wu et al., CVPR 2018"
     )
     licence = "Apache-2.0"
+    formula = r"p(k \mid x) \propto \sum_{i \in N(x),\, y_i = k} \exp\left(\frac{\cos(x, x_i)}{T}\right)"
     train_defaults = MappingProxyType({"epochs": 0})
     search = MappingProxyType({"k": (1, 5, 10, 20, 50), "temperature": (0.01, 0.03, 0.07, 0.2, 0.5)})
     kept = ("keys", "votes", "counted")

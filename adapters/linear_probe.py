@@ -30,6 +30,7 @@ class LinearProbe(Adapter):
         "Alain and Bengio, Understanding intermediate layers using linear classifier probes, 2016 (arXiv 1610.01644)"
     )
     licence = "Apache-2.0"
+    formula = r"\min_{W, b}\; C \sum_i \ell(W x_i + b,\, y_i) + \frac{1}{2} \lVert W \rVert^2"
     train_defaults = MappingProxyType(
         {"epochs": 60}
     )  # of dense heads and linear_probe:sgd; a logistic regression has none

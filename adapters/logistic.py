@@ -23,6 +23,7 @@ class Logistic(LinearProbe):
     title = "Logistic regression by L-BFGS, C by cross-validation over training subjects"
     paper = "Kornblith et al., Do Better ImageNet Models Transfer Better?, CVPR 2019 (arXiv 1805.08974)"
     licence = "Apache-2.0"
+    formula = r"\min_{W, b}\; C \sum_i \ell(W x_i + b,\, y_i) + \frac{1}{2} \lVert W \rVert^2"
     train_defaults = MappingProxyType({"epochs": 60})  # of heads that are no regression
     search = MappingProxyType({"pooling": ("encoder", "cls", "mean", "cls+mean")})
     variant_field = None

@@ -175,6 +175,8 @@ class Lora(Adapter):
 
     paper = "Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022 (arXiv 2106.09685)"
     licence = "Apache-2.0"
+    formula = r"h = W_0 x + \frac{\alpha}{r} B A x"
+    formats = ("a folder of peft, both ways: `load_peft` and `save_peft` of `medgraft.adapters.lora_peft`",)
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
     size_knob = SizeKnob("rank")
     search = MappingProxyType({"rank": (2, 4, 8, 16, 32), "alpha": (4.0, 8.0, 16.0, 32.0, 64.0)})

@@ -121,6 +121,7 @@ class LpText(SupportAdapter):
         "Shakeri et al., MICCAI 2024 (arXiv 2409.03868)"
     )
     licence = "Apache-2.0"
+    formula = r"z_k = w_k \cdot x + b_k + \alpha_k\, (t_k \cdot x)"
     train_defaults = MappingProxyType({"epochs": 0})
     search = MappingProxyType({"steps": (50, 100, 200, 300, 600)})
     kept = ("weight", "bias", "alpha", "text")

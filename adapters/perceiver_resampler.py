@@ -241,6 +241,13 @@ class PerceiverResamplerAdapter(Adapter):
 
     paper = "Alayrac et al., Flamingo: a Visual Language Model for Few-Shot Learning, NeurIPS 2022 (arXiv 2204.14198)"
     licence = "Apache-2.0"
+    formula = (
+        r"l \leftarrow l + W_o\, \mathrm{softmax}\left(\frac{W_q \mathrm{LN}(l)\, (W_k [\mathrm{LN}(x); "
+        r"\mathrm{LN}(l)])^\top}{\sqrt{d}}\right) W_v [\mathrm{LN}(x); \mathrm{LN}(l)]"
+        "\n"
+        r"l \leftarrow l + W_2\, \mathrm{act}(W_1 \mathrm{LN}(l))"
+    )
+    formats = ("weights of OpenFlamingo and Idefics, into the module: `load_openflamingo` and `load_idefics`",)
     train_defaults = MappingProxyType({"lr": 0.0005, "epochs": 8})
     size_knob = SizeKnob("head_dim")
     search = MappingProxyType({"num_latents": (8, 16, 32, 64, 128), "depth": (1, 2, 3, 4, 6)})

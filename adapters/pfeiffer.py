@@ -35,6 +35,7 @@ class Pfeiffer(SerialAdapter):
         "2005.00247)"
     )
     licence = "Apache-2.0"
+    formula = r"h \leftarrow h + U\, \mathrm{ReLU}(D h)"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
     size_knob = SizeKnob("reduction", shrinks=True)
     search = MappingProxyType({"reduction": (2, 4, 8, 16, 32)})

@@ -37,6 +37,7 @@ class Prototypes(SupportAdapter):
         "1911.04623)"
     )
     licence = "Apache-2.0"
+    formula = r"w_k = \frac{1}{n_k} \sum_{i:\, y_i = k} x_i, \quad z_k = s \cos(x, w_k)"
     train_defaults = MappingProxyType({"epochs": 0})
     search = MappingProxyType({"centre": (False, True)})
     kept = ("prototypes", "absent", "mean", "scale")

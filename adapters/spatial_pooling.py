@@ -129,6 +129,7 @@ class SpatialPoolingAdapter(Adapter):
         "2404.00578)"
     )
     licence = "Apache-2.0"
+    formula = r"y = W_2\, \mathrm{GELU}(W_1\, \mathrm{avgpool}(x))"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 8})
     size_knob = SizeKnob("out_dim")
     search = MappingProxyType({"size": (1, 2, 3, 4, 5)})

@@ -95,6 +95,10 @@ class SsText(SupportAdapter):
         "Now for Real, MICCAI 2025 (arXiv 2506.17500)"
     )
     licence = "Apache-2.0"
+    formula = (
+        r"w_k = t_k + \frac{1}{N} \frac{1}{\lambda_k} \sum_i Y_{ik}\, \frac{x_i}{\tau}, \quad z_k = "
+        r"\frac{1}{\tau} \cos(x, w_k)"
+    )
     train_defaults = MappingProxyType({"epochs": 0})
     kept = ("prototypes", "scale")
     reads_prompts = True

@@ -83,6 +83,7 @@ class Ssf(Adapter):
         "(arXiv 2210.08823)"
     )
     licence = "Apache-2.0"
+    formula = r"y = \gamma \odot x + \beta"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
     search = MappingProxyType({"std": (0.0, 0.005, 0.01, 0.02, 0.05)})
     text_padding = 0

@@ -69,6 +69,7 @@ class StAdapter(SiteAdapter):
         "Pan et al., ST-Adapter: Parameter-Efficient Image-to-Video Transfer Learning, NeurIPS 2022 (arXiv 2206.13559)"
     )
     licence = "Apache-2.0"
+    formula = r"X \leftarrow X + f(\mathrm{DWConv}(X W_{down}))\, W_{up}"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 6})
     size_knob = SizeKnob("reduction", shrinks=True)
     search = MappingProxyType({"reduction": (1, 2, 4, 8, 16)})

@@ -28,6 +28,7 @@ class TaskRes(SupportAdapter):
     title = "TaskRes: a trained residual on the embedding of each class's prompts"
     paper = "Yu et al., Task Residual for Tuning Vision-Language Models, CVPR 2023 (arXiv 2211.10277)"
     licence = "Apache-2.0"
+    formula = r"z_k = s \cos(x,\, t_k + \alpha\, r_k)"
     train_defaults = MappingProxyType({"lr": 0.002, "epochs": 100})
     search = MappingProxyType({"alpha": (0.1, 0.3, 1.0, 2.0, 4.0)})
     kept = ("residual", "text", "scale")

@@ -77,6 +77,12 @@ class TghMoe(Adapter):
 
     paper = "Yu et al., text-guided hierarchical mixture of experts (TGH-MoE), 2026 (arXiv 2604.10233)"
     licence = "Apache-2.0"
+    formula = (
+        r"y = x + \mathrm{MLP}(u) + s \sum_{k \in \mathrm{TopK}(p)} p_k E^{sh}_k(u) + s \sum_{j \in "
+        r"\mathrm{TopK}'(r)} r_j E^{m^*}_j(u)"
+        "\n"
+        r"p = \mathrm{softmax}(W_x u + W_t t'), \quad m^* = \mathrm{argmax}_m \cos(t', c_m)"
+    )
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 8})
     size_knob = SizeKnob("width")
     search = MappingProxyType({"scale": (0.1, 0.3, 1.0, 3.0, 10.0), "balance": (0.0, 0.001, 0.01, 0.1, 1.0)})

@@ -35,6 +35,7 @@ class TipAdapter(ClassAdapter):
         "2207.09519)"
     )
     licence = "Apache-2.0"
+    formula = r"z = s\, f W^\top + \alpha \exp\left(-\beta\, (1 - f F^\top)\right) L"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 20, "warmup": 0.0})
     search = MappingProxyType({"alpha": (0.3, 0.6, 1.17, 2.5, 5.0), "beta": (0.5, 1.0, 2.0, 4.0, 8.0)})
     text_padding = 0

@@ -37,6 +37,7 @@ class Vpt(Adapter):
 
     paper = "Jia et al., Visual Prompt Tuning, ECCV 2022 (arXiv 2203.12119)"
     licence = "Apache-2.0"
+    formula = r"[x_i, \_, E_i] = L_i([x_{i-1}, P_{i-1}, E_{i-1}])"
     train_defaults = MappingProxyType({"lr": 0.003, "epochs": 10})
     size_knob = SizeKnob("prompts")
     search = MappingProxyType({"prompts": (1, 5, 10, 20, 50)})

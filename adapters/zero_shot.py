@@ -21,6 +21,7 @@ class ZeroShot(Adapter):
         "2103.00020)"
     )
     licence = "Apache-2.0"
+    formula = r"z_k = s \cos(x, t_k)"
     train_defaults = MappingProxyType({"epochs": 0})
     text_padding = 0
 

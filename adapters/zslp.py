@@ -32,6 +32,7 @@ class ZsLp(SupportAdapter):
         "(arXiv 2312.12730)"
     )
     licence = "Apache-2.0"
+    formula = r"z_k = s \cos(x, w_k), \quad w_k \text{ trained from } t_k"
     train_defaults = MappingProxyType({"epochs": 0})
     search = MappingProxyType({"steps": (50, 100, 200, 300, 600), "rate": (0.01, 0.03, 0.1, 0.3, 1.0)})
     kept = ("prototypes", "scale")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import io
 import json
 import re
 import shlex
@@ -19,22 +20,25 @@ from unittest import SkipTest
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from medgraft import adapter_protocols, plugins
 from medgraft.adapter import Attachment
+from medgraft.benchmarks.cohorts.places import data_of, write_phantom
 from medgraft.benchmarks.commands.main import app
 from medgraft.benchmarks.sweep.checks import check_names
+from medgraft.benchmarks.sweep.plan import make_plan
 from medgraft.benchmarks.sweep.request import Sweep, read_sweep
 from medgraft.commands.site_picture import pages
-from medgraft.errors import UnknownNameError
 from medgraft.files.documents import parse_yaml
 from medgraft.sites import SiteKind
 from medgraft.suites import GROUP as SUITES
+from medgraft.task_names import is_task, task_class
 from medgraft.testing import check_adapter
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = {"", "python", "yaml", "toml", "json", "text"}
 MADE_UP = re.compile(r"my_\w+|gain_adapter|other-package:gain")
 """Plugins that a page has its reader make."""
@@ -228,7 +232,7 @@ def in_medgraft(words: list[str]) -> list[str] | None:
 
 
 @pytest.mark.parametrize("words", list(commands()))
-def test_every_command_is_one(parser, words):
+def test_every_command_is_one(parser, words, own_data):
     inner = in_medgraft(words)
     if inner is None:
         check_program(words)
@@ -238,7 +242,7 @@ def test_every_command_is_one(parser, words):
         with command.make_context(name, list(rest), parent=context) as own:
             values = dict(own.params)
     if name == "run":
-        check_run(values)
+        check_run(values, own_data)
     if name in ("describe", "check") and not MADE_UP.match(str(values["name"])):
         suite = [values["suite"]] if values.get("suite") else []
         assert CliRunner().invoke(app, ["describe", values["name"], *suite]).exit_code == 0
@@ -254,22 +258,62 @@ def check_program(words: list[str]) -> None:
         assert words[0] in ("pip", "pytest", "cd", "git"), words
 
 
-def check_run(values: dict[str, Any]) -> None:
-    """Names of a run exist, apart from plugins that the reader makes and files that he has."""
-    from medgraft.benchmarks.commands.arguments import listed, listed_encoders, parse_seeds
+@pytest.fixture(scope="module")
+def own_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small table and a small folder, in the place of a reader's."""
+    folder = tmp_path_factory.mktemp("own")
+    write_phantom("folder", folder / "own", {"patients": 12, "size": 16}, 1)
+    write_phantom("table", folder / "table", {"patients": 12, "size": 16}, 1)
+    return {"table": next((folder / "table").glob("*.csv")), "folder": folder / "own"}
 
-    if values["config"] is not None or str(values["tasks"]).endswith(".yaml"):
-        return
-    kept = {"adapters": values["adapters"], "tasks": values["tasks"], "encoders": values["encoders"]}
-    parts = {name: (listed_encoders if name == "encoders" else listed)(text) for name, text in kept.items()}
+
+def check_run(values: dict[str, Any], own_data: dict[str, Path]) -> None:
+    """Names of a run exist, its options hold, its tasks read what ``--data`` names; a dry run gives a plan.
+
+    Plugins that the reader makes and files that he has are left out; a phantom, which is not made, stands for his data.
+    """
+    from medgraft.benchmarks.commands.arguments import listed, listed_encoders, parse_data, parse_match, parse_seeds
+
+    if values["config"] is not None or ".yaml" in str(values["tasks"]):
+        return  # files that the page has its reader write, and the walk of the quickstart, which is run as a whole
+    kept = {name: values[name] for name in ("adapters", "tasks", "encoders", "test_on")}
+    parts = {
+        name: listed_encoders(text, name) if name == "encoders" else listed(text, name) for name, text in kept.items()
+    }
     known = {name: [part for part in found or () if not MADE_UP.match(part)] or None for name, found in parts.items()}
-    overrides = {**known, "preset": values["preset"], "seeds": parse_seeds(values["seeds"])}
-    overrides |= {name: values[name] for name in ("suite", "tune", "budget")}
     if known["adapters"] is None and values["adapters"]:
-        overrides["adapters"] = ["lora"]
+        known["adapters"] = ["lora"]
     if values["encoders"] and any(word in values["encoders"] for word in ("...", "/", "|")):
-        overrides["encoders"] = None
-    try:
-        check_names(read_sweep(None, overrides, values.get("set_") or ()))
-    except UnknownNameError as error:
-        pytest.fail(str(error))
+        known["encoders"] = None
+    named = parse_data(values["data"]) or {}
+    mine = {name: own_data[kind] for name in named if (kind := name.partition(":")[0]) in own_data}
+    overrides: dict[str, Any] = {
+        **{name: values[name] for name in SHARED},
+        **known,
+        "launcher": None if MADE_UP.match(str(values["launcher"])) else values["launcher"],
+        "seeds": parse_seeds(values["seeds"]),
+        "match": parse_match(values["match"]),
+        "sets_by_class": values["sets_by_class"] or None,
+        "data": mine or None,
+        "device": "cpu",
+    }
+    sweep = read_sweep(None, overrides, values.get("set_") or ())
+    check_names(sweep)
+    if known["tasks"] and not any(mark in task for task in known["tasks"] for mark in ("*", "tag:")):
+        others = [name for name in known["test_on"] or () if not is_task(name)]
+        tasks = [task for task in (*known["tasks"], *(known["test_on"] or ())) if is_task(task)]
+        read = {task_class(task).cohort for task in tasks} | set(others) | set(own_data)
+        unread = {name for name in named if name.partition(":")[0] not in {*read, *map(data_of, read)}}
+        assert not {name for name in unread if not MADE_UP.match(name)}, f"no chosen task reads {unread}"
+    if values["dry_run"] and not values["encoders"]:  # whose weights may have to be downloaded
+        plan = make_plan(sweep, Console(file=io.StringIO()), make=False)
+        requested = {name for each in known["adapters"] or () for name in each.split("+")}
+        planned = {name for cell in plan.cells for name in cell.adapter.split("+")}
+        assert requested <= planned, f"of these adapters nothing runs: {requested - planned}: {plan.skipped}"
+
+
+SHARED = (
+    *("epochs", "backend", "precision", "jobs", "preset", "limit", "augment_views", "timeout", "threads", "calibrate"),
+    *("sets", "coverage", "keep", "baselines", "suite", "tune", "budget"),
+)
+"""Options that a request has by the name and in the form of the command line."""

@@ -80,6 +80,9 @@ class Adapter(EarlierNames, nn.Module):
         title: One line for people, on boards and in ``medgraft describe``.
         paper: Where the method is from, as one would cite it.
         licence: Of the code.
+        formula: What it computes, in LaTeX and the paper's symbols, one equation on each line; the docstring of the
+            module says what they are.
+        formats: Files of other projects that it reads or writes beside its own folder, a phrase in Markdown each.
         train_defaults: How it is trained unless the user says otherwise: fields of
             :class:`medgraft.registry.TrainDefaults`; what is not named keeps that class's default.
         size_knob: The option that scales its trainable parameters, for comparisons at equal size; ``None`` where it
@@ -104,6 +107,8 @@ class Adapter(EarlierNames, nn.Module):
     title: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     licence: ClassVar[str] = ""
+    formula: ClassVar[str] = ""
+    formats: ClassVar[tuple[str, ...]] = ()
     train_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     size_knob: SizeKnob | None = None
     search: Mapping[str, Sequence[Any]] = MappingProxyType({})
