@@ -24,7 +24,6 @@ from medgraft.benchmarks.commands.results.label import label
 from medgraft.benchmarks.commands.results.reproduce import reproduce
 from medgraft.benchmarks.commands.results.show import show
 from medgraft.benchmarks.commands.results.submit_check import submit_check
-from medgraft.benchmarks.commands.run import run
 from medgraft.benchmarks.commands.results.watch import watch
 from medgraft.benchmarks.commands.run import RunCommand, run
 from medgraft.commands.console import entered
