@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from medgraft.encoder import Encoder
 from medgraft.encoders.parts.hf.causal import CausalLm
@@ -114,11 +114,11 @@ def _fresh(model: str, name: str, options: Mapping[str, Any]) -> Any:
 def _loaded(model: str, name: str, source: str | Path) -> Any:
     from transformers import AutoModelForCausalLM
 
-    place = source if isinstance(source, Path) else model
+    place, loader = source if isinstance(source, Path) else model, cast(Any, AutoModelForCausalLM)
     if not isinstance(source, Path):
         demand(name, model)
     with fetching(name, local=isinstance(source, Path)), seeded():
-        network, report = AutoModelForCausalLM.from_pretrained(place, dtype="auto", output_loading_info=True)
+        network, report = loader.from_pretrained(place, dtype="auto", output_loading_info=True)
     tied = set(getattr(network, "_tied_weights_keys", None) or ())
     fresh = sorted(
         {key for key in report["missing_keys"] if key not in tied} | {str(each) for each in report["mismatched_keys"]}

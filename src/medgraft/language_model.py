@@ -199,5 +199,5 @@ def check_room(name: str, prompts: Prompts, context: int, new: int = 1) -> None:
 def as_options(decoding: Decoding | dict[str, Any] | None) -> Decoding:
     """How to decode, from options or from their values; greedy by default."""
     if decoding is None:
-        return Decoding()
+        return Decoding.model_validate({})
     return decoding if isinstance(decoding, Decoding) else Decoding.model_validate(decoding)
