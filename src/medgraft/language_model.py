@@ -111,8 +111,8 @@ class LanguageModel(TextEncoder):
 
         Args:
             texts: ``B`` of them.
-            soft: See :class:`Prompts`.
-            soft_mask: Likewise.
+            soft: Vectors in the place of tokens, ``[B, S, C]``, see :class:`Prompts`.
+            soft_mask: True for the real ones, ``[B, S]``.
 
         Raises:
             DataError: A text has no token, or more than the context has places for beside the soft tokens.

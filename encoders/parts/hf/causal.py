@@ -69,11 +69,11 @@ class CausalLm(TextModel, LanguageModel):
         return self._words
 
     def embed(self, ids: Tensor) -> Tensor:
-        """See :class:`LanguageModel`."""
+        """See :meth:`LanguageModel.embed`."""
         return self.network.get_input_embeddings()(ids)
 
     def prompts(self, texts: Sequence[str], soft: Tensor | None = None, soft_mask: Tensor | None = None) -> Prompts:
-        """See :class:`LanguageModel`."""
+        """See :meth:`LanguageModel.prompts`."""
         rows: list[list[int]] = [self.words(text)["input_ids"] for text in texts]
         if soft is None and (empty := [i for i, row in enumerate(rows) if not row]):
             raise DataError(f"prompt {empty[0]} is empty; a language model needs something to go on from")
@@ -90,7 +90,7 @@ class CausalLm(TextModel, LanguageModel):
         return made
 
     def answers(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """See :class:`LanguageModel`."""
+        """See :meth:`LanguageModel.answers`."""
         end = list(self.end_ids[:1])
         rows = [self.words(text, add_special_tokens=False)["input_ids"] + end for text in texts]
         width = max(map(len, rows), default=0)
@@ -102,7 +102,7 @@ class CausalLm(TextModel, LanguageModel):
         return ids.to(self.device), real.to(self.device)
 
     def logits(self, prompts: Prompts, answers: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """See :class:`LanguageModel`."""
+        """See :meth:`LanguageModel.logits`."""
         check_room(self.spec.name, prompts, self.context, 0 if answers is None else answers[0].shape[1])
         x, mask = laid_out(self, prompts, answers)
         given: dict[str, Any] = {"inputs_embeds": x, "attention_mask": mask.long(), "use_cache": False}
@@ -112,7 +112,7 @@ class CausalLm(TextModel, LanguageModel):
 
     @torch.no_grad()
     def generate(self, prompts: Prompts, decoding: Decoding | None = None) -> Generated:
-        """See :class:`LanguageModel`."""
+        """See :meth:`LanguageModel.generate`."""
         how = as_options(decoding)
         check_room(self.spec.name, prompts, self.context)
         given: dict[str, Any] = {"attention_mask": prompts.mask.long()}
