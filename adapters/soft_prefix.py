@@ -74,7 +74,9 @@ class SoftPrefix(Adapter):
         """Fits a visual tower beside a language model."""
         reader = text_tower(encoder)
         if visual_tower(encoder) is None or reader is None:
-            return Support(False, "it needs a visual tower and a language model; pair:<visual>|causal_lm:<model> is both")
+            return Support(
+                False, "it needs a visual tower and a language model; pair:<visual>|causal_lm:<model> is both"
+            )
         if not isinstance(reader[1], LanguageModel):
             return Support(False, f"{reader[1].spec.name} reads texts and continues none; name a causal_lm")
         return Support(True)
@@ -104,9 +106,9 @@ class SoftPrefix(Adapter):
 
 def _softened(made: nn.Module) -> Callable[[Features], Features]:
     """Features -> those of soft tokens, of which ``pooled`` is the mean over the real ones."""
-    dtype = next(made.parameters()).dtype
 
     def soften(features: Features) -> Features:
+        dtype = next(made.parameters()).dtype
         tokens, mask = features.tokens[:, features.n_prefix :].to(dtype), None
         if isinstance(made, SpatialPooling):
             if features.mask is None:
