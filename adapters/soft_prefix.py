@@ -70,6 +70,11 @@ class SoftPrefix(Adapter):
         super().__init__(config)
         self.maps = nn.ModuleDict()
 
+    def soft_tokens(self, outputs: Mapping[str, Features]) -> tuple[Tensor, Tensor | None]:
+        """The mapped tokens ``[B, S, C]``, and which are real ``[B, S]``."""
+        features = outputs[next(iter(self.maps))]
+        return features.tokens, features.mask
+
     def supports(self, encoder: Encoder) -> Support:
         """Fits a visual tower beside a language model."""
         reader = text_tower(encoder)

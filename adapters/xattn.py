@@ -71,6 +71,7 @@ class Xattn(Adapter):
         self.resampler: PerceiverResampler | None = None
         self.layers = nn.ModuleDict()
         self._media: tuple[Tensor, Tensor | None] | None = None
+        self._visual = ""
 
     def supports(self, encoder: Encoder) -> Support:
         """Fits a visual tower beside a language model whose blocks are known."""
@@ -91,7 +92,7 @@ class Xattn(Adapter):
         reader, seen = text_tower(encoder), visual_tower(encoder)
         if reader is None or seen is None:
             raise IncompatibleError(f"xattn does not fit {encoder.spec.name}: {self.supports(encoder).reason}")
-        (text_name, text), (_, visual) = reader, seen
+        (text_name, text), (self._visual, visual) = reader, seen
         blocks = [site for site in sites.values() if site.kind == "block" and site.tower == text_name]
         blocks = sorted(blocks, key=lambda site: site.block or 0)[:: config.every]
         attachment.record({"blocks": blocks})
@@ -109,7 +110,7 @@ class Xattn(Adapter):
                 text.spec.dim, visual.spec.dim, config.head_dim, config.heads, config.ff_mult
             )
         self.to(trained_dtype(text))
-        attachment.first.add(seen[0])
+        attachment.first.add(self._visual)
         attachment.on_call.append(self._forget)
         attachment.map_features(visual, self._see)
         for site in blocks:
@@ -121,16 +122,16 @@ class Xattn(Adapter):
         return self.config.gate_lr if parameter.endswith(("attn_gate", "ff_gate")) else 1.0
 
     @contextmanager
-    def looking_at(self, features: Features) -> Generator[None]:
-        """Inside it, the language model's blocks see these visual features of ``B`` samples, whoever calls it.
+    def looking_at(self, outputs: Mapping[str, Features]) -> Generator[None]:
+        """Inside it, the language model's blocks see the visual features of ``B`` samples, whoever calls it.
 
         Of a search with several beams, consecutive rows belong to one sample.
 
         Args:
-            features: What the graft's ``encode`` gave for the visual modality.
+            outputs: What the graft's ``encode`` gave, the visual modality among it.
         """
         before = self._media
-        self._media = self._resampled(features)
+        self._media = self._resampled(outputs[self._visual])
         try:
             yield
         finally:

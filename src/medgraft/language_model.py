@@ -127,6 +127,10 @@ class LanguageModel(TextEncoder):
         """
         raise TypeError(f"{type(self).__name__} must implement answers()")
 
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text that some tokens are, without special ones."""
+        raise TypeError(f"{type(self).__name__} must implement text_of()")
+
     def logits(self, prompts: Prompts, answers: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Logits of the next token at each place, ``[B, L + S + A, V]``, of the answers' tokens as they are given."""
         raise TypeError(f"{type(self).__name__} must implement logits()")

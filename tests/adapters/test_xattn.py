@@ -53,7 +53,7 @@ def grafted(model):
 
 def test_closed_gates_change_nothing(grafted, model):
     prompts, answers = model.prompts(PROMPTS), model.answers(["clear"] * 3)
-    (_, adapter), seen = next(iter(grafted.named_adapters())), grafted.encode({"image": images(3)})["image"]
+    (_, adapter), seen = next(iter(grafted.named_adapters())), grafted.encode({"image": images(3)})
     with adapter.looking_at(seen):
         inside = model.logits(prompts, answers)
     grafted.encode({})
@@ -63,7 +63,7 @@ def test_closed_gates_change_nothing(grafted, model):
 def test_what_is_cached_while_decoding_is_what_the_whole_text_gives(grafted, model):
     adapter = opened(grafted)
     prompts = model.prompts(PROMPTS)
-    with adapter.looking_at(grafted.encode({"image": images(3)})["image"]):
+    with adapter.looking_at(grafted.encode({"image": images(3)})):
         made = model.generate(prompts, Decoding(limit=8))
         ids: list[list[int]] = [[], [], []]
         for _ in range(8):  # greedy, from the whole text so far, one text by one
@@ -72,17 +72,17 @@ def test_what_is_cached_while_decoding_is_what_the_whole_text_gives(grafted, mod
                     continue
                 one = model.prompts([PROMPTS[row]])
                 so_far = torch.tensor([drawn], dtype=torch.long)
-                with adapter.looking_at(grafted.encode({"image": images(3)[row : row + 1]})["image"]):
+                with adapter.looking_at(grafted.encode({"image": images(3)[row : row + 1]})):
                     drawn.append(int(model.logits(one, (so_far, torch.ones_like(so_far).bool()))[0, -1].argmax()))
     assert made.ids == tuple(map(tuple, ids))
 
 
 def test_each_beam_sees_its_own_image(grafted, model):
     adapter, how = opened(grafted), Decoding(limit=6, beams=3)
-    with adapter.looking_at(grafted.encode({"image": images(3)})["image"]):
+    with adapter.looking_at(grafted.encode({"image": images(3)})):
         together = model.generate(model.prompts(PROMPTS), how).ids
     for row in range(3):
-        with adapter.looking_at(grafted.encode({"image": images(3)[row : row + 1]})["image"]):
+        with adapter.looking_at(grafted.encode({"image": images(3)[row : row + 1]})):
             assert model.generate(model.prompts(PROMPTS[row : row + 1]), how).ids[0] == together[row]
 
 
@@ -99,8 +99,8 @@ def test_text_of_a_call_sees_the_image_of_that_call_alone(grafted, model):
 
 def test_a_block_is_the_published_one(grafted, model):
     adapter = opened(grafted)
-    seen = grafted.encode({"image": images(3)})["image"]
-    media = adapter.resampler(seen.tokens[:, None, None, seen.n_prefix :])
+    seen = grafted.encode({"image": images(3)})
+    media = adapter.resampler(seen["image"].tokens[:, None, None, seen["image"].n_prefix :])
     x = torch.randn(3, 5, model.spec.dim)
     layer = adapter.layers["0"]
     read = layer.attn

@@ -101,6 +101,10 @@ class CausalLm(TextModel, LanguageModel):
             real[i, : len(row)] = True
         return ids.to(self.device), real.to(self.device)
 
+    def text_of(self, ids: Sequence[int]) -> str:
+        """See :meth:`LanguageModel.text_of`."""
+        return self.words.decode(list(ids), skip_special_tokens=True)
+
     def logits(self, prompts: Prompts, answers: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """See :meth:`LanguageModel.logits`."""
         check_room(self.spec.name, prompts, self.context, 0 if answers is None else answers[0].shape[1])
@@ -159,7 +163,7 @@ class CausalLm(TextModel, LanguageModel):
         for row in rows:
             end = next((i for i, token in enumerate(row) if token in self.end_ids), None)
             ids = row if end is None else row[: end + 1]
-            text = self.words.decode(ids, skip_special_tokens=True) if self._place is not None else ""
+            text = self.text_of(ids) if self._place is not None else ""
             stop = min((text.find(each) for each in how.stop if each in text), default=-1)
             endings.append("stop" if stop >= 0 else "limit" if end is None else "end")
             texts.append(text[:stop] if stop >= 0 else text)

@@ -110,6 +110,10 @@ class TinyLanguage(LanguageModel):
         ids = torch.tensor([row + [self.pad_id] * (width - len(row)) for row in rows], device=self.device)
         return ids, ids != self.pad_id
 
+    def text_of(self, ids: Sequence[int]) -> str:
+        """See :meth:`LanguageModel.text_of`; words were hashed, so their numbers stand for them."""
+        return " ".join(str(token) for token in ids if token > END)
+
     def logits(self, prompts: Prompts, answers: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """See :meth:`LanguageModel.logits`."""
         x, mask = laid_out(self, prompts, answers)
@@ -134,7 +138,7 @@ class TinyLanguage(LanguageModel):
         drawn = [[int(token) for token in row] for row in ids]
         rows = [row[: row.index(END) + 1] if END in row else row for row in drawn]
         endings: list[Ending] = ["end" if END in row else "limit" for row in rows]
-        return Generated(tuple(" ".join(map(str, row)) for row in rows), tuple(map(tuple, rows)), tuple(endings))
+        return Generated(tuple(map(self.text_of, rows)), tuple(map(tuple, rows)), tuple(endings))
 
 
 def beside_language() -> MultimodalEncoder:
