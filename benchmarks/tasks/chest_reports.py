@@ -52,7 +52,7 @@ class ChestReports(Task):
     def load(self, root: Path) -> TaskData:
         """Reads the images that have a report."""
         table = read_chexpert(root, "train")
-        frame = table.frame[table.frame["report"].str.strip() != ""].reset_index(drop=True)
+        frame = table.frame.iloc[np.flatnonzero(table.frame["report"].str.strip() != "")].reset_index(drop=True)
         if frame.empty:
             raise DataError(
                 f"{root} has no report for any training image; put the table of CheXpert Plus "
