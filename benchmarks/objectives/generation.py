@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from medgraft.adapter_protocols import looking_at, soft_tokens
 from medgraft.benchmarks.metrics.texts.columns import GENERATED, REFERENCE, as_column
-from medgraft.errors import DataError, IncompatibleError
+from medgraft.errors import ConfigError, DataError, IncompatibleError
 from medgraft.grafting import Grafted
 from medgraft.language_model import Decoding, LanguageModel
 from medgraft.metric import Predictions
@@ -21,6 +22,8 @@ from medgraft.task import TaskData
 
 PROMPT = "prompt"
 NO_TOKEN = -1
+LIBRARIES = ("sacrebleu", "rouge_score")
+"""What the metrics of texts are made with; asked for before anything is trained."""
 
 
 class GenerationObjective(Objective):
@@ -49,7 +52,14 @@ class GenerationObjective(Objective):
 
     @classmethod
     def check(cls, data: TaskData, inputs: tuple[str, ...]) -> None:
-        """See :class:`Objective`; a prompt and a reference for each sample, none of the latter empty."""
+        """See :class:`Objective`; a prompt and a reference for each sample, none of the latter empty.
+
+        Raises:
+            DataError: A text is missing.
+            ConfigError: A library is.
+        """
+        if missing := [name for name in LIBRARIES if importlib.util.find_spec(name) is None]:
+            raise ConfigError(f"texts are judged by {' and '.join(missing)}: pip install medgraft[language]")
         for name in (PROMPT, REFERENCE):
             column = data.columns.get(name)
             if column is None or np.asarray(column).dtype.kind not in "UO":

@@ -12,7 +12,7 @@ import torch
 from medgraft import graft
 from medgraft.benchmarks.metrics.texts.columns import GENERATED, REFERENCE, texts_of
 from medgraft.benchmarks.objectives.generation import GenerationObjective
-from medgraft.errors import DataError, IncompatibleError
+from medgraft.errors import ConfigError, DataError, IncompatibleError
 from medgraft.judging import judged
 from medgraft.objective import Batch, make_objective
 from medgraft.task import RawInputs, TaskData
@@ -105,3 +105,9 @@ def test_an_encoder_without_a_language_model_is_refused():
     objective = make_objective("generation", data(), ("image",))
     with pytest.raises(IncompatibleError, match="continues no text; name one with a language model"):
         objective.loss(grafted, grafted.encode({"image": images()}), Batch(torch.zeros(8), index=np.arange(8)))
+
+
+def test_a_library_that_is_missing_is_said_before_anything_is_trained(monkeypatch):
+    monkeypatch.setattr("medgraft.benchmarks.objectives.generation.LIBRARIES", ("sacrebleu", "no_such_library"))
+    with pytest.raises(ConfigError, match=r"judged by no_such_library: pip install medgraft\[language\]"):
+        make_objective("generation", data(), ("image",))
