@@ -26,7 +26,7 @@ from medgraft.language_model import (
 from medgraft.testing.tiny import DEPTH, HEADS, TEXT_WIDTH, Block, TinyViT, layouts, randomise
 from medgraft.typed_torch import fork_random
 
-WORDS, CONTEXT = 40, 48
+WORDS, CONTEXT = 64, 48
 BEGIN, END = 1, 2
 
 
