@@ -69,7 +69,7 @@ def test_a_frozen_language_model_learns_to_tell_two_images_apart(projector):
     soft = grafted.encode({"image": x})["image"]
     prompts = model.prompts(["what is seen"] * 2, soft.tokens.detach())
     own, other = (model.answer_loss(prompts, model.answers(texts)) for texts in (said, said[::-1]))
-    assert (own < other - 0.5).all()
+    assert (own < other.flip(0) - 0.2).all()  # each text is likelier behind its own image than behind the other
     assert len(model.generate(prompts, Decoding(limit=5)).ids) == 2
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items() if name in before)
 
