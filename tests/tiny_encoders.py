@@ -13,6 +13,7 @@ from medgraft.attention import AttentionLayout
 from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.encoders import embedded
 from medgraft.features import Features
+from medgraft.testing.tiny_language import LANGUAGE_ENCODERS
 
 WORDS = (*embedded.SPECIALS, *(f"word{i}" for i in range(57)))
 HF_VISION = {
@@ -118,6 +119,7 @@ BUILDERS: dict[str, Callable[[], Encoder]] = {
     "mha": MhaViT,
     "pixels_2d": lambda: _pixels("2d"),
     "pixels_3d": lambda: _pixels("3d"),
+    "language": LANGUAGE_ENCODERS["language-2d"],
 }
 
 

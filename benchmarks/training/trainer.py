@@ -303,7 +303,10 @@ class Runner:
         with self.autocast():
             context = self.objective.context(self.grafted)
         rows = [
-            _checked(self.objective.scores(self.grafted, self.outputs(part), context).double().cpu().numpy(), len(part))
+            _checked(
+                self.objective.scores_of(self.grafted, self.outputs(part), context, part).double().cpu().numpy(),
+                len(part),
+            )
             for part in batches(index, EVAL_BATCH)
         ]
         scores = np.concatenate(rows)

@@ -6,14 +6,14 @@ is the question, and the functions below give what holds for the adapters that d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from medgraft.encoder import Encoder
-from medgraft.features import Condenser
+from medgraft.features import Condenser, Features
 from medgraft.schedule import ONE_PHASE, Phase
 
 if TYPE_CHECKING:
@@ -69,6 +69,24 @@ class TakesTaskIds(Protocol):
 
     def set_task_ids(self, tasks: Tensor | None) -> None:
         """Task of each sample of the next batch, ``int64 [B]``; ``None`` where samples have none."""
+        ...
+
+
+@runtime_checkable
+class GivesSoftTokens(Protocol):
+    """Makes vectors that take the place of words in front of a language model's prompt."""
+
+    def soft_tokens(self, outputs: Mapping[str, Features]) -> tuple[Tensor, Tensor | None]:
+        """Of what the graft's ``encode`` gave: soft tokens ``[B, S, C]``, and which are real ``[B, S]``."""
+        ...
+
+
+@runtime_checkable
+class LooksAtMedia(Protocol):
+    """Hangs between the blocks of a language model, which look at an image or a volume there."""
+
+    def looking_at(self, outputs: Mapping[str, Features]) -> AbstractContextManager[None]:
+        """Inside it, the language model's blocks see what the graft's ``encode`` gave, whoever calls it."""
         ...
 
 
@@ -275,6 +293,21 @@ def prompt_ensemble(adapters: Sequence[object], count: int) -> AbstractContextMa
     """The context in which the first adapter that does so makes one embedding of a class's ``count`` prompts."""
     contexts = (adapter.prompt_ensemble(count) for adapter in adapters if isinstance(adapter, EnsemblesPrompts))
     return next((context for context in contexts if context is not None), nullcontext())
+
+
+def soft_tokens(adapters: Sequence[object], outputs: Mapping[str, Features]) -> tuple[Tensor | None, Tensor | None]:
+    """Soft tokens ``[B, S, C]`` of the first adapter that makes some, and which are real ``[B, S]``; else ``None``."""
+    return next((each.soft_tokens(outputs) for each in adapters if isinstance(each, GivesSoftTokens)), (None, None))
+
+
+@contextmanager
+def looking_at(adapters: Sequence[object], outputs: Mapping[str, Features]) -> Generator[None]:
+    """The context in which a language model's blocks look at media, by all adapters that have them do so."""
+    with ExitStack() as stack:
+        for each in adapters:
+            if isinstance(each, LooksAtMedia):
+                stack.enter_context(each.looking_at(outputs))
+        yield
 
 
 def precomputation_of(adapter: object, tower: Encoder) -> Condenser | None:

@@ -146,6 +146,13 @@ class Objective:
         """Predictions of a batch, ``[B, ...]``."""
         raise TypeError(f"{type(self).__name__} must implement scores()")
 
+    def scores_of(self, grafted: Grafted, outputs: Outputs, context: Any, index: np.ndarray) -> Tensor:
+        """Predictions of the samples ``index``, ``int64 [B]``, ``[B, ...]``: those of :meth:`scores` for most.
+
+        An objective that knows more of a sample than its features, such as the question that it is asked, overrides it.
+        """
+        return self.scores(grafted, outputs, context)
+
     def decision(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
         """What :meth:`scores` are made of by :meth:`activated`, ``[B, K]``: logits where they are probabilities.
 

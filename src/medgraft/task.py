@@ -107,6 +107,7 @@ class TaskData:
         answers: Classes that answer each question; no class answers two. Empty where every class answers each.
         columns: Further facts ``[n, ...]`` that an objective reads, such as ``event`` for ``survival``.
         horizons: Times at which predictions of time are judged.
+        decoding: How texts are generated: fields of :class:`medgraft.language_model.Decoding`.
         attributes: Fact of a person or sample (sex, age, site, scanner, view) -> words or numbers ``[n]``, by groups of
             which the primary metric is told besides; numbers become bands. Nothing learns from them.
         given_test: The data name their test split themselves. A graft of another cohort is then tested on it, else on
@@ -135,6 +136,7 @@ class TaskData:
     answers: tuple[tuple[int, ...], ...] = ()
     columns: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
     horizons: tuple[float, ...] = ()
+    decoding: Mapping[str, Any] = field(default_factory=dict[str, Any])
     given_test: bool = False
     validated: bool = True
     attributes: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray], repr=False)

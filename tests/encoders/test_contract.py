@@ -21,6 +21,7 @@ from medgraft.checkpoints.weights import state_digest
 from medgraft.encoder import Encoder, TextEncoder
 from medgraft.encoders import embedded
 from medgraft.encoders.brainiac import BrainIacSource
+from medgraft.encoders.causal_lm import CausalLmSource
 from medgraft.encoders.m3d import M3dSource
 from medgraft.encoders.medicalnet import MedicalNetSource
 from medgraft.encoders.monai import MonaiSource
@@ -53,6 +54,7 @@ HF_TEXT = {
     "eos_token_id": 59,
     "pad_token_id": 1,
 }
+GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 12, "vocab_size": 60, "eos_token_id": 59}
 CLIP_VISION = {"image_size": 32, "patch_size": 8, "layers": 2, "width": 64, "head_width": 32}
 CLIP_TEXT = {"context_length": 12, "vocab_size": 60, "width": 32, "heads": 2, "layers": 2}
 MONAI_VIT = {"img_size": (32, 32, 16), "hidden_size": 32, "mlp_dim": 48, "num_layers": 2, "num_heads": 2}
@@ -170,6 +172,10 @@ CASES: dict[str, Case] = {
     "swin-unetr": volume(SwinUnetrSource, "ssl", img_size=(32, 32, 32), feature_size=12, depths=(1, 1, 1, 1)),
     "hf-bert": hf("bert", "text", True, HF_WORDS),
     "hf-llama": hf("llama", "text", False, HF_WORDS),
+    "causal_lm-qwen2": Case(
+        lambda: CausalLmSource.build("qwen2", "random", config=HF_WORDS | {"num_key_value_heads": 2}), "text", False
+    ),
+    "causal_lm-gpt2": Case(lambda: CausalLmSource.build("gpt2", "random", config=GPT2), "text", False),
     "monai-swin": monai("swin_unetr", False, img_size=(32, 32, 32), feature_size=12, depths=(1, 1, 1, 1)),
     "pixels-2d": Case(lambda: PixelsSource.build("2d"), "image", False, sites=False),
     "pixels-3d": Case(lambda: PixelsSource.build("3d"), "volume", False, sites=False),

@@ -48,11 +48,11 @@ class Attention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """``mask`` ``[B, N]`` is true for tokens that may be attended to."""
+        """``mask`` ``[B, N]``, or ``[B, N, N]`` by query, is true for tokens that may be attended to."""
         B, N, C = x.shape
         parts = self.qkv(x).chunk(3, dim=-1) if hasattr(self, "qkv") else (self.query(x), self.key(x), self.value(x))
         q, k, v = (part.view(B, N, self.heads, C // self.heads).transpose(1, 2) for part in parts)
-        bias = None if mask is None else mask[:, None, None, :]
+        bias = None if mask is None else mask[:, None] if mask.ndim == 3 else mask[:, None, None, :]
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.out(mixed.transpose(1, 2).reshape(B, N, C))
 
@@ -124,7 +124,7 @@ class TinyViT(Encoder):
         self.attention = layouts(style, WIDTH, HEADS, DEPTH)
         self.block_stages = range(1, DEPTH + 1)
         self.n_stages = DEPTH + 1
-        _randomise(self)
+        randomise(self)
 
     def block_paths(self) -> Sequence[str]:
         """``blocks.0`` and ``blocks.1``."""
@@ -178,7 +178,7 @@ class TinyText(TextEncoder):
         self.norm = nn.LayerNorm(TEXT_WIDTH)
         self.shared = nn.Linear(TEXT_WIDTH, shared_dim) if shared_dim else nn.Identity()
         self.attention = layouts(style, TEXT_WIDTH, HEADS, DEPTH)
-        _randomise(self)
+        randomise(self)
 
     def block_paths(self) -> Sequence[str]:
         """``blocks.0`` and ``blocks.1``."""
@@ -218,7 +218,7 @@ class TinyCnn(Encoder):
         )
         self.block_stages = (1, 2)
         self.n_stages = 3
-        _randomise(self)
+        randomise(self)
 
     def block_paths(self) -> Sequence[str]:
         """``stages.0`` and ``stages.1``."""
@@ -287,7 +287,7 @@ def _spec(
     )
 
 
-def _randomise(encoder: Encoder) -> None:
+def randomise(encoder: Encoder) -> None:
     """Draws every weight and statistic, so that a copy of one cannot be taken for a fresh norm or a zero start."""
     generator = torch.Generator().manual_seed(zlib.crc32(encoder.spec.name.encode()))
     with torch.no_grad():

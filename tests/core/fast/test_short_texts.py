@@ -46,6 +46,7 @@ UNFIT = {
     **{("brain_adapter", encoder): "needs volumes" for encoder in ("chest", "hf_clip", "dual")},
     **{("scratch_cnn", encoder): "uses no encoder" for encoder in ENCODERS},
     **{(name, "hf_clip"): "no CLS token" for name in ("ace_hgnn", "ace_lora")},
+    **{(name, encoder): "continues none" for name in ("soft_prefix", "xattn") for encoder in ENCODERS},
     ("peft:fourierft", "hf_clip"): "n_frequency",
 }
 """Adapters and encoders that do not go together -> words of the reason; whatever else does not is a fault."""
@@ -110,8 +111,11 @@ def test_what_does_not_go_together_says_why(adapter, encoder):
         graft(adapter, encoder_of(encoder))
 
 
+PAIRS = [pair for pair in itertools.product(adapters(), ENCODERS) if pair not in UNFIT]
+
+
 @pytest.mark.parametrize(
-    ("adapter", "encoder"), [pair for pair in itertools.product(adapters(), ENCODERS) if pair not in UNFIT]
+    ("adapter", "encoder"), [*PAIRS, *((name, "language") for name in ("soft_prefix", "xattn", "lora"))]
 )
 def test_every_adapter_gives_the_same_for_a_cut_batch(adapter, encoder):
     """Each built-in adapter on each tower; gradients too, since training runs on cut batches."""

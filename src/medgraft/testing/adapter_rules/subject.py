@@ -19,6 +19,7 @@ from medgraft.grafting import Grafted
 from medgraft.options import checked
 from medgraft.registry import adapter_class, build_adapter, resolve_adapter
 from medgraft.testing.tiny import ENCODERS, example_inputs
+from medgraft.testing.tiny_language import LANGUAGE_ENCODERS
 from medgraft.testing.training import CLASSES
 from medgraft.typed_torch import fork_random, seed_random
 
@@ -95,9 +96,23 @@ class AdapterSubject:
         encoders: Mapping[str, Callable[[], Encoder]] | None,
         options: Mapping[str, Any],
     ) -> None:
-        self.encoders = dict(ENCODERS if encoders is None else encoders)
+        self._chosen = encoders
         self.parts = _parts(adapter, options)
         self.label = "+".join(part.name for part in self.parts)
+
+    @functools.cached_property
+    def encoders(self) -> Mapping[str, Callable[[], Encoder]]:
+        """Name -> builder of the encoders to try: the caller's, or the kit's.
+
+        A language model is among the latter for an adapter that asks for one, and fits no other encoder.
+        """
+        if self._chosen is not None:
+            return dict(self._chosen)
+        try:
+            fits = any(all(part.make().supports(build()) for part in self.parts) for build in ENCODERS.values())
+        except Exception:  # an author's code; the checks of the declaration and of supports() report it
+            fits = True
+        return dict(ENCODERS if fits else LANGUAGE_ENCODERS)
 
     def encoder(self, name: str) -> Encoder:
         """A new frozen encoder."""

@@ -1,0 +1,141 @@
+"""Soft prefix: what a visual tower sees as vectors in front of a frozen language model's prompt.
+
+Liu et al., "Visual Instruction Tuning" (LLaVA), NeurIPS 2023 (arXiv 2304.08485): visual tokens are mapped to the
+width of the language model's embeddings and stand where words would. The map is, by ``projector``:
+
+- ``spatial``: cubes of 2 x 2 x 2 tokens averaged, then ``Linear, GELU, Linear``, as in M3D (Bai et al., 2024, arXiv
+  2404.00578), whose keys ``projector.{0,2}`` it has;
+- ``perceiver``: a Perceiver Resampler (Alayrac et al., NeurIPS 2022), then one linear map;
+- ``linear``: each token by one linear map, as in the first LLaVA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapters.parts.placement import towers_with_features, trained_dtype
+from medgraft.adapters.perceiver_resampler import PerceiverResampler, as_media
+from medgraft.adapters.spatial_pooling import SpatialPooling
+from medgraft.encoder import Encoder
+from medgraft.errors import IncompatibleError
+from medgraft.features import Features
+from medgraft.language_model import LanguageModel
+from medgraft.sites import Site
+from medgraft.towers import text_tower, visual_tower
+
+
+class SoftPrefix(Adapter):
+    """Maps the visual tower's tokens to soft tokens of the language model beside it, ``[B, S, C]``.
+
+    The map starts at random values, so a fresh graft does not equal the encoder (``identity_at_init`` is false).
+    Embeddings of the language model stay as they are.
+    """
+
+    paper = "Liu et al., Visual Instruction Tuning, NeurIPS 2023 (arXiv 2304.08485)"
+    licence = "Apache-2.0"
+    train_defaults = MappingProxyType({"lr": 0.001, "epochs": 3})
+    text_padding = 0
+    identity_at_init = False
+
+    class Config(AdapterConfig):
+        """Options.
+
+        Attributes:
+            projector: ``spatial``, ``perceiver`` or ``linear``.
+            size: Tokens per axis that ``spatial`` makes one of.
+            layers: Linear maps of ``spatial``.
+            depth: Layers of the resampler.
+            heads: Its attention heads.
+            head_dim: Width of one.
+            num_latents: Soft tokens that it makes.
+        """
+
+        projector: Literal["spatial", "perceiver", "linear"] = "spatial"
+        size: int = Field(2, ge=1)
+        layers: int = Field(2, ge=1)
+        depth: int = Field(2, ge=1)
+        heads: int = Field(4, ge=1)
+        head_dim: int = Field(32, ge=1)
+        num_latents: int = Field(16, ge=1)
+
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__(config)
+        self.maps = nn.ModuleDict()
+
+    def soft_tokens(self, outputs: Mapping[str, Features]) -> tuple[Tensor, Tensor | None]:
+        """The mapped tokens ``[B, S, C]``, and which are real ``[B, S]``."""
+        features = outputs[next(iter(self.maps))]
+        return features.tokens, features.mask
+
+    def supports(self, encoder: Encoder) -> Support:
+        """Fits a visual tower beside a language model."""
+        reader = text_tower(encoder)
+        if visual_tower(encoder) is None or reader is None:
+            return Support(
+                False, "it needs a visual tower and a language model; pair:<visual>|causal_lm:<model> is both"
+            )
+        if not isinstance(reader[1], LanguageModel):
+            return Support(False, f"{reader[1].spec.name} reads texts and continues none; name a causal_lm")
+        return Support(True)
+
+    def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
+        """Puts the map on the features of the first visual tower."""
+        attachment, config = Attachment(encoder), self.config
+        reader, seen = text_tower(encoder), visual_tower(encoder)
+        if reader is None or seen is None:
+            raise IncompatibleError(f"soft_prefix does not fit {encoder.spec.name}: {self.supports(encoder).reason}")
+        width, (name, visual) = reader[1].spec.dim, seen
+        tower, site = towers_with_features(encoder, sites, "visual")[name]
+        attachment.record({"features": [site]})
+        if config.projector == "perceiver":
+            resampler = PerceiverResampler(
+                visual.spec.dim, config.depth, config.head_dim, config.heads, config.num_latents
+            )
+            made: nn.Module = nn.ModuleDict({"resampler": resampler, "projector": nn.Linear(visual.spec.dim, width)})
+        elif config.projector == "spatial":
+            made = SpatialPooling(visual.spec.dim, width, config.size, config.layers)
+        else:
+            made = nn.ModuleDict({"projector": nn.Linear(visual.spec.dim, width)})
+        self.maps[name] = made.to(trained_dtype(tower))
+        attachment.map_features(tower, _softened(self.maps[name]))
+        return attachment
+
+
+def _softened(made: nn.Module) -> Callable[[Features], Features]:
+    """Features -> those of soft tokens, of which ``pooled`` is the mean over the real ones."""
+
+    def soften(features: Features) -> Features:
+        dtype = next(made.parameters()).dtype
+        tokens, mask = features.tokens[:, features.n_prefix :].to(dtype), None
+        if isinstance(made, SpatialPooling):
+            if features.mask is None:
+                tokens, grid = made(tokens, features.grid)
+            else:
+                tokens, grid, mask = made.of_real(tokens, features.grid, features.mask[:, features.n_prefix :])
+        else:
+            assert isinstance(made, nn.ModuleDict)
+            if "resampler" in made:
+                media, padding = as_media(features)
+                tokens, grid = made["resampler"](media.to(dtype), padding)[:, 0], ()
+            else:
+                grid = features.grid
+                mask = None if features.mask is None else features.mask[:, features.n_prefix :]
+            tokens = made["projector"](tokens)
+        return Features(tokens, _mean(tokens, mask), 0, grid or (tokens.shape[1],), mask=mask)
+
+    return soften
+
+
+def _mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return tokens.mean(dim=1)
+    weight = mask[..., None].to(tokens.dtype)
+    return (tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
