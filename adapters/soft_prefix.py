@@ -37,11 +37,13 @@ class SoftPrefix(Adapter):
     Embeddings of the language model stay as they are.
     """
 
+    formula = r"[\,W_2\, \mathrm{GELU}(W_1\, \mathrm{avgpool}(x));\; \mathrm{prompt}\,]"
     paper = "Liu et al., Visual Instruction Tuning, NeurIPS 2023 (arXiv 2304.08485)"
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 3})
     text_padding = 0
     identity_at_init = False
+    search = MappingProxyType({"size": (1, 2, 3, 4, 5)})
 
     class Config(AdapterConfig):
         """Options.

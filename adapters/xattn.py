@@ -24,6 +24,7 @@ from medgraft.adapters.perceiver_resampler import PerceiverResampler, as_media
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.features import Features
+from medgraft.knobs import SizeKnob
 from medgraft.language_model import LanguageModel
 from medgraft.sites import Site
 from medgraft.towers import text_tower, visual_tower
@@ -38,10 +39,17 @@ class Xattn(Adapter):
     learn faster.
     """
 
+    formula = (
+        r"x \leftarrow x + \tanh(g_a)\, \mathrm{CrossAttention}(x, \mathrm{media})\\"
+        "\n"
+        r"x \leftarrow x + \tanh(g_f)\, \mathrm{MLP}(x)"
+    )
     paper = "Alayrac et al., Flamingo: a Visual Language Model for Few-Shot Learning, NeurIPS 2022 (arXiv 2204.14198)"
     licence = "Apache-2.0"
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 9})
     text_padding = 0
+    size_knob = SizeKnob("head_dim")
+    search = MappingProxyType({"gate_lr": (1.0, 3.0, 10.0, 30.0, 100.0)})
 
     class Config(AdapterConfig):
         """Options.
