@@ -16,8 +16,10 @@ from medgraft.benchmarks.cell.results import NUMBERS_VERSION, WRONG_KEY, CellRes
 from medgraft.benchmarks.cell.verification import FALSE_PHANTOM, OTHER_METRICS
 from medgraft.benchmarks.sharing.identifiers import Identifiers, known_forms
 from medgraft.benchmarks.sharing.material import Material
+from medgraft.benchmarks.suite.membership import misfit
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import UnknownNameError
+from medgraft.suites import find_suite
 from medgraft.task_names import name_in_keys
 
 Outcome = Literal["pass", "warn", "fail"]
@@ -230,6 +232,27 @@ def check_copies(material: Material) -> Iterator[Finding]:
     )  # fmt: skip
 
 
+def check_suites(material: Material) -> Iterator[Finding]:
+    """What cites a suite is one of its results."""
+    problems: list[str] = []
+    cited: set[str] = set()
+    for path, cell in material.results.items():
+        for name in cell.suites:
+            cited.add(name)
+            try:
+                suite = find_suite(name)
+            except UnknownNameError as error:
+                problems.append(f"{material.shown(path)}: {error}")
+                continue
+            if reason := misfit(suite, cell):
+                problems.append(f"{material.shown(path)} is not of {name}: {reason}")
+    named = ", ".join(sorted(cited))
+    yield _finding(
+        "suites", problems, f"every result that cites {named} is of it" if cited else "no result cites a suite",
+        "run the suite as it is (medgraft run --suite NAME), or take the citation out of these results",
+    )  # fmt: skip
+
+
 def check_paths(material: Material) -> Iterator[Finding]:
     """No text names a place of the machine, whose folders may name people and projects."""
     problems = []
@@ -289,7 +312,7 @@ def check_others(material: Material) -> Iterator[Finding]:
 
 CHECKS: tuple[Callable[[Material], Iterator[Finding]], ...] = (
     check_readable, check_keys, check_numbers, check_phantoms, check_splits, check_plugins, check_complete,
-    check_copies, check_paths, check_others,
+    check_copies, check_suites, check_paths, check_others,
 )  # fmt: skip
 
 

@@ -57,6 +57,17 @@ def test_what_is_whole_passes_every_check(tmp_path):
     assert bad(tmp_path) == {} and len(found(tmp_path)) >= 15
 
 
+@pytest.mark.parametrize(
+    ("cited", "why"),
+    [("acme v1.0", "unknown suite 'acme v1.0'"), ("medgraft-brain v1.0", "is not of medgraft-brain v1.0: ")],
+)
+def test_a_suite_is_not_cited_in_vain(tmp_path, cited, why):
+    path = put(tmp_path)
+    change(path, lambda said: said.update(suites=[cited]))
+    assert bad(tmp_path) == {"suites": "fail"}
+    assert why in found(tmp_path)["suites"].files[0]
+
+
 def copy_as(path: Path, name: str) -> Path:
     shutil.copy(path.with_suffix(".npz"), path.with_name(f"{name}.npz"))
     return Path(shutil.copy(path, path.with_name(f"{name}.json")))
