@@ -24,7 +24,8 @@ ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
     "benchmarks": (
         ("commands", "audit", "speed", "pretrain"),
         ("site", "sharing"),
-        ("sweep", "tuning", "suite", "board", "launch", "export", "predict", "kernels"),
+        ("sweep", "tuning", "launch", "export", "predict"),
+        ("suite", "board", "kernels"),
         ("explain", "watch"),
         ("cell", "external", "fairness", "measure", "prepare"),
         ("training", "prefix_cache", "tasks", "calibration", "statistics"),

@@ -221,7 +221,7 @@ def section_id(key: tuple[bool, str, str, str]) -> str:
 
     Example:
         >>> section_id((True, "oasis:text", "rev", "[]"))
-        'oasis-text-4d5c3a'
+        'oasis-text-966337'
     """
     digest = hashlib.sha256(repr(key).encode("utf-8", "backslashreplace")).hexdigest()[:6]
     return f"{SEPARATORS.sub('-', key[1].lower()).strip('-')[:40] or 'task'}-{digest}"

@@ -11,7 +11,7 @@ from medgraft.benchmarks.cell.result_files import UnreadableError
 
 logger = logging.getLogger(__name__)
 
-NAMED = 5
+NAMED = 30
 """Files that a log names; of more, it gives counts."""
 
 

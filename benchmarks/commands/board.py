@@ -71,7 +71,7 @@ def expert_load(
 ) -> None:
     """Draw which experts of tgh_moe the tokens of each task chose, from any folders of results."""
     with guarded(debug=debug, resumes=False):
-        from medgraft.benchmarks.board.load_figure import draw_loads, loads
+        from medgraft.benchmarks.board.drawn.load_figure import draw_loads, loads
         from medgraft.benchmarks.board.rows import board_rows
 
         panels = loads(board_rows(results))
@@ -86,7 +86,7 @@ def reliability(
 ) -> None:
     """Draw predicted probabilities against observed frequencies, from any folders of results."""
     with guarded(debug=debug, resumes=False):
-        from medgraft.benchmarks.board.reliability_figure import draw_reliability, panels
+        from medgraft.benchmarks.board.drawn.reliability_figure import draw_reliability, panels
         from medgraft.benchmarks.board.rows import board_rows
 
         drawn = panels(board_rows(results))

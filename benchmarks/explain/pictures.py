@@ -29,12 +29,12 @@ right, the front and the top."""
 
 
 def draw_image(image: np.ndarray, heat: np.ndarray, title: str, unit: str) -> bytes:
-    """An image beside itself with a map over it, as PNG; arguments as of :func:`image_figure`."""
+    """An image beside itself with a map over it, as PNG; ``uint8 [H, W]`` and the rest as in :func:`image_figure`."""
     return _png(image_figure(image, heat, title, unit), title, unit)
 
 
 def draw_volume(volume: np.ndarray, heat: np.ndarray, title: str, unit: str, *, oriented: bool) -> bytes:
-    """Slices of a volume with a map over them, as PNG; arguments as of :func:`volume_figure`."""
+    """Slices of a volume with a map over them, as PNG; ``[D, H, W]`` and the rest as in :func:`volume_figure`."""
     return _png(volume_figure(volume, heat, title, unit, oriented=oriented), title, unit)
 
 

@@ -7,6 +7,7 @@ on different data, another split, by another definition, or, for speeds, on anot
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -46,6 +47,10 @@ def section_of(cell: CellResult) -> Section:
     return cell.phantom, spec.task, spec.cohort.revision, json.dumps(measured, sort_keys=True)
 
 
+PATH = re.compile(r"(?<![\w.])/[^\s,]+")
+"""A place of a machine, which no name of a processor should hold."""
+
+
 def hardware_of(cell: CellResult) -> str:
     """What the speeds of a result depend on, in words; empty where it does not say."""
     env, spec = cell.env, cell.spec
@@ -56,7 +61,7 @@ def hardware_of(cell: CellResult) -> str:
         return ""
     jobs = cell.efficiency.concurrent_jobs if cell.efficiency is not None else 1
     threads = f"{spec.threads} thread{'s' if spec.threads > 1 else ''}"
-    return f"{processor}, {threads}, {jobs} worker{'s' if jobs > 1 else ''} at a time"
+    return f"{PATH.sub('PATH', processor)}, {threads}, {jobs} worker{'s' if jobs > 1 else ''} at a time"
 
 
 def commonest(words: Sequence[str]) -> str:

@@ -144,7 +144,7 @@ class LeftOut:
 
 
 def half_width(variance: Array, freedom: Array, level: float = 0.95) -> Array:
-    """Half of Student's interval."""
+    """Half of Student's interval, of variances and degrees of freedom ``[K]``."""
     from scipy.special import stdtrit
 
     return stdtrit(freedom, (1 + level) / 2) * np.sqrt(variance)

@@ -79,7 +79,7 @@ class ClassObjective(Objective):
 
     @classmethod
     def strata(cls, p: Predictions) -> Sequence[np.ndarray]:
-        """The classes; of labels, for each those who have it and all others, what does not count among them."""
+        """The classes ``int64 [n]``; of labels, each: who has it, and all others, what does not count among them."""
         if p.targets.ndim == 1:
             return (p.targets.astype(np.int64),)
         has = p.targets.astype(bool) if p.mask is None else p.targets.astype(bool) & p.mask.astype(bool)

@@ -144,7 +144,7 @@ class DenseObjective(Objective):
 
     @classmethod
     def strata(cls, p: Predictions) -> Sequence[np.ndarray]:
-        """Samples that show the class, and others."""
+        """Samples that show the class, and others, ``int64 [n]``."""
         return (np.asarray(cls.shows(p), np.int64),)
 
     @classmethod

@@ -120,7 +120,7 @@ def steps(scores: Array, actual: Array) -> tuple[Array, Array]:
 
 
 def thinned(count: int, most: int = MOST_POINTS) -> Array:
-    """Numbers of at most ``most`` of ``count`` points, evenly, first and last among them."""
+    """Numbers ``[m]`` of at most ``most`` of ``count`` points, evenly, first and last among them."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 

@@ -55,7 +55,7 @@ class Differences:
     over_subjects: Array
 
     def p_values(self) -> Array:
-        """Two-sided, of no difference, by Student's distribution; 1 where nothing differs at all."""
+        """Two-sided ``[P]``, of no difference, by Student's distribution; 1 where nothing differs at all."""
         from scipy.special import stdtr
 
         nothing = (self.value == 0) & (self.variance == 0)

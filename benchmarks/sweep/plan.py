@@ -125,6 +125,7 @@ def cells_of(
         sets=sweep.sets,
         coverage=sweep.coverage,
         sets_by_class=sweep.sets_by_class,
+        tune=0,  # the trials, where there are some, say with which options the row runs
         budget=sweep.budget,
         plugins={each.distribution: each.version for each in resolved.plugins() if not each.builtin},
     )

@@ -10,7 +10,7 @@ from cells import spec
 from rich.console import Console
 
 from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
-from medgraft.benchmarks.board.load_figure import draw_loads, loads
+from medgraft.benchmarks.board.drawn.load_figure import draw_loads, loads
 from medgraft.benchmarks.board.markdown import markdown
 from medgraft.benchmarks.board.rows import board_rows
 from medgraft.benchmarks.board.terminal import show_board

@@ -14,7 +14,7 @@ from cells import Ran, ran, spec
 from medgraft_toy import SECRET
 from sweeping import Toy
 
-from medgraft.benchmarks.cell.results import CellResult
+from medgraft.benchmarks.cell.results import SCHEMA_VERSION, CellResult
 from medgraft.benchmarks.cell.steps.description import (
     describe_adapters,
     describe_data,
@@ -174,7 +174,7 @@ def test_a_fused_result_holds_its_operations_and_its_cache(chest_cohort, tmp_pat
     )
     assert execute(job, tmp_path, lambda stage, share: None) == "success"
     result = CellResult.model_validate_json((tmp_path / "result.json").read_text())
-    assert result.schema_version == 4 and [use.form for use in result.ops["packed_lora"]] == ["fused"]
+    assert result.schema_version == SCHEMA_VERSION and [use.form for use in result.ops["packed_lora"]] == ["fused"]
     kinds = [(each["kind"], each["stage"], each["view"]) for each in result.cache["entries"]]
     assert kinds == [("prepared", 0, None), ("prefix", 1, None), ("prefix", 1, 0)]
     assert 0 <= result.cache["hit_rate"] <= 1

@@ -48,6 +48,8 @@ BASE: dict[str, Any] = {
     "sets": "lac",
     "coverage": 0.9,
     "sets_by_class": False,
+    "tune": 0,
+    "budget": None,
     "plugins": {"medgraft-toy": "1.5"},
     "numbers_version": 1,
 }
@@ -73,6 +75,8 @@ OTHER: dict[str, Any] = {
     "sets": "aps",
     "coverage": 0.8,
     "sets_by_class": True,
+    "tune": 3,
+    "budget": 10_000,
     "plugins": {"medgraft-toy": "1.6"},
     "numbers_version": 2,
 }

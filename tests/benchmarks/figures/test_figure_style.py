@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from medgraft.benchmarks.board.load_figure import Load, draw_loads, load_figure
-from medgraft.benchmarks.board.reliability_figure import Panel, draw_reliability, reliability_figure
+from medgraft.benchmarks.board.drawn.load_figure import Load, draw_loads, load_figure
+from medgraft.benchmarks.board.drawn.reliability_figure import Panel, draw_reliability, reliability_figure
 from medgraft.benchmarks.calibration.reliability import Curve
 from medgraft.benchmarks.explain.pictures import draw_image, image_figure, volume_figure
 from medgraft.benchmarks.figures.planes import Plane, draw_planes, embedding_figure

@@ -60,7 +60,7 @@ def test_the_primary_metric_stands_first_and_errors_are_known_to_be_errors(folde
     head = next(
         line for line in text.split("## brain\\_age")[-1].splitlines() if line.startswith("|") and "mae" in line
     )
-    assert [cell.strip() for cell in head.strip("|").split("|")][2] == "mae"
+    assert [cell.strip() for cell in head.strip("|").split("|")][2:4] == ["rank", "mae"]
 
 
 def test_nothing_that_a_terminal_obeys_and_no_path_is_in_any_file(folder):

@@ -78,7 +78,7 @@ def test_no_identifier_is_in_any_file_or_on_the_terminal(swept):
     files = [path for path in swept.folder.rglob("*") if path.is_file()]
     logs = [path for path in files if path.suffix == ".log"]
     assert all(SCARCE in path.read_text() for path in logs) and len(logs) == 1  # chexpert's cell says what it lacks
-    assert len(files) - len(logs) == 10  # four results, their predictions, and the board twice
+    assert len(files) - len(logs) == 11  # four results, their predictions, the board twice, and the journal
     for path in files:
         assert not IDENTIFIER.search(path.read_bytes()) and not IDENTIFIER.search(str(path).encode()), path
 
