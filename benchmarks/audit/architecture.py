@@ -33,8 +33,9 @@ ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "plugins": (("adapters", "adapters/parts", "adapters/kernels", "encoders", "encoders/parts"),),
     "core": (
-        ("testing", "scaffold", "commands of the core", "checkpoints", "attachment"),
-        (CONTRACTS, "suites", "modalities", "fast", "ops", "files"),
+        ("testing", "scaffold", "commands of the core", "suites"),
+        ("checkpoints", "attachment"),
+        (CONTRACTS, "modalities", "fast", "ops", "files"),
     ),
 }
 """Bands of the picture, each a few rows of rooms; imports point down."""

@@ -28,7 +28,7 @@ def embed(
 ) -> None:
     """Draw the test samples of results by class, before and after training; each cell is trained again."""
     with guarded(debug=debug, resumes=False):
-        from medgraft.benchmarks.board import embedding
+        from medgraft.benchmarks.board.drawn import embedding
 
         read = [embedding.read_result(path) for path in results]
         roots = [embedding.cohort_root(result.spec, parse_data(data) or {}) for result in read]

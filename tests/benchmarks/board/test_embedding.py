@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sweeping import command
 
-from medgraft.benchmarks.board import embedding
+from medgraft.benchmarks.board.drawn import embedding
 from medgraft.benchmarks.board.drawn.embedding import Embedded, cohort_root, draw, flatten, read_result
 from medgraft.benchmarks.cell.results import CellResult
 from medgraft.errors import ConfigError, DataError, MedgraftError

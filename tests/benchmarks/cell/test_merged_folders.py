@@ -93,14 +93,14 @@ def broken(folder: Path, count: int) -> None:
 
 
 def test_the_first_few_are_named_and_the_others_counted_by_reason(tmp_path, caplog):
-    broken(tmp_path / "broken", 30)
+    broken(tmp_path / "broken", 60)
     store(tmp_path / "good")
     left_out = LeftOut()
     assert len(verified_results([tmp_path], left_out)) == 1
     warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert len(warnings) == NAMED + 1 and sum("is left out: " in text for text in warnings) == NAMED
-    assert "30 files left out (20 damaged, or no result, 10 of another version of the schema)" in warnings[-1]
-    assert len(left_out.files) == 30 and sum(left_out.kinds.values()) == 30
+    assert "60 files left out (40 damaged, or no result, 20 of another version of the schema)" in warnings[-1]
+    assert len(left_out.files) == 60 and sum(left_out.kinds.values()) == 60
 
 
 def test_few_are_all_named_and_not_counted(tmp_path, caplog):
