@@ -32,7 +32,8 @@ KINDS: dict[str, Kind] = {contract.group.partition(".")[2]: kind for kind, contr
 """Word for several -> the kind: ``adapters`` -> ``adapter``."""
 
 SUITES = "suites"
-Listed = StrEnum("Listed", [*KINDS, SUITES])
+LISTED = (*KINDS, SUITES)
+Listed = StrEnum("Listed", list(LISTED))
 """What ``ls`` lists."""
 
 
