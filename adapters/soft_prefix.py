@@ -19,13 +19,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapters.parts.language import beside_language_model
 from medgraft.adapters.parts.placement import towers_with_features, trained_dtype
 from medgraft.adapters.perceiver_resampler import PerceiverResampler, as_media
 from medgraft.adapters.spatial_pooling import SpatialPooling
 from medgraft.encoder import Encoder
 from medgraft.errors import IncompatibleError
 from medgraft.features import Features
-from medgraft.language_model import LanguageModel
 from medgraft.sites import Site
 from medgraft.towers import text_tower, visual_tower
 
@@ -79,14 +79,7 @@ class SoftPrefix(Adapter):
 
     def supports(self, encoder: Encoder) -> Support:
         """Fits a visual tower beside a language model."""
-        reader = text_tower(encoder)
-        if visual_tower(encoder) is None or reader is None:
-            return Support(
-                False, "it needs a visual tower and a language model; pair:<visual>|causal_lm:<model> is both"
-            )
-        if not isinstance(reader[1], LanguageModel):
-            return Support(False, f"{reader[1].spec.name} reads texts and continues none; name a causal_lm")
-        return Support(True)
+        return beside_language_model(encoder)
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Puts the map on the features of the first visual tower."""

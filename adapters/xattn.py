@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.adapters.gated_xattn import GatedCrossAttention
+from medgraft.adapters.parts.language import beside_language_model
 from medgraft.adapters.parts.placement import trained_dtype
 from medgraft.adapters.perceiver_resampler import PerceiverResampler, as_media
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.features import Features
 from medgraft.knobs import SizeKnob
-from medgraft.language_model import LanguageModel
 from medgraft.sites import Site
 from medgraft.towers import text_tower, visual_tower
 
@@ -83,16 +83,10 @@ class Xattn(Adapter):
 
     def supports(self, encoder: Encoder) -> Support:
         """Fits a visual tower beside a language model whose blocks are known."""
-        reader = text_tower(encoder)
-        if visual_tower(encoder) is None or reader is None:
-            return Support(
-                False, "it needs a visual tower and a language model; pair:<visual>|causal_lm:<model> is both"
-            )
-        if not isinstance(reader[1], LanguageModel):
-            return Support(False, f"{reader[1].spec.name} reads texts and continues none; name a causal_lm")
-        if not reader[1].block_paths():
+        fits, reader = beside_language_model(encoder), text_tower(encoder)
+        if fits and reader is not None and not reader[1].block_paths():
             return Support(False, f"the blocks of {reader[1].spec.name} cannot be found; soft_prefix needs none")
-        return Support(True)
+        return fits
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Hangs the cross-attentions before blocks of the language model, and keeps the media of a call."""

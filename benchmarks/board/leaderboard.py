@@ -39,7 +39,7 @@ def table(rows: Sequence[BoardRow]) -> pd.DataFrame:
             "title": title(cell) or None,
             "note": row.note,
             "suite": suite_of(cell) or None,
-            "marks": "; ".join(getattr(row, "marks", ())) or None,
+            "marks": "; ".join(row.marks) or None,
             "rank": row.standing.rank if row.standing else None,
             "rank_low": row.standing.low if row.standing else None,
             "rank_high": row.standing.high if row.standing else None,

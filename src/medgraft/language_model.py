@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -16,9 +16,6 @@ from medgraft.options import Options
 
 Ending = Literal["end", "stop", "limit"]
 """How a generated text ended: by the model's own end token, by a stop string, or by the limit."""
-
-IGNORED = -100
-"""Label of a token that is no part of an answer; cross-entropy leaves it out."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ class Generated:
 
     texts: tuple[str, ...]
     ids: tuple[tuple[int, ...], ...]
-    endings: tuple[Ending, ...] = field(default=())
+    endings: tuple[Ending, ...]
 
 
 class LanguageModel(TextEncoder):
