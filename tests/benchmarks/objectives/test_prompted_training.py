@@ -14,6 +14,7 @@ from sweeping import Toy
 
 from medgraft.adapter import Adapter
 from medgraft.adapters.tgh_moe import TghMoe
+from medgraft.benchmarks.cell.migrations import SCHEMA_VERSION
 from medgraft.benchmarks.cell.results import CellResult, ResultStore
 from medgraft.benchmarks.prefix_cache.inputs import TowerInputs
 from medgraft.benchmarks.training.trainer import Runner
@@ -92,7 +93,7 @@ def test_results_of_older_schemas_are_still_read(tmp_path: Path):
     store, result = ResultStore(tmp_path), CellResult(key=spec().key(), status="success", spec=spec(), phantom=True)
     path = store.put(result.model_copy(update={"diagnostics": {"it": {"load": [1.0]}}}))
     stored = json.loads(path.read_text())
-    assert stored["schema_version"] == 4 and stored["diagnostics"] == {"it": {"load": [1.0]}}
+    assert stored["schema_version"] == SCHEMA_VERSION and stored["diagnostics"] == {"it": {"load": [1.0]}}
     for name in ("ops", "cache"):
         del stored[name]
     path.write_text(json.dumps(stored | {"schema_version": 2}))
