@@ -301,7 +301,7 @@ def _row(section: str, row: BoardRow) -> Row:
         recipe=recipe(cell),
         status=one_line(row.status),
         warning=one_line(row.warning),
-        marks=tuple(one_line(mark) for mark in getattr(row, "marks", ())),
+        marks=tuple(one_line(mark) for mark in row.marks),
         standing=None if standing is None else Rank(**vars(standing)),
         metrics=_plain_names(row.metrics),
         trainable=sum(cost.trainable.values()) if cost else None,

@@ -12,11 +12,10 @@ import pandas as pd
 from medgraft.benchmarks.board.adapters import recipe, title
 from medgraft.benchmarks.board.document import suite_of
 from medgraft.benchmarks.board.external import tested_rows
-from medgraft.benchmarks.board.markdown import MARGIN, markdown
+from medgraft.benchmarks.board.markdown import markdown
+from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import BoardRow, median
 from medgraft.benchmarks.board.text import as_csv
-from medgraft.benchmarks.kernels.results import OperationResult
-from medgraft.benchmarks.suite.ranks import SuiteBoard
 from medgraft.errors import MedgraftError
 
 ALWAYS = ("data", "task", "cohort_revision", "encoder", "adapter", "note", "seeds", "status", "epochs")
@@ -72,22 +71,12 @@ def table(rows: Sequence[BoardRow]) -> pd.DataFrame:
     return frame.drop(columns=[name for name in frame if name not in ALWAYS and bool(np.all(frame[name].isna()))])
 
 
-def write_board(
-    rows: Sequence[BoardRow],
-    folder: Path,
-    command: str,
-    operations: Sequence[OperationResult] = (),
-    also: Sequence[str] = (),
-    *,
-    groups: bool = False,
-    margin: float = MARGIN,
-    suites: Sequence[SuiteBoard] = (),
-) -> tuple[Path, Path]:
+def write_board(rows: Sequence[BoardRow], folder: Path, options: BoardOptions) -> tuple[Path, Path]:
     """Writes ``leaderboard.md`` and ``leaderboard.csv``, see :func:`markdown`; returns their paths."""
     text, data = folder / "leaderboard.md", folder / "leaderboard.csv"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        board = markdown(rows, command, operations, also, groups=groups, margin=margin, suites=suites)
+        board = markdown(rows, options)
         text.write_text(board, encoding="utf-8")
         data.write_text(as_csv(table(rows)), encoding="utf-8")
     except OSError as error:

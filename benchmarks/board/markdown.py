@@ -14,21 +14,18 @@ from medgraft.benchmarks.board.external import HEADS as EXTERNAL_HEADS
 from medgraft.benchmarks.board.external import tested_rows
 from medgraft.benchmarks.board.groups import HEADS as GROUP_HEADS
 from medgraft.benchmarks.board.groups import group_rows, metrics_by_group
+from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.probabilities import HEADS as PROBABILITY_HEADS
 from medgraft.benchmarks.board.probabilities import probability_rows
 from medgraft.benchmarks.board.rows import BoardRow
 from medgraft.benchmarks.board.text import prose_without_paths, with_interval, without_paths
 from medgraft.benchmarks.cohorts.tables.tabular import baseline_lines
 from medgraft.benchmarks.fairness.basis import why_apart
-from medgraft.benchmarks.kernels.results import OperationResult, section
+from medgraft.benchmarks.kernels.results import section
 from medgraft.benchmarks.metrics.intervals import FEW
-from medgraft.benchmarks.suite.ranks import SuiteBoard
 from medgraft.benchmarks.suite.text import suite_markdown
 from medgraft.commands.plain_text import markdown_code, markdown_text, one_line
 from medgraft.errors import ConfigError
-
-MARGIN = 0.01
-"""Of non-inferiority to full fine-tuning: one point."""
 
 PHANTOM_NOTE = (
     "**PHANTOM**: rows marked so were measured on generated cohorts. They show that the machinery works and how "
@@ -36,34 +33,20 @@ PHANTOM_NOTE = (
 )
 
 
-def markdown(
-    rows: Sequence[BoardRow],
-    command: str,
-    operations: Sequence[OperationResult] = (),
-    also: Sequence[str] = (),
-    *,
-    groups: bool = False,
-    margin: float = MARGIN,
-    suites: Sequence[SuiteBoard] = (),
-) -> str:
+def markdown(rows: Sequence[BoardRow], options: BoardOptions) -> str:
     """The board as Markdown: one table of means per task, then F1 and AUC per class, and the operations at the end.
 
     Args:
         rows: See :func:`board_rows`.
-        command: That made it.
-        operations: See :mod:`medgraft.benchmarks.kernels.results`.
-        also: Further metrics to show, in a table of their own.
-        suites: Ranks over the tasks of suites.
-        groups: Add the primary metric, and those of ``also``, by groups of test subjects.
-        margin: By how much less than full fine-tuning a row may be worse, in the unit of the primary metric.
+        options: What it shows beside them.
 
     Raises:
-        ConfigError: No row has one of them.
+        ConfigError: No row has one of the further metrics.
     """
-    numbers = {name for row in rows for name in row.metrics} | (metrics_by_group(rows) if groups else set())
-    if unknown := [name for name in also if name not in numbers]:
+    numbers = {name for row in rows for name in row.metrics} | (metrics_by_group(rows) if options.groups else set())
+    if unknown := [name for name in options.also if name not in numbers]:
         raise ConfigError(f"no result has the metric {unknown[0]!r}; they have {', '.join(sorted(numbers))}")
-    lines = ["# Leaderboard", "", f"Made by {markdown_code(without_paths(command))}.", ""]
+    lines = ["# Leaderboard", "", f"Made by {markdown_code(without_paths(options.command))}.", ""]
     lines += [
         "Numbers are means over seeds; brackets hold 95% intervals over test subjects and, where a row has "
         "several, seeds. They hold what other subjects of the same population and other seeds would change, and not "
@@ -81,18 +64,18 @@ def markdown(
     ]
     if any(row.first.phantom for row in rows):
         lines += [PHANTOM_NOTE, ""]
-    lines += suite_markdown(suites)
+    lines += suite_markdown(options.suites)
     tasks: dict[tuple[bool, str, str, str], list[BoardRow]] = defaultdict(list)
     for row in rows:
         tasks[row.section].append(row)
     reasons = why_apart(rows)
     for section_key, members in tasks.items():
-        lines += _task_section(members, also, margin, reasons.get(section_key, ""))
+        lines += _task_section(members, options.also, options.margin, reasons.get(section_key, ""))
         lines += _external_section(members)
         if table := probability_rows(members):
             heads, cells = without_dashes(PROBABILITY_HEADS, table)
             lines += ["Probabilities and conformal sets:", "", *_as_markdown(cells, heads)]
-        for metric in dict.fromkeys([speaking(members).primary, *also]) if groups else ():
+        for metric in dict.fromkeys([speaking(members).primary, *options.also]) if options.groups else ():
             if table := group_rows(members, metric):
                 lines += [
                     f"By groups of test subjects, {markdown_code(metric)}:",
@@ -102,7 +85,7 @@ def markdown(
     if rows:
         heads, cells = without_dashes(HEADS, adapter_rows([row.first for row in rows]))
         lines += ["Adapters and how they were trained:", "", *_as_markdown(cells, heads)]
-    lines += section(operations)
+    lines += section(options.operations)
     return "\n".join(lines) + "\n"
 
 

@@ -36,7 +36,7 @@ def leaderboard(
     with guarded(debug=debug, resumes=False):
         from rich.console import Console
 
-        from medgraft.benchmarks.board.markdown import MARGIN
+        from medgraft.benchmarks.board.options import MARGIN, BoardOptions
         from medgraft.benchmarks.board.rows import board_rows
         from medgraft.benchmarks.board.terminal import show_board
         from medgraft.benchmarks.kernels.results import read_operations
@@ -56,7 +56,7 @@ def leaderboard(
         suites = boards_of(rows, [suite] if suite else ())
         options += ["--suite", suite] if suite else []
         command = shlex.join(["medgraft", "leaderboard", *map(str, results), *options])
-        published = publish(rows, out, command, operations, also, groups=groups, margin=kept, suites=suites)
+        published = publish(rows, out, BoardOptions(command, operations, also, groups, kept, suites))
         show_board(rows, groups=groups, also=also)
         show_suite(suites, Console())
         typer.echo(f"written: {', '.join(map(str, published.files))}")

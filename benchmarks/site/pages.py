@@ -24,7 +24,9 @@ from medgraft.benchmarks.site.charts.pareto import Pareto, Point, pareto_chart
 from medgraft.benchmarks.site.charts.ranks import ranks_chart
 from medgraft.benchmarks.site.mean_ranks import mean_ranks
 from medgraft.benchmarks.site.row_data import Shared, row_data
+from medgraft.benchmarks.site.suite_page import suite_page
 from medgraft.benchmarks.site.table_data import table_data
+from medgraft.benchmarks.suite.ranks import SuiteBoard
 from medgraft.commands.plain_text import plain
 
 OPEN_FRONTS = 8
@@ -42,7 +44,14 @@ COSTS = (
 """Costs with a chart: field of a row, name of the axis, whether more is better, and what it is divided by."""
 
 
-def write_site(rows: Sequence[BoardRow], document: Document, folder: Path, *, parquet: bool = True) -> Path:
+def write_site(
+    rows: Sequence[BoardRow],
+    document: Document,
+    folder: Path,
+    *,
+    parquet: bool = True,
+    suites: Sequence[SuiteBoard] = (),
+) -> Path:
     """Writes all pages; returns the path of ``index.html``. Pages of rows that are no more are removed.
 
     Args:
@@ -50,6 +59,7 @@ def write_site(rows: Sequence[BoardRow], document: Document, folder: Path, *, pa
         document: The same as data.
         folder: Where to.
         parquet: ``leaderboard.parquet`` lies beside them.
+        suites: Ranks over the tasks of suites.
 
     Raises:
         OSError: They cannot be written.
@@ -61,7 +71,7 @@ def write_site(rows: Sequence[BoardRow], document: Document, folder: Path, *, pa
         if path.name not in known and PAGE_NAME.fullmatch(path.name):
             path.unlink()
     index = folder / "index.html"
-    index.write_text(_index(rows, document, parquet=parquet), encoding="utf-8")
+    index.write_text(_index(rows, document, suites, parquet=parquet), encoding="utf-8")
     return index
 
 
@@ -105,7 +115,7 @@ def page_of(section: Section, row: str, *, many: bool) -> str:
     return f"{section.id}-{row[0]}.html" if many else f"{section.id}.html"
 
 
-def _index(rows: Sequence[BoardRow], document: Document, *, parquet: bool) -> str:
+def _index(rows: Sequence[BoardRow], document: Document, suites: Sequence[SuiteBoard], *, parquet: bool) -> str:
     script, by_section = _part("board.js"), _by_section(document)
     classes = {
         record.section: row.first.data.get("classes", ())
@@ -122,6 +132,7 @@ def _index(rows: Sequence[BoardRow], document: Document, *, parquet: bool) -> st
         few=len(document.sections) <= OPEN_FRONTS,
         fronts={section.id: list(_fronts(section, by_section[section.id])) for section in document.sections},
         ranks=list(_ranks(document)),
+        suites=[suite_page(board) for board in suites],
         data=as_data(table_data(document, classes, MOST_TOGETHER)),
         script=Markup(script),
     )

@@ -12,13 +12,11 @@ import pandas as pd
 
 from medgraft.benchmarks.board.document import document
 from medgraft.benchmarks.board.leaderboard import table, write_board
-from medgraft.benchmarks.board.markdown import MARGIN
+from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import BoardRow
 from medgraft.benchmarks.cell.results import BOARD_FILE, write_atomically
 from medgraft.benchmarks.garbage import uncollected
-from medgraft.benchmarks.kernels.results import OperationResult
 from medgraft.benchmarks.site.pages import write_site
-from medgraft.benchmarks.suite.ranks import SuiteBoard
 from medgraft.commands.plain_text import plain
 from medgraft.errors import MedgraftError
 
@@ -38,27 +36,17 @@ class Published:
     notice: str = ""
 
 
-def publish(
-    rows: Sequence[BoardRow],
-    folder: Path,
-    command: str,
-    operations: Sequence[OperationResult] = (),
-    also: Sequence[str] = (),
-    *,
-    groups: bool = False,
-    margin: float = MARGIN,
-    suites: Sequence[SuiteBoard] = (),
-) -> Published:
-    """Writes all files of a board, see :func:`medgraft.benchmarks.board.markdown.markdown` for the arguments.
+def publish(rows: Sequence[BoardRow], folder: Path, options: BoardOptions) -> Published:
+    """Writes all files of a board.
 
     Raises:
         MedgraftError: They cannot be written.
     """
     with uncollected():
-        files = list(write_board(rows, folder, command, operations, also, groups=groups, margin=margin, suites=suites))
+        files = list(write_board(rows, folder, options))
         has_parquet = importlib.util.find_spec("pyarrow") is not None
         try:
-            whole = document(rows, command)
+            whole = document(rows, options.command)
             text = whole.model_dump_json(indent=1) + "\n"
             files.append(folder / BOARD_FILE)
             write_atomically(files[-1], lambda handle: handle.write(text.encode()))
@@ -69,7 +57,7 @@ def publish(
                 files.append(parquet)
             else:
                 parquet.unlink(missing_ok=True)  # an older one would say something else than the others
-            files.append(write_site(rows, whole, folder, parquet=has_parquet))
+            files.append(write_site(rows, whole, folder, parquet=has_parquet, suites=options.suites))
         except OSError as error:
             raise MedgraftError(
                 f"the leaderboard cannot be written to {folder}: {error}; choose another folder"

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from medgraft.benchmarks.board.leaderboard import write_board
+from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
 from medgraft.benchmarks.board.terminal import show_board
 from medgraft.benchmarks.cell.results import CellResult, CellSpec, ResultStore, StorageError
@@ -113,7 +114,8 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
     folder = Path() if sweep.results == DEFAULT_RESULTS else sweep.results
     try:
         ranks = boards_of(board)
-        text, data = write_board(board, folder, command, read_operations([sweep.results]), suites=ranks)
+        shown = BoardOptions(command, read_operations([sweep.results]), suites=ranks)
+        text, data = write_board(board, folder, shown)
         show_suite(ranks if sweep.suite else (), console)
         say(console, f"written: {sweep.results}/, {text}, {data}")
     except MedgraftError as error:

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from medgraft.benchmarks.board.markdown import markdown
+from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
 from medgraft.benchmarks.cell.results import OPERATION_SUFFIX
 from medgraft.benchmarks.commands.main import app
@@ -250,10 +251,10 @@ def test_a_stored_result_becomes_a_section_of_the_board(tmp_path):
     found = read_operations([tmp_path])
     assert found == [result]
     assert board_rows([tmp_path]) == []
-    text = markdown([], "x", found)
+    text = markdown([], BoardOptions("x", found))
     (row,) = [line for line in text.splitlines() if line.startswith("| moe")]
     assert "## Operations" in text and result.machine in text and f"{result.forms[1].ratio:.2f}" in row
-    assert "Operations" not in markdown([], "x", [])
+    assert "Operations" not in markdown([], BoardOptions("x", []))
 
 
 def test_the_board_shows_no_fused_number_behind_a_red_gate():

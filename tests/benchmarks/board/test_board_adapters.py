@@ -11,6 +11,7 @@ from sweeping import Toy
 from medgraft.benchmarks.board.adapters import without_dashes
 from medgraft.benchmarks.board.leaderboard import table
 from medgraft.benchmarks.board.markdown import markdown
+from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
 from medgraft.benchmarks.sweep.recipe import training
 from medgraft.benchmarks.sweep.request import Sweep
@@ -65,7 +66,7 @@ def test_title_and_recipe_stand_in_describe_and_on_the_board(gain, toy, medgraft
         update={"adapters": {"toy_gain": {**rows[0].cells[0].adapters["toy_gain"], **adapter_facts(
             resolve_adapter("toy_gain")).to_dict()}}}
     )  # fmt: skip
-    text = markdown(rows, "made by hand")
+    text = markdown(rows, BoardOptions("made by hand"))
     line = next(line for line in text.splitlines() if "Gain of the toy" in line)
     assert "medgraft-toy 1.5" in line and "2 epochs, lr 0.02" in line and "MIT" in line and "Toy et al., 2026" in line
     assert table(rows)["title"][0] == "Gain of the toy" and table(rows)["recipe"][0].startswith("2 epochs")
@@ -76,4 +77,4 @@ def test_columns_that_no_row_fills_are_left_out(toy, medgraft, tmp_path):
     assert done.exit_code == 0, done.output
     frame = table(board_rows([tmp_path]))
     assert "note" in frame and not [name for name in frame if name != "note" and frame[name].isna().all()]
-    assert "licence" not in markdown(board_rows([tmp_path]), "x")  # nobody gave one
+    assert "licence" not in markdown(board_rows([tmp_path]), BoardOptions("x"))  # nobody gave one

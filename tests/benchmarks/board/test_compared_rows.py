@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from medgraft.benchmarks.board.compared.choosing import pairs_of
 from medgraft.benchmarks.board.compared.sentences import compare_rows, sentences
 from medgraft.benchmarks.board.markdown import markdown
+from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
 from medgraft.benchmarks.cell.results import CellResult, CellSpec, Efficiency, ResultStore
 from medgraft.benchmarks.commands.main import app
@@ -69,7 +70,7 @@ def test_a_board_is_ordered_by_ranks_and_shows_them(results):
     assert [row.standing.rank for row in rows if row.standing] == [1, 1, 3]
     assert [(row.standing.low, row.standing.high) for row in rows if row.standing] == [(1, 2), (1, 2), (3, 3)]
     assert rows[2].adapter == "bitfit" and all(row.evidence is None for row in rows)
-    text = markdown(rows, "x")
+    text = markdown(rows, BoardOptions("x"))
     assert "1 (1-2)" in text and "3 (3-3)" in text
 
 
@@ -80,7 +81,7 @@ def test_rows_beside_full_fine_tuning_say_whether_they_are_within_the_margin(res
     assert lora is not None and bitfit is not None
     assert lora.trainable == pytest.approx(0.02) and lora.low < lora.gain < lora.high
     assert lora.within(-lora.low + 1e-9) and not lora.within(-lora.low - 1e-9) and bitfit.high < 0
-    text = markdown(list(rows.values()), "x", margin=0.5)
+    text = markdown(list(rows.values()), BoardOptions("x", margin=0.5))
     assert "worse by less than 0.5" in text and "2.00%" in text
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
 from medgraft.benchmarks.board.drawn.load_figure import draw_loads, loads
 from medgraft.benchmarks.board.markdown import markdown
+from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
 from medgraft.benchmarks.board.terminal import show_board
 from medgraft.benchmarks.cell.results import CellResult, ResultStore
@@ -84,7 +85,7 @@ def test_stages_alone_are_told_for_an_adapter_without_a_router():
 
 def test_the_board_and_the_terminal_show_them(results):
     rows = board_rows([results])
-    text = markdown(rows, "made so")
+    text = markdown(rows, BoardOptions("made so"))
     assert "load entropy by task" in text and "blocks.3.mlp in 1 of 2 seeds" in text
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     show_board(rows, console)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from medgraft.benchmarks.board.groups import group_rows
 from medgraft.benchmarks.board.markdown import markdown
+from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import BoardRow, make_row
 from medgraft.benchmarks.board.terminal import show_board
 from medgraft.benchmarks.cell.results import CellResult
@@ -79,8 +80,8 @@ def test_an_undefined_group_says_so():
 
 def test_they_stand_on_the_board_only_where_they_are_asked_for():
     rows = [row((0.9, 0.7))]
-    assert "By groups" not in markdown(rows, "x")
-    assert "By groups of test subjects, `auc_macro`:" in markdown(rows, "x", groups=True)
+    assert "By groups" not in markdown(rows, BoardOptions("x"))
+    assert "By groups of test subjects, `auc_macro`:" in markdown(rows, BoardOptions("x", groups=True))
     for groups in (False, True):
         console = Console(file=io.StringIO(), width=120)
         show_board(rows, console, groups=groups)

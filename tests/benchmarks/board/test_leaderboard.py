@@ -14,6 +14,7 @@ from rich.console import Console
 
 from medgraft.benchmarks.board.leaderboard import table, write_board
 from medgraft.benchmarks.board.markdown import markdown
+from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import BoardRow, board_rows
 from medgraft.benchmarks.board.terminal import show_board
 from medgraft.benchmarks.board.text import count
@@ -102,7 +103,7 @@ def test_a_row_without_a_double_carries_no_note(tmp_path):
 def test_limited_runs_have_a_table_of_their_own(tmp_path):
     store(tmp_path)
     store(tmp_path, limit=16)
-    found = sections(markdown(board_rows([tmp_path]), "x"))
+    found = sections(markdown(board_rows([tmp_path]), BoardOptions("x")))
     assert set(found) == {"adni_image (PHANTOM)", "adni_image (PHANTOM), at most 16 samples per split"}
 
 
@@ -110,7 +111,7 @@ def test_another_text_policy_has_a_table_of_its_own_that_names_it(tmp_path):
     for policy in ("cognitive", "full"):
         store(tmp_path, task_options={"text_policy": policy})
     rows = board_rows([tmp_path])
-    text = markdown(rows, "x")
+    text = markdown(rows, BoardOptions("x"))
     assert len({row.section for row in rows}) == 2
     assert "text_policy cognitive" in text and "text_policy full" in text
 
@@ -170,7 +171,7 @@ def test_an_undefined_metric_is_a_dash_and_not_zero(tmp_path):
     result.metrics["auc_macro"] = result.metrics["auc_macro"].model_copy(update={"value": None, "ci_low": None})
     ResultStore(tmp_path).put(result).with_suffix(".npz").unlink()  # which would give another value
     (row,) = board_rows([tmp_path])
-    assert row.metrics["auc_macro"][0] is None and "nan" not in markdown([row], "x")
+    assert row.metrics["auc_macro"][0] is None and "nan" not in markdown([row], BoardOptions("x"))
 
 
 def test_several_folders_merge(tmp_path):
@@ -189,7 +190,7 @@ def test_failing_seeds_are_visible_and_leave_the_mean_alone(tmp_path):
     store(tmp_path, 2, status="timeout")
     (row,) = board_rows([tmp_path])
     assert row.status == "2 of 3: oom, timeout" and row.metrics["f1_macro"][0] == value
-    for text in (markdown([row], "x"), table([row]).to_csv(), terminal([row], 200)):
+    for text in (markdown([row], BoardOptions("x")), table([row]).to_csv(), terminal([row], 200)):
         assert "2 of 3: oom, timeout" in text
 
 
@@ -198,7 +199,7 @@ def test_a_row_that_failed_altogether_comes_last_without_numbers(tmp_path):
     store(tmp_path, skill=0.0)
     last = board_rows([tmp_path])[-1]
     assert last.status == "1 of 1: error"
-    line = next(line for line in markdown([last], "x").splitlines() if "a_broken_one" in line)
+    line = next(line for line in markdown([last], BoardOptions("x")).splitlines() if "a_broken_one" in line)
     assert [cell.strip() for cell in line.split("|")[3:10]] == ["-"] * 7
 
 
@@ -213,14 +214,14 @@ def both(tmp_path: Path) -> list[BoardRow]:
 
 
 def test_every_phantom_table_and_line_is_marked(both):
-    found = sections(markdown(both, "x"))
+    found = sections(markdown(both, BoardOptions("x")))
     assert list(found) == ["adni_image", "adni_image (PHANTOM)"]
     heads = [line for line in found["adni_image (PHANTOM)"].splitlines() if line.startswith("| encoder")]
     assert "PHANTOM" in heads[1]
 
 
 def test_real_and_phantom_rows_are_never_in_one_table(both):
-    found = sections(markdown(both, "x"))
+    found = sections(markdown(both, BoardOptions("x")))
     assert "rev-phantom" not in found["adni_image"] and "rev-real" not in found["adni_image (PHANTOM)"]
     assert found["adni_image"].count("brain_adapter") == 2  # the table of means and that of classes
 
@@ -238,11 +239,11 @@ def test_the_csv_says_of_every_line_what_it_was_measured_on(both):
 def test_a_board_of_real_rows_does_not_mention_phantoms(tmp_path):
     store(tmp_path, phantom=False)
     rows = board_rows([tmp_path])
-    assert "PHANTOM" not in markdown(rows, "x") + terminal(rows)
+    assert "PHANTOM" not in markdown(rows, BoardOptions("x")) + terminal(rows)
 
 
 def test_a_board_with_phantoms_says_what_they_are_worth(both):
-    assert "no clinical evidence" in markdown(both, "x")
+    assert "no clinical evidence" in markdown(both, BoardOptions("x"))
 
 
 # --- what people read -------------------------------------------------------------------------------------------------
@@ -260,7 +261,7 @@ def test_eighty_columns_hold_every_number_whole(tmp_path):
 
 def test_the_markdown_states_the_command_the_split_and_the_means(tmp_path):
     value = store(tmp_path).metrics["f1_macro"]
-    text = markdown(board_rows([tmp_path]), "medgraft run --adapters brain_adapter")
+    text = markdown(board_rows([tmp_path]), BoardOptions("medgraft run --adapters brain_adapter"))
     assert "Made by `medgraft run --adapters brain_adapter`" in text
     assert "test 40 samples of 20 subjects" in text and "split `abababababab`" in text
     assert f"{value.value:.3f} [{value.ci_low:.3f}, {value.ci_high:.3f}]" in text
@@ -268,7 +269,7 @@ def test_the_markdown_states_the_command_the_split_and_the_means(tmp_path):
 
 def test_a_bar_in_a_name_does_not_split_its_cell(tmp_path):
     store(tmp_path, encoder="pair:a|b")
-    text = markdown(board_rows([tmp_path]), "x")
+    text = markdown(board_rows([tmp_path]), BoardOptions("x"))
     lines = [line for line in text.splitlines() if line.startswith("|") and "pair:a" in line]
     heads = [line for line in text.splitlines() if line.startswith("| encoder")]
     assert len(lines) == len(heads) > 1
@@ -278,7 +279,7 @@ def test_a_bar_in_a_name_does_not_split_its_cell(tmp_path):
 
 def test_the_csv_reads_back_with_every_metric(tmp_path):
     cell = store(tmp_path)
-    _, path = write_board(board_rows([tmp_path]), tmp_path / "out", "x")
+    _, path = write_board(board_rows([tmp_path]), tmp_path / "out", BoardOptions("x"))
     read = pd.read_csv(path)
     for name, metric in cell.metrics.items():
         assert read[name][0] == pytest.approx(metric.value), name
@@ -287,7 +288,7 @@ def test_the_csv_reads_back_with_every_metric(tmp_path):
 
 def test_classes_have_their_own_columns(tmp_path):
     store(tmp_path)
-    text = markdown(board_rows([tmp_path]), "x")
+    text = markdown(board_rows([tmp_path]), BoardOptions("x"))
     assert "F1 cn (PHANTOM)" in text and "AUC ad (PHANTOM)" in text
 
 
@@ -333,7 +334,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path):
     store(tmp_path / "a")
     (tmp_path / "file").touch()
     with pytest.raises(MedgraftError, match=r"cannot be written to .*file.*; choose another"):
-        write_board(board_rows([tmp_path / "a"]), tmp_path / "file" / "out", "x")
+        write_board(board_rows([tmp_path / "a"]), tmp_path / "file" / "out", BoardOptions("x"))
 
 
 # --- backends ---------------------------------------------------------------------------------------------------------
@@ -342,7 +343,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path):
 def with_ops(folder: Path, backend: str, **ops: list[OpUse]) -> str:
     made = store(folder, backend=backend).model_copy(update={"ops": ops})
     ResultStore(folder).put(made)
-    return markdown(board_rows([folder]), "c")
+    return markdown(board_rows([folder]), BoardOptions("c"))
 
 
 def test_a_fused_row_says_what_was_fused_and_why_something_was_not(tmp_path):

@@ -10,6 +10,7 @@ from cells import spec
 
 from medgraft.benchmarks.board.drawn.reliability_figure import LIKELIEST, draw_reliability, panels
 from medgraft.benchmarks.board.markdown import markdown
+from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.probabilities import HEADS, probability_rows
 from medgraft.benchmarks.board.rows import BoardRow, make_row
 from medgraft.benchmarks.calibration.conformal import calibrate, set_statistics
@@ -58,7 +59,7 @@ def test_a_row_says_the_means_of_its_seeds():
     by_class = {k: np.mean([one.sets.numbers[f"coverage_{k}"].value for one in found]) for k in "abc"}
     worst = min(by_class, key=by_class.get)
     assert said["least covered"].startswith(f"{by_class[worst]:.3f} [") and said["least covered"].endswith(f" {worst}")
-    assert "| least covered" in markdown([each], "medgraft leaderboard r")
+    assert "| least covered" in markdown([each], BoardOptions("medgraft leaderboard r"))
 
 
 def test_no_temperature_is_said_in_words_and_results_without_any_are_left_out():
@@ -66,7 +67,7 @@ def test_no_temperature_is_said_in_words_and_results_without_any_are_left_out():
     old = row()
     old.cells = [cell.model_copy(update={"calibration": None}) for cell in old.cells]
     assert probability_rows([old]) == [] and panels([old]) == []
-    assert "Probabilities" not in markdown([old], "medgraft leaderboard r")
+    assert "Probabilities" not in markdown([old], BoardOptions("medgraft leaderboard r"))
 
 
 def test_panels_hold_a_line_for_each_row():

@@ -12,6 +12,7 @@ from test_leaderboard import store, terminal
 from test_submission import as_another_seed, copy_as, put
 
 from medgraft.benchmarks.board.markdown import markdown
+from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
 from medgraft.benchmarks.cell.left_out import NAMED, LeftOut
 from medgraft.benchmarks.cell.results import CellSpec, ResultStore
@@ -33,8 +34,8 @@ def test_of_different_numbers_the_first_folder_counts_and_the_board_says_both(tm
     assert row.metrics["f1_macro"][0] == values[0] and len(row.cells) == 1
     told = f"f1_macro {values[0]:.6g}, not {values[1]:.6g}"
     assert told in row.conflicts[0] and "it was read first" in row.conflicts[0] and told in caplog.text
-    assert f"{values[1]:.6g}" in markdown([row], "x") and f"{values[1]:.6g}" in terminal([row], 200)
-    assert str(tmp_path) not in markdown([row], "x")
+    assert f"{values[1]:.6g}" in markdown([row], BoardOptions("x")) and f"{values[1]:.6g}" in terminal([row], 200)
+    assert str(tmp_path) not in markdown([row], BoardOptions("x"))
 
 
 def test_checked_numbers_count_before_others_whatever_the_order(tmp_path):

@@ -15,6 +15,7 @@ from test_leaderboard import store, terminal
 
 from medgraft.benchmarks.board.leaderboard import table
 from medgraft.benchmarks.board.markdown import markdown
+from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
 from medgraft.benchmarks.cell import verification
 from medgraft.benchmarks.cell.results import LATER_FIELDS, CellResult, CellSpec, ResultStore, write_arrays
@@ -89,7 +90,7 @@ def test_what_contradicts_itself_is_left_out_by_name_and_the_rest_stands(tmp_pat
     assert [cell.spec.seed for cell in row.cells] == [1] and row.status == "success"
     told = [record.getMessage() for record in caplog.records if path.name in record.getMessage()]
     assert len(told) == 1 and reason in told[0], told
-    assert markdown([row], "x") and len(table([row])) == 1 and terminal([row])
+    assert markdown([row], BoardOptions("x")) and len(table([row])) == 1 and terminal([row])
 
 
 def test_a_phantom_made_real_with_a_matching_key_is_told_by_its_data(tmp_path, caplog):
@@ -148,7 +149,7 @@ def test_a_row_without_predictions_says_that_nobody_checked_it(tmp_path):
     next(tmp_path.rglob("*.npz")).unlink()
     (row,) = board_rows([tmp_path])
     assert row.status == "success (1 unverified)"
-    for text in (markdown([row], "x"), table([row]).to_csv(), terminal([row], 200)):
+    for text in (markdown([row], BoardOptions("x")), table([row]).to_csv(), terminal([row], 200)):
         assert "unverified" in text
 
 
@@ -193,7 +194,11 @@ def test_a_hostile_name_is_only_shown(tmp_path):
 
     store(tmp_path, adapter=HOSTILE, encoder=HOSTILE, task=HOSTILE)
     rows = board_rows([tmp_path])
-    page, sheet, screen = markdown(rows, f"medgraft run {HOSTILE}"), as_csv(table(rows)), terminal(rows, 300)
+    page, sheet, screen = (
+        markdown(rows, BoardOptions(f"medgraft run {HOSTILE}")),
+        as_csv(table(rows)),
+        terminal(rows, 300),
+    )
     for text in (page, sheet, screen):
         assert "\x1b" not in text and "\u202e" not in text
     assert "<script>" not in page.split("\n", 4)[4] and "](http" not in page.split("\n", 4)[4]

@@ -10,6 +10,7 @@ from test_leaderboard import store, terminal
 
 from medgraft.benchmarks.board.leaderboard import table
 from medgraft.benchmarks.board.markdown import markdown
+from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
 from medgraft.benchmarks.cell.results import CellResult, ResultStore
 from medgraft.benchmarks.fairness.basis import why_apart
@@ -61,7 +62,7 @@ def test_rows_measured_otherwise_stand_in_another_table(tmp_path, what):
     assert f"above, and ranks do not run over both tables: {fact} {there} there and {here} here." in sentence
     assert "lora on phantom_brain" in sentence and "brain_adapter on phantom_brain" in sentence
     assert sentence[:40] in " ".join(terminal(rows, 400).split())
-    assert markdown(rows, "x").count("\n## ") == 2
+    assert markdown(rows, BoardOptions("x")).count("\n## ") == 2
 
 
 def test_phantoms_and_people_stand_apart_and_it_is_said(tmp_path):
@@ -104,7 +105,7 @@ def test_speeds_of_other_hardware_are_marked_and_named(tmp_path):
         "c": "EPYC, 1 thread, 1 worker at a time",
         "d": "Xeon, 1 thread, 4 workers at a time",
     }
-    text = markdown(list(rows.values()), "x")
+    text = markdown(list(rows.values()), BoardOptions("x"))
     assert text.count("100 \\*") + text.count("100 *") == 4  # two speeds of two rows
     assert "speeds of other hardware: EPYC" in terminal(list(rows.values()), 200)
 
@@ -149,7 +150,7 @@ def test_rows_that_had_more_effort_are_marked_everywhere(tmp_path):
         "houlsby": ("budget 1M, 98% used",),
         "taskres": ("budget 500k exceeded: 600k",),
     }
-    text, shown = markdown(rows, "x"), terminal(rows, 200)
+    text, shown = markdown(rows, BoardOptions("x")), terminal(rows, 200)
     for each in marks.values():
         assert all(mark in text and mark in shown for mark in each)
     assert set(table(rows)["marks"].dropna()) == {mark for each in marks.values() for mark in each}

@@ -11,6 +11,7 @@ from rich.console import Console
 from sweeping import Toy, command
 
 from medgraft.benchmarks.board.leaderboard import write_board
+from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
 from medgraft.benchmarks.cell.results import CellResult, CellSpec, Efficiency, ResultStore, read_results
 from medgraft.benchmarks.metrics.bootstrap import Estimate as Metric
@@ -81,7 +82,7 @@ def test_a_board_of_ten_thousand_results_is_built_in_seconds(tmp_path):
     fill(tmp_path / "results", specs)
     start = time.process_time()
     rows = board_rows([tmp_path / "results"])
-    write_board(rows, tmp_path, "medgraft leaderboard results")
+    write_board(rows, tmp_path, BoardOptions("medgraft leaderboard results"))
     assert time.process_time() - start < BOARD_SECONDS
     assert len(rows) == 2000 and all(len(row.cells) == 5 for row in rows)
 

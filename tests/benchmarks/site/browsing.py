@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 from test_leaderboard import store  # pyright: ignore[reportMissingImports]
 
+from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import BoardRow, board_rows, make_row
 from medgraft.benchmarks.site.publish import publish
+from medgraft.benchmarks.suite.ranks import Ranked, SuiteBoard
+from medgraft.suites import find_suite
 
 HOSTILE = (
     "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "=cmd|' /C calc'!A0", "](javascript:alert(1))",
@@ -87,8 +90,18 @@ def whole_board(folder: Path) -> Path:
         store(folder / "r", seed, skill=0.9, phantom=False, adapter="lora")
         store(folder / "r", seed, skill=0.2, phantom=False, adapter="bitfit")
     rows = [*board_rows([folder / "r"]), *many.rows(3, 2, 16, 1), *regression_rows(), *hostile_rows()]
-    publish(rows, folder / "site", "medgraft leaderboard /srv/private/r")
+    shown = BoardOptions("medgraft leaderboard /srv/private/r", suites=(suite_board(),))
+    publish(rows, folder / "site", shown)
     return folder / "site"
+
+
+def suite_board() -> SuiteBoard:
+    """Ranks of a suite, one adapter of which is named by somebody who means ill."""
+    suite = find_suite("medgraft-phantom")
+    columns = [(task.task, encoder) for task in suite.tasks for encoder in task.encoders]
+    values = dict.fromkeys(columns, 0.5)
+    ranked = [Ranked("lora", 1.25, 1.0, 2.0, values), Ranked(HOSTILE[0], 1.75, 1.0, 2.0, values)]
+    return SuiteBoard(suite, True, ranked, {HOSTILE[1]: "a seed"}, {"of another split": (("ssf on adni",), 2)})
 
 
 def no_errors(page: Any) -> list[str]:

@@ -237,6 +237,16 @@ def test_nothing_stands_in_a_readers_way(chrome, site, document, scheme, width):
     context.close()
 
 
+def test_a_suites_ranks_stand_on_the_page_with_who_was_left_out(page):
+    suite = page.locator("section.suite")
+    assert "PHANTOM" in suite.locator("h2").inner_text()
+    rows = suite.locator("tbody tr")
+    assert rows.count() == 2 and rows.nth(0).locator("th").inner_text() == "lora"
+    assert rows.nth(0).locator("td").nth(0).inner_text().split() == ["1.25", "[1.0,", "2.0]"]
+    assert rows.nth(1).locator("th").inner_text() == HOSTILE[0]
+    assert "Left out: 2 results of ssf on adni: of another split." in suite.inner_text()
+
+
 def test_the_keyboard_reaches_the_tables_by_the_first_link(page):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"

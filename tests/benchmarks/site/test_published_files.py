@@ -16,6 +16,7 @@ import pytest
 from browsing import HOSTILE, hostile_rows, regression_rows
 
 from medgraft.benchmarks.board.document import Document, document
+from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
 from medgraft.benchmarks.board.text import prose_without_paths
 from medgraft.benchmarks.cell.results import CellSpec, ResultStore
@@ -31,7 +32,11 @@ HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u206
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("board")
-    publish([*many.rows(2, 2, 3, 2), *regression_rows(), *hostile_rows()], home, "medgraft leaderboard /srv/private/r")
+    publish(
+        [*many.rows(2, 2, 3, 2), *regression_rows(), *hostile_rows()],
+        home,
+        BoardOptions("medgraft leaderboard /srv/private/r"),
+    )
     return home
 
 
@@ -95,21 +100,21 @@ def test_a_board_without_pyarrow_says_how_to_have_parquet(tmp_path, monkeypatch)
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: None if name == "pyarrow" else found(name, *more)
     )
-    published = publish(many.rows(1, 1, 2, 1), tmp_path, "x")
+    published = publish(many.rows(1, 1, 2, 1), tmp_path, BoardOptions("x"))
     assert "medgraft[parquet]" in published.notice and not (tmp_path / "leaderboard.parquet").exists()
     assert "parquet" not in (tmp_path / "index.html").read_text().lower()
 
 
 def test_a_second_board_takes_the_pages_of_the_first_away_and_nobody_elses(tmp_path):
-    publish(many.rows(2, 1, 2, 1), tmp_path, "x")
+    publish(many.rows(2, 1, 2, 1), tmp_path, BoardOptions("x"))
     (tmp_path / "rows" / "mine.html").touch()
-    publish(many.rows(1, 1, 2, 1), tmp_path, "x")
+    publish(many.rows(1, 1, 2, 1), tmp_path, BoardOptions("x"))
     assert sorted(path.name[:7] for path in (tmp_path / "rows").iterdir()) == ["mine.ht", "task-00"]
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path):
     for name in "ab":
-        publish(many.rows(2, 1, 2, 1), tmp_path / name, "x")
+        publish(many.rows(2, 1, 2, 1), tmp_path / name, BoardOptions("x"))
     for path in (tmp_path / "a").rglob("*.*"):
         assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes(), path
 
@@ -117,7 +122,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
 def test_a_board_among_its_results_is_no_result(tmp_path, caplog):
     cell = many.result("task_00", "e", "a", 0, 0.0)
     ResultStore(tmp_path).put(cell)
-    publish(board_rows([tmp_path]), tmp_path, "x")
+    publish(board_rows([tmp_path]), tmp_path, BoardOptions("x"))
     caplog.clear()
     assert len(board_rows([tmp_path])) == 1 and caplog.text == ""
 
@@ -125,7 +130,7 @@ def test_a_board_among_its_results_is_no_result(tmp_path, caplog):
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "rows").touch()
     with pytest.raises(MedgraftError, match=r"cannot be written to .*choose another folder"):
-        publish(many.rows(1, 1, 1, 1), tmp_path, "x")
+        publish(many.rows(1, 1, 1, 1), tmp_path, BoardOptions("x"))
 
 
 # --- the command that makes a row again -------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import many
 import pytest
 from browsing import browser
 
+from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
 from medgraft.benchmarks.site.publish import publish
 
@@ -20,7 +21,7 @@ def test_files_and_pages_of_ten_thousand_results_take_seconds_and_open_at_once(t
     rows = many.rows(20, 10, 25, 2)
     assert sum(len(row.cells) for row in rows) == 10_000
     start = time.process_time()
-    publish(rows, tmp_path, "medgraft leaderboard results")
+    publish(rows, tmp_path, BoardOptions("medgraft leaderboard results"))
     assert time.process_time() - start < SECONDS  # of one core; others may be busy
     with browser() as chrome:
         page = chrome.new_page()
@@ -38,5 +39,5 @@ def test_broken_files_among_many_are_left_out(tmp_path):
     many.write_folder(tmp_path / "r", many.cells(2, 5, 10, 1), broken=9)
     rows = board_rows([tmp_path / "r"])
     assert len(rows) == 91
-    publish(rows, tmp_path / "out", "x")
+    publish(rows, tmp_path / "out", BoardOptions("x"))
     assert "91 rows in 2 tables" in (tmp_path / "out" / "index.html").read_text()

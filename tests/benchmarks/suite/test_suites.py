@@ -13,6 +13,7 @@ from rich.console import Console
 from test_leaderboard import store
 
 from medgraft.benchmarks.board.markdown import markdown
+from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
 from medgraft.benchmarks.cell.results import CellResult, ResultStore
 from medgraft.benchmarks.suite.membership import FROZEN, as_preset, misfit, with_suite
@@ -178,7 +179,7 @@ def test_the_better_adapter_has_the_better_mean_rank_and_an_interval_around_it(t
     for each in board.ranked:
         assert each.low is not None and each.high is not None
         assert 1 <= each.low <= each.rank <= each.high <= 3
-    text = markdown(board_rows([tmp_path]), "x", suites=[board])
+    text = markdown(board_rows([tmp_path]), BoardOptions("x", suites=[board]))
     assert "Suite small v1.0 (PHANTOM)" in text and suite.sha256()[:16] in text
 
 
