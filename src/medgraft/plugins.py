@@ -17,10 +17,10 @@ import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from medgraft.declared import canonical, declared
 from medgraft.errors import ConfigError, PluginError, UnknownNameError
 
 logger = logging.getLogger(__name__)
@@ -134,50 +134,17 @@ _warned: set[Refusal] = set()
 
 
 def _entry_points(kind: Kind) -> tuple[list[Plugin], list[Refusal]]:
-    try:
-        entries, refused = list(metadata.entry_points(group=GROUPS[kind])), []
-    except Exception:  # one damaged entry_points.txt anywhere stops the whole scan
-        entries, refused = _entry_points_one_by_one(kind)
-    # Once per distribution: each look parses its metadata, and one distribution declares dozens of entries.
-    owners: dict[int, tuple[str, str]] = {}
-    plugins: list[Plugin] = []
-    for entry in entries:
-        if id(entry.dist) not in owners:
-            owners[id(entry.dist)] = _name_and_version(entry.dist)
-        plugins.append(Plugin(kind, entry.name, entry.value, *owners[id(entry.dist)]))
-    return list(dict.fromkeys(plugins)), refused
-
-
-def _entry_points_one_by_one(kind: Kind) -> tuple[list[metadata.EntryPoint], list[Refusal]]:
-    """The same, leaving out distributions that cannot be read; slower, since each one's metadata is parsed."""
-    entries: dict[str, list[metadata.EntryPoint]] = {}
-    refused: list[Refusal] = []
-    for distribution in metadata.distributions():
-        name, version = _name_and_version(distribution)
-        if _canonical(name) in entries:
-            continue  # the first on the path is the one that is imported
-        try:
-            entries[_canonical(name)] = list(distribution.entry_points.select(group=GROUPS[kind]))
-        except Exception as error:
-            entries[_canonical(name)] = []
-            plugin = Plugin(kind, "?", "", name, version)
-            reason = f"declares entry points that cannot be read ({type(error).__name__}: {error})"
-            refused.append(Refusal(plugin, reason, f"install {name} again, or uninstall it"))
-    return [entry for several in entries.values() for entry in several], refused
-
-
-def _name_and_version(distribution: metadata.Distribution | None) -> tuple[str, str]:
-    """Both as strings; a damaged installation may lack its metadata or parts of it, or hold what is no UTF-8."""
-    try:
-        facts: dict[str, str] = dict(distribution.metadata.items()) if distribution is not None else {}  # pyright: ignore
-    except (UnicodeDecodeError, OSError):
-        facts = {}
-    return facts.get("Name") or "unknown", facts.get("Version") or "unknown"
-
-
-def _canonical(distribution: str) -> str:
-    """A distribution's name as package indices compare it."""
-    return re.sub(r"[-_.]+", "-", distribution).lower()
+    entries, unreadable = declared(GROUPS[kind])
+    plugins = [Plugin(kind, each.name, each.target, each.distribution, each.version) for each in entries]
+    refused = [
+        Refusal(
+            Plugin(kind, "?", "", each.distribution, each.version),
+            f"declares entry points that cannot be read ({each.reason})",
+            f"install {each.distribution} again, or uninstall it",
+        )
+        for each in unreadable
+    ]
+    return plugins, refused
 
 
 def _disabled() -> set[str]:
@@ -223,7 +190,7 @@ def survey(kind: Kind) -> Survey:
         elif refusal := _refusal(plugin, builtin, foreign):
             result.refused.append(refusal)
         else:
-            foreign.setdefault(plugin.name, {})[_canonical(plugin.distribution)] = plugin
+            foreign.setdefault(plugin.name, {})[canonical(plugin.distribution)] = plugin
     usable = dict(builtin)
     for name, contenders in foreign.items():
         if len(contenders) == 1:
@@ -242,7 +209,7 @@ def _refusal(plugin: Plugin, builtin: Iterable[str], foreign: dict[str, dict[str
         return Refusal(plugin, "is ignored: medgraft has a built-in of that name", rename)
     if not NAME.fullmatch(plugin.name):
         return Refusal(plugin, "is ignored: a name is made of letters, digits, '_', '-' and '.'", rename)
-    if (twin := foreign.get(plugin.name, {}).get(_canonical(plugin.distribution))) is not None:
+    if (twin := foreign.get(plugin.name, {}).get(canonical(plugin.distribution))) is not None:
         return Refusal(plugin, f"is ignored: its distribution declares the name twice, first as {twin.target}", rename)
     return None
 
@@ -272,7 +239,7 @@ def find(kind: Kind, name: str) -> Plugin:
         return registered[name]
     distribution, _, bare = name.partition(":")
     for full, plugin in registered.items():
-        if full.rpartition(":")[2] == bare and _canonical(plugin.distribution) == _canonical(distribution):
+        if full.rpartition(":")[2] == bare and canonical(plugin.distribution) == canonical(distribution):
             return plugin
     contenders = [full for full in registered if full.endswith(f":{name}")]
     if contenders:

@@ -12,12 +12,12 @@ import hashlib
 import importlib.util
 import json
 import logging
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from medgraft.declared import declared
 from medgraft.errors import ConfigError, MedgraftError, UnknownNameError
 from medgraft.files.documents import read_yaml
 from medgraft.options import readable
@@ -176,18 +176,20 @@ def read_suite(path: Path) -> Suite:
 
 def _folders() -> list[tuple[str, Path]]:
     """Distribution and folder of each declared package, ours first; no plugin is imported."""
-    entries = sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.value != __name__)
+    entries, unreadable = declared(GROUP)
+    for each in unreadable:
+        logger.warning("suites of %s are left out: %s", each.distribution, each.reason)
     folders: list[tuple[str, Path]] = []
-    for entry in entries:
-        distribution = entry.dist.name if entry.dist is not None else "an unknown distribution"
+    for entry in sorted(entries, key=lambda entry: entry.target != __name__):
+        distribution = entry.distribution
         try:
-            spec = importlib.util.find_spec(entry.value)
+            spec = importlib.util.find_spec(entry.target)
         except (ImportError, ValueError, AttributeError) as error:
-            logger.warning("suites of %s are left out: %s: %s", distribution, entry.value, error)
+            logger.warning("suites of %s are left out: %s: %s", distribution, entry.target, error)
             continue
         places = list(spec.submodule_search_locations or ()) if spec is not None else []
         if not places:
-            logger.warning("suites of %s are left out: %s is no package", distribution, entry.value)
+            logger.warning("suites of %s are left out: %s is no package", distribution, entry.target)
         folders += [(distribution, Path(place)) for place in places]
     return folders
 
