@@ -43,8 +43,15 @@ def fork_random(devices: Sequence[torch.device]) -> AbstractContextManager[None]
 
 
 def seed_random(seed: int) -> None:
-    """``torch.manual_seed(seed)``, which seeds every device."""
-    torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
+    """``torch.manual_seed(seed)``, which seeds every device.
+
+    Without any but the processor that is done directly: PyTorch remembers the seed, with the stack of its caller, for
+    each kind of device that might still come, which takes ten times as long and is never let go.
+    """
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 def norm_along(x: Tensor, dim: int) -> Tensor:
