@@ -29,7 +29,7 @@ from collections.abc import Mapping
 import torch
 from medgraft import Adapter, AdapterConfig, Attachment, Encoder, Features, Grafted, Site, Support, build_encoder, graft
 from medgraft.adapters.lora import Lora
-from medgraft.benchmarks.cell.results import CellResult
+from medgraft.benchmarks.results.result import CellResult
 from medgraft.encoders.embedded import EmbeddedSource
 from medgraft.task import Task, TaskData
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from medgraft.benchmarks.cell.results import CellResult, read_results
+from medgraft.benchmarks.results.reading import read_results
+from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.sweep.request import Sweep
 from medgraft.benchmarks.sweep.run import sweep_and_show
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from medgraft import plugins
-from medgraft.benchmarks.cell.results import read_results
+from medgraft.benchmarks.results.reading import read_results
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from medgraft.benchmarks.cell.results import CellSpec
 from medgraft.benchmarks.cell.steps.evaluation import evaluate
 from medgraft.benchmarks.cell.steps.loading import load
 from medgraft.benchmarks.cell.steps.operations import operations
@@ -29,6 +28,7 @@ from medgraft.benchmarks.cohorts import places as cohorts
 from medgraft.benchmarks.measure.environment import use_threads
 from medgraft.benchmarks.metrics.intervals import seed_interval
 from medgraft.benchmarks.metrics.resampling import subject_bootstrap
+from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.sweep.request import Sweep
 from medgraft.errors import ConfigError, DataError
 from medgraft.judging import judged

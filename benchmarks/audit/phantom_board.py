@@ -22,7 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from medgraft import __version__
-from medgraft.benchmarks.cell.results import NUMBERS_VERSION, read_results
+from medgraft.benchmarks.results.reading import read_results
+from medgraft.benchmarks.results.spec import NUMBERS_VERSION
 
 SWEEP = ("run", "--adapters", "ace_lora,brain_adapter")
 """What is run, behind ``medgraft``."""

@@ -18,11 +18,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from medgraft.benchmarks.cell.migrations import SCHEMA_VERSION
-from medgraft.benchmarks.cell.results import CellResult
 from medgraft.benchmarks.external.results import SCHEMA_VERSION as EXTERNAL_VERSION
 from medgraft.benchmarks.external.results import ExternalResult
 from medgraft.benchmarks.kernels.results import OperationResult
+from medgraft.benchmarks.results.migrations import SCHEMA_VERSION
+from medgraft.benchmarks.results.result import CellResult
 from medgraft.commands.plain_text import markdown_text
 from medgraft.options import allowed_by, attributes_in, in_words, kind_of
 

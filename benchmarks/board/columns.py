@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from medgraft.benchmarks.board.rows import BoardRow, median
 from medgraft.benchmarks.board.text import count, with_interval
-from medgraft.benchmarks.cell.results import CellResult
+from medgraft.benchmarks.results.result import CellResult
 from medgraft.errors import MedgraftError
 from medgraft.objective import objective_class
 

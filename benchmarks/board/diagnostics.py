@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from medgraft.benchmarks.cell.results import CellResult
+from medgraft.benchmarks.results.result import CellResult
 
 DIAGNOSTIC_COLUMNS = (
     "stages (steps, trainable)",

@@ -18,7 +18,7 @@ from medgraft.benchmarks.board.adapters import recipe, title
 from medgraft.benchmarks.board.columns import HEADINGS, numbers_shown, speaking
 from medgraft.benchmarks.board.rows import BoardRow, median, metrics_of
 from medgraft.benchmarks.board.text import prose_without_paths, without_paths
-from medgraft.benchmarks.cell.results import CellResult
+from medgraft.benchmarks.results.result import CellResult
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import MedgraftError
 from medgraft.judging import metric, metric_of

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from medgraft.benchmarks.cell import verified_before
-from medgraft.benchmarks.cell.results import write_atomically
 from medgraft.benchmarks.metrics.bootstrap import METHOD
 from medgraft.benchmarks.metrics.student import Ends
 from medgraft.benchmarks.prefix_cache.store import cache_root
+from medgraft.benchmarks.results import verified_before
+from medgraft.benchmarks.results.writing import write_atomically
 from medgraft.benchmarks.statistics.pairs import Measured
 from medgraft.errors import MedgraftError
 

@@ -12,9 +12,6 @@ from typing import Any
 
 from medgraft.benchmarks.board.remembered import Computed, key_of, recall, remember
 from medgraft.benchmarks.board.standing import give_standings
-from medgraft.benchmarks.cell.result_files import UnreadableError
-from medgraft.benchmarks.cell.results import CellResult
-from medgraft.benchmarks.cell.verification import Verified, stored_predictions, verified_results
 from medgraft.benchmarks.external.results import StoredTest, external_beside
 from medgraft.benchmarks.fairness.basis import (
     commonest,
@@ -28,6 +25,9 @@ from medgraft.benchmarks.fairness.marks import marks_of
 from medgraft.benchmarks.metrics.bootstrap import METHOD, Estimate, left_out_of
 from medgraft.benchmarks.metrics.intervals import few_subjects, joined_interval, pooled_intervals
 from medgraft.benchmarks.metrics.student import Bounds, Ends
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.result_files import UnreadableError
+from medgraft.benchmarks.results.verification import Verified, stored_predictions, verified_results
 from medgraft.benchmarks.statistics.evidence import Evidence, evidence_on, measured_of, same_subjects
 from medgraft.benchmarks.statistics.ranks import BesideFull, Standing
 from medgraft.errors import MedgraftError
@@ -206,7 +206,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def board_rows(folders: Iterable[Path]) -> list[BoardRow]:
     """Rows of all results below the folders, by task, real cohorts first, by rank and then value within a table.
 
-    Results that contradict themselves are left out, see :mod:`medgraft.benchmarks.cell.verification`.
+    Results that contradict themselves are left out, see :mod:`medgraft.benchmarks.results.verification`.
     """
     rows = rows_of(verified_results(folders))
     give_standings(rows, ranked_upwards)
@@ -308,7 +308,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def median(row: BoardRow, name: str) -> float | None:
-    """Median over the seeds of a number of :class:`medgraft.benchmarks.cell.results.Efficiency`.
+    """Median over the seeds of a number of :class:`medgraft.benchmarks.results.result.Efficiency`.
 
     Speeds are of the seeds that were measured on the hardware of most.
     """

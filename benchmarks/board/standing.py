@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medgraft.benchmarks.cell.results import CellResult
 from medgraft.benchmarks.metrics.student import quantile
+from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.statistics.pairs import differences
 from medgraft.benchmarks.statistics.ranks import BesideFull, Contender, standings
 

@@ -11,8 +11,8 @@ from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic
 from medgraft.benchmarks.board.external import SIDES, TestedRow, tested_rows
 from medgraft.benchmarks.board.groups import HEADS, group_rows
 from medgraft.benchmarks.board.rows import BoardRow
-from medgraft.benchmarks.cell.results import CellResult
 from medgraft.benchmarks.fairness.basis import why_apart
+from medgraft.benchmarks.results.result import CellResult
 from medgraft.commands.layout import say, show_table
 
 WIDE_COLUMNS = 150

@@ -1,1 +1,1 @@
-"""One cell of a sweep: its specification, its steps, its result and whether that can be believed."""
+"""One cell of a sweep: its job, its steps, and the worker that takes them."""

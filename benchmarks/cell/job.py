@@ -11,10 +11,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medgraft.benchmarks.cell.results import CellResult, CellSpec, Efficiency, Status
 from medgraft.benchmarks.external.spec import ExternalTest
-from medgraft.benchmarks.fairness.record import Tuning
 from medgraft.benchmarks.measure import environment
+from medgraft.benchmarks.results.chosen import Tuning
+from medgraft.benchmarks.results.result import CellResult, Efficiency, Status
+from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.commands.plain_text import one_line, plain
 
 Progress = Callable[[str, float], None]

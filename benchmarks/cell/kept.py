@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medgraft.benchmarks.calibration.conformal import SetRule
-from medgraft.benchmarks.cell.result_files import KEPT
-from medgraft.benchmarks.cell.results import Precision
+from medgraft.benchmarks.results.result_files import KEPT
+from medgraft.benchmarks.results.spec import Precision
 from medgraft.errors import CheckpointError
 from medgraft.files.documents import read_json
 from medgraft.objective import Objective, objective_class

@@ -30,15 +30,17 @@ from medgraft.benchmarks.cell.job import (
     failure,
 )
 from medgraft.benchmarks.cell.progress import ProgressWriter
-from medgraft.benchmarks.cell.results import CellResult, Status, StorageError, write_arrays, write_atomically
 from medgraft.benchmarks.measure import environment
+from medgraft.benchmarks.results.result import CellResult, Status
+from medgraft.benchmarks.results.store import StorageError
+from medgraft.benchmarks.results.writing import write_arrays, write_atomically
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import MedgraftError
 
 if TYPE_CHECKING:
-    from medgraft.benchmarks.cell.results import Efficiency
     from medgraft.benchmarks.cell.steps.evaluation import Evaluated
     from medgraft.benchmarks.cell.steps.precomputing import Ready
+    from medgraft.benchmarks.results.result import Efficiency
     from medgraft.benchmarks.training.observer import Observer
     from medgraft.benchmarks.training.trainer import TrainingLog
     from medgraft.ops.backends import Record

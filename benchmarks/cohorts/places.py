@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from medgraft.benchmarks.cell.results import CohortId
 from medgraft.benchmarks.cohorts.files.walking import bids_ignored, walk
 from medgraft.benchmarks.cohorts.tables.reading import is_phantom
 from medgraft.benchmarks.prefix_cache.store import cache_root, digest, locked
+from medgraft.benchmarks.results.spec import CohortId
 from medgraft.cohort import PHANTOM_MARKER, cohort_class
 from medgraft.cohort import Cohort as PluginCohort
 from medgraft.cohort import write_phantom as write_files

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medgraft.benchmarks.cell.results import write_atomically
 from medgraft.benchmarks.explain.geometry import MODES, resized, shows_whole
 from medgraft.benchmarks.explain.gradcam import gradcam
 from medgraft.benchmarks.explain.occlusion import occlusion
 from medgraft.benchmarks.explain.pictures import draw_image, draw_volume
 from medgraft.benchmarks.explain.rollout import rollout
 from medgraft.benchmarks.explain.scorer import Scorer
+from medgraft.benchmarks.results.writing import write_atomically
 from medgraft.errors import ConfigError, UnknownNameError
 from medgraft.modality import find_modality
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from medgraft.benchmarks.cell.kept import KeptFacts, graft_folder, read_facts
-from medgraft.benchmarks.cell.result_files import KEPT, UnreadableError, read_json
-from medgraft.benchmarks.cell.results import CellResult
 from medgraft.benchmarks.external.results import external_beside
 from medgraft.benchmarks.metrics.bootstrap import Estimate
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.result_files import KEPT, UnreadableError, read_json
 from medgraft.checkpoints.folder import read_config
 from medgraft.checkpoints.model_card import MARK
 from medgraft.commands.plain_text import one_line

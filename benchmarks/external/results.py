@@ -13,19 +13,14 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from medgraft.benchmarks.cell.duplicates import TOLERANCE
-from medgraft.benchmarks.cell.result_files import UnreadableError, read_arrays, read_json
-from medgraft.benchmarks.cell.results import (
-    EXTERNAL_SUFFIX,
-    CellSpec,
-    ResultStore,
-    StorageError,
-    write_arrays,
-    write_atomically,
-)
-from medgraft.benchmarks.cell.verification import shape_problem
 from medgraft.benchmarks.external.spec import ExternalSpec, ExternalTest
 from medgraft.benchmarks.metrics.bootstrap import Estimate
+from medgraft.benchmarks.results.duplicates import TOLERANCE
+from medgraft.benchmarks.results.result_files import EXTERNAL_SUFFIX, UnreadableError, read_arrays, read_json
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.store import ResultStore, StorageError
+from medgraft.benchmarks.results.verification import shape_problem
+from medgraft.benchmarks.results.writing import write_arrays, write_atomically
 from medgraft.commands.plain_text import one_line
 from medgraft.judging import values
 from medgraft.metric import Predictions

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medgraft.benchmarks.cell.results import NUMBERS_VERSION, CohortId
+from medgraft.benchmarks.results.spec import NUMBERS_VERSION, CohortId
 
 
 class _Model(BaseModel):
@@ -26,7 +26,7 @@ class ExternalSpec(_Model):
         cohort: The data.
         match: Name of a class there -> name at home, as the user says.
         plugins: Versions of the foreign distributions that take part.
-        numbers_version: See :data:`medgraft.benchmarks.cell.results.NUMBERS_VERSION`.
+        numbers_version: See :data:`medgraft.benchmarks.results.spec.NUMBERS_VERSION`.
     """
 
     task: str

@@ -12,11 +12,10 @@ import numpy as np
 
 from medgraft.benchmarks.calibration.conformal import set_statistics
 from medgraft.benchmarks.calibration.temperature import scaled
-from medgraft.benchmarks.cell.results import write_arrays, write_atomically
+from medgraft.benchmarks.cell.limit import limited
 from medgraft.benchmarks.cell.steps.evaluation import Evaluated
 from medgraft.benchmarks.cell.steps.loading import distinct, prepare_all
 from medgraft.benchmarks.cell.steps.precomputing import Ready, frozen_rows
-from medgraft.benchmarks.cell.values import json_safe, limited
 from medgraft.benchmarks.cohorts.places import was_trained_on
 from medgraft.benchmarks.external.comparison import compare
 from medgraft.benchmarks.external.overlap import seen_before
@@ -25,6 +24,8 @@ from medgraft.benchmarks.external.shared import Shared, labels_in_common, sample
 from medgraft.benchmarks.external.spec import ExternalTest
 from medgraft.benchmarks.metrics.bootstrap import Estimate, estimates
 from medgraft.benchmarks.metrics.intervals import few_subjects
+from medgraft.benchmarks.results.values import json_safe
+from medgraft.benchmarks.results.writing import write_arrays, write_atomically
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import DataError, MedgraftError
 from medgraft.judging import objective_of

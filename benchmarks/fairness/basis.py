@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from medgraft.benchmarks.cell.results import CellResult
+from medgraft.benchmarks.results.result import CellResult
 
 if TYPE_CHECKING:
     from medgraft.benchmarks.board.rows import BoardRow

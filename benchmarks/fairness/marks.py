@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from medgraft.benchmarks.cell.results import CellResult
+from medgraft.benchmarks.results.result import CellResult
 from medgraft.errors import MedgraftError
 from medgraft.registry import adapter_facts, resolve_adapter
 from medgraft.sizing import shown_count

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from medgraft.benchmarks.cell.result_files import UnreadableError, files_below, read_json
-from medgraft.benchmarks.cell.results import OPERATION_SUFFIX, write_atomically
+from medgraft.benchmarks.results.result_files import OPERATION_SUFFIX, UnreadableError, files_below, read_json
+from medgraft.benchmarks.results.writing import write_atomically
 from medgraft.commands.plain_text import markdown_text, one_line
 from medgraft.errors import MedgraftError
 

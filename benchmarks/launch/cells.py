@@ -14,15 +14,18 @@ from pathlib import Path
 
 from medgraft.benchmarks.cell.job import GRAFT, JOB, RESULT, UNWRITABLE, Job
 from medgraft.benchmarks.cell.progress import ProgressReader
-from medgraft.benchmarks.cell.result_files import UnreadableError
-from medgraft.benchmarks.cell.results import CellResult, CellSpec, ResultStore, StorageError, machine_mark
-from medgraft.benchmarks.cell.verification import check
 from medgraft.benchmarks.cohorts.places import Cohort
 from medgraft.benchmarks.external.results import put_external
 from medgraft.benchmarks.external.spec import ExternalTest
-from medgraft.benchmarks.fairness.record import Tuning
 from medgraft.benchmarks.launch.collect import Outcome, collect
 from medgraft.benchmarks.launch.leftovers import claim, clear_leftovers
+from medgraft.benchmarks.results.chosen import Tuning
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.result_files import UnreadableError
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.store import ResultStore, StorageError
+from medgraft.benchmarks.results.verification import check
+from medgraft.benchmarks.results.writing import machine_mark
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import MedgraftError, PluginError
 from medgraft.launcher import Exit, Handle, Launcher

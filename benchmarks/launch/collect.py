@@ -11,11 +11,11 @@ import numpy as np
 from pydantic import ValidationError
 
 from medgraft.benchmarks.cell.job import LOG, PREDICTIONS, RESULT, Job, failure
-from medgraft.benchmarks.cell.result_files import UnreadableError, read_arrays, read_json
-from medgraft.benchmarks.cell.results import CellResult, Status
 from medgraft.benchmarks.external.results import ExternalResult, failed, job_files
 from medgraft.benchmarks.external.spec import ExternalTest
 from medgraft.benchmarks.launch.supervisor import BoundedLog
+from medgraft.benchmarks.results.result import CellResult, Status
+from medgraft.benchmarks.results.result_files import UnreadableError, read_arrays, read_json
 from medgraft.commands.plain_text import one_line
 from medgraft.launcher import Exit
 

@@ -13,7 +13,6 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from medgraft.benchmarks.calibration.conformal import sets
-from medgraft.benchmarks.cell.results import CellSpec, CohortId
 from medgraft.benchmarks.cell.steps.evaluation import evaluate
 from medgraft.benchmarks.cell.steps.keeping import keep
 from medgraft.benchmarks.cell.steps.loading import load
@@ -24,6 +23,7 @@ from medgraft.benchmarks.cohorts.own.files import modality_of, parts_of
 from medgraft.benchmarks.cohorts.own.readers import reader_of
 from medgraft.benchmarks.cohorts.own.splits import new_splits
 from medgraft.benchmarks.predict.predictor import Predictor
+from medgraft.benchmarks.results.spec import CellSpec, CohortId
 from medgraft.errors import ConfigError, DataError
 from medgraft.files.content import file_facts
 from medgraft.modality import TEXT

@@ -17,10 +17,10 @@ from medgraft.benchmarks.calibration.conformal import SetRule, sets
 from medgraft.benchmarks.calibration.temperature import scaled
 from medgraft.benchmarks.cell.encoder import select_encoder
 from medgraft.benchmarks.cell.kept import KeptFacts, graft_folder, raw_facts, read_facts
-from medgraft.benchmarks.cell.results import Precision
 from medgraft.benchmarks.explain.maps import Explanation, explain, spatial_modality
 from medgraft.benchmarks.explain.scorer import Scorer
 from medgraft.benchmarks.predict.samples import Item, items_of
+from medgraft.benchmarks.results.spec import Precision
 from medgraft.checkpoints.folder import load as load_weights
 from medgraft.checkpoints.folder import read_config
 from medgraft.errors import CheckpointError, DataError

@@ -18,12 +18,12 @@ from typing import Literal
 import numpy as np
 
 from medgraft.benchmarks.board.rows import median, metrics_of
-from medgraft.benchmarks.cell.result_files import UnreadableError
-from medgraft.benchmarks.cell.results import CellResult
-from medgraft.benchmarks.cell.verification import Verified, stored_predictions
 from medgraft.benchmarks.metrics.intervals import RESAMPLES, seed_interval
 from medgraft.benchmarks.metrics.resampling import centre, subject_bootstrap
 from medgraft.benchmarks.metrics.student import Ends
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.result_files import UnreadableError
+from medgraft.benchmarks.results.verification import Verified, stored_predictions
 from medgraft.benchmarks.sharing.finding import Found
 from medgraft.benchmarks.sharing.matching import Pair
 from medgraft.benchmarks.statistics.pairs import holm

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from medgraft.benchmarks.board.text import count
-from medgraft.benchmarks.cell.left_out import LeftOut
-from medgraft.benchmarks.cell.verification import Verified, verified_results
+from medgraft.benchmarks.results.left_out import LeftOut
+from medgraft.benchmarks.results.verification import Verified, verified_results
 from medgraft.benchmarks.sharing import difference
 from medgraft.benchmarks.sharing.finding import Found, grouped, name_of, read_one
 from medgraft.benchmarks.sharing.matching import EXACTLY, Matched, Pair, match

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medgraft.benchmarks.board.rows import BoardRow, make_row, rows_of
-from medgraft.benchmarks.cell.result_files import KEPT, UnreadableError
-from medgraft.benchmarks.cell.results import read_result
-from medgraft.benchmarks.cell.verification import Verified, check, verified_results
+from medgraft.benchmarks.results.reading import read_result
+from medgraft.benchmarks.results.result_files import KEPT, UnreadableError
+from medgraft.benchmarks.results.verification import Verified, check, verified_results
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import ConfigError, MedgraftError, UnknownNameError
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from medgraft.benchmarks.cell.results import CellSpec
+from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.sharing.finding import Found
 
 EXACTLY = "everything that defines them"

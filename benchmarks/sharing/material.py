@@ -6,11 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medgraft.benchmarks.cell.left_out import LeftOut
-from medgraft.benchmarks.cell.result_files import KEPT, UnreadableError, files_below
-from medgraft.benchmarks.cell.results import EXTERNAL_SUFFIX, OPERATION_SUFFIX, CellResult, read_result
-from medgraft.benchmarks.cell.verification import Verified, check, verified_results
 from medgraft.benchmarks.external.results import stored_test
+from medgraft.benchmarks.results.left_out import LeftOut
+from medgraft.benchmarks.results.reading import read_result
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.result_files import (
+    EXTERNAL_SUFFIX,
+    KEPT,
+    OPERATION_SUFFIX,
+    UnreadableError,
+    files_below,
+)
+from medgraft.benchmarks.results.verification import Verified, check, verified_results
 from medgraft.errors import MedgraftError
 
 BESIDE = (".npz", ".log")

@@ -25,12 +25,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medgraft.benchmarks.cell.duplicates import same_value
-from medgraft.benchmarks.cell.result_files import UnreadableError, read_arrays
-from medgraft.benchmarks.cell.results import NUMBERS_VERSION, CellResult, CellSpec, ResultStore
-from medgraft.benchmarks.cell.verification import Verified
 from medgraft.benchmarks.cohorts import places as cohorts
 from medgraft.benchmarks.prefix_cache.store import cache_root
+from medgraft.benchmarks.results.duplicates import same_value
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.result_files import UnreadableError, read_arrays
+from medgraft.benchmarks.results.spec import NUMBERS_VERSION, CellSpec
+from medgraft.benchmarks.results.store import ResultStore
+from medgraft.benchmarks.results.verification import Verified
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import ConfigError, DataError, MedgraftError, PluginError
 from medgraft.fast.switch import VARIABLE

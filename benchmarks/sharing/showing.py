@@ -19,10 +19,10 @@ from medgraft.benchmarks.board.groups import group_rows
 from medgraft.benchmarks.board.rows import BoardRow, median
 from medgraft.benchmarks.board.terminal import say
 from medgraft.benchmarks.board.text import count, with_interval
-from medgraft.benchmarks.cell.result_files import KEPT
-from medgraft.benchmarks.cell.results import CellResult
 from medgraft.benchmarks.external.results import external_beside
 from medgraft.benchmarks.metrics.weighted import slug
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.result_files import KEPT
 from medgraft.benchmarks.sharing.finding import Found, name_of
 from medgraft.commands.plain_text import one_line
 from medgraft.options import as_text

@@ -10,10 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from medgraft.benchmarks.cell.duplicates import COPIED, OTHER_NAME
-from medgraft.benchmarks.cell.migrations import OTHER_VERSION
-from medgraft.benchmarks.cell.results import NUMBERS_VERSION, WRONG_KEY, CellResult, safe_name
-from medgraft.benchmarks.cell.verification import FALSE_PHANTOM, OTHER_METRICS
+from medgraft.benchmarks.results.duplicates import COPIED, OTHER_NAME
+from medgraft.benchmarks.results.migrations import OTHER_VERSION
+from medgraft.benchmarks.results.reading import WRONG_KEY
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.spec import NUMBERS_VERSION
+from medgraft.benchmarks.results.store import safe_name
+from medgraft.benchmarks.results.verification import FALSE_PHANTOM, OTHER_METRICS
 from medgraft.benchmarks.sharing.identifiers import Identifiers, known_forms
 from medgraft.benchmarks.sharing.material import Material
 from medgraft.benchmarks.suite.membership import misfit

@@ -14,8 +14,9 @@ from medgraft.benchmarks.board.document import document
 from medgraft.benchmarks.board.leaderboard import table, write_board
 from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import BoardRow
-from medgraft.benchmarks.cell.results import BOARD_FILE, write_atomically
 from medgraft.benchmarks.garbage import uncollected
+from medgraft.benchmarks.results.result_files import BOARD_FILE
+from medgraft.benchmarks.results.writing import write_atomically
 from medgraft.benchmarks.site.pages import write_site
 from medgraft.commands.plain_text import plain
 from medgraft.errors import MedgraftError

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from medgraft.benchmarks.board.text import PATH
-from medgraft.benchmarks.cell.results import LATER_FIELDS, CellSpec
 from medgraft.benchmarks.cohorts import places
+from medgraft.benchmarks.results.spec import LATER_FIELDS, CellSpec
 from medgraft.commands.plain_text import one_line
 
 FLAGS = ("augment_views", "calibrate", "sets", "coverage")

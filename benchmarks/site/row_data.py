@@ -24,10 +24,10 @@ from medgraft.benchmarks.board.probabilities import HEADS as PROBABILITY_HEADS
 from medgraft.benchmarks.board.probabilities import probability_rows
 from medgraft.benchmarks.board.rows import BoardRow
 from medgraft.benchmarks.board.text import count, prose_without_paths, with_interval
-from medgraft.benchmarks.cell.result_files import UnreadableError
-from medgraft.benchmarks.cell.results import CellResult
-from medgraft.benchmarks.cell.verification import stored_predictions
 from medgraft.benchmarks.metrics.weighted import slug
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.result_files import UnreadableError
+from medgraft.benchmarks.results.verification import stored_predictions
 from medgraft.benchmarks.site.curves import MOST_CURVES, Chart, line, prediction_charts
 from medgraft.benchmarks.site.reproduce import shown_command
 from medgraft.commands.plain_text import one_line

@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medgraft.benchmarks.cell.results import CellSpec
 from medgraft.benchmarks.cell.steps.evaluation import evaluate
 from medgraft.benchmarks.cell.steps.loading import load
 from medgraft.benchmarks.cell.steps.precomputing import build
 from medgraft.benchmarks.cell.steps.training import train
 from medgraft.benchmarks.prefix_cache.inputs import tower_inputs
+from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.encoder import TextEncoder
 from medgraft.errors import ConfigError
 from medgraft.fast.linear import fp32_choice

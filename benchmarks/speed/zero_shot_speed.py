@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medgraft.benchmarks.cell.results import CellSpec
 from medgraft.benchmarks.cell.steps.loading import load
 from medgraft.benchmarks.cell.steps.precomputing import Ready, build
+from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.training.trainer import EVAL_BATCH, batches
 from medgraft.errors import ConfigError
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from medgraft.benchmarks.cell.results import CellResult, CellSpec
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.errors import ConfigError
 from medgraft.registry import CohortEntry, PresetEntry, VariantEntry
 from medgraft.suites import Suite, SuiteTask

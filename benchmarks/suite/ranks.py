@@ -19,10 +19,10 @@ from statistics import fmean
 import numpy as np
 
 from medgraft.benchmarks.board.rows import BoardRow, metrics_of
-from medgraft.benchmarks.cell.result_files import UnreadableError
-from medgraft.benchmarks.cell.results import CellResult
-from medgraft.benchmarks.cell.verification import stored_predictions
 from medgraft.benchmarks.metrics.resampling import subject_bootstrap
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.result_files import UnreadableError
+from medgraft.benchmarks.results.verification import stored_predictions
 from medgraft.benchmarks.suite.membership import misfit
 from medgraft.errors import MedgraftError
 from medgraft.judging import judged, metric_of

@@ -12,8 +12,10 @@ from rich.table import Column
 
 from medgraft.benchmarks.board.rows import BoardRow, make_row
 from medgraft.benchmarks.board.terminal import brief
-from medgraft.benchmarks.cell.results import CellResult, CellSpec, ResultStore
 from medgraft.benchmarks.launch.cells import Running
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.store import ResultStore
 from medgraft.benchmarks.watch.time_left import clock, seconds_left
 from medgraft.commands.layout import say
 from medgraft.commands.plain_text import one_line

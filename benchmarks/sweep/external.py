@@ -9,12 +9,13 @@ from rich.console import Console
 
 from medgraft.benchmarks.board.terminal import say
 from medgraft.benchmarks.cell.resolved import ResolvedRow, Resolver
-from medgraft.benchmarks.cell.result_files import UnreadableError
-from medgraft.benchmarks.cell.results import CellSpec, CohortId, ResultStore
 from medgraft.benchmarks.cohorts import places
 from medgraft.benchmarks.external.results import external_path, read_external
 from medgraft.benchmarks.external.shared import labels_in_common
 from medgraft.benchmarks.external.spec import ExternalSpec, ExternalTest
+from medgraft.benchmarks.results.result_files import UnreadableError
+from medgraft.benchmarks.results.spec import CellSpec, CohortId
+from medgraft.benchmarks.results.store import ResultStore
 from medgraft.benchmarks.sweep.recipe import task_options
 from medgraft.benchmarks.sweep.request import Sweep
 from medgraft.benchmarks.sweep.rows import Row

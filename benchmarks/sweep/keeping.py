@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from medgraft.benchmarks.cell.kept import KeptFacts, read_facts
-from medgraft.benchmarks.cell.results import CellSpec, ResultStore
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.store import ResultStore
 from medgraft.errors import ConfigError, MedgraftError
 from medgraft.judging import metric_of
 from medgraft.objective import objective_class

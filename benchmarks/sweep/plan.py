@@ -11,11 +11,11 @@ from rich.console import Console
 
 from medgraft.benchmarks.board.terminal import say
 from medgraft.benchmarks.cell.resolved import ResolvedRow, Resolver
-from medgraft.benchmarks.cell.results import CellSpec, CohortId, Device, Precision
 from medgraft.benchmarks.cohorts import places as cohorts
 from medgraft.benchmarks.external.spec import ExternalTest
-from medgraft.benchmarks.fairness.record import Dimension, Tuning
 from medgraft.benchmarks.garbage import uncollected
+from medgraft.benchmarks.results.chosen import Dimension, Tuning
+from medgraft.benchmarks.results.spec import CellSpec, CohortId, Device, Precision
 from medgraft.benchmarks.sweep.budget import within_budget
 from medgraft.benchmarks.sweep.checks import check_calibratable, check_names, check_size
 from medgraft.benchmarks.sweep.compatible import fits

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from medgraft.benchmarks.calibration.conformal import COVERAGE, Method
-from medgraft.benchmarks.cell.results import Backend, Calibrate
 from medgraft.benchmarks.cohorts.own.task_file import is_task_file, read_task_file
 from medgraft.benchmarks.commands.arguments import listed, listed_encoders, parse_seeds
 from medgraft.benchmarks.prefix_cache.store import parse_size
+from medgraft.benchmarks.results.spec import Backend, Calibrate
 from medgraft.benchmarks.suite.membership import as_preset, with_suite
 from medgraft.benchmarks.sweep.assignments import canonical_encoder, read_assignments, with_encoder_options
 from medgraft.errors import ConfigError, MedgraftError, UnknownNameError

@@ -11,10 +11,12 @@ from medgraft.benchmarks.board.leaderboard import write_board
 from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
 from medgraft.benchmarks.board.terminal import show_board
-from medgraft.benchmarks.cell.results import CellResult, CellSpec, ResultStore, StorageError
-from medgraft.benchmarks.cell.verification import verified
 from medgraft.benchmarks.kernels.results import read_operations
 from medgraft.benchmarks.launch.cells import Events, Running, Runs
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.store import ResultStore, StorageError
+from medgraft.benchmarks.results.verification import verified
 from medgraft.benchmarks.suite.membership import misfit_of_spec
 from medgraft.benchmarks.suite.ranks import boards_of
 from medgraft.benchmarks.suite.text import show_suite

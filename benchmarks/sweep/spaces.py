@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from medgraft.benchmarks.cell.resolved import ResolvedRow
-from medgraft.benchmarks.fairness.record import Dimension
+from medgraft.benchmarks.results.chosen import Dimension
 from medgraft.benchmarks.sweep.budget import knob_of
 from medgraft.benchmarks.sweep.request import Sweep
 from medgraft.benchmarks.sweep.rows import Row

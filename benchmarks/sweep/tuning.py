@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from medgraft.benchmarks.board.terminal import say
-from medgraft.benchmarks.cell.results import CellResult, CellSpec, ResultStore
-from medgraft.benchmarks.fairness.record import Tuning
 from medgraft.benchmarks.launch.cells import Events, Running
+from medgraft.benchmarks.results.chosen import Tuning
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.store import ResultStore
 from medgraft.benchmarks.sweep.display import clock, fitted
 from medgraft.benchmarks.sweep.plan import Plan, resources_of
 from medgraft.benchmarks.sweep.request import Sweep

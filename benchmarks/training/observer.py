@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from medgraft.benchmarks.cell.results import CellResult
+    from medgraft.benchmarks.results.result import CellResult
 
 
 class Observer:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from medgraft.adapter import Adapter
-from medgraft.benchmarks.fairness.record import Dimension
+from medgraft.benchmarks.results.chosen import Dimension
 from medgraft.errors import PluginError
 from medgraft.knobs import SEARCH_VALUES
 from medgraft.objective import Objective

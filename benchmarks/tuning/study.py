@@ -13,9 +13,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from medgraft.benchmarks.cell.result_files import UnreadableError, read_json
-from medgraft.benchmarks.cell.results import TRIAL_SUFFIX, CellSpec, ResultStore, StorageError, write_atomically
-from medgraft.benchmarks.fairness.record import Dimension, Trial, Tuning
+from medgraft.benchmarks.results.chosen import Dimension, Trial, Tuning
+from medgraft.benchmarks.results.result_files import TRIAL_SUFFIX, UnreadableError, read_json
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.store import ResultStore, StorageError
+from medgraft.benchmarks.results.writing import write_atomically
 from medgraft.benchmarks.tuning.space import applied, size_of
 from medgraft.errors import ConfigError
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from medgraft.benchmarks.cell.job import STEPS, Job, Progress
-from medgraft.benchmarks.cell.results import CellResult
 from medgraft.benchmarks.cell.steps.loading import Loaded
-from medgraft.benchmarks.fairness.record import Trial
 from medgraft.benchmarks.measure import environment
+from medgraft.benchmarks.results.chosen import Trial
+from medgraft.benchmarks.results.result import CellResult
 from medgraft.errors import DataError
 from medgraft.task import TaskData
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medgraft.benchmarks.cell.job import Job
-from medgraft.benchmarks.cell.results import CellResult, CellSpec
 from medgraft.benchmarks.launch.cells import Events, Running, Runs
 from medgraft.benchmarks.launch.collect import Outcome
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.tuning.study import RowStudy
 from medgraft.benchmarks.tuning.trial import trial_of
 

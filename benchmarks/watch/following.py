@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from medgraft.benchmarks.cell.job import JOB
 from medgraft.benchmarks.cell.progress import PROGRESS
-from medgraft.benchmarks.cell.result_files import UnreadableError, files_below, opened, read_json
-from medgraft.benchmarks.cell.results import machine_mark
+from medgraft.benchmarks.results.result_files import UnreadableError, files_below, opened, read_json
+from medgraft.benchmarks.results.writing import machine_mark
 from medgraft.benchmarks.watch.journal import ENDING, FOLDER, VERSION, Planned, PlannedRow
 from medgraft.benchmarks.watch.time_left import Kind, seconds_left
 from medgraft.commands.plain_text import one_line

@@ -19,7 +19,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medgraft.benchmarks.cell.results import CellResult, CellSpec, machine_mark, write_atomically
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.writing import machine_mark, write_atomically
 from medgraft.commands.plain_text import one_line
 
 logger = logging.getLogger(__name__)
@@ -66,7 +68,7 @@ class Planned(BaseModel):
         version: Of the journal's form.
         started: Seconds since 1970.
         host: Name of the machine that the sweep itself runs on.
-        machine: See :func:`medgraft.benchmarks.cell.results.machine_mark`.
+        machine: See :func:`medgraft.benchmarks.results.writing.machine_mark`.
         process: Number of the sweep's process there.
         launcher: What starts its workers.
         at_once: Most cells at a time.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from medgraft import Grafted, plugins
 from medgraft.adapters.lora import Lora
 from medgraft.attention import AttentionLayout
-from medgraft.benchmarks.cell.results import read_results
+from medgraft.benchmarks.results.reading import read_results
 from medgraft.encoder import Encoder, EncoderSpec, MultimodalEncoder
 from medgraft.errors import ConfigError, DataError, PluginError, UnknownNameError
 from medgraft.features import Features

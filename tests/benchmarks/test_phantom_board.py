@@ -10,8 +10,8 @@ import pytest
 
 from medgraft import __version__
 from medgraft.benchmarks.audit import phantom_board
-from medgraft.benchmarks.cell.results import NUMBERS_VERSION
 from medgraft.benchmarks.cohorts.places import write_phantom
+from medgraft.benchmarks.results.spec import NUMBERS_VERSION
 
 TINY = ("--tasks", "adni_text", "--seeds", "0", "--epochs", "1", "--limit", "12", "--no-baselines", "--jobs", "1")
 

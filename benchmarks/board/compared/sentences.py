@@ -9,8 +9,8 @@ import numpy as np
 
 from medgraft.benchmarks.board.compared.choosing import label
 from medgraft.benchmarks.board.rows import BoardRow
-from medgraft.benchmarks.cell.result_files import UnreadableError
-from medgraft.benchmarks.cell.verification import stored_predictions
+from medgraft.benchmarks.results.result_files import UnreadableError
+from medgraft.benchmarks.results.verification import stored_predictions
 from medgraft.benchmarks.statistics.comparison import Comparison, compare_predictions
 from medgraft.benchmarks.statistics.pairs import holm
 from medgraft.commands.plain_text import one_line

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import ValidationError
 
-from medgraft.benchmarks.cell.result_files import UnreadableError, read_json
-from medgraft.benchmarks.cell.results import CellResult, CellSpec
 from medgraft.benchmarks.cohorts import places as cohorts
 from medgraft.benchmarks.figures.planes import Array, Method, Plane, draw_planes
 from medgraft.benchmarks.measure.environment import use_threads
 from medgraft.benchmarks.prefix_cache.store import cache_root
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.result_files import UnreadableError, read_json
+from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import ConfigError, DataError, MedgraftError
 from medgraft.objective import objective_class

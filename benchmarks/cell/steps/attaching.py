@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from medgraft.benchmarks.cell.intact import NotIntactError, Untouched
 from medgraft.benchmarks.cell.steps.loading import Loaded
+from medgraft.benchmarks.results.intact import NotIntactError, Untouched
 from medgraft.grafting import Grafted
 from medgraft.registry import build_adapters
 

@@ -10,10 +10,10 @@ import numpy as np
 from medgraft.benchmarks.calibration import conformal, temperature
 from medgraft.benchmarks.calibration.reliability import reliability
 from medgraft.benchmarks.calibration.summary import Calibration, Scaling, Sets
-from medgraft.benchmarks.cell.results import CellSpec
 from medgraft.benchmarks.cell.steps.precomputing import Ready
 from medgraft.benchmarks.metrics.bootstrap import Estimate, estimates
 from medgraft.benchmarks.metrics.calibration import OF_PROBABILITIES
+from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.errors import DataError
 from medgraft.judging import judged, objective_of
 from medgraft.metric import Predictions

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from medgraft.benchmarks.cell.results import CellSpec
 from medgraft.benchmarks.cell.steps.evaluation import Evaluated
 from medgraft.benchmarks.cell.steps.loading import Loaded
 from medgraft.benchmarks.cell.steps.precomputing import Ready
-from medgraft.benchmarks.cell.values import json_safe
 from medgraft.benchmarks.cohorts.places import was_trained_on
-from medgraft.benchmarks.fairness.record import Sizing
 from medgraft.benchmarks.metrics.bootstrap import METHOD
 from medgraft.benchmarks.prefix_cache.inputs import hit_rate
+from medgraft.benchmarks.results.chosen import Sizing
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.values import json_safe
 from medgraft.encoder import TextEncoder
 from medgraft.modality import TEXT
 from medgraft.objective import objective_name

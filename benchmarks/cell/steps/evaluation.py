@@ -11,7 +11,6 @@ import numpy as np
 from medgraft.adapter_protocols import reset_diagnostics
 from medgraft.benchmarks.calibration.conformal import set_statistics
 from medgraft.benchmarks.calibration.summary import Calibration
-from medgraft.benchmarks.cell.intact import report_of
 from medgraft.benchmarks.cell.steps.calibrating import calibrate, once_each
 from medgraft.benchmarks.cell.steps.loading import Loaded
 from medgraft.benchmarks.cell.steps.precomputing import Ready
@@ -19,6 +18,7 @@ from medgraft.benchmarks.metrics.bootstrap import Estimate
 from medgraft.benchmarks.metrics.groups import Groups, Kind, metrics_by_groups, words_of
 from medgraft.benchmarks.metrics.intervals import few_subjects
 from medgraft.benchmarks.objectives.evaluation import evaluate as evaluated
+from medgraft.benchmarks.results.intact import report_of
 from medgraft.judging import judged, objective_of
 from medgraft.metric import Predictions, WeightedStatistic
 from medgraft.objective import objective_name

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medgraft.benchmarks.cell.results import CellResult, CellSpec, safe_name
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.store import safe_name
 from medgraft.benchmarks.training.observer import Observer
 
 logger = logging.getLogger(__name__)

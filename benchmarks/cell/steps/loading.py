@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from medgraft.benchmarks.cell.encoder import select_encoder
-from medgraft.benchmarks.cell.results import CellSpec, CohortId
-from medgraft.benchmarks.cell.values import limited
+from medgraft.benchmarks.cell.limit import limited
 from medgraft.benchmarks.prefix_cache.inputs import PreparedInputs, prepare
+from medgraft.benchmarks.results.spec import CellSpec, CohortId
 from medgraft.encoder import Encoder
 from medgraft.objective import modalities
 from medgraft.task import RawInputs, Task, TaskData

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from medgraft.benchmarks.cell.intact import NotIntactError, hidden_leaves, named
-from medgraft.benchmarks.cell.results import Efficiency
 from medgraft.benchmarks.cell.steps.precomputing import Ready
 from medgraft.benchmarks.measure.costs import forward_flops, peak_allocation, process_peak, samples_per_second
+from medgraft.benchmarks.results.intact import NotIntactError, hidden_leaves, named
+from medgraft.benchmarks.results.result import Efficiency
 from medgraft.benchmarks.training.trainer import TrainingLog
 from medgraft.features import Features
 from medgraft.modality import find_modality

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from medgraft.benchmarks.cell.results import CellSpec, OpUse
+from medgraft.benchmarks.results.result import OpUse
+from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.ops import backends
 
 

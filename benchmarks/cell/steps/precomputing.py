@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from medgraft.benchmarks.cell.results import CellSpec
 from medgraft.benchmarks.cell.steps.attaching import Attached, attach
 from medgraft.benchmarks.cell.steps.loading import Loaded
 from medgraft.benchmarks.prefix_cache.inputs import PreparedInputs, TowerInputs, tower_inputs
+from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.training.trainer import Runner
 from medgraft.fast.compiling import compiled
 from medgraft.fast.short_texts import padding_needed

@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 from medgraft.benchmarks.board.markdown import markdown
 from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
-from medgraft.benchmarks.cell.results import OPERATION_SUFFIX
 from medgraft.benchmarks.commands.main import app
 from medgraft.benchmarks.kernels import command as kernels
 from medgraft.benchmarks.kernels import floors as kernel_floors
 from medgraft.benchmarks.kernels.cases import CASES
 from medgraft.benchmarks.kernels.peers import Peer
 from medgraft.benchmarks.kernels.results import read_operations, section, store
+from medgraft.benchmarks.results.result_files import OPERATION_SUFFIX
 from medgraft.ops import backends
 
 

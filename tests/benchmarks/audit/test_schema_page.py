@@ -10,10 +10,10 @@ from jsonschema import Draft202012Validator
 from test_leaderboard import store
 
 from medgraft.benchmarks.audit import schema
-from medgraft.benchmarks.cell.migrations import SCHEMA_VERSION
-from medgraft.benchmarks.cell.results import ResultStore
+from medgraft.benchmarks.results.migrations import SCHEMA_VERSION
+from medgraft.benchmarks.results.store import ResultStore
 
-EARLIER = Path(__file__).parents[1] / "cell" / "earlier"
+EARLIER = Path(__file__).parents[1] / "results" / "earlier"
 
 
 def validator(name: str) -> Draft202012Validator:

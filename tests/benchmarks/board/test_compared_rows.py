@@ -14,9 +14,11 @@ from medgraft.benchmarks.board.compared.sentences import compare_rows, sentences
 from medgraft.benchmarks.board.markdown import markdown
 from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
-from medgraft.benchmarks.cell.results import CellResult, CellSpec, Efficiency, ResultStore
 from medgraft.benchmarks.commands.main import app
 from medgraft.benchmarks.objectives.evaluation import evaluate
+from medgraft.benchmarks.results.result import CellResult, Efficiency
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.store import ResultStore
 from medgraft.errors import ConfigError, MedgraftError, UnknownNameError
 from medgraft.metric import Predictions
 

@@ -15,8 +15,9 @@ from medgraft.benchmarks.board.markdown import markdown
 from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
 from medgraft.benchmarks.board.terminal import show_board
-from medgraft.benchmarks.cell.results import CellResult, ResultStore
 from medgraft.benchmarks.metrics.bootstrap import Estimate as Metric
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.store import ResultStore
 from medgraft.errors import MedgraftError
 
 STAGES = [

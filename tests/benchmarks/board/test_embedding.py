@@ -13,7 +13,7 @@ from sweeping import command
 
 from medgraft.benchmarks.board.drawn import embedding
 from medgraft.benchmarks.board.drawn.embedding import Embedded, cohort_root, draw, flatten, read_result
-from medgraft.benchmarks.cell.results import CellResult
+from medgraft.benchmarks.results.result import CellResult
 from medgraft.errors import ConfigError, DataError, MedgraftError
 
 

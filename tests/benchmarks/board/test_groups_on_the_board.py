@@ -14,9 +14,9 @@ from medgraft.benchmarks.board.markdown import markdown
 from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import BoardRow, make_row
 from medgraft.benchmarks.board.terminal import show_board
-from medgraft.benchmarks.cell.results import CellResult
 from medgraft.benchmarks.metrics.bootstrap import Estimate
 from medgraft.benchmarks.metrics.groups import Groups
+from medgraft.benchmarks.results.result import CellResult
 
 
 def estimate(value: float | None, n: int = 40) -> Estimate:

@@ -18,8 +18,10 @@ from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import BoardRow, board_rows
 from medgraft.benchmarks.board.terminal import show_board
 from medgraft.benchmarks.board.text import count
-from medgraft.benchmarks.cell.results import CellResult, CellSpec, Efficiency, OpUse, ResultStore
 from medgraft.benchmarks.objectives.evaluation import evaluate
+from medgraft.benchmarks.results.result import CellResult, Efficiency, OpUse
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.store import ResultStore
 from medgraft.errors import MedgraftError
 from medgraft.metric import Predictions
 

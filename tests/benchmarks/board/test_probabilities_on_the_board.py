@@ -16,9 +16,9 @@ from medgraft.benchmarks.board.rows import BoardRow, make_row
 from medgraft.benchmarks.calibration.conformal import calibrate, set_statistics
 from medgraft.benchmarks.calibration.reliability import reliability
 from medgraft.benchmarks.calibration.summary import Calibration, Scaling, Sets
-from medgraft.benchmarks.cell.results import CellResult
 from medgraft.benchmarks.metrics.bootstrap import Estimate, estimates
 from medgraft.benchmarks.objectives.evaluation import evaluate
+from medgraft.benchmarks.results.result import CellResult
 from medgraft.errors import MedgraftError
 from medgraft.metric import Predictions
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from medgraft.benchmarks.cell.results import CellSpec
 from medgraft.benchmarks.cell.steps.evaluation import Evaluated, evaluate
 from medgraft.benchmarks.cell.steps.loading import Loaded, load
 from medgraft.benchmarks.cell.steps.operations import operations
 from medgraft.benchmarks.cell.steps.precomputing import Ready, build
 from medgraft.benchmarks.cell.steps.training import train
+from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.training.trainer import Runner, TrainingLog
 from medgraft.grafting import Grafted
 from medgraft.ops.backends import Record

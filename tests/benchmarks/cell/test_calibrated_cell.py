@@ -12,11 +12,13 @@ from own_data import pictures, table, two_classes
 
 from medgraft.benchmarks.calibration.conformal import calibrate, set_statistics, sets
 from medgraft.benchmarks.calibration.temperature import scaled, temperatures_of
-from medgraft.benchmarks.cell.result_files import UnreadableError
-from medgraft.benchmarks.cell.results import CellResult, CellSpec, ResultStore
 from medgraft.benchmarks.cell.steps.keeping import keep
-from medgraft.benchmarks.cell.verification import check
 from medgraft.benchmarks.predict.predictor import Predictor
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.result_files import UnreadableError
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.store import ResultStore
+from medgraft.benchmarks.results.verification import check
 from medgraft.benchmarks.sweep.checks import check_calibratable
 from medgraft.benchmarks.tasks.table import Table
 from medgraft.errors import ConfigError, DataError

@@ -14,7 +14,6 @@ from cells import Ran, ran, spec
 from medgraft_toy import SECRET
 from sweeping import Toy
 
-from medgraft.benchmarks.cell.results import SCHEMA_VERSION, CellResult
 from medgraft.benchmarks.cell.steps.description import (
     describe_adapters,
     describe_data,
@@ -26,6 +25,8 @@ from medgraft.benchmarks.cell.steps.measuring import measure
 from medgraft.benchmarks.cell.steps.operations import uses_of
 from medgraft.benchmarks.cell.steps.precomputing import build
 from medgraft.benchmarks.metrics.classification import best_thresholds
+from medgraft.benchmarks.results.migrations import SCHEMA_VERSION
+from medgraft.benchmarks.results.result import CellResult
 from medgraft.encoders import embedded
 
 

@@ -8,9 +8,11 @@ import pytest
 from sweeping import command
 
 from medgraft.benchmarks.cell.job import Job
-from medgraft.benchmarks.cell.results import CellResult, CellSpec, read_results
 from medgraft.benchmarks.cell.steps.events import EventFiles, chosen_head, run_folder
 from medgraft.benchmarks.cell.worker import run_cell
+from medgraft.benchmarks.results.reading import read_results
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.spec import CellSpec
 
 
 @pytest.fixture

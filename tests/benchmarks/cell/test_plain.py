@@ -12,13 +12,14 @@ from torch import Tensor
 
 from medgraft.benchmarks.board.columns import cells_of_row
 from medgraft.benchmarks.board.rows import BoardRow
-from medgraft.benchmarks.cell.results import CellResult, CellSpec
 from medgraft.benchmarks.cell.steps.evaluation import evaluate
 from medgraft.benchmarks.cell.steps.loading import load
 from medgraft.benchmarks.cell.steps.operations import operations
 from medgraft.benchmarks.cell.steps.precomputing import build
 from medgraft.benchmarks.cell.steps.training import train
 from medgraft.benchmarks.measure import environment
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.fast.switch import VARIABLE
 
 PAIRS = [

@@ -10,8 +10,8 @@ from distributions import install, install_groups
 from sweeping import Toy, command
 
 from medgraft import plugins
-from medgraft.benchmarks.cell.results import read_results
 from medgraft.benchmarks.cohorts.places import cohort_at, folder_of
+from medgraft.benchmarks.results.reading import read_results
 from medgraft.cohort import cohort_class, write_phantom
 from medgraft.errors import ConfigError, DataError, UnknownNameError
 

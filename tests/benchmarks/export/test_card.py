@@ -10,10 +10,11 @@ import pytest
 from huggingface_hub import ModelCard
 from made_grafts import kept
 
-from medgraft.benchmarks.cell.results import CellResult, CellSpec
 from medgraft.benchmarks.export.card import card_of, cell
 from medgraft.benchmarks.export.writing import export
 from medgraft.benchmarks.external.results import ExternalResult, external_path
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.checkpoints.model_card import MARK
 from medgraft.errors import CheckpointError, ConfigError
 

@@ -12,9 +12,10 @@ from medgraft.benchmarks.board.leaderboard import table
 from medgraft.benchmarks.board.markdown import markdown
 from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
-from medgraft.benchmarks.cell.results import CellResult, ResultStore
 from medgraft.benchmarks.fairness.basis import why_apart
-from medgraft.benchmarks.fairness.record import Dimension, Sizing, Trial, Tuning
+from medgraft.benchmarks.results.chosen import Dimension, Sizing, Trial, Tuning
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.store import ResultStore
 
 
 def stored_with(folder: Path, result: CellResult, **changes: Any) -> CellResult:

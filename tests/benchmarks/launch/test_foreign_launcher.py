@@ -11,7 +11,8 @@ from distributions import install
 from sweeping import Toy
 from test_resume import numbers, stored
 
-from medgraft.benchmarks.cell.results import CellResult, read_results
+from medgraft.benchmarks.results.reading import read_results
+from medgraft.benchmarks.results.result import CellResult
 
 THEIRS = """
 import signal, subprocess

@@ -13,8 +13,11 @@ from sweeping import Toy, command
 from medgraft.benchmarks.board.leaderboard import write_board
 from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
-from medgraft.benchmarks.cell.results import CellResult, CellSpec, Efficiency, ResultStore, read_results
 from medgraft.benchmarks.metrics.bootstrap import Estimate as Metric
+from medgraft.benchmarks.results.reading import read_results
+from medgraft.benchmarks.results.result import CellResult, Efficiency
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.store import ResultStore
 from medgraft.benchmarks.speed.second_sweep import first_and_second
 from medgraft.benchmarks.sweep.plan import make_plan
 from medgraft.benchmarks.sweep.request import read_sweep

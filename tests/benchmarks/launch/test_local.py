@@ -13,9 +13,10 @@ from medgraft_toy import SECRET
 from sweeping import Toy
 
 from medgraft.benchmarks.cell.job import Job, without_files
-from medgraft.benchmarks.cell.results import CellResult, read_results
-from medgraft.benchmarks.cell.values import limited
+from medgraft.benchmarks.cell.limit import limited
 from medgraft.benchmarks.cell.worker import execute, main
+from medgraft.benchmarks.results.reading import read_results
+from medgraft.benchmarks.results.result import CellResult
 
 TROUBLES = ("raise", "exit", "leave", "kill", "sleep", "memory", "path", "nan")
 

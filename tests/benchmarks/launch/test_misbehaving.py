@@ -15,7 +15,8 @@ import pytest
 from sweeping import Toy
 from test_resume import stored, wait_for
 
-from medgraft.benchmarks.cell.results import CellResult, read_results
+from medgraft.benchmarks.results.reading import read_results
+from medgraft.benchmarks.results.result import CellResult
 
 ENDS = {
     "noise": ("error", "train", "embed.weight, embed.bias, mix.weight, mix.bias of the encoder now have other values"),

@@ -12,7 +12,7 @@ from sweeping import Toy, command
 
 from medgraft import plugins
 from medgraft.benchmarks.board.rows import board_rows
-from medgraft.benchmarks.cell.results import read_results
+from medgraft.benchmarks.results.reading import read_results
 from medgraft.errors import DataError, UnknownNameError
 from medgraft.judging import metric
 from medgraft.objective import make_objective, objective_class, objective_name

@@ -14,9 +14,10 @@ from sweeping import Toy
 
 from medgraft.adapter import Adapter
 from medgraft.adapters.tgh_moe import TghMoe
-from medgraft.benchmarks.cell.migrations import SCHEMA_VERSION
-from medgraft.benchmarks.cell.results import CellResult, ResultStore
 from medgraft.benchmarks.prefix_cache.inputs import TowerInputs
+from medgraft.benchmarks.results.migrations import SCHEMA_VERSION
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.store import ResultStore
 from medgraft.benchmarks.training.trainer import Runner
 from medgraft.errors import DataError
 from medgraft.grafting import Grafted

@@ -11,8 +11,10 @@ import pytest
 from sweeping import command
 from test_leaderboard import CLASSES, store
 
-from medgraft.benchmarks.cell.results import CellResult, CellSpec, Efficiency, ResultStore
 from medgraft.benchmarks.objectives.evaluation import evaluate
+from medgraft.benchmarks.results.result import CellResult, Efficiency
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.store import ResultStore
 from medgraft.benchmarks.sharing.differing import differences, told
 from medgraft.metric import Predictions
 

@@ -12,7 +12,7 @@ from sweeping import command
 from test_leaderboard import store
 from test_verification import HOSTILE
 
-from medgraft.benchmarks.cell.results import ResultStore
+from medgraft.benchmarks.results.store import ResultStore
 from medgraft.benchmarks.sharing.finding import find
 from medgraft.benchmarks.sharing.showing import metrics_by_class, show
 from medgraft.errors import ConfigError, MedgraftError, UnknownNameError

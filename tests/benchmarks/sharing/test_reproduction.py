@@ -12,8 +12,11 @@ import pytest
 from sweeping import command
 from test_leaderboard import store
 
-from medgraft.benchmarks.cell.results import CellSpec, ResultStore, read_result, write_arrays
-from medgraft.benchmarks.cell.verification import Verified
+from medgraft.benchmarks.results.reading import read_result
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.store import ResultStore
+from medgraft.benchmarks.results.verification import Verified
+from medgraft.benchmarks.results.writing import write_arrays
 from medgraft.benchmarks.sharing import reproduction
 from medgraft.benchmarks.sharing.reproduction import compared
 

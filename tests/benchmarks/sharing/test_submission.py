@@ -12,7 +12,9 @@ import pytest
 from sweeping import command
 from test_leaderboard import store
 
-from medgraft.benchmarks.cell.results import CellResult, CellSpec, ResultStore
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.store import ResultStore
 from medgraft.benchmarks.sharing.identifiers import Identifiers
 from medgraft.benchmarks.sharing.material import read_material
 from medgraft.benchmarks.sharing.submission import ABSOLUTE, Finding, check_submission

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from medgraft.benchmarks.board.rows import BoardRow, make_row
-from medgraft.benchmarks.cell.results import CellResult, CellSpec
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.statistics.ranks import Standing
 
 CLASSES = ("Atelectasis", "Edema", "Pleural Effusion")

@@ -19,8 +19,9 @@ from medgraft.benchmarks.board.document import Document, document
 from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
 from medgraft.benchmarks.board.text import prose_without_paths
-from medgraft.benchmarks.cell.results import CellSpec, ResultStore
 from medgraft.benchmarks.commands.arguments import parse_seeds
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.store import ResultStore
 from medgraft.benchmarks.site.publish import publish
 from medgraft.benchmarks.site.reproduce import command_of, shown_command
 from medgraft.benchmarks.sweep.assignments import split_assignments

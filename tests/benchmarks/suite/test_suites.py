@@ -15,7 +15,8 @@ from test_leaderboard import store
 from medgraft.benchmarks.board.markdown import markdown
 from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
-from medgraft.benchmarks.cell.results import CellResult, ResultStore
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.store import ResultStore
 from medgraft.benchmarks.suite.membership import FROZEN, as_preset, misfit, with_suite
 from medgraft.benchmarks.suite.ranks import boards_of, suite_boards
 from medgraft.benchmarks.suite.text import show_suite

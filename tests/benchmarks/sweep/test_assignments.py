@@ -237,7 +237,7 @@ def test_names_of_one_encoder_are_one_row(name, canonical):
 
 
 def test_a_sweep_with_options_runs_from_the_command_line(toy: Toy, medgraft, tmp_path):
-    from medgraft.benchmarks.cell.results import read_results
+    from medgraft.benchmarks.results.reading import read_results
 
     options = toy.options("--seeds", "0", "--results", str(tmp_path), "--set", "toy_gain.noise=0.5,train.lr=0.01")
     done = medgraft("run", "--adapters", "toy_gain", *options)

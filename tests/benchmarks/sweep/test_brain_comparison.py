@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from medgraft.benchmarks.board.rows import board_rows
-from medgraft.benchmarks.cell.results import read_results
+from medgraft.benchmarks.results.reading import read_results
 from medgraft.benchmarks.sweep.plan import make_plan
 from medgraft.benchmarks.sweep.request import Sweep
 from medgraft.benchmarks.sweep.rows import rows

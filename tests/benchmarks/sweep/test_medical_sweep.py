@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medgraft.benchmarks.cell.results import CellResult, read_results
+from medgraft.benchmarks.results.reading import read_results
+from medgraft.benchmarks.results.result import CellResult
 
 IDENTIFIER = re.compile(rb"\d{3}_S_\d{4}|patient\d+|sub-ADNI|view\d_frontal|_Br_\d{17}")
 TASKS = "adni_image_text,chexpert,chexpert_5x200"

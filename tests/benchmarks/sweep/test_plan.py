@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from medgraft.benchmarks.cell import encoder as cell_encoder
-from medgraft.benchmarks.cell.results import CellSpec, CohortId
 from medgraft.benchmarks.cohorts.places import Cohort
+from medgraft.benchmarks.results.spec import CellSpec, CohortId
 from medgraft.benchmarks.sweep import plan as planning
 from medgraft.benchmarks.sweep import rows as rows_of_sweep
 from medgraft.benchmarks.sweep.checks import check_names

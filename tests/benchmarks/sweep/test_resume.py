@@ -16,7 +16,8 @@ import pytest
 from sweeping import Toy, command
 from typer.testing import Result
 
-from medgraft.benchmarks.cell.results import CellResult, read_results
+from medgraft.benchmarks.results.reading import read_results
+from medgraft.benchmarks.results.result import CellResult
 
 NUMBERS = {"key", "status", "spec", "phantom", "primary", "metrics", "data", "encoder", "adapters", "plugins"}
 """What two runs of a cell must agree on; the rest says how long it took, and on which machine."""

@@ -174,7 +174,7 @@ def test_a_dry_run_lists_cells_and_reasons_and_makes_nothing(medgraft, tmp_path,
 
 
 def test_the_limit_reaches_the_cells(toy, medgraft, tmp_path):
-    from medgraft.benchmarks.cell.results import read_results
+    from medgraft.benchmarks.results.reading import read_results
 
     medgraft("run", "--adapters", "toy_gain", *toy.options("--seeds", "0", "--limit", "6", "--results", str(tmp_path)))
     (found,) = (each for _, each in read_results([tmp_path]))

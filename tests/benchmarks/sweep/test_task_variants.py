@@ -10,8 +10,9 @@ import pytest
 from distributions import install_groups
 from sweeping import Toy, command
 
-from medgraft.benchmarks.cell.results import CohortId, read_results
 from medgraft.benchmarks.cohorts.places import Cohort
+from medgraft.benchmarks.results.reading import read_results
+from medgraft.benchmarks.results.spec import CohortId
 from medgraft.benchmarks.sweep.checks import check_names, check_size
 from medgraft.benchmarks.sweep.plan import cells_of
 from medgraft.benchmarks.sweep.recipe import task_options

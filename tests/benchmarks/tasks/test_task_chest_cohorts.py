@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medgraft.benchmarks.cell.results import CellSpec
 from medgraft.benchmarks.cell.steps.description import describe_data
 from medgraft.benchmarks.cell.steps.evaluation import evaluate
 from medgraft.benchmarks.cell.steps.loading import load
 from medgraft.benchmarks.cell.steps.precomputing import Ready, build
 from medgraft.benchmarks.cell.steps.training import train
 from medgraft.benchmarks.cohorts.chest.chexpert import read_chexpert
+from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.tasks import build_task
 from medgraft.benchmarks.tasks.chest import attributes
 from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget

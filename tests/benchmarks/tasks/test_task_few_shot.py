@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medgraft.benchmarks.cell.results import CellSpec
 from medgraft.benchmarks.cell.steps.description import describe_data
 from medgraft.benchmarks.cell.steps.evaluation import evaluate
 from medgraft.benchmarks.cell.steps.loading import load
@@ -18,6 +17,7 @@ from medgraft.benchmarks.cell.steps.measuring import measure
 from medgraft.benchmarks.cell.steps.precomputing import Ready, build
 from medgraft.benchmarks.cell.steps.training import train
 from medgraft.benchmarks.cohorts.chest.chexpert import COMPETITION_5, exclude_subjects, read_chexpert
+from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.tasks import build_task
 from medgraft.benchmarks.tasks.label_budget import in_proportion
 from medgraft.errors import ConfigError

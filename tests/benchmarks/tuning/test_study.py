@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from cells import spec
 
-from medgraft.benchmarks.cell.results import ResultStore, read_results
-from medgraft.benchmarks.fairness.record import Dimension, Trial
+from medgraft.benchmarks.results.chosen import Dimension, Trial
+from medgraft.benchmarks.results.reading import read_results
+from medgraft.benchmarks.results.store import ResultStore
 from medgraft.benchmarks.tuning import study as study_module
 from medgraft.benchmarks.tuning.study import TRIAL_SEED, RowStudy
 from medgraft.errors import ConfigError

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from sweeping import Toy
 
-from medgraft.benchmarks.cell.results import TRIAL_SUFFIX, CellResult, read_results
+from medgraft.benchmarks.results.reading import read_results
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.result_files import TRIAL_SUFFIX
 
 
 def trials(folder: Path) -> dict[str, int]:

@@ -12,7 +12,9 @@ import pytest
 
 from medgraft.benchmarks.cell.job import Job, failure
 from medgraft.benchmarks.cell.progress import ProgressWriter
-from medgraft.benchmarks.cell.results import CellResult, CellSpec, machine_mark
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.writing import machine_mark
 from medgraft.benchmarks.watch import journal
 from medgraft.benchmarks.watch.following import SILENT, Folder, Status
 from medgraft.benchmarks.watch.journal import Journal, planned

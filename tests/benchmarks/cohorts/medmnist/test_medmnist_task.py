@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from cells import ran, spec
 
-from medgraft.benchmarks.cell.results import CohortId
 from medgraft.benchmarks.cohorts.medmnist import facts as facts_module
 from medgraft.benchmarks.cohorts.medmnist.facts import BINARY, DATA_SETS, MULTI_LABEL, facts_of
 from medgraft.benchmarks.cohorts.medmnist.reading import file_name
 from medgraft.benchmarks.cohorts.places import cohort_at
+from medgraft.benchmarks.results.spec import CohortId
 from medgraft.benchmarks.tasks.medmnist import OWN_SUBJECT
 from medgraft.cohort import write_phantom
 from medgraft.errors import ConfigError, DataError, UnknownNameError

@@ -12,15 +12,18 @@ from test_leaderboard import store
 from test_results import result, spec
 from test_resume import run_toy, stored
 
-from medgraft.benchmarks.cell import results, worker
+from medgraft.benchmarks.cell import worker
 from medgraft.benchmarks.cell.job import UNWRITABLE, Job
 from medgraft.benchmarks.cell.progress import ProgressReader
-from medgraft.benchmarks.cell.results import ResultStore, StorageError, machine_mark, read_results, write_atomically
 from medgraft.benchmarks.cell.worker import execute
 from medgraft.benchmarks.launch import leftovers, memory_kills
 from medgraft.benchmarks.launch.leftovers import clear_leftovers
 from medgraft.benchmarks.launch.memory_kills import MemoryKills
 from medgraft.benchmarks.launch.supervisor import LOG_HEAD, LOG_TAIL, BoundedLog
+from medgraft.benchmarks.results import store as result_store
+from medgraft.benchmarks.results.reading import read_results
+from medgraft.benchmarks.results.store import ResultStore, StorageError
+from medgraft.benchmarks.results.writing import machine_mark, write_atomically
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EFBIG)
 
@@ -30,7 +33,7 @@ def test_what_the_system_says_is_one_sentence_with_the_folder_and_a_remedy(tmp_p
     def refuse(path: Path, write: object) -> None:
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(results, "write_atomically", refuse)
+    monkeypatch.setattr(result_store, "write_atomically", refuse)
     with pytest.raises(StorageError) as caught:
         ResultStore(tmp_path).put(result())
     text = str(caught.value)
@@ -49,7 +52,7 @@ def test_a_full_disk_ends_a_sweep_with_what_is_stored(toy, medgraft, tmp_path, m
         write_atomically(path, write)
 
     with monkeypatch.context() as patch:
-        patch.setattr(results, "write_atomically", fills_up)
+        patch.setattr(result_store, "write_atomically", fills_up)
         done = run_toy(toy, tmp_path, "--seeds", "0-3", "--jobs", "2")
     assert done.exit_code == 1 and len(stored(tmp_path)) == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr

@@ -13,16 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medgraft.benchmarks.cell.results import (
-    CellResult,
-    CellSpec,
-    CohortId,
-    ResultStore,
-    read_results,
-    safe_name,
-    write_atomically,
-)
 from medgraft.benchmarks.metrics.bootstrap import Estimate as Metric
+from medgraft.benchmarks.results.reading import read_results
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.spec import CellSpec, CohortId
+from medgraft.benchmarks.results.store import ResultStore, safe_name
+from medgraft.benchmarks.results.writing import write_atomically
 from medgraft.errors import MedgraftError
 from medgraft.registry import TrainDefaults
 
@@ -103,7 +99,7 @@ def result(status: str = "success", value: float = 0.5, **changes: Any) -> CellR
 
 def test_the_key_is_the_same_in_another_process():
     code = (
-        "import sys; from medgraft.benchmarks.cell.results import CellSpec; "
+        "import sys; from medgraft.benchmarks.results.result import CellSpec; "
         "print(CellSpec.model_validate_json(sys.argv[1]).key())"
     )
     environment = os.environ | {"PYTHONHASHSEED": "77"}

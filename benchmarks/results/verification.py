@@ -22,12 +22,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medgraft.benchmarks.calibration.conformal import set_statistics
 from medgraft.benchmarks.calibration.reliability import Curve, curves
-from medgraft.benchmarks.cell import verified_before
-from medgraft.benchmarks.cell.duplicates import COPIED, OTHER_NAME, TOLERANCE, conflict, measured
-from medgraft.benchmarks.cell.left_out import LeftOut
-from medgraft.benchmarks.cell.result_files import UnreadableError, read_arrays
-from medgraft.benchmarks.cell.results import CellResult, read_candidates
 from medgraft.benchmarks.garbage import uncollected
+from medgraft.benchmarks.results import verified_before
+from medgraft.benchmarks.results.duplicates import COPIED, OTHER_NAME, TOLERANCE, conflict, measured
+from medgraft.benchmarks.results.left_out import LeftOut
+from medgraft.benchmarks.results.reading import read_candidates
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.result_files import UnreadableError, read_arrays
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import MedgraftError
 from medgraft.judging import objective_of, values
@@ -301,7 +302,7 @@ def verified_results(folders: Iterable[Path], left_out: LeftOut | None = None) -
 
     What does is left out; the log names the first few with the reason and counts the others. Of equal keys a success
     that was checked wins, then one that could not be, then a failure, then what was read first; what else is said of
-    results that are there twice, see :mod:`medgraft.benchmarks.cell.duplicates`.
+    results that are there twice, see :mod:`medgraft.benchmarks.results.duplicates`.
 
     Args:
         folders: Of results.

@@ -17,8 +17,8 @@ import pytest
 from test_leaderboard import store
 
 from medgraft.benchmarks.board.rows import board_rows
-from medgraft.benchmarks.cell.result_files import UnreadableError, files_below, read_arrays, read_json
 from medgraft.benchmarks.kernels.results import read_operations
+from medgraft.benchmarks.results.result_files import UnreadableError, files_below, read_arrays, read_json
 
 
 def sparse(path: Path) -> None:

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from medgraft.benchmarks.board.rows import board_rows
-from medgraft.benchmarks.cell.migrations import SCHEMA_VERSION, STEPS, migrated
-from medgraft.benchmarks.cell.result_files import UnreadableError
-from medgraft.benchmarks.cell.results import CellSpec, ResultStore, read_result
-from medgraft.benchmarks.cell.verification import verified, verified_results
+from medgraft.benchmarks.results.migrations import SCHEMA_VERSION, STEPS, migrated
+from medgraft.benchmarks.results.reading import read_result
+from medgraft.benchmarks.results.result_files import UnreadableError
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.store import ResultStore
+from medgraft.benchmarks.results.verification import verified, verified_results
 
 EARLIER = Path(__file__).parent / "earlier"
 SUCCESSES = sorted(EARLIER.glob("version-?.json"))

@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medgraft.benchmarks.cell.result_files import opened
-from medgraft.benchmarks.cell.results import NUMBERS_VERSION
 from medgraft.benchmarks.prefix_cache.store import cache_root
+from medgraft.benchmarks.results.result_files import opened
+from medgraft.benchmarks.results.spec import NUMBERS_VERSION
 
 LARGEST = 16 << 20
 """Bytes of the file, a quarter of a million results; a larger one is begun anew."""

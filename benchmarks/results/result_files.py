@@ -29,6 +29,18 @@ from medgraft.files.limits import limit, within
 logger = logging.getLogger(__name__)
 
 MOST_ARRAYS = 64
+OPERATION_SUFFIX = ".ops.json"
+"""Ending of the files of ``benchmarks.kernels``, which may lie in the same folder and are no cells."""
+
+EXTERNAL_SUFFIX = ".external.json"
+"""Ending of the files of tests on another cohort, which lie beside the cells whose grafts were tested."""
+
+TRIAL_SUFFIX = ".trial.json"
+"""Ending of the files of trials of ``--tune``, in a folder beside the cells whose options they chose."""
+
+BOARD_FILE = "leaderboard.json"
+"""Name of a board's data, which may lie among the results that it was made of and is none."""
+
 KEPT = ".adapter"
 """Ending of the folder of a graft that is kept beside its result; no results are in it."""
 NUMBERS = "biuf"

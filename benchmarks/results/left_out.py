@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medgraft.benchmarks.cell.result_files import UnreadableError
+from medgraft.benchmarks.results.result_files import UnreadableError
 
 logger = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ A file says with which version it was written (``schema_version``). Older ones a
 step after the other, and stay on the disk as they are; newer ones are refused, since nobody knows what their fields
 mean. Keys are left alone: a step never touches ``spec``, whose digest the key is.
 
-Whoever adds, renames or drops a field of :class:`medgraft.benchmarks.cell.results.CellResult` raises
+Whoever adds, renames or drops a field of :class:`medgraft.benchmarks.results.result.CellResult` raises
 :data:`SCHEMA_VERSION`, adds a step to :data:`STEPS`, stores a file of the version before among the tests
-(``tests/benchmarks/cell/earlier``) and runs ``python -m benchmarks.audit.schema``.
+(``tests/benchmarks/results/earlier``) and runs ``python -m benchmarks.audit.schema``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from medgraft.benchmarks.cell.result_files import UnreadableError
+from medgraft.benchmarks.results.result_files import UnreadableError
 from medgraft.commands.plain_text import one_line
 
 SCHEMA_VERSION = 5

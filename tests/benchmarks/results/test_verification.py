@@ -17,9 +17,12 @@ from medgraft.benchmarks.board.leaderboard import table
 from medgraft.benchmarks.board.markdown import markdown
 from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
-from medgraft.benchmarks.cell import verification
-from medgraft.benchmarks.cell.results import LATER_FIELDS, CellResult, CellSpec, ResultStore, write_arrays
-from medgraft.benchmarks.cell.verification import verified, verified_results
+from medgraft.benchmarks.results import verification
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.spec import LATER_FIELDS, CellSpec
+from medgraft.benchmarks.results.store import ResultStore
+from medgraft.benchmarks.results.verification import verified, verified_results
+from medgraft.benchmarks.results.writing import write_arrays
 
 Change = Callable[[dict[str, Any]], None]
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from medgraft.adapter import Adapter
 from medgraft.adapter_protocols import diagnostics_of
 from medgraft.attachment.blank_run import leaves
-from medgraft.benchmarks.cell.values import json_safe
+from medgraft.benchmarks.results.values import json_safe
 from medgraft.commands.plain_text import one_line
 from medgraft.commands.settings import Settings
 from medgraft.encoder import Encoder

@@ -14,9 +14,10 @@ from test_submission import as_another_seed, copy_as, put
 from medgraft.benchmarks.board.markdown import markdown
 from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
-from medgraft.benchmarks.cell.left_out import NAMED, LeftOut
-from medgraft.benchmarks.cell.results import CellSpec, ResultStore
-from medgraft.benchmarks.cell.verification import verified_results
+from medgraft.benchmarks.results.left_out import NAMED, LeftOut
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.store import ResultStore
+from medgraft.benchmarks.results.verification import verified_results
 
 
 def test_equal_numbers_of_one_key_count_once_and_nothing_is_said(tmp_path, caplog):

@@ -10,8 +10,10 @@ import pytest
 from test_leaderboard import store
 
 from medgraft.benchmarks.board.rows import board_rows
-from medgraft.benchmarks.cell.results import CellSpec, ResultStore, read_results
-from medgraft.benchmarks.cell.verification import verified_results
+from medgraft.benchmarks.results.reading import read_results
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.store import ResultStore
+from medgraft.benchmarks.results.verification import verified_results
 
 SPEC: dict[str, Any] = {
     "task_options": {"split_seed": 0, "deep": {"b": 1, "a": [1, 2]}},

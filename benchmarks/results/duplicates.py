@@ -14,8 +14,8 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 
-from medgraft.benchmarks.cell.results import CellResult
 from medgraft.benchmarks.metrics.bootstrap import Estimate
+from medgraft.benchmarks.results.result import CellResult
 from medgraft.commands.plain_text import one_line
 
 TOLERANCE = 1e-6
@@ -23,7 +23,7 @@ TOLERANCE = 1e-6
 
 COPIED = "that are copies of another result under another key"
 OTHER_NAME = "that are copies of another result under another name"
-"""Kinds of :class:`medgraft.benchmarks.cell.result_files.UnreadableError` of copies."""
+"""Kinds of :class:`medgraft.benchmarks.results.result_files.UnreadableError` of copies."""
 
 SHOWN = 3
 """Numbers in a message."""
