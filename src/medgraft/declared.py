@@ -72,13 +72,13 @@ def _installed() -> object:
     found: list[object] = [tuple(map(id, sys.meta_path))]
     for place in sys.path:
         try:
-            with os.scandir(place or ".") as entries:
-                infos = sorted(entry.path for entry in entries if entry.name.endswith((".dist-info", ".egg-info")))
+            infos = sorted(name for name in os.listdir(place or ".") if name.endswith((".dist-info", ".egg-info")))
         except NotADirectoryError:  # an archive
-            infos = [place]
+            found.append((place, _stamp(place)))
+            continue
         except OSError:
             continue
-        found += [(info, _stamp(info), _stamp(os.path.join(info, "entry_points.txt"))) for info in infos]
+        found += [(place, name, _stamp(f"{place or '.'}{os.sep}{name}{os.sep}entry_points.txt")) for name in infos]
     return found
 
 
