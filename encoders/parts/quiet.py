@@ -16,15 +16,17 @@ def quiet() -> Iterator[None]:
 
     Loggers and bars are as before afterwards. A library that is not imported yet is left alone.
     """
-    loggers = [logging.getLogger(name) for name in LOGGERS]
-    named = [  # a child may have a level of its own
+    tops = [logging.getLogger(name) for name in LOGGERS]
+    below = [  # a child may have a level of its own
         each
         for name, each in logging.Logger.manager.loggerDict.items()
-        if isinstance(each, logging.Logger) and name.partition(".")[0] in LOGGERS
+        if isinstance(each, logging.Logger) and name.partition(".")[0] in LOGGERS and name not in LOGGERS
     ]
-    before = [(each, each.level, each.disabled) for each in dict.fromkeys((*loggers, *named))]
-    for each, _, _ in before:
-        each.setLevel(logging.CRITICAL)
+    before = [(each, each.level, each.disabled) for each in (*tops, *below)]
+    for each in tops:
+        each.setLevel(logging.CRITICAL)  # also for children that are made inside
+    for each in below:
+        each.disabled = True  # setLevel() goes through every logger there is, and there are hundreds of these
     bars, root = _bars_off(), logging.getLogger()
     root.addFilter(_nothing)  # open_clip logs to the root itself; what reaches it from below passes no filter of its
     try:
@@ -32,7 +34,8 @@ def quiet() -> Iterator[None]:
     finally:
         root.removeFilter(_nothing)
         for each, level, disabled in before:
-            each.setLevel(level)
+            if each.level != level:
+                each.setLevel(level)
             each.disabled = disabled
         for enable in bars:
             enable()
