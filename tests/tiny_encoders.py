@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -128,12 +129,19 @@ _lent: set[str] = set()
 
 
 def fresh(name: str) -> Encoder:
-    """A new frozen encoder; the same weights every time."""
+    """A new frozen encoder; the same weights every time.
+
+    A copy of one that nobody else has: building one of a library takes ten times as long, and copies are held to be
+    independent by the checks of encoders.
+    """
+    return copy.deepcopy(_built(name))
+
+
+@functools.cache
+def _built(name: str) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        encoder = BUILDERS[name]()
-        encoder.freeze()
-    return encoder
+        return BUILDERS[name]().freeze()
 
 
 @functools.cache
