@@ -9,7 +9,7 @@ import numpy as np
 
 from medgraft.benchmarks.phantoms.ct.anatomy import Body, Lungs, heart_ellipsoid, lobe_share
 from medgraft.benchmarks.phantoms.ct.canvas import Canvas, Volume, ellipsoid, noise
-from medgraft.benchmarks.phantoms.ct.findings import Finding
+from medgraft.benchmarks.phantoms.ct.findings import MASS_FROM, Finding
 
 FLUID, SOLID, CALCIUM, METAL, HAZE = 8.0, 38.0, 620.0, 2400.0, -480.0
 
@@ -59,7 +59,7 @@ def paint_findings(scene: Scene, findings: tuple[Finding, ...]) -> None:
 
 def _nodule(scene: Scene, finding: Finding) -> None:
     scene.canvas.ball(SOLID, finding.place, finding.millimetres / 2)
-    if finding.kind == "mass":
+    if finding.millimetres >= MASS_FROM:
         rng, radius = scene.random(11), finding.millimetres / 2
         for direction in rng.normal(size=(9, 3)):
             far = np.array(finding.place) + direction / np.linalg.norm(direction) * radius * 1.45
@@ -233,24 +233,23 @@ def _device(scene: Scene, finding: Finding) -> None:
 
 
 PAINTERS: dict[str, Callable[[Scene, Finding], None]] = {
-    "mosaic attenuation": _mosaic,
+    "mosaic attenuation pattern": _mosaic,
     "emphysema": _emphysema,
     "interlobular septal thickening": _septa,
-    "ground-glass opacity": _ground_glass,
+    "lung opacity": _ground_glass,
     "consolidation": _consolidation,
     "lung nodule": _nodule,
-    "mass": _nodule,
     "bronchiectasis": _bronchiectasis,
-    "fibrotic sequela": _fibrotic,
+    "pulmonary fibrotic sequela": _fibrotic,
     "atelectasis": _atelectasis,
     "pleural effusion": _effusion,
     "pneumothorax": _pneumothorax,
     "pericardial effusion": _pericardial,
     "lymphadenopathy": _nodes,
     "hiatal hernia": _hernia,
-    "coronary artery calcification": _coronary,
-    "arterial calcification": _arterial,
-    "medical material": _device,
+    "coronary artery wall calcification": _coronary,
+    "arterial wall calcification": _arterial,
+    "support devices": _device,
 }
 """Kind -> what paints it, in the order of painting; an enlarged heart and thick walls of airways are the body's own."""
 

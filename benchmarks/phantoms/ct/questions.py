@@ -11,14 +11,14 @@ from medgraft.benchmarks.phantoms.ct.findings import KINDS, Finding
 from medgraft.benchmarks.phantoms.ct.renderer import Person
 
 ORGANS = {
-    "heart": ("cardiomegaly", "pericardial effusion", "coronary artery calcification"),
+    "heart": ("cardiomegaly", "pericardial effusion", "coronary artery wall calcification"),
     "pleura": ("pleural effusion", "pneumothorax"),
     "esophagus": ("hiatal hernia",),
-    "mediastinum": ("lymphadenopathy", "arterial calcification"),
+    "mediastinum": ("lymphadenopathy", "arterial wall calcification"),
     "lung": tuple(
         name
         for name in KINDS
-        if KINDS[name].place == "lobe" or name in ("emphysema", "mosaic attenuation", "interlobular septal thickening")
+        if KINDS[name].place == "lobe" or name in ("emphysema", "mosaic attenuation pattern", "interlobular septal thickening")
     ),
     "trachea and bronchie": ("peribronchial thickening",),
 }
@@ -69,10 +69,8 @@ def region_answers(person: Person, rng: np.random.Generator) -> RegionAnswers:
             by_region.setdefault(region, []).append(finding)
     abnormality = [(region, ", ".join(each.kind for each in found)) for region, found in by_region.items()]
     present = [(region, each.kind, "Yes.") for region, found in by_region.items() for each in found]
-    asked = {kind for kinds in ORGANS.values() for kind in kinds}
     absent = [(REGIONS[organ], kind) for organ, kinds in ORGANS.items() for kind in kinds if kind not in person.kinds]
     chosen = rng.permutation(len(absent))[: max(3, len(present))]
-    assert {kind for _, kind in absent} <= asked
     return RegionAnswers(
         abnormality=abnormality,
         presence=present + [(*absent[int(i)], "No.") for i in sorted(chosen)],
