@@ -48,7 +48,7 @@ def counts_of(pairs: list[tuple[str, str]], words: int) -> Array:
 
 
 def chrf(sums: Array) -> Array:
-    """chrF of corpora from sums of counts ``[R, 3 * orders]``, ``[R]``; 0 where no order has n-grams on both sides."""
+    """Scores ``[R]`` of corpora from sums of counts ``[R, 3 * orders]``; 0 where no order has n-grams on both sides."""
     said, meant, both = sums[:, 0::3], sums[:, 1::3], sums[:, 2::3]
     counts = (said > 0) & (meant > 0)
     orders = np.maximum(counts.sum(axis=1), 1)

@@ -73,10 +73,7 @@ def cider(pairs: Sequence[tuple[Sequence[str], Sequence[str]]]) -> Array:
     """
     counted, rarity = _counted(pairs)
     return np.array(
-        [
-            np.mean([_cosine(said[k], meant[k], rarity, clipped=False) for k in range(ORDERS)])
-            for said, meant in counted
-        ]
+        [np.mean([_cosine(said[k], meant[k], rarity, clipped=False) for k in range(ORDERS)]) for said, meant in counted]
     )
 
 
@@ -127,9 +124,13 @@ def _cosine(said: Counter[Gram], meant: Counter[Gram], rarity: Mapping[Gram, flo
     if not norms:
         return 0.0
     shared = said.keys() & meant.keys()
-    return sum(
-        (min(said[gram], meant[gram]) if clipped else said[gram]) * meant[gram] * rarity[gram] ** 2 for gram in shared
-    ) / norms
+    return (
+        sum(
+            (min(said[gram], meant[gram]) if clipped else said[gram]) * meant[gram] * rarity[gram] ** 2
+            for gram in shared
+        )
+        / norms
+    )
 
 
 def _squares(counts: Counter[Gram], rarity: Mapping[Gram, float]) -> float:
