@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from medgraft.benchmarks.cohorts.chest.chexpert import read_chexpert
+from medgraft.benchmarks.phantoms.chest.texts.truth import marked, truths_at
 from medgraft.benchmarks.tasks.chest import attributes
 from medgraft.benchmarks.tasks.chexpert import ATTRIBUTES, image_inputs, provenance
 from medgraft.benchmarks.tasks.language.texts import SharesConfig, TextSample, shares, text_data, usable
@@ -53,8 +54,12 @@ class ChestReports(Task):
                 f"{root} has no report for any training image; put the table of CheXpert Plus "
                 "(df_chexpert_plus_240401.csv) beside train.csv"
             )
-        rows = zip(frame["image"], frame["subject"], frame["report"], strict=True)
-        found = [TextSample(str(image), subject, config.prompt, report) for image, subject, report in rows]
+        truths = truths_at(marked(root), "chexpert") if table.phantom else {}
+        rows = zip(frame["image"], frame["subject"], frame["report"], frame["study"], strict=True)
+        found = [
+            TextSample(str(image), subject, config.prompt, report, truth=truths.get(study, ""))
+            for image, subject, report, study in rows
+        ]
         samples, splits = shares(usable(found, table.report, config, "reports"), config)
         frame = frame.set_index("image", drop=False).loc[[sample.source for sample in samples]]
         return text_data(
