@@ -114,6 +114,8 @@ class TaskData:
             all samples.
         validated: Whether there is a validation split. Without one ``val`` is empty, heads stay as they were trained,
             and the thresholds of labels are 0.5.
+        also_read: Digests of what the task read that is in no table and no sample, such as reports in files of their
+            own; a real copy is identified by them too.
         untrainable: Why nothing can be trained on these data, in words; empty where it can.
         phantom: The cohort is generated.
         provenance: What a result records about the data: counts, reader's report, generator, ceilings. No identifiers.
@@ -140,6 +142,7 @@ class TaskData:
     given_test: bool = False
     validated: bool = True
     attributes: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray], repr=False)
+    also_read: tuple[str, ...] = ()
     untrainable: str = ""
     phantom: bool = False
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
