@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -76,6 +77,7 @@ class Objective:
         activation: What :meth:`activated` does, in words: ``softmax``, ``sigmoid``, or ``identity`` where predictions
             are :meth:`decision` itself.
         compares: It trains on pairs: two modalities of a sample, which :attr:`pair` names.
+        resumes: Predicting takes long, so that what is predicted is kept as it comes: :meth:`resume_at`.
         pair: These two; a task may name others, and where neither does they are the first that is no text, and the
             text. See :func:`pair_of`.
     """
@@ -90,6 +92,7 @@ class Objective:
     takes_support: ClassVar[bool] = False
     activation: str = "identity"
     compares: ClassVar[bool] = False
+    resumes: ClassVar[bool] = False
     pair: tuple[str, ...] = ()
 
     def __init__(self, data: TaskData, inputs: tuple[str, ...]) -> None:
@@ -152,6 +155,14 @@ class Objective:
         An objective that knows more of a sample than its features, such as the question that it is asked, overrides it.
         """
         return self.scores(grafted, outputs, context)
+
+    def resume_at(self, stem: Path) -> None:
+        """Told once, after training and before any prediction, where to keep what it predicts, if it :attr:`resumes`.
+
+        Args:
+            stem: Path of which no file exists unless a run of the same weights was killed while it predicted; endings
+                are the objective's own. The harness removes the folder when the cell is done.
+        """
 
     def decision(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
         """What :meth:`scores` are made of by :meth:`activated`, ``[B, K]``: logits where they are probabilities.
