@@ -28,9 +28,7 @@ class Blind(Adapter):
     """Trained soft tokens ``[S, C]`` that know nothing of the sample: the language prior as a baseline."""
 
     title = "Blind: trained soft tokens, the same for every sample, and no image"
-    paper = (
-        "Lester et al., The Power of Scale for Parameter-Efficient Prompt Tuning, EMNLP 2021 (arXiv 2104.08691)"
-    )
+    paper = "Lester et al., The Power of Scale for Parameter-Efficient Prompt Tuning, EMNLP 2021 (arXiv 2104.08691)"
     licence = "Apache-2.0"
     formula = r"[\,P;\; \mathrm{prompt}\,]"
     train_defaults = MappingProxyType({"lr": 0.01, "epochs": 3})

@@ -35,7 +35,9 @@ class NearestReport(Adapter):
     formula = r"\mathrm{report}\left(\arg\max_i \cos(x, x_i)\right)"
     train_defaults = MappingProxyType({"epochs": 0})
     text_padding = 0
-    export_refusal = "it holds the features and the reports of every training sample, which are not to leave with a model"
+    export_refusal = (
+        "it holds the features and the reports of every training sample, which are not to leave with a model"
+    )
 
     keys: Tensor | None
     reports: Tensor | None
@@ -83,7 +85,9 @@ class NearestReport(Adapter):
             ConfigError: It has seen no training samples.
         """
         if self.keys is None or self.reports is None:
-            raise ConfigError("nearest_report has seen no training report; call fit_reports() or load a saved one first")
+            raise ConfigError(
+                "nearest_report has seen no training report; call fit_reports() or load a saved one first"
+            )
         cosines = F.normalize(features.float(), dim=-1) @ self.keys.T
         rows = self.reports[cosines.argmax(dim=1)].cpu().numpy()
         return [bytes(row[: int((row != 0).sum())]).decode() for row in rows]

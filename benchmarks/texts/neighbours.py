@@ -9,7 +9,7 @@ where it is installed, else scikit-learn's brute force; both give the same neigh
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,12 +65,13 @@ class ReportIndex:
 
     def save(self, path: Path) -> None:
         """Writes it as a file of arrays; subjects become numbers."""
+        from safetensors.numpy import save_file
+
         _, numbers = np.unique(self.subjects.astype(str), return_inverse=True)
-        with path.open("wb") as file:
-            np.savez_compressed(file, features=self.features, texts=as_column(self.texts), subjects=numbers)
+        save_file({"features": self.features, "texts": as_column(self.texts), "subjects": numbers}, path)
 
     @classmethod
-    def load(cls, arrays: dict[str, np.ndarray]) -> ReportIndex:
+    def load(cls, arrays: Mapping[str, np.ndarray]) -> ReportIndex:
         """The index in the arrays of a file.
 
         Raises:

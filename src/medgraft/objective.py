@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # planning reads names and needs of objectives before torch i
 
     from medgraft.features import Features
     from medgraft.grafting import Grafted
+    from medgraft.schedule import Phase
     from medgraft.task import Task, TaskData
 
 Outputs = Mapping[str, "Features"]
@@ -124,6 +125,16 @@ class Objective:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Takes back what :meth:`state` gave, in an objective without the data that it was trained on."""
 
+    def save(self, folder: Path) -> None:
+        """Writes what its predictions need and is too large for :meth:`state` into the folder of a kept graft."""
+
+    def load(self, folder: Path) -> None:
+        """Takes back what :meth:`save` wrote; called after :meth:`restore`.
+
+        Raises:
+            CheckpointError: It is missing or damaged.
+        """
+
     def make_head(self, sample: Outputs) -> nn.Module | None:
         """A head that fits the features of some training samples; ``None`` where it needs none."""
         return None
@@ -140,6 +151,22 @@ class Objective:
     def loss(self, grafted: Grafted, outputs: Outputs, batch: Batch) -> Tensor:
         """The loss of a batch, a scalar."""
         raise TypeError(f"{type(self).__name__} must implement loss()")
+
+    def last_phase(self) -> Phase | None:
+        """A phase of its own behind those of the adapters, in which :meth:`loss` is another; ``None`` for most.
+
+        Its share of the steps is taken off theirs.
+        """
+        return None
+
+    def begin_last_phase(self, grafted: Grafted, run: Callable[[np.ndarray], Outputs], index: np.ndarray) -> None:
+        """Called where :meth:`last_phase` begins, with what was learnt before it.
+
+        Args:
+            grafted: The graft, in training mode, which it must be in again afterwards.
+            run: Sample numbers -> their features.
+            index: ``int64 [n]``, training samples.
+        """
 
     def context(self, grafted: Grafted) -> Any:
         """What all batches of a prediction share, such as the embeddings of the classes."""
