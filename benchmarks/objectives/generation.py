@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 
 from medgraft.adapter_protocols import looking_at, soft_tokens
+from medgraft.benchmarks.metrics.texts import selection
+from medgraft.benchmarks.metrics.texts.clinical.truth import TRUTH
 from medgraft.benchmarks.metrics.texts.columns import GENERATED, REFERENCE, as_column
+from medgraft.benchmarks.metrics.texts.kinds import KIND
+from medgraft.benchmarks.metrics.texts.statements import from_json
 from medgraft.errors import ConfigError, DataError, IncompatibleError
 from medgraft.grafting import Grafted
 from medgraft.language_model import Decoding, LanguageModel
@@ -22,6 +26,8 @@ from medgraft.task import TaskData
 
 PROMPT = "prompt"
 NO_TOKEN = -1
+FROM_TASK, FROM_REFERENCE = "the task's own facts", "the reference reports, read by rules"
+"""What clinical numbers take for true; a result says which, under ``clinical_truth``."""
 LIBRARIES = ("sacrebleu", "rouge_score")
 """What the metrics of texts are made with; asked for before anything is trained."""
 
@@ -40,8 +46,17 @@ class GenerationObjective(Objective):
 
     needs = frozenset({"text tower", "tokens"})
     primary = "rouge_l"
-    metrics = ("rouge", "bleu", "agreement")
-    columns = ("rouge_l", "bleu_4", "bleu_1", "exact_match")
+    metrics = selection.ALL
+    columns = (
+        "rouge_l",
+        "bleu_4",
+        "bleu_1_by_sample",
+        "exact_match",
+        "clinical_f1_micro",
+        "hallucination_rate",
+        "hallucinated_reports",
+        "missed_findings",
+    )
 
     def __init__(self, data: TaskData, inputs: tuple[str, ...]) -> None:
         super().__init__(data, inputs)
@@ -49,6 +64,8 @@ class GenerationObjective(Objective):
         self.references = [str(text) for text in data.columns[REFERENCE]]
         self.decoding = Decoding.model_validate(dict(data.decoding))
         self._model: LanguageModel | None = None
+        if KIND not in data.columns:
+            data.provenance["clinical_truth"] = FROM_TASK if TRUTH in data.columns else FROM_REFERENCE
 
     @classmethod
     def check(cls, data: TaskData, inputs: tuple[str, ...]) -> None:
@@ -67,6 +84,8 @@ class GenerationObjective(Objective):
         used = np.concatenate([np.asarray(index) for index in data.splits.values()])
         if empty := sum(not str(data.columns[REFERENCE][i]).strip() for i in used):
             raise DataError(f"{empty} samples have no reference text; leave them out")
+        for text in {str(data.columns[TRUTH][i]) for i in used} if TRUTH in data.columns else ():
+            from_json(text)
 
     def loss(self, grafted: Grafted, outputs: Outputs, batch: Batch) -> Tensor:
         """Mean over samples of the mean cross-entropy of their answers' tokens, a scalar."""
@@ -100,18 +119,23 @@ class GenerationObjective(Objective):
         tokens = predict(test)
         assert self._model is not None
         texts = [self._model.text_of([int(t) for t in row if t != NO_TOKEN]) for row in tokens]
-        columns = {GENERATED: as_column(texts), REFERENCE: as_column([self.references[i] for i in test])}
+        further = selection.text_columns(self.data.columns)  # truths and kinds, which metrics read again
+        columns = {
+            name: as_column([str(column[i]) for i in test]) for name, column in further.items() if name != PROMPT
+        }
+        columns[GENERATED] = as_column(texts)
         ends = (tokens != NO_TOKEN).sum(axis=1).astype(np.int64)
         return Predictions(tokens, ends, groups, (), variants=self.data.variants, columns=columns)
 
     @classmethod
+    def judged_by(cls, p: Predictions) -> tuple[str, ...]:
+        """Names of the metrics whose columns are there and whose libraries are installed."""
+        return selection.fitting(p)
+
+    @classmethod
     def misfit(cls, p: Predictions) -> str:
         """See :class:`Objective`."""
-        for name in (GENERATED, REFERENCE):
-            column = p.columns.get(name)
-            if column is None or column.ndim != 2 or column.dtype.kind not in "ui":
-                return f"it has no column {name!r} of texts"
-        return ""
+        return selection.misfit(p)
 
 
 def language_model(grafted: Grafted) -> LanguageModel:
