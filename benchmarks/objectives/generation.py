@@ -12,8 +12,13 @@ import torch
 from torch import Tensor
 
 from medgraft.adapter_protocols import CopiesReports, looking_at, soft_tokens
+from medgraft.benchmarks.metrics.texts import choices, selection
+from medgraft.benchmarks.metrics.texts.clinical.truth import TRUTH
 from medgraft.benchmarks.metrics.texts.columns import GENERATED, REFERENCE, as_column
 from medgraft.benchmarks.metrics.texts.coverage import DRAFT
+from medgraft.benchmarks.metrics.texts.kinds import KIND
+from medgraft.benchmarks.metrics.texts.statements import from_json
+from medgraft.benchmarks.objectives.choices import Options
 from medgraft.benchmarks.objectives.heads import joined
 from medgraft.benchmarks.objectives.support import embed
 from medgraft.benchmarks.texts.decoded import DecodedFile
@@ -35,6 +40,8 @@ from medgraft.world import World
 
 PROMPT = "prompt"
 NO_TOKEN = -1
+FROM_TASK, FROM_REFERENCE = "the task's own facts", "the reference reports, read by rules"
+"""What clinical numbers take for true; a result says which, under ``clinical_truth``."""
 LIBRARIES = ("sacrebleu", "rouge_score")
 """What the metrics of texts are made with; asked for before anything is trained."""
 
@@ -53,8 +60,19 @@ class GenerationObjective(Objective):
 
     needs = frozenset({"text tower", "tokens"})
     primary = "rouge_l"
-    metrics = ("rouge", "bleu", "agreement")
-    columns = ("rouge_l", "bleu_4", "bleu_1", "exact_match")
+    metrics = (*selection.ALL, "statement_coverage", "choices")
+    columns = (
+        "rouge_l",
+        "bleu_4",
+        "bleu_1_by_sample",
+        "exact_match",
+        "choice_accuracy",
+        "choice_likelihood_accuracy",
+        "clinical_f1_micro",
+        "hallucination_rate",
+        "hallucinated_reports",
+        "missed_findings",
+    )
     resumes = True
 
     def __init__(self, data: TaskData, inputs: tuple[str, ...]) -> None:
@@ -71,6 +89,9 @@ class GenerationObjective(Objective):
         self._asked: dict[int, str] = {}
         self._drafts: dict[int, Draft] = {}
         self._decoded: DecodedFile | None = None
+        self.options = Options(data.columns)
+        if KIND not in data.columns:
+            data.provenance["clinical_truth"] = FROM_TASK if TRUTH in data.columns else FROM_REFERENCE
 
     @classmethod
     def check(cls, data: TaskData, inputs: tuple[str, ...]) -> None:
@@ -89,6 +110,8 @@ class GenerationObjective(Objective):
         used = np.concatenate([np.asarray(index) for index in data.splits.values()])
         if empty := sum(not str(data.columns[REFERENCE][i]).strip() for i in used):
             raise DataError(f"{empty} samples have no reference text; leave them out")
+        for text in {str(data.columns[TRUTH][i]) for i in used} if TRUTH in data.columns else ():
+            from_json(text)
 
     # -- before training ----------------------------------------------------------------------------------------------
 
@@ -174,6 +197,9 @@ class GenerationObjective(Objective):
         """Tokens of the generated texts of the samples ``index``, ``[B, limit]``, -1 behind their ends."""
         prompts = self._prompts(grafted, outputs, index, self.decoding.limit)
         made = self._decode(grafted, outputs, prompts, index)
+        if self.options and _copier(grafted) is None:
+            with looking_at([adapter for _, adapter in grafted.named_adapters()], outputs):
+                self.options.score(language_model(grafted), prompts, index)
         likelihoods: list[dict[str, float]] = [{} for _ in index]
         if self.measures.abstain and self.measures.confidence == "likelihood":
             with looking_at([adapter for _, adapter in grafted.named_adapters()], outputs):
@@ -214,6 +240,8 @@ class GenerationObjective(Objective):
         columns[ENDING] = np.array([ENDINGS.index(draft.ending) for draft in drafts], np.int64)
         if self.measures.change_texts:
             columns[DRAFT] = as_column([draft.text for draft in drafts])
+        if self.options:
+            columns[choices.OPTION_SCORES] = self.options.column(test)
         ends = (tokens != NO_TOKEN).sum(axis=1).astype(np.int64)
         return Predictions(tokens, ends, groups, (), variants=self.data.variants, columns=columns)
 
@@ -236,17 +264,18 @@ class GenerationObjective(Objective):
 
     @classmethod
     def judged_by(cls, p: Predictions) -> tuple[str, ...]:
-        """The metrics of texts; where counter-measures changed the drafts, also how much of them is left."""
-        return (*cls.metrics, "statement_coverage") if DRAFT in p.columns else cls.metrics
+        """Names of the metrics whose columns are there and whose libraries are installed."""
+        by_columns = {DRAFT: "statement_coverage", choices.ANSWER: "choices"}
+        return (*selection.fitting(p), *(name for column, name in by_columns.items() if column in p.columns))
 
     @classmethod
     def misfit(cls, p: Predictions) -> str:
         """See :class:`Objective`."""
-        for name in (GENERATED, REFERENCE, *([DRAFT] if DRAFT in p.columns else [])):
-            column = p.columns.get(name)
-            if column is None or column.ndim != 2 or column.dtype.kind not in "ui":
-                return f"it has no column {name!r} of texts"
-        ending = p.columns.get(ENDING)
+        if fault := selection.misfit(p) or choices.misfit(p):
+            return fault
+        draft, ending = p.columns.get(DRAFT), p.columns.get(ENDING)
+        if draft is not None and (draft.ndim != 2 or draft.dtype.kind not in "ui"):
+            return f"it has no column {DRAFT!r} of texts"
         if ending is not None and (ending.ndim != 1 or ending.dtype.kind not in "ui" or (ending >= len(ENDINGS)).any()):
             return f"its column {ENDING!r} is none of {', '.join(ENDINGS)}"
         return ""
