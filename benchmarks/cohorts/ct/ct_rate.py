@@ -212,7 +212,7 @@ def _scaling(facts: dict[str, object]) -> Scaling:
     sizes = (plane[0], plane[-1], z) if plane else (None, None, None)
     whole = all(size is not None and size > 0 for size in sizes)
     return Scaling(
-        1.0 if not slope else slope,
+        slope or 1.0,
         0.0 if intercept is None else intercept,
         (float(sizes[0] or 0), float(sizes[1] or 0), float(sizes[2] or 0)) if whole else None,
     )

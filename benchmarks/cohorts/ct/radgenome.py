@@ -90,10 +90,7 @@ def read_radgenome(root: Path, split: str, kinds: tuple[QuestionKind, ...], repo
         for row in rows:
             regions.setdefault((row["Volumename"], row[finding]), set()).add(row["Anatomy"])
         for row in rows:
-            outer = any(
-                other != row["Anatomy"] and other.startswith(row["Anatomy"] + "/") or not row["Anatomy"] and other
-                for other in regions[row["Volumename"], row[finding]]
-            )
+            outer = any(_around(row["Anatomy"], other) for other in regions[row["Volumename"], row[finding]])
             if kind != "abnormality" and outer:
                 report.skip("region around a smaller one")
                 continue
@@ -105,6 +102,11 @@ def read_radgenome(root: Path, split: str, kinds: tuple[QuestionKind, ...], repo
             question = wording.format(region=region, finding=row[finding])
             asked.append(RegionQuestion(row["Volumename"], kind, question, said))
     return asked
+
+
+def _around(region: str, other: str) -> bool:
+    """Whether a region has another one inside; the whole scan, whose path is empty, has all."""
+    return other.startswith(f"{region}/") if region else bool(other)
 
 
 def _text(value: object) -> str:

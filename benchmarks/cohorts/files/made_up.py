@@ -3,9 +3,9 @@
 Each form is one that no real cohort can have, and a cohort is a phantom only if every identifier in it has that form:
 ADNI ends at site 941, CheXpert has five digits, the RSNA challenge has random UUIDs (version 4), SIIM-ACR identifiers
 begin with 1.2.276, NIH ChestX-ray14 ends at patient 30,805, MIMIC-CXR at subject 19,999,999, and OASIS-1, -2 and -3 at
-subjects 457, 186 and about 1,500, where the phantoms begin at 9,000. IU X-ray ends at study 3,999, VQA-RAD has images of
-five digits, SLAKE ends at image 641, and PMC-VQA's articles have numbers of seven digits. CT-RATE ends at patient 20,000
-and M3D-Cap below case 30,000, where the phantoms begin at 900,001.
+subjects 457, 186 and about 1,500, where the phantoms begin at 9,000. IU X-ray ends at study 3,999, VQA-RAD has images
+of five digits, SLAKE ends at image 641, PMC-VQA's articles have numbers of seven digits, and CT-RATE ends at patient
+20,000 and M3D-Cap below case 30,000, where the phantoms begin at 900,001.
 """
 
 from __future__ import annotations

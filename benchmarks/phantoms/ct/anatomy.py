@@ -194,7 +194,7 @@ def _abdomen(canvas: Canvas, body: Body, inner: Volume) -> None:
 
 
 def _mediastinum(canvas: Canvas, body: Body, inner: Volume, heart_scale: float) -> None:
-    x, y, z = canvas.grid()
+    x, _, _ = canvas.grid()
     canvas.paint(FAT + 25, canvas.cover(np.maximum(np.abs(x) - 30, inner + 2)))
     blood = BLOOD + body.contrast
     centre, radii = heart_ellipsoid(body, heart_scale)

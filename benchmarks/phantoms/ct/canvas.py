@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Volume = NDArray[np.float32]
+Volume = NDArray[Any]
 Point = tuple[float, float, float]
 Shape = Callable[[Volume, Volume, Volume], Volume]
 """Coordinates in mm -> signed distance in mm, all broadcast against each other."""

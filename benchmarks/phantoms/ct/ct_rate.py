@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medgraft.benchmarks.cohorts.ct.ct_rate import CT_RATE_LABELS, TRUTH_FILE
 from medgraft.benchmarks.cohorts.tables.reading import PHANTOM_MARKER
 from medgraft.benchmarks.metrics.texts.statements import to_json
 from medgraft.benchmarks.phantoms.brain.writing import save_volume
 from medgraft.benchmarks.phantoms.chest.studies import map_chunks
 from medgraft.benchmarks.phantoms.ct.canvas import FIELD
-from medgraft.benchmarks.cohorts.ct.ct_rate import CT_RATE_LABELS, TRUTH_FILE
 from medgraft.benchmarks.phantoms.ct.findings import labels_of
 from medgraft.benchmarks.phantoms.ct.questions import region_answers
 from medgraft.benchmarks.phantoms.ct.renderer import GENERATOR_VERSION, STREAMS, Person, render, sample_person

@@ -119,7 +119,7 @@ def _write_stacks(stacks: Sequence[_Stack], size: int) -> int:
 
 
 def in_plane(person: Person, plane: str, size: int) -> Volume:
-    """A person's volume as a stack of slices in 0..1, ``float32 [1, 32, size, size]``; the first row is front or top."""
+    """A person's volume as a stack of slices in 0..1, ``float32 [1, 32, size, size]``, front or top first."""
     if plane == "Axial":
         hu = render(person, (size, size, SLICES))[::-1, ::-1].transpose(2, 1, 0)
     elif plane == "Coronal":

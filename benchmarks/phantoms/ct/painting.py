@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -230,7 +231,7 @@ def _device(scene: Scene, finding: Finding) -> None:
     scene.canvas.ball(METAL, (-84.0, front, 84.0), (22, 6, 19))
     centre, _ = heart_ellipsoid(scene.body, scene.heart)
     way = [(-84.0, front - 4, 84.0), (-30.0, 22.0, 92.0), (22.0, 10.0, 70.0), (16.0, 10.0, -20.0), centre]
-    for start, end in zip(way, way[1:], strict=False):
+    for start, end in itertools.pairwise(way):
         scene.canvas.tube(METAL, start, end, 1.8)
 
 

@@ -63,7 +63,7 @@ class RegionAnswers:
 
 
 def region_answers(person: Person, rng: np.random.Generator) -> RegionAnswers:
-    """Rows of the tables for a person's volume; as many absent findings are asked for as present ones, three at least."""
+    """Rows of the tables for a person's volume; absent findings as often as present ones, or thrice."""
     by_region: dict[str, list[Finding]] = {}
     for finding in person.findings:
         if region := region_of(finding):

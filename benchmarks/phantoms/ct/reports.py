@@ -105,8 +105,10 @@ ABSENT: dict[str, tuple[str, ...]] = {
     "hiatal hernia": ("There is no hiatal hernia.",),
 }
 MINOR = frozenset(
-    ("atelectasis", "pulmonary fibrotic sequela", "mosaic attenuation pattern", "coronary artery wall calcification")
-    + ("arterial wall calcification", "hiatal hernia", "peribronchial thickening")
+    (
+        *("atelectasis", "pulmonary fibrotic sequela", "mosaic attenuation pattern", "hiatal hernia"),
+        *("coronary artery wall calcification", "arterial wall calcification", "peribronchial thickening"),
+    )
 )
 UNSAID, UNSURE, NEGATIVES = 0.1, 0.08, 0.45
 """Shares: of minor findings that are passed over, of hard ones that are only suspected, of negatives that are said."""

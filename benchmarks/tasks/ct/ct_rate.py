@@ -21,7 +21,11 @@ from medgraft.task import Task, TaskConfig, TaskData, subject_split
 
 def attributes(table: CtRateTable) -> dict[str, np.ndarray]:
     """Sex and age in years of each volume's patient, ``[n]``, where the metadata say them."""
-    return {name: table.frame[name].to_numpy(object) for name in ("sex", "age") if table.frame[name].notna().any()}
+    return {
+        name: table.frame[name].to_numpy(object)
+        for name in ("sex", "age")
+        if bool(table.frame[name].notna().to_numpy().any())
+    }
 
 
 class CtRate(Task):

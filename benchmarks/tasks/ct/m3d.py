@@ -7,7 +7,7 @@ A case that a later split has too is left out of the earlier one and counted.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -117,7 +117,7 @@ class M3dVqa(Task):
 
 
 def _question(asked: StackQuestion, form: str) -> TextSample:
-    told = {"prompt": asked.question, "reference": asked.answer}
+    told: dict[str, Any] = {"prompt": asked.question, "reference": asked.answer}
     if form == "closed":
         told = multiple_choice(asked.question, asked.choices, asked.right)
     stack = asked.stack
