@@ -8,7 +8,7 @@ and not the sum, so that a long option is not at a disadvantage for its length. 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -79,12 +79,8 @@ def _options(texts: str, answer: str, reference: str) -> tuple[str, ...]:
         options = json.loads(texts)
     except ValueError:
         options = None
-    if not _are_texts(options):
+    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         raise DataError(f"choices are a list of texts as JSON, not {texts[:60]!r}")
     if not (len(answer) == 1 and 0 <= ord(answer) - ord("A") < len(options)):
         raise DataError(f"the answer {answer!r} is none of the letters of {len(options)} choices")
     return as_said(options, answer, reference)
-
-
-def _are_texts(options: Any) -> bool:
-    return isinstance(options, Sequence) and not isinstance(options, str) and all(isinstance(o, str) for o in options)

@@ -16,6 +16,7 @@ Files of the corrected release are taken for HU with a sound header, which is re
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,8 +220,11 @@ def _scaling(facts: dict[str, object]) -> Scaling:
 
 
 def _number(value: object) -> float | None:
-    number = pd.to_numeric(value, errors="coerce")  # pyright: ignore[reportArgumentType, reportCallIssue]
-    return None if pd.isna(number) else float(number)
+    try:
+        number = float(str(value).strip())
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _not_chest(home: Path, split: str) -> set[str]:

@@ -80,7 +80,7 @@ class Canvas:
             radii: Along the axes in mm.
             within: Share of each voxel of the whole volume that may change, ``[x, y, z]``.
         """
-        three = (radii,) * 3 if isinstance(radii, int | float) else radii
+        three: Point = (radii, radii, radii) if isinstance(radii, int | float) else radii
         box = self.box(centre, three)
         share = self.cover(ellipsoid(centre, three)(*self.grid(box)))
         self.paint(value, share if within is None else share * within[box], box)
@@ -129,5 +129,5 @@ def noise(rng: np.random.Generator, shape: tuple[int, int, int], grain: int) -> 
     from scipy.ndimage import zoom
 
     coarse = rng.standard_normal((grain, grain, grain)).astype(np.float32)
-    fine = zoom(coarse, [n / grain for n in shape], order=1, mode="nearest", grid_mode=True)
+    fine = np.asarray(zoom(coarse, [n / grain for n in shape], order=1, mode="nearest", grid_mode=True))
     return (fine / max(float(fine.std()), 1e-6)).astype(np.float32)

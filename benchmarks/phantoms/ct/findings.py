@@ -107,7 +107,7 @@ def sample_findings(rng: np.random.Generator, body: Body) -> tuple[Finding, ...]
     if rng.random() < HEALTHY:
         return ()
     found: list[Finding] = []
-    free = list(LOBES)
+    free: list[str] = list(LOBES)
     room = Room(body)
     for name, kind in KINDS.items():
         odds = rng.random()
@@ -178,7 +178,7 @@ class Room:
             self._lungs = find_lungs(self._canvas, self.body, 1.15).both
         canvas = self._canvas
         inside = (self._lungs > 0.5) & (lobe_of(*canvas.grid()) == LOBES.index(lobe))
-        room = distance_transform_edt(inside, sampling=canvas.spacing)
+        room = np.asarray(distance_transform_edt(inside, sampling=canvas.spacing))
         fitting = np.argwhere(room >= min(size / 2, 0.8 * float(room.max())))
         x, y, z = (float(axis[i]) for axis, i in zip(canvas.axes, fitting[int(draw * len(fitting))], strict=True))
         return x, y, z

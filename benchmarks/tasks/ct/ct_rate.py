@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 from pydantic import Field
 
 from medgraft.benchmarks.cohorts.ct.ct_rate import CT_RATE_LABELS, CtRateTable, read_ct_rate
@@ -21,11 +22,8 @@ from medgraft.task import Task, TaskConfig, TaskData, subject_split
 
 def attributes(table: CtRateTable) -> dict[str, np.ndarray]:
     """Sex and age in years of each volume's patient, ``[n]``, where the metadata say them."""
-    return {
-        name: table.frame[name].to_numpy(object)
-        for name in ("sex", "age")
-        if bool(table.frame[name].notna().to_numpy().any())
-    }
+    columns = {name: table.frame[name].to_numpy(object) for name in ("sex", "age")}
+    return {name: values for name, values in columns.items() if not pd.isna(values).all()}
 
 
 class CtRate(Task):
