@@ -32,6 +32,7 @@ class Kind:
         millimetres: Smallest and largest size; both 0 where it has none that a report would say.
         place: ``lobe``, ``side`` (of the chest) or empty.
         limits: Millimetres from which it is called moderate and large; unused without a size.
+        side: Where it always is, ``both`` for what both lungs have; empty where the person or nobody decides.
     """
 
     label: str
@@ -39,6 +40,7 @@ class Kind:
     millimetres: tuple[float, float] = (0.0, 0.0)
     place: str = ""
     limits: tuple[float, float] = (0.0, 0.0)
+    side: str = ""
 
 
 KINDS = {
@@ -47,20 +49,20 @@ KINDS = {
     "lung opacity": Kind("Lung opacity", 0.22, (36, 80), "lobe", (46, 62)),
     "pleural effusion": Kind("Pleural effusion", 0.24, (10, 48), "side", (20, 34)),
     "pneumothorax": Kind("", 0.1, (10, 40), "side", (18, 28)),
-    "emphysema": Kind("Emphysema", 0.22),
+    "emphysema": Kind("Emphysema", 0.22, side="both"),
     "atelectasis": Kind("Atelectasis", 0.24, (0, 0), "lobe"),
     "bronchiectasis": Kind("Bronchiectasis", 0.14, (0, 0), "lobe"),
     "pulmonary fibrotic sequela": Kind("Pulmonary fibrotic sequela", 0.2, (0, 0), "lobe"),
-    "mosaic attenuation pattern": Kind("Mosaic attenuation pattern", 0.12),
-    "peribronchial thickening": Kind("Peribronchial thickening", 0.14),
-    "interlobular septal thickening": Kind("Interlobular septal thickening", 0.12),
+    "mosaic attenuation pattern": Kind("Mosaic attenuation pattern", 0.12, side="both"),
+    "peribronchial thickening": Kind("Peribronchial thickening", 0.14, side="both"),
+    "interlobular septal thickening": Kind("Interlobular septal thickening", 0.12, side="both"),
     "cardiomegaly": Kind("Cardiomegaly", 0.22),
     "pericardial effusion": Kind("Pericardial effusion", 0.14, (6, 24), "", (11, 18)),
     "coronary artery wall calcification": Kind("Coronary artery wall calcification", 0.26),
     "arterial wall calcification": Kind("Arterial wall calcification", 0.28),
     "lymphadenopathy": Kind("Lymphadenopathy", 0.2, (12, 30), "", (16, 22)),
     "hiatal hernia": Kind("Hiatal hernia", 0.16, (24, 62), "", (34, 48)),
-    "support devices": Kind("Medical material", 0.12),
+    "support devices": Kind("Medical material", 0.12, side="left"),
 }
 """Name as reports say it -> kind, in the order in which findings are drawn and painted."""
 
@@ -118,7 +120,7 @@ def sample_findings(rng: np.random.Generator, body: Body) -> tuple[Finding, ...]
         draws = rng.random(8)
         size = round(kind.millimetres[0] + (kind.millimetres[1] - kind.millimetres[0]) * float(draws[0]) ** 1.3)
         strength = 0.45 + 0.55 * float(draws[1])
-        side, lobe, place = "", "", (0.0, 0.0, 0.0)
+        side, lobe, place = kind.side, "", (0.0, 0.0, 0.0)
         if kind.place == "side":
             taken = {each.kind: each.side for each in found}.get("pleural effusion", "")
             if name == "pneumothorax" and taken == "both":

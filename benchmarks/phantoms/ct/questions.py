@@ -147,7 +147,7 @@ def _place(person: Person, rng: np.random.Generator) -> Choice | None:
         wrong = [lobe.capitalize() for lobe in LOBES if lobe != finding.lobe]
         chosen = [wrong[int(i)] for i in rng.permutation(4)[:3]]
         return _shuffled(5, f"Where is the {finding.kind} located?", finding.lobe.capitalize(), chosen, rng)
-    sided = [each for each in person.findings if each.side]
+    sided = [each for each in person.findings if KINDS[each.kind].place == "side"]
     if not sided:
         return None
     words = {"right": "Right side", "left": "Left side", "both": "Both sides"}

@@ -190,8 +190,10 @@ def _words(finding: Finding, draw: float) -> dict[str, Any]:
 def _short(finding: Finding) -> str:
     if finding.lobe:
         return f"{finding.kind.capitalize()} in the {finding.lobe}."
+    if KINDS[finding.kind].place != "side":
+        return f"{finding.kind.capitalize()}."
     side = "bilateral" if finding.side == "both" else finding.side
-    return f"{side} {finding.kind}.".strip().capitalize()
+    return f"{side} {finding.kind}.".capitalize()
 
 
 def statements(person: Person) -> list[Statement]:
