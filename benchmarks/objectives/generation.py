@@ -18,9 +18,9 @@ from medgraft.benchmarks.metrics.texts.columns import GENERATED, REFERENCE, as_c
 from medgraft.benchmarks.metrics.texts.coverage import DRAFT
 from medgraft.benchmarks.metrics.texts.kinds import KIND
 from medgraft.benchmarks.metrics.texts.statements import from_json
-from medgraft.benchmarks.objectives.choices import Options
 from medgraft.benchmarks.objectives.heads import joined
 from medgraft.benchmarks.objectives.support import embed
+from medgraft.benchmarks.texts.choices import Options
 from medgraft.benchmarks.texts.decoded import DecodedFile
 from medgraft.benchmarks.texts.grounding import Draft, Grounding, Samples
 from medgraft.benchmarks.texts.prompting import retrieved, sentence_likelihoods

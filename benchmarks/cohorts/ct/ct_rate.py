@@ -98,8 +98,9 @@ class CtRateTable:
             path = self.home / "multi_abnormality_labels" / f"{split}_predicted_labels.csv"
             parts.append(read_table(path, ("VolumeName", *CT_RATE_LABELS)))
         whole = pd.concat(parts).drop_duplicates("VolumeName").set_index("VolumeName")
-        found = whole.reindex(self.frame["name"])[list(CT_RATE_LABELS)].apply(pd.to_numeric, errors="coerce")
-        if not (found.isna() | found.isin([0, 1])).all(axis=None):
+        rows = whole.reindex(self.frame["name"])
+        found = pd.DataFrame({name: pd.to_numeric(rows[name], errors="coerce") for name in CT_RATE_LABELS})
+        if not bool((found.isna() | found.isin([0, 1])).to_numpy().all()):
             raise DataError(f"labels in {self.home / 'multi_abnormality_labels'} must be 0 or 1")
         return found.reset_index(drop=True)
 

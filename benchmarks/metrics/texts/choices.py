@@ -7,7 +7,7 @@ without letters, such as one of yes and no, is right where the right option is t
 names.
 
 By likelihood, a question is right where its option has the highest mean log-likelihood, see
-:mod:`medgraft.benchmarks.objectives.choices`; of equal ones the first counts.
+:mod:`medgraft.benchmarks.texts.choices`; of equal ones the first counts.
 """
 
 from __future__ import annotations

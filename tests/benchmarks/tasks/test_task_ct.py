@@ -56,7 +56,7 @@ def test_labels_are_tested_on_the_published_split(ct):
     volume = data.inputs["volume"].read(0)
     assert volume.shape == (16, 16, 8)
     assert 0 <= volume.min() < 0.1 and volume.max() <= 1
-    everything = CtRate(CtRate.Config(reconstructions="all")).load(ct)
+    everything = CtRate(CtRate.Config.model_validate({"reconstructions": "all"})).load(ct)
     assert len(everything.subjects) > len(data.subjects)
 
 
@@ -76,7 +76,7 @@ def test_reports_come_with_what_is_true(ct):
     truths = [json.loads(text) for text in data.columns["truth"]]
     assert all(len(truth) >= 19 for truth in truths)
     assert len(set(data.columns["prompt"])) == 1
-    both = CtRateReports(CtRateReports.Config(parts="both")).load(ct)
+    both = CtRateReports(CtRateReports.Config.model_validate({"parts": "both"})).load(ct)
     assert len(both.columns["reference"][0]) > len(data.columns["reference"][0])
 
 

@@ -12,8 +12,9 @@ import torch
 
 from medgraft.benchmarks.metrics.texts.choices import Choices, chosen_by_words, misfit
 from medgraft.benchmarks.metrics.texts.columns import as_column
-from medgraft.benchmarks.objectives.choices import Options
+from medgraft.benchmarks.texts.choices import Options
 from medgraft.errors import DataError
+from medgraft.language_model import LanguageModel
 from medgraft.metric import Predictions, value_of
 from medgraft.testing.tiny_language import LANGUAGE_ENCODERS
 
@@ -92,6 +93,7 @@ def test_stored_columns_that_are_no_questions_are_named(column, values, why):
 
 def test_an_option_is_scored_by_the_mean_log_likelihood_of_its_tokens():
     model = LANGUAGE_ENCODERS["language-2d"]().towers()["text"].eval()
+    assert isinstance(model, LanguageModel)
     columns = {
         "choices": np.array([SIDES, "", json.dumps(["Yes.", "No.", "Perhaps not."])], object),
         "answer": np.array(["B", "", "A"], object),
