@@ -53,8 +53,8 @@ def made_up(kind: str, identifiers: Iterable[str]) -> bool:
         kind: ``adni`` (PTIDs), ``chexpert`` (``patient...``), ``rsna`` and ``siim`` (names of images), ``nih`` (eight
             digits of a patient), ``mimic`` (``p...``), ``oasis`` (``OAS1_...``, ``OAS3...``), ``ct_rate``
             (``train_...``, ``valid_...``), ``m3d`` (numbers of cases), ``iu_xray`` (``CXR...``), ``vqa_rad``
-            (``synpic...``), ``slake`` (``xmlab...``) or ``pmc_vqa`` (``PMC...``); of any other kind nothing is known, so
-            the answer is no.
+            (``synpic...``), ``slake`` (``xmlab...``) or ``pmc_vqa`` (``PMC...``); of any other kind nothing is known,
+            so the answer is no.
         identifiers: Of people or images.
 
     Example:

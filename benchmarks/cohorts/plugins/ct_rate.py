@@ -17,7 +17,9 @@ class CtRate(Cohort):
     """Chest CTs in Hounsfield units, reports, eighteen labels, and questions by region."""
 
     title = "CT-RATE: chest CTs, reports, eighteen labels and RadGenome's questions"
-    small: ClassVar[Mapping[str, Any]] = MappingProxyType({"train": 24, "valid": 10, "seed": 3, "size": 32, "slices": 16})
+    small: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"train": 24, "valid": 10, "seed": 3, "size": 32, "slices": 16}
+    )
 
     class Config(CohortConfig):
         """Options of the phantom; an option's alias is the writer's parameter.
