@@ -2,8 +2,8 @@
 
 ADNIMERGE has volumes that FreeSurfer measured (``Ventricles``, ``Hippocampus``, ``WholeBrain`` and ``ICV`` in mm3). As
 shares of the intracranial volume they are told in standard deviations from the cognitively normal people that are
-trained on: loss, or widening, of one, two and three of them is mild, moderate and severe. Nothing else is said, since no
-field says it: no side, no lobe, no lesion.
+trained on: loss, or widening, of one, two and three of them is mild, moderate and severe. Nothing else is said, since
+no field says it: no side, no lobe, no lesion.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Questions about chest films, answered in words: is a finding there, on which side, how large, where, which projection.
+"""Questions about chest films, answered in words: is a finding there, which side, how large, where, which projection.
 
-Whether a finding is there is told by CheXpert's labels (Irvin et al., AAAI 2019): 1 is yes and 0 is no, and of uncertain
+Whether a finding is there is told by CheXpert's labels (Irvin et al., AAAI 2019): 1 is yes, 0 is no, and of uncertain
 and blank ones nothing is asked. Side, size and zone stand in no table of CheXpert; its phantom knows them.
 """
 
