@@ -108,6 +108,8 @@ class TaskData:
         columns: Further facts ``[n, ...]`` that an objective reads, such as ``event`` for ``survival``.
         horizons: Times at which predictions of time are judged.
         decoding: How texts are generated: fields of :class:`medgraft.language_model.Decoding`.
+        countermeasures: What keeps generated texts from stating what nobody saw: fields of
+            :class:`medgraft.text_options.CounterMeasures`.
         attributes: Fact of a person or sample (sex, age, site, scanner, view) -> words or numbers ``[n]``, by groups of
             which the primary metric is told besides; numbers become bands. Nothing learns from them.
         given_test: The data name their test split themselves. A graft of another cohort is then tested on it, else on
@@ -139,6 +141,7 @@ class TaskData:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
     horizons: tuple[float, ...] = ()
     decoding: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    countermeasures: Mapping[str, Any] = field(default_factory=dict[str, Any])
     given_test: bool = False
     validated: bool = True
     attributes: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray], repr=False)

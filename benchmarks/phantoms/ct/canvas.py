@@ -48,8 +48,7 @@ class Canvas:
     def grid(self, box: tuple[slice, slice, slice] | None = None) -> tuple[Volume, Volume, Volume]:
         """Coordinates in mm of a part of the volume, to be broadcast: ``[x, 1, 1]``, ``[1, y, 1]``, ``[1, 1, z]``."""
         x, y, z = (
-            axis if box is None else axis[part]
-            for axis, part in zip(self.axes, box or (slice(None),) * 3, strict=True)
+            axis if box is None else axis[part] for axis, part in zip(self.axes, box or (slice(None),) * 3, strict=True)
         )
         return x[:, None, None], y[None, :, None], z[None, None, :]
 
@@ -119,9 +118,7 @@ def capsule(start: Point, end: Point) -> Shape:
 
     def distance(x: Volume, y: Volume, z: Volume) -> Volume:
         t = np.clip(((x - a[0]) * along[0] + (y - a[1]) * along[1] + (z - a[2]) * along[2]) / length, 0, 1)
-        return np.sqrt(
-            (x - a[0] - t * along[0]) ** 2 + (y - a[1] - t * along[1]) ** 2 + (z - a[2] - t * along[2]) ** 2
-        )
+        return np.sqrt((x - a[0] - t * along[0]) ** 2 + (y - a[1] - t * along[1]) ** 2 + (z - a[2] - t * along[2]) ** 2)
 
     return distance
 

@@ -22,14 +22,14 @@ from medgraft.benchmarks.metrics.texts.statements import to_json
 from medgraft.benchmarks.phantoms.brain.writing import save_volume
 from medgraft.benchmarks.phantoms.chest.studies import map_chunks
 from medgraft.benchmarks.phantoms.ct.canvas import FIELD
-from medgraft.benchmarks.phantoms.ct.findings import CT_RATE_LABELS, labels_of
+from medgraft.benchmarks.cohorts.ct.ct_rate import CT_RATE_LABELS, TRUTH_FILE
+from medgraft.benchmarks.phantoms.ct.findings import labels_of
 from medgraft.benchmarks.phantoms.ct.questions import region_answers
 from medgraft.benchmarks.phantoms.ct.renderer import GENERATOR_VERSION, STREAMS, Person, render, sample_person
 from medgraft.benchmarks.phantoms.ct.reports import statements, write_report
 from medgraft.errors import ConfigError
 
 FIRST_PATIENT = 900_001
-TRUTH_FILE = "phantom_truth.csv"
 INTERCEPTS = (-1024, -8192)
 """Of the scanners; stored voxels are HU minus it."""
 _AGAIN, _SECOND_KERNEL, _MOST = 0.15, 0.2, 90_000
@@ -128,9 +128,7 @@ def _write_volumes(volumes: Sequence[_Volume], shape: tuple[int, int, int]) -> i
     return len(volumes)
 
 
-def _write_tables(
-    home: Path, split: str, volumes: Sequence[_Volume], seed: int, shape: tuple[int, int, int]
-) -> None:
+def _write_tables(home: Path, split: str, volumes: Sequence[_Volume], seed: int, shape: tuple[int, int, int]) -> None:
     reports, labels, metadata = [], [], []
     questions: dict[str, list[tuple[str, ...]]] = {name: [] for name in _QUESTIONS}
     for each in volumes:

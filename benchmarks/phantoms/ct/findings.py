@@ -11,16 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medgraft.benchmarks.cohorts.ct.ct_rate import CT_RATE_LABELS
 from medgraft.benchmarks.phantoms.ct.anatomy import LOBES, Body, find_lungs, lobe_of
 from medgraft.benchmarks.phantoms.ct.canvas import Canvas, Point, Volume
-
-CT_RATE_LABELS = (
-    *("Medical material", "Arterial wall calcification", "Cardiomegaly", "Pericardial effusion"),
-    *("Coronary artery wall calcification", "Hiatal hernia", "Lymphadenopathy", "Emphysema", "Atelectasis"),
-    *("Lung nodule", "Lung opacity", "Pulmonary fibrotic sequela", "Pleural effusion", "Mosaic attenuation pattern"),
-    *("Peribronchial thickening", "Consolidation", "Bronchiectasis", "Interlobular septal thickening"),
-)
-"""Columns of CT-RATE's label tables behind ``VolumeName``, in the order of CT-CLIP's scripts."""
 
 MASS_FROM = 30.0
 """Millimetres from which reports call a nodule a mass."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medgraft.benchmarks.cohorts.ct.m3d import TRUTH_FILE
 from medgraft.benchmarks.cohorts.tables.reading import PHANTOM_MARKER
 from medgraft.benchmarks.metrics.texts.statements import to_json
 from medgraft.benchmarks.phantoms.chest.studies import map_chunks
@@ -27,7 +28,6 @@ from medgraft.errors import ConfigError
 FIRST_CASE = 900_001
 SLICES = 32
 WINDOW = (-1000.0, 600.0)
-TRUTH_FILE = "phantom_truth.csv"
 COLUMNS = (
     *("Image Path", "Text", "Question Type", "Question", "Choice A", "Choice B", "Choice C", "Choice D", "Answer"),
     "Answer Choice",

@@ -184,7 +184,9 @@ def _pericardial(scene: Scene, finding: Finding) -> None:
     canvas, extra = scene.canvas, finding.millimetres
     x, y, z = canvas.grid()
     within = ellipsoid(centre, radii)(x, y, z)
-    around = np.maximum(ellipsoid(centre, (radii[0] + extra, radii[1] + extra, radii[2] + 0.6 * extra))(x, y, z), -within)
+    around = np.maximum(
+        ellipsoid(centre, (radii[0] + extra, radii[1] + extra, radii[2] + 0.6 * extra))(x, y, z), -within
+    )
     canvas.paint(FLUID + 4, canvas.cover(around))
 
 

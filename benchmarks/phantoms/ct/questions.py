@@ -18,7 +18,8 @@ ORGANS = {
     "lung": tuple(
         name
         for name in KINDS
-        if KINDS[name].place == "lobe" or name in ("emphysema", "mosaic attenuation pattern", "interlobular septal thickening")
+        if KINDS[name].place == "lobe"
+        or name in ("emphysema", "mosaic attenuation pattern", "interlobular septal thickening")
     ),
     "trachea and bronchie": ("peribronchial thickening",),
 }
@@ -105,9 +106,15 @@ def choices_on(person: Person, plane: str, rng: np.random.Generator) -> list[Cho
     """Questions on a volume, one of each type that has an answer, and one to be answered by yes or no."""
     phase = PHASES[int(person.body.contrast > 0)]
     asked = [
-        _shuffled(1, "In which plane is this image displayed?", plane, [p for p in (*PLANES, "Oblique") if p != plane], rng),
         _shuffled(
-            2, "In which phase was this image acquired?", phase, [p for p in (*PHASES, *OTHER_PHASES) if p != phase], rng
+            1, "In which plane is this image displayed?", plane, [p for p in (*PLANES, "Oblique") if p != plane], rng
+        ),
+        _shuffled(
+            2,
+            "In which phase was this image acquired?",
+            phase,
+            [p for p in (*PHASES, *OTHER_PHASES) if p != phase],
+            rng,
         ),
     ]
     present = [each for each in person.findings if region_of(each)]
