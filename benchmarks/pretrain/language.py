@@ -57,7 +57,7 @@ HELD_OUT, VOCABULARY_STREAM = 10_000_019, 10_000_079
 WARM_UP, PEAK, DECAY = 100, 2e-3, 0.25
 
 
-def train_tokenizer(seed: int, count: int = 8_000) -> Any:
+def train_tokenizer(seed: int, count: int = 6_000) -> Any:
     """A byte-level BPE of at most :data:`VOCABULARY` tokens, numbers digit by digit.
 
     Args:
@@ -156,7 +156,7 @@ class Trainer:
         self.step += 1
         self.average = loss.item() if math.isnan(self.average) else 0.98 * self.average + 0.02 * loss.item()
         self.seconds += time.process_time() - start
-        if self.step % 50 == 0:
+        if self.step % 25 == 0:
             entry = {"step": self.step, "loss": round(self.average, 4), "cpu_seconds": round(self.seconds)}
             self.log.append(entry)
             logger.info("%s", entry)

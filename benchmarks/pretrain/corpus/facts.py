@@ -46,7 +46,7 @@ class Kind:
     @property
     def verb(self) -> str:
         """``is`` or ``are``."""
-        return "are" if self.name.endswith("s") and not self.name.endswith(("sis", "us")) else "is"
+        return "are" if self.name.endswith(("s", "sulci")) and not self.name.endswith("sis") else "is"
 
     @property
     def extents(self) -> tuple[str, ...]:

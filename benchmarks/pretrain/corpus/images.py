@@ -1,21 +1,15 @@
 """Documents on images: reports, reports from a list of findings, a report after an earlier one, and questions.
 
-Films come from the chest phantom, too, in the forms that its cohorts have (CheXpert Plus, MIMIC-CXR), by its stream
-``pretrain`` and site of that name, which share no patient with any benchmark's; notes from the writer of ADNI's, with
-scores drawn independently of each other.
+Notes come from the writer of ADNI's, with scores drawn independently of each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 
 import numpy as np
 
 from medgraft.benchmarks.cohorts.tables.clinical_text import TEXT_FIELDS, compose_text
-from medgraft.benchmarks.phantoms.chest.cohort import plus_report
-from medgraft.benchmarks.phantoms.chest.mimic import report_of
-from medgraft.benchmarks.phantoms.chest.studies import Study, iter_studies
 from medgraft.benchmarks.pretrain.brain import draw_note_row
 from medgraft.benchmarks.pretrain.corpus.documents import Document, chance, pick, shuffled
 from medgraft.benchmarks.pretrain.corpus.facts import Domain, as_list, draw, impression, report
@@ -27,7 +21,6 @@ _ASKED = (
     *("Generate a report of the {}.", "Can you provide a caption for this {}?", "Findings of the {}:", "Describe."),
 )
 _SHORT = ("Summarise the {}.", "What is the impression?", "Give the impression of the {}.", "Conclusion:")
-_STREAM = "pretrain"
 
 
 def asked(domain: Domain, rng: np.random.Generator) -> str:
@@ -67,30 +60,6 @@ def questions_on_images(domain: Domain, rng: np.random.Generator) -> Document:
     opening = pick(rng, ("{t} {q}", "Report: {t} Question: {q}", "{t} Question: {q}", "Findings: {t} {q}"))
     first, answer = turns[0]
     return Document(part, ((opening.format(t=told, q=first), answer), *later[1:]))
-
-
-def phantom_film(rng: np.random.Generator, seed: int, domain: Domain) -> Document:
-    """Reports of a phantom patient's films, in the form of one of the cohorts; later ones after earlier ones."""
-    studies = list(islice(iter_studies(seed, _STREAM, int(rng.integers(2**31)), "pretrain"), 2))
-    form = int(rng.integers(3))
-    texts = [_in_form(study, form) for study in studies]
-    if len(texts) > 1 and chance(rng, 0.3):
-        earlier = f"Earlier report: {texts[0]} "
-        return Document("phantom films", ((earlier + asked(domain, rng), texts[1]),))
-    head = _labels(studies[0]) if chance(rng, 0.4) else ""
-    return Document("phantom films", ((head + asked(domain, rng), texts[0]),))
-
-
-def _in_form(study: Study, form: int) -> str:
-    """The report as it stands in CheXpert Plus, in MIMIC-CXR, or bare, on one line."""
-    text = plus_report(study) if form == 0 else report_of(study) if form == 1 else study.report
-    return " ".join(text.split())
-
-
-def _labels(study: Study) -> str:
-    told = {1.0: "{}", 0.0: "no {}", -1.0: "possible {}"}
-    rows = [told[value].format(name.lower()) for name, value in study.reported.items() if value in told]
-    return f"Findings: {', '.join(rows) or 'none'}. "
 
 
 def clinical_note(rng: np.random.Generator) -> Document:

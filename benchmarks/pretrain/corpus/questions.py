@@ -33,7 +33,8 @@ def question(domain: Domain, facts: Sequence[Fact], rng: np.random.Generator) ->
         if told := [fact for fact in found if getattr(fact, wanted)]:
             fact = pick(rng, told)
             makers += [lambda maker=maker, fact=fact: maker(domain, fact, rng)] * 2
-    return pick(rng, makers)()
+    asked, answer = pick(rng, makers)()
+    return asked, capital(answer) if chance(rng, 0.4) else answer
 
 
 def _the(domain: Domain, rng: np.random.Generator) -> str:
@@ -94,7 +95,7 @@ def extent(domain: Domain, fact: Fact, rng: np.random.Generator) -> Turn:
     """How large or how severe a finding is."""
     name, be = fact.kind.name, fact.kind.verb
     forms = (
-        (f"How large {be} the {name}?", f"What is the size of the {name}?", f"How big {be} the {name}?")
+        (f"How large {be} the {name}?", f"What is the size of the {name}?")
         if fact.kind.words == "size"
         else (f"How severe {be} the {name}?", f"What is the degree of the {name}?", f"What grade {be} the {name}?")
     )

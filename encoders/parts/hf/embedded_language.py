@@ -28,7 +28,7 @@ def build_embedded(weights: str, sha256: str | None) -> CausalLm:
 
     Args:
         weights: ``"default"`` for the shipped ones, ``"random"``, or a file that the training script wrote.
-        sha256: Expected digest of that file; the shipped one's is known.
+        sha256: Expected digest of the file; by default the shipped one has to be that of its card.
 
     Raises:
         CheckpointError: A file is missing, damaged or not the one that it should be.
@@ -37,11 +37,11 @@ def build_embedded(weights: str, sha256: str | None) -> CausalLm:
     words = folder / "tokenizer.json"
     if not words.is_file() or file_digest(words) != card["tokenizer_sha256"]:
         raise CheckpointError(f"{words} is not the tokenizer of {NAME}'s weights; install medgraft again")
-    source = origin(weights, sha256)
+    shipped = folder.parent / "language.safetensors"
+    source = origin(str(shipped) if weights in ("default", "pretrained") else weights, sha256)
     network = fresh_network(card["config"])
-    if source != "random":
-        path = source if isinstance(source, Path) else weights_folder() / "language.safetensors"
-        load_network(network, path, sha256 if isinstance(source, Path) else card["sha256"])
+    if isinstance(source, Path):
+        load_network(network, source, sha256 or (card["sha256"] if source == shipped else None))
     spec = spec_of_text(f"causal_lm:{NAME}", source, network.config, "last")
     spec = spec.model_copy(update={"licence": "Apache-2.0", "cohorts": tuple(card["cohorts"])})
     return finish(CausalLm(spec, network, str(folder)), source, card["tokenizer_sha256"])
