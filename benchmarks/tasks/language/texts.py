@@ -184,7 +184,7 @@ def usable(
 
 
 def official(
-    samples: Sequence[TextSample], report: ReadReport, config: OfficialConfig
+    samples: Sequence[TextSample], report: ReadReport, config: OfficialConfig | SharesConfig
 ) -> tuple[list[TextSample], dict[str, np.ndarray]]:
     """Samples in the splits that the data name, and the splits' numbers of samples ``[m]``.
 

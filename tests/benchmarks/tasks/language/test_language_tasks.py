@@ -47,7 +47,7 @@ def test_a_study_of_mimic_has_one_frontal_film_and_its_official_split(mimic_coho
     data = build_task("mimic_reports").load(mimic_cohort).check()
     assert len(data.targets) == table.frame["study"].nunique() and data.given_test and not leaks(data)
     parts = dict(zip(table.frame["subject"], table.frame["split"], strict=True))
-    assert {parts[data.subjects[i]] for i in data.splits["val"]} == {"validate"}
+    assert {parts[subject] for subject in data.subjects[data.splits["val"]].tolist()} == {"validate"}
     assert "p99" not in json.dumps(data.provenance)
 
 
@@ -91,10 +91,10 @@ def test_questions_about_films_are_answered_by_labels_and_what_was_drawn(chest_c
             options = json.loads(row["choices"])
             assert row["reference"] == f"{row['answer']}. {options['ABC'.index(row['answer'])]}"
         assert from_json(row["truth"]) and i >= 0
-    wordings = [{data.columns["prompt"][i] for i in data.splits[name]} for name in ("train", "test")]
+    wordings = [set(data.columns["prompt"][data.splits[name]].tolist()) for name in ("train", "test")]
     assert not wordings[0] & wordings[1]
     seen = build_task(name, {"wording": "seen"}).load(chest_cohort)
-    assert {seen.columns["prompt"][i] for i in seen.splits["test"]} != wordings[1]
+    assert set(seen.columns["prompt"][seen.splits["test"]].tolist()) != wordings[1]
 
 
 def test_a_real_copy_is_asked_what_its_labels_tell_and_nothing_of_sides(chest_cohort, tmp_path):
