@@ -1,7 +1,8 @@
 """Language models of transformers, frozen, with their last linear map: texts continued and not only encoded.
 
 ``causal_lm:gpt2@/path/to/folder``, ``causal_lm:meta-llama/Llama-3.2-1B`` (a hub id), or a bare family with fresh
-weights (``causal_lm:qwen2@random``): whatever the library opens by ``AutoModelForCausalLM``.
+weights (``causal_lm:qwen2@random``): whatever the library opens by ``AutoModelForCausalLM``. ``causal_lm:embedded`` is
+a small one that comes with the package.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any, cast
 
 from medgraft.encoder import Encoder
 from medgraft.encoders.parts.hf.causal import CausalLm
+from medgraft.encoders.parts.hf.embedded_language import NAME as EMBEDDED
+from medgraft.encoders.parts.hf.embedded_language import build_embedded
 from medgraft.encoders.parts.hf.text import spec_of_text
 from medgraft.encoders.parts.hub import demand, fetching
 from medgraft.encoders.parts.loading import finish, options_of, origin, seeded
@@ -20,6 +23,7 @@ from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
 from medgraft.sources import Source, check_hub_id, check_weights
 
 FAMILIES = {
+    "embedded": "a small LLaMA that comes with medgraft, pre-trained on generated reports and questions",
     "gpt2": "GPT-2; for example openai-community/gpt2",
     "opt": "OPT; for example facebook/opt-125m",
     "llama": "LLaMA; for example meta-llama/Llama-3.2-1B",
@@ -46,7 +50,7 @@ class CausalLmSource(Source):
         """Raises for no family, hub id or folder, and for weights that are neither a keyword nor on this disk."""
         if "/" in model or "\\" in model:
             check_hub_id("causal_lm", model, prefixed=True)
-        else:
+        elif model != EMBEDDED:
             _model_type(model)
         check_weights(f"causal_lm:{model}", weights)
 
@@ -69,7 +73,7 @@ class CausalLmSource(Source):
         Args:
             model: A family, a hub id (``owner/name``), or a local folder.
             weights: ``"default"`` for the hub's, ``"random"``, or a local folder.
-            sha256: Not used: weights of several files have no single digest.
+            sha256: Of the file of weights that ``embedded`` is to load; weights of several files have no single digest.
             config: Options of the family's configuration class, for a bare family with fresh weights.
             tokenizer: Hub id or local folder of the tokenizer, where it is another's.
 
@@ -77,6 +81,10 @@ class CausalLmSource(Source):
             UnknownNameError: No such family.
             CheckpointError: The weights cannot be fetched, read or fitted.
         """
+        if model == EMBEDDED:
+            if config or tokenizer:
+                raise ConfigError(f"encoder causal_lm:{EMBEDDED} has a configuration and a tokenizer of its own")
+            return build_embedded(weights, sha256)
         source = origin(model if weights == "default" and Path(model).is_dir() else weights, sha256)
         name = f"causal_lm:{model}"
         if isinstance(source, Path) and not source.is_dir():

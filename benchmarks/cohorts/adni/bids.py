@@ -46,6 +46,7 @@ _SESSION_COLUMNS = {
     "Hippocampus": ("adni_hippocampus_vol", "hippocampus"),
     "Ventricles": ("adni_ventricles_vol", "ventricles"),
     "ICV": ("adni_icv", "icv"),
+    "WholeBrain": ("adni_brain_vol", "brain_vol"),
 }
 _PARTICIPANT_COLUMNS = {"education": ("education_level", "education"), "apoe4": ("apoe4",), "age_bl": ("age_bl",)}
 _SCAN_COLUMNS = {"field_strength": ("mri_field", "MagneticFieldStrength"), "image_id": ("scan_id",)}

@@ -28,7 +28,7 @@ from medgraft.errors import DataError
 
 DIAGNOSES = ("CN", "MCI", "AD")
 SCORE_COLUMNS = ("MMSE", "MOCA", "ADAS13", "RAVLT_immediate", "FAQ", "CDRSB")
-VOLUME_COLUMNS = ("Hippocampus", "Ventricles", "ICV")
+VOLUME_COLUMNS = ("Hippocampus", "Ventricles", "ICV", "WholeBrain")
 VISIT_FACTS = ("age", "sex", "education", "apoe4", "site", "field_strength", *SCORE_COLUMNS, *VOLUME_COLUMNS)
 SCANNER_COLUMNS = ("manufacturer", "scanner_model")
 FRAME_COLUMNS = (
@@ -50,7 +50,7 @@ _LABELS = {
 _RANGES = {
     "age": (18, 120), "education": (0, 30), "apoe4": (0, 2), "MMSE": (0, 30), "MOCA": (0, 30), "ADAS13": (0, 85),
     "RAVLT_immediate": (0, 75), "FAQ": (0, 30), "CDRSB": (0, 18), "Hippocampus": (100, 20_000),
-    "Ventricles": (1e3, 3e5), "ICV": (5e5, 4e6),
+    "Ventricles": (1e3, 3e5), "ICV": (5e5, 4e6), "WholeBrain": (2e5, 3e6),
 }  # fmt: skip
 """What each can be: years, alleles, points of the test, mm3. A number outside is a slip of the table, and missing."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -77,6 +78,30 @@ class FilmQuestion:
         article = SPOKEN.get(self.finding, self.finding)
         plain = article.removeprefix("a ")
         return pool[number % len(pool)].replace("{a}", article).replace("{f}", plain)
+
+
+def numbers_of(key: str, count: int) -> list[int]:
+    """Numbers that choose and word questions about the film of that name; the same everywhere."""
+    digests = (hashlib.sha256(f"{key}|{i}".encode()).digest() for i in range(count))
+    return [int.from_bytes(digest[:4], "little") for digest in digests]
+
+
+def drawn(asked: Sequence[FilmQuestion], numbers: Sequence[int], count: int) -> Iterator[tuple[FilmQuestion, int]]:
+    """Some of the questions about one film, with a number for the wording of each.
+
+    Absent findings are asked for as often as present ones, and once where nothing is there, so that "no" is not the
+    answer to nearly all of them.
+
+    Args:
+        asked: Questions about the film.
+        numbers: As many numbers, drawn for the film; they order the questions.
+        count: Questions at most.
+    """
+    order = [asked[i] for i in sorted(range(len(asked)), key=lambda i: (numbers[i], i))]
+    present = [q for q in order if q.type == "presence" and q.answer == "Yes"]
+    absent = [q for q in order if q.type == "presence" and q.answer == "No"][: max(1, len(present))]
+    chosen = [q for q in order if q.type != "presence" or q in present or q in absent][:count]
+    yield from zip(chosen, numbers, strict=False)
 
 
 def questions_of(statements: Sequence[Statement], view: str = "") -> Iterator[FilmQuestion]:

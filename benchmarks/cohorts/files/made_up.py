@@ -2,10 +2,10 @@
 
 Each form is one that no real cohort can have, and a cohort is a phantom only if every identifier in it has that form:
 ADNI ends at site 941, CheXpert has five digits, the RSNA challenge has random UUIDs (version 4), SIIM-ACR identifiers
-begin with 1.2.276, NIH ChestX-ray14 ends at patient 30,805, MIMIC-CXR at subject 19,999,999, and OASIS-1, -2 and -3 at
-subjects 457, 186 and about 1,500, where the phantoms begin at 9,000. IU X-ray ends at study 3,999, VQA-RAD has images
-of five digits, SLAKE ends at image 641, PMC-VQA's articles have numbers of seven digits, and CT-RATE ends at patient
-20,000 and M3D-Cap below case 30,000, where the phantoms begin at 900,001.
+begin with 1.2.276, NIH ChestX-ray14 ends at patient 30,805, MIMIC-CXR at subject 19,999,999, OASIS-1, -2 and -3 at
+subjects 457, 186 and about 1,500, where the phantoms begin at 9,000, and CT-RATE at patient 20,000 and M3D-Cap below
+case 30,000, where they begin at 900,001. IU X-ray ends at study 3,999, VQA-RAD has images of five digits, SLAKE ends at
+image 641, and PMC-VQA's articles have numbers of seven digits.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def made_up(kind: str, identifiers: Iterable[str]) -> bool:
 
     Args:
         kind: ``adni`` (PTIDs), ``chexpert`` (``patient...``), ``rsna`` and ``siim`` (names of images), ``nih`` (eight
-            digits of a patient), ``mimic`` (``p...``), ``oasis`` (``OAS1_...``, ``OAS3...``), ``iu_xray`` (``CXR...``),
-            ``vqa_rad`` (``synpic...``), ``slake`` (``xmlab...``), ``pmc_vqa`` (``PMC...``), ``ct_rate``
-            (``train_...``, ``valid_...``) or ``m3d`` (numbers of cases); of any other kind nothing is known, so the
-            answer is no.
+            digits of a patient), ``mimic`` (``p...``), ``oasis`` (``OAS1_...``, ``OAS3...``), ``ct_rate``
+            (``train_...``, ``valid_...``), ``m3d`` (numbers of cases), ``iu_xray`` (``CXR...``), ``vqa_rad``
+            (``synpic...``), ``slake`` (``xmlab...``) or ``pmc_vqa`` (``PMC...``); of any other kind nothing is known,
+            so the answer is no.
         identifiers: Of people or images.
 
     Example:

@@ -28,8 +28,8 @@ class VisitTable:
             ``dx`` (CN, MCI or AD), ``dx_source`` (``ADNIMERGE DX``, ``nearest visit``, ``research group``,
             ``sessions.tsv``), ``age`` at the scan (years), ``sex`` (F, M or None), ``education`` (years), ``apoe4``
             (0..2), ``site``, ``field_strength`` (T), the scores ``MMSE``, ``MOCA``, ``ADAS13``, ``RAVLT_immediate``,
-            ``FAQ``, ``CDRSB``, the volumes ``Hippocampus``, ``Ventricles`` and ``ICV`` (mm3), ``manufacturer`` and
-            ``scanner_model``; NaN or None where missing. Ordered by subject and month.
+            ``FAQ``, ``CDRSB``, the volumes ``Hippocampus``, ``Ventricles``, ``ICV`` and ``WholeBrain`` (mm3),
+            ``manufacturer`` and ``scanner_model``; NaN or None where missing. Ordered by subject and month.
         visits: ``subject``, ``month`` and ``dx`` (or None) of every visit that a table has, with or without an image:
             the follow-up.
         report: What was used, left out and repaired.

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from medgraft.benchmarks.cohorts.images.grey import IMAGES_VERSION
 from medgraft.benchmarks.cohorts.images.load import load_photograph
 from medgraft.benchmarks.cohorts.texts.records import ImageQuestion, QuestionTable
 from medgraft.benchmarks.phantoms.chest.texts.truth import truths_at
@@ -23,14 +24,11 @@ from medgraft.files.content import file_facts
 from medgraft.files.one_file import reading_facts
 from medgraft.task import RawInputs, TaskData
 
-PHOTOGRAPHS_VERSION = "colours-1"
-"""Changes whenever :func:`~medgraft.benchmarks.cohorts.images.load.load_photograph` reads a file otherwise."""
-
 
 def photographs(paths: Sequence[str], root: Path) -> RawInputs:
     """Pictures in colour, read when needed."""
     paths = list(paths)
-    facts = f"{file_facts(paths, root)}|{reading_facts(PHOTOGRAPHS_VERSION)}"
+    facts = f"{file_facts(paths, root)}|{reading_facts(IMAGES_VERSION)}|colours"
     return RawInputs(lambda i: load_photograph(paths[i]), len(paths), facts, colour=True)
 
 

@@ -14,7 +14,6 @@ from medgraft.benchmarks.cohorts.texts.iu_xray import read_iu_xray
 from medgraft.benchmarks.phantoms.chest.texts.truth import truths_at
 from medgraft.benchmarks.tasks.chest import radiographs, reading
 from medgraft.benchmarks.tasks.language.texts import (
-    OfficialConfig,
     SharesConfig,
     TextSample,
     official,
@@ -66,8 +65,7 @@ class IuXrayReports(Task):
         samples = usable(found, table.report, config, "reports")
         given = table.form == "r2gen"
         if given:
-            rest = OfficialConfig(val_fraction=config.val_fraction, split_seed=config.split_seed)
-            samples, splits = official(samples, table.report, rest)
+            samples, splits = official(samples, table.report, config)
         else:
             samples, splits = shares(samples, config)
         return text_data(

@@ -32,16 +32,18 @@ def one_film(table: MimicTable, report: ReadReport) -> pd.DataFrame:
         DataError: No study has a frontal image.
     """
     frame = table.frame
-    rank = frame["view"].map({view: i for i, view in enumerate(_PREFERRED)}).fillna(len(_PREFERRED))
-    frontal = frame[rank < len(_PREFERRED)]
-    if lost := frame["study"].nunique() - frontal["study"].nunique():
+    studies, views = frame["study"].tolist(), frame["view"].tolist()
+    frontal = [row for row, view in enumerate(views) if view in _PREFERRED]
+    first: dict[str, int] = {}
+    for row in sorted(frontal, key=lambda row: (_PREFERRED.index(views[row]), row)):
+        first.setdefault(studies[row], row)
+    if lost := len(set(studies)) - len(first):
         report.skip("study without a frontal image", count=lost)
-    if frontal.empty:
-        raise DataError(f"none of {frame['study'].nunique()} studies has a frontal image (AP or PA)")
-    first = frontal.assign(rank=rank).sort_values("rank", kind="stable").drop_duplicates("study").index
+    if not first:
+        raise DataError(f"none of {len(set(studies))} studies has a frontal image (AP or PA)")
     if further := len(frontal) - len(first):
         report.skip("further frontal image of a study", count=further)
-    return frame.loc[sorted(first)].reset_index(drop=True)
+    return frame.iloc[sorted(first.values())].reset_index(drop=True)
 
 
 class MimicReports(Task):

@@ -105,6 +105,12 @@ class SharesConfig(TextConfig):
             raise ValueError("test_fraction and val_fraction leave no patient to train on; lower them")
         return self
 
+    @property
+    def fractions(self) -> dict[str, float]:
+        """Split -> share of the patients."""
+        train = 1 - self.test_fraction - self.val_fraction
+        return {"train": train, "val": self.val_fraction, "test": self.test_fraction}
+
 
 def one_line(text: object) -> str:
     """A text without line breaks and repeated blanks; empty of ``None`` and NaN."""
@@ -178,7 +184,7 @@ def usable(
 
 
 def official(
-    samples: Sequence[TextSample], report: ReadReport, config: OfficialConfig
+    samples: Sequence[TextSample], report: ReadReport, config: OfficialConfig | SharesConfig
 ) -> tuple[list[TextSample], dict[str, np.ndarray]]:
     """Samples in the splits that the data name, and the splits' numbers of samples ``[m]``.
 
@@ -214,12 +220,7 @@ def official(
 def shares(samples: Sequence[TextSample], config: SharesConfig) -> tuple[list[TextSample], dict[str, np.ndarray]]:
     """The samples, and their numbers ``[m]`` in each split, drawn by subject."""
     subjects = np.array([sample.subject for sample in samples], str)
-    parts = {
-        "train": 1 - config.test_fraction - config.val_fraction,
-        "val": config.val_fraction,
-        "test": config.test_fraction,
-    }
-    return list(samples), subject_split(subjects, np.zeros(len(subjects)), parts, config.split_seed)
+    return list(samples), subject_split(subjects, np.zeros(len(subjects)), config.fractions, config.split_seed)
 
 
 def columns_of(samples: Sequence[TextSample]) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ Language = Literal["en", "any"]
 EMPTY, BOILERPLATE, FOREIGN = "text empty", "text is only boilerplate", "text not English"
 
 _SENTENCES = re.compile(r"[.;!?]+(?:\s+|$)|\n+")
-_TITLE = re.compile(r"\b(dr|md|mr|mrs|ms|prof)\.", re.IGNORECASE)
+_TITLE = re.compile(r"\b(dr|md|mr|mrs|ms|prof|[a-z])\.(?=\s+[A-Z])", re.IGNORECASE)
 _HEADING = re.compile(r"^(?:findings?|impressions?|conclusions?|reports?|summary)\s*:\s*", re.IGNORECASE)
 _SAID_NOTHING = re.compile(
     r"""
@@ -81,7 +81,7 @@ _OTHER = frozenset(
             "zur",
         ),
         *("beim", "sowie", "links", "rechts", "le", "la", "les", "du", "est", "et", "une", "sans", "avec", "au", "aux"),
-        *("dans", "ou", "droite", "gauche", "el", "los", "las", "del", "sin", "con", "se", "en", "por", "para", "una"),
+        *("dans", "ou", "droite", "gauche", "el", "los", "las", "del", "sin", "con", "se", "por", "para", "una"),
         *(
             "es",
             "izquierdo",
@@ -127,7 +127,8 @@ def is_english(text: str) -> bool:
     letters = [letter for letter in text if letter.isalpha()]
     if sum(ord(letter) > 0x24F for letter in letters) > 0.3 * len(letters):
         return False
-    words = [word.lower() for word in _WORD.findall(text)]
+    # Capitals are abbreviations (LA is the left atrium), unless all of the text is in capitals.
+    words = [word.lower() for word in _WORD.findall(text) if len(word) > 3 or not word.isupper() or text.isupper()]
     other = [word for word in words if word in _OTHER or not word.isascii()]
     english = sum(word in _ENGLISH for word in words)
     return not (len(set(other)) >= 2 and len(other) > english)

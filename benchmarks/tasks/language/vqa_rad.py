@@ -14,7 +14,7 @@ from pydantic import Field
 
 from medgraft.benchmarks.cohorts.texts.vqa_rad import read_vqa_rad
 from medgraft.benchmarks.tasks.language.image_questions import data_of, samples_of
-from medgraft.benchmarks.tasks.language.texts import OfficialConfig, SharesConfig, official, shares
+from medgraft.benchmarks.tasks.language.texts import SharesConfig, official, shares
 from medgraft.task import Task, TaskData
 
 LEAK = "VQA-RAD's published split: {} of {} tested images are trained on, and intervals resample questions"
@@ -54,6 +54,5 @@ class VqaRad(Task):
             tested = {sample.source for sample in samples if sample.split == "test"}
             facts["notes"] = [LEAK.format(len(tested & trained), len(tested))]
             samples = [replace(sample, subject=f"question {i}") for i, sample in enumerate(samples)]
-            rest = OfficialConfig(val_fraction=config.val_fraction, split_seed=config.split_seed)
-            samples, splits = official(samples, table.report, rest)
+            samples, splits = official(samples, table.report, config)
         return data_of(table, samples, splits, config, root, given_test=config.split == "published", **facts)

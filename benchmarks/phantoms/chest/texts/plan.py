@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from medgraft.benchmarks.phantoms.chest.studies import ChestSetting, Study, sample_study
 
 NAMES: Mapping[str, str] = {
@@ -39,9 +37,3 @@ def parted(names: Sequence[str], test_share: float, val_share: float = 0.0) -> d
     val = max(1, round(count * val_share)) if val_share else 0
     words = ["train"] * (count - test - val) + ["val"] * val + ["test"] * test
     return dict(zip(names, words[-count:] if count else [], strict=True))
-
-
-def numbers_of(name: str, seed: int, count: int) -> list[int]:
-    """Numbers that choose wordings, the same for a name and seed everywhere."""
-    digits = int("".join(filter(str.isdigit, name)) or 0)
-    return np.random.default_rng([seed, digits]).integers(0, 2**31, size=count).tolist()

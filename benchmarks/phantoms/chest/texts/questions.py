@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from medgraft.benchmarks.cohorts.chest.questions import FilmQuestion, questions_of
+from medgraft.benchmarks.cohorts.chest.questions import FilmQuestion, drawn, numbers_of, questions_of
 from medgraft.benchmarks.phantoms.chest.cohort import appearing
 from medgraft.benchmarks.phantoms.chest.studies import ChestSetting, Study, setting_named
-from medgraft.benchmarks.phantoms.chest.texts.plan import films_of, numbers_of, parted
+from medgraft.benchmarks.phantoms.chest.texts.plan import films_of, parted
 from medgraft.benchmarks.phantoms.chest.texts.truth import film_statements
 from medgraft.benchmarks.phantoms.chest.writing import Job, check_numbers, drawn_masks, mark
 
@@ -105,15 +104,9 @@ def _written(
 
 
 def _drawn(name: str, study: Study, seed: int, count: int) -> Iterator[tuple[FilmQuestion, int]]:
-    """Questions about one film, as many of "yes" as of "no" where the film has both, with a number for the wording."""
+    """Questions about one film, with a number for the wording of each."""
     asked = list(questions_of(film_statements(study), study.view))
-    numbers = numbers_of(name, seed, len(asked))
-    order = [asked[i] for i in np.argsort(numbers, kind="stable")]
-    present = [q for q in order if q.type == "presence" and q.answer == "Yes"]
-    absent = [q for q in order if q.type == "presence" and q.answer == "No"][: max(1, len(present))]
-    others = [q for q in order if q.type != "presence"]
-    merged = sorted([*present, *absent, *others], key=order.index)[:count]
-    yield from zip(merged, numbers, strict=False)
+    return drawn(asked, numbers_of(f"{seed}|{name}", len(asked)), count)
 
 
 def _vqa_rad(folder: Path, films: dict[str, Study], seed: int, per_image: int, test_share: float) -> None:

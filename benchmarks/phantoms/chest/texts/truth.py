@@ -75,11 +75,12 @@ def studies_at(root: Path, layout: str) -> Mapping[str, Study]:
             :mod:`medgraft.benchmarks.phantoms.chest.texts.plan` (name of the image).
     """
     marker = marker_of(root) if (root / PHANTOM_MARKER).is_file() else {}
-    setting, config = marker.get("setting"), marker.get("config")
-    known = marker.get("generator") == GENERATOR_VERSION and setting in SETTINGS and isinstance(config, dict)
-    if not known or not isinstance(marker.get("seed"), int) or config.get("layout", layout) != layout:
+    setting, config, seed = (marker.get(name) for name in ("setting", "config", "seed"))
+    if marker.get("generator") != GENERATOR_VERSION or not isinstance(config, dict) or not isinstance(seed, int):
+        return {}
+    if not isinstance(setting, str) or setting not in SETTINGS or config.get("layout", layout) != layout:
         return {}
     try:
-        return _PLANS[layout](config, marker["seed"], SETTINGS[setting])
+        return _PLANS[layout](config, seed, SETTINGS[setting])
     except (KeyError, TypeError, ValueError):  # a marker of another layout, or one that somebody changed
         return {}
