@@ -194,14 +194,18 @@ def _abdomen(canvas: Canvas, body: Body, inner: Volume) -> None:
 
 
 def _mediastinum(canvas: Canvas, body: Body, inner: Volume, heart_scale: float) -> None:
-    x, y, z = canvas.grid()
+    x, _, _ = canvas.grid()
     canvas.paint(FAT + 25, canvas.cover(np.maximum(np.abs(x) - 30, inner + 2)))
     blood = BLOOD + body.contrast
     centre, radii = heart_ellipsoid(body, heart_scale)
     canvas.ball(FAT + 10, centre, (radii[0] + 3, radii[1] + 3, radii[2] + 3))
     canvas.ball(45.0 + 0.8 * body.contrast, centre, radii)
-    canvas.ball(blood, (centre[0] - 14, centre[1] - 2, centre[2] - 4), (radii[0] * 0.5, radii[1] * 0.52, radii[2] * 0.6))
-    canvas.ball(blood, (centre[0] + 24, centre[1] - 6, centre[2] + 8), (radii[0] * 0.42, radii[1] * 0.6, radii[2] * 0.6))
+    canvas.ball(
+        blood, (centre[0] - 14, centre[1] - 2, centre[2] - 4), (radii[0] * 0.5, radii[1] * 0.52, radii[2] * 0.6)
+    )
+    canvas.ball(
+        blood, (centre[0] + 24, centre[1] - 6, centre[2] + 8), (radii[0] * 0.42, radii[1] * 0.6, radii[2] * 0.6)
+    )
     d = body.depth
     canvas.tube(blood, (-20.0, -46 * d, -150.0), (-18.0, -44 * d, 52.0), 12 * body.size)  # descending aorta
     canvas.tube(blood, (-18.0, -42 * d, 52.0), (10.0, 12 * d, 58.0), 12 * body.size)  # arch
@@ -284,9 +288,7 @@ def _bones(canvas: Canvas, body: Body, inner: Volume) -> None:
     canvas.paint(BONE + 60, canvas.cover(ribs))
     canvas.paint(130.0, canvas.cover(ribs + 2.6))
     front = 92 * d + 7
-    sternum = np.maximum(
-        (np.sqrt((x / 19) ** 2 + ((y - front) / 6.5) ** 2) - 1) * 6.5, np.maximum(z - 78, -42 - z)
-    )
+    sternum = np.maximum((np.sqrt((x / 19) ** 2 + ((y - front) / 6.5) ** 2) - 1) * 6.5, np.maximum(z - 78, -42 - z))
     canvas.paint(BONE - 90, canvas.cover(sternum))
     for side in (1.0, -1.0):
         canvas.tube(BONE, (side * 92, -78 * d, 120.0), (side * 128, -62 * d, 6.0), 5.0)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Volume = NDArray[np.float32]
+Volume = NDArray[Any]
 Point = tuple[float, float, float]
 Shape = Callable[[Volume, Volume, Volume], Volume]
 """Coordinates in mm -> signed distance in mm, all broadcast against each other."""
@@ -48,8 +49,7 @@ class Canvas:
     def grid(self, box: tuple[slice, slice, slice] | None = None) -> tuple[Volume, Volume, Volume]:
         """Coordinates in mm of a part of the volume, to be broadcast: ``[x, 1, 1]``, ``[1, y, 1]``, ``[1, 1, z]``."""
         x, y, z = (
-            axis if box is None else axis[part]
-            for axis, part in zip(self.axes, box or (slice(None),) * 3, strict=True)
+            axis if box is None else axis[part] for axis, part in zip(self.axes, box or (slice(None),) * 3, strict=True)
         )
         return x[:, None, None], y[None, :, None], z[None, None, :]
 
@@ -80,7 +80,7 @@ class Canvas:
             radii: Along the axes in mm.
             within: Share of each voxel of the whole volume that may change, ``[x, y, z]``.
         """
-        three = (radii,) * 3 if isinstance(radii, int | float) else radii
+        three: Point = (radii, radii, radii) if isinstance(radii, int | float) else radii
         box = self.box(centre, three)
         share = self.cover(ellipsoid(centre, three)(*self.grid(box)))
         self.paint(value, share if within is None else share * within[box], box)
@@ -119,9 +119,7 @@ def capsule(start: Point, end: Point) -> Shape:
 
     def distance(x: Volume, y: Volume, z: Volume) -> Volume:
         t = np.clip(((x - a[0]) * along[0] + (y - a[1]) * along[1] + (z - a[2]) * along[2]) / length, 0, 1)
-        return np.sqrt(
-            (x - a[0] - t * along[0]) ** 2 + (y - a[1] - t * along[1]) ** 2 + (z - a[2] - t * along[2]) ** 2
-        )
+        return np.sqrt((x - a[0] - t * along[0]) ** 2 + (y - a[1] - t * along[1]) ** 2 + (z - a[2] - t * along[2]) ** 2)
 
     return distance
 
@@ -131,5 +129,5 @@ def noise(rng: np.random.Generator, shape: tuple[int, int, int], grain: int) -> 
     from scipy.ndimage import zoom
 
     coarse = rng.standard_normal((grain, grain, grain)).astype(np.float32)
-    fine = zoom(coarse, [n / grain for n in shape], order=1, mode="nearest", grid_mode=True)
+    fine = np.asarray(zoom(coarse, [n / grain for n in shape], order=1, mode="nearest", grid_mode=True))
     return (fine / max(float(fine.std()), 1e-6)).astype(np.float32)

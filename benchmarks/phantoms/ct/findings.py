@@ -1,8 +1,8 @@
 """What can be found in a phantom chest CT: which findings a person has, where and how large.
 
 Each finding acts on the voxels through its own latents only (side, lobe, millimetres, place), so a model can be checked
-against them. Eighteen of them are CT-RATE's labels (Hamamci et al., 2024, arXiv 2403.17834); a mass is a nodule of more
-than 30 mm, as the Fleischner Society defines it, and CT-RATE counts it as one.
+against them. All but one are CT-RATE's labels (Hamamci et al., 2024, arXiv 2403.17834), under the names that
+:mod:`medgraft.benchmarks.metrics.texts.labeller` gives them: a nodule of 30 mm is called a mass and stays a nodule.
 """
 
 from __future__ import annotations
@@ -11,19 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medgraft.benchmarks.phantoms.ct.anatomy import LOBES, Body, lobe_of
-from medgraft.benchmarks.phantoms.ct.canvas import Canvas, Point
-
-CT_RATE_LABELS = (
-    *("Medical material", "Arterial wall calcification", "Cardiomegaly", "Pericardial effusion"),
-    *("Coronary artery wall calcification", "Hiatal hernia", "Lymphadenopathy", "Emphysema", "Atelectasis"),
-    *("Lung nodule", "Lung opacity", "Pulmonary fibrotic sequela", "Pleural effusion", "Mosaic attenuation pattern"),
-    *("Peribronchial thickening", "Consolidation", "Bronchiectasis", "Interlobular septal thickening"),
-)
-"""Columns of CT-RATE's label tables behind ``VolumeName``, in the order of CT-CLIP's scripts."""
+from medgraft.benchmarks.cohorts.ct.ct_rate import CT_RATE_LABELS
+from medgraft.benchmarks.phantoms.ct.anatomy import LOBES, Body, find_lungs, lobe_of
+from medgraft.benchmarks.phantoms.ct.canvas import Canvas, Point, Volume
 
 MASS_FROM = 30.0
-"""Millimetres above which a nodule is called a mass."""
+"""Millimetres from which reports call a nodule a mass."""
+
+HEALTHY = 0.1
+"""Share of people without any finding."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +32,7 @@ class Kind:
         millimetres: Smallest and largest size; both 0 where it has none that a report would say.
         place: ``lobe``, ``side`` (of the chest) or empty.
         limits: Millimetres from which it is called moderate and large; unused without a size.
+        side: Where it always is, ``both`` for what both lungs have; empty where the person or nobody decides.
     """
 
     label: str
@@ -43,29 +40,29 @@ class Kind:
     millimetres: tuple[float, float] = (0.0, 0.0)
     place: str = ""
     limits: tuple[float, float] = (0.0, 0.0)
+    side: str = ""
 
 
 KINDS = {
-    "lung nodule": Kind("Lung nodule", 0.32, (9, 29), "lobe", (12, 20)),
-    "mass": Kind("Lung nodule", 0.12, (32, 58), "lobe", (38, 48)),
+    "lung nodule": Kind("Lung nodule", 0.38, (9, 58), "lobe", (16, MASS_FROM)),
     "consolidation": Kind("Consolidation", 0.2, (36, 78), "lobe", (46, 62)),
-    "ground-glass opacity": Kind("Lung opacity", 0.22, (36, 80), "lobe", (46, 62)),
+    "lung opacity": Kind("Lung opacity", 0.22, (36, 80), "lobe", (46, 62)),
     "pleural effusion": Kind("Pleural effusion", 0.24, (10, 48), "side", (20, 34)),
     "pneumothorax": Kind("", 0.1, (10, 40), "side", (18, 28)),
-    "emphysema": Kind("Emphysema", 0.22),
+    "emphysema": Kind("Emphysema", 0.22, side="both"),
     "atelectasis": Kind("Atelectasis", 0.24, (0, 0), "lobe"),
     "bronchiectasis": Kind("Bronchiectasis", 0.14, (0, 0), "lobe"),
-    "fibrotic sequela": Kind("Pulmonary fibrotic sequela", 0.2, (0, 0), "lobe"),
-    "mosaic attenuation": Kind("Mosaic attenuation pattern", 0.12),
-    "peribronchial thickening": Kind("Peribronchial thickening", 0.14),
-    "interlobular septal thickening": Kind("Interlobular septal thickening", 0.12),
+    "pulmonary fibrotic sequela": Kind("Pulmonary fibrotic sequela", 0.2, (0, 0), "lobe"),
+    "mosaic attenuation pattern": Kind("Mosaic attenuation pattern", 0.12, side="both"),
+    "peribronchial thickening": Kind("Peribronchial thickening", 0.14, side="both"),
+    "interlobular septal thickening": Kind("Interlobular septal thickening", 0.12, side="both"),
     "cardiomegaly": Kind("Cardiomegaly", 0.22),
     "pericardial effusion": Kind("Pericardial effusion", 0.14, (6, 24), "", (11, 18)),
-    "coronary artery calcification": Kind("Coronary artery wall calcification", 0.26),
-    "arterial calcification": Kind("Arterial wall calcification", 0.28),
+    "coronary artery wall calcification": Kind("Coronary artery wall calcification", 0.26),
+    "arterial wall calcification": Kind("Arterial wall calcification", 0.28),
     "lymphadenopathy": Kind("Lymphadenopathy", 0.2, (12, 30), "", (16, 22)),
     "hiatal hernia": Kind("Hiatal hernia", 0.16, (24, 62), "", (34, 48)),
-    "medical material": Kind("Medical material", 0.12),
+    "support devices": Kind("Medical material", 0.12, side="left"),
 }
 """Name as reports say it -> kind, in the order in which findings are drawn and painted."""
 
@@ -107,10 +104,13 @@ class Finding:
 def sample_findings(rng: np.random.Generator, body: Body) -> tuple[Finding, ...]:
     """Draws the findings of a person; each kind at most once, calcifications more often in the old.
 
-    No lung has both free air and an effusion, and no lobe two of nodule, mass and opacities, so that each can be told.
+    No lung has both free air and an effusion, and no lobe two of nodule and opacities, so that each can be told.
     """
+    if rng.random() < HEALTHY:
+        return ()
     found: list[Finding] = []
-    free = list(LOBES)
+    free: list[str] = list(LOBES)
+    room = Room(body)
     for name, kind in KINDS.items():
         odds = rng.random()
         share = kind.share * (np.clip((body.age - 20) / 40, 0.1, 1.6) if "calcification" in name else 1.0)
@@ -120,7 +120,7 @@ def sample_findings(rng: np.random.Generator, body: Body) -> tuple[Finding, ...]
         draws = rng.random(8)
         size = round(kind.millimetres[0] + (kind.millimetres[1] - kind.millimetres[0]) * float(draws[0]) ** 1.3)
         strength = 0.45 + 0.55 * float(draws[1])
-        side, lobe, place = "", "", (0.0, 0.0, 0.0)
+        side, lobe, place = kind.side, "", (0.0, 0.0, 0.0)
         if kind.place == "side":
             taken = {each.kind: each.side for each in found}.get("pleural effusion", "")
             if name == "pneumothorax" and taken == "both":
@@ -132,7 +132,7 @@ def sample_findings(rng: np.random.Generator, body: Body) -> tuple[Finding, ...]
             if not lobe:
                 continue
             side = lobe.partition(" ")[0]
-            place = place_in(lobe, body, size or 24.0, np.random.default_rng(int(draws[3] * 2**32)))
+            place = room.place_in(lobe, size or 24.0, float(draws[3]))
         found.append(Finding(name, side, lobe, float(size), place, strength))
     return tuple(found)
 
@@ -141,7 +141,7 @@ def _lobe(name: str, free: list[str], draw: float) -> str:
     """A lobe for a finding; solid ones take one that no other solid one has."""
     if name == "atelectasis":
         return ("right lower lobe", "left lower lobe")[int(draw * 2)]
-    if name == "fibrotic sequela":
+    if name == "pulmonary fibrotic sequela":
         return ("right upper lobe", "left upper lobe")[int(draw * 2)]
     if name == "bronchiectasis":
         return LOBES[int(draw * len(LOBES))]
@@ -150,29 +150,47 @@ def _lobe(name: str, free: list[str], draw: float) -> str:
     return free.pop(int(draw * len(free)))
 
 
-_COARSE = Canvas((64, 64, 52))
+_COARSE = (48, 48, 39)
 
 
-def place_in(lobe: str, body: Body, size: float, rng: np.random.Generator) -> Point:
-    """A point of a lobe from which half of ``size`` mm fits into the lung, if any does; else the roomiest one."""
-    from scipy.ndimage import distance_transform_edt
+class Room:
+    """Where in a person's lungs something fits; worked out coarsely, and only where it is asked for.
 
-    from medgraft.benchmarks.phantoms.ct.anatomy import find_lungs
+    Args:
+        body: Whose lungs. They are taken with an enlarged heart, so that what fits always fits.
+    """
 
-    x, y, z = _COARSE.grid()
-    inside = (find_lungs(_COARSE, body, 1.15).both > 0.5) & (lobe_of(x, y, z) == LOBES.index(lobe))
-    room = distance_transform_edt(inside, sampling=_COARSE.spacing)
-    fitting = np.argwhere(room >= min(size / 2, 0.8 * float(room.max())))
-    chosen = fitting[int(rng.integers(len(fitting)))]
-    moved = [float(axis[i]) for axis, i in zip(_COARSE.axes, chosen, strict=True)]
-    return moved[0], moved[1], moved[2]
+    def __init__(self, body: Body) -> None:
+        self.body = body
+        self._canvas: Canvas | None = None
+        self._lungs: Volume | None = None
+
+    def place_in(self, lobe: str, size: float, draw: float) -> Point:
+        """A point of a lobe from which half of ``size`` mm fits into it, if any does; else one of the roomiest.
+
+        Args:
+            lobe: Name of the lobe.
+            size: Diameter in mm.
+            draw: Which of the points, 0 to 1.
+        """
+        from scipy.ndimage import distance_transform_edt
+
+        if self._canvas is None or self._lungs is None:
+            self._canvas = Canvas(_COARSE)
+            self._lungs = find_lungs(self._canvas, self.body, 1.15).both
+        canvas = self._canvas
+        inside = (self._lungs > 0.5) & (lobe_of(*canvas.grid()) == LOBES.index(lobe))
+        room = np.asarray(distance_transform_edt(inside, sampling=canvas.spacing))
+        fitting = np.argwhere(room >= min(size / 2, 0.8 * float(room.max())))
+        x, y, z = (float(axis[i]) for axis, i in zip(canvas.axes, fitting[int(draw * len(fitting))], strict=True))
+        return x, y, z
 
 
 def labels_of(names: set[str]) -> dict[str, int]:
     """CT-RATE's labels of some kinds of findings.
 
     Example:
-        >>> [label for label, value in labels_of({"mass", "pneumothorax"}).items() if value]
+        >>> [label for label, value in labels_of({"lung nodule", "pneumothorax"}).items() if value]
         ['Lung nodule']
     """
     positive = {KINDS[name].label for name in names}

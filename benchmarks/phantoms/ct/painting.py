@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from medgraft.benchmarks.phantoms.ct.anatomy import Body, Lungs, heart_ellipsoid, lobe_share
 from medgraft.benchmarks.phantoms.ct.canvas import Canvas, Volume, ellipsoid, noise
-from medgraft.benchmarks.phantoms.ct.findings import Finding
+from medgraft.benchmarks.phantoms.ct.findings import MASS_FROM, Finding
 
 FLUID, SOLID, CALCIUM, METAL, HAZE = 8.0, 38.0, 620.0, 2400.0, -480.0
 
@@ -59,7 +60,7 @@ def paint_findings(scene: Scene, findings: tuple[Finding, ...]) -> None:
 
 def _nodule(scene: Scene, finding: Finding) -> None:
     scene.canvas.ball(SOLID, finding.place, finding.millimetres / 2)
-    if finding.kind == "mass":
+    if finding.millimetres >= MASS_FROM:
         rng, radius = scene.random(11), finding.millimetres / 2
         for direction in rng.normal(size=(9, 3)):
             far = np.array(finding.place) + direction / np.linalg.norm(direction) * radius * 1.45
@@ -184,7 +185,9 @@ def _pericardial(scene: Scene, finding: Finding) -> None:
     canvas, extra = scene.canvas, finding.millimetres
     x, y, z = canvas.grid()
     within = ellipsoid(centre, radii)(x, y, z)
-    around = np.maximum(ellipsoid(centre, (radii[0] + extra, radii[1] + extra, radii[2] + 0.6 * extra))(x, y, z), -within)
+    around = np.maximum(
+        ellipsoid(centre, (radii[0] + extra, radii[1] + extra, radii[2] + 0.6 * extra))(x, y, z), -within
+    )
     canvas.paint(FLUID + 4, canvas.cover(around))
 
 
@@ -228,29 +231,28 @@ def _device(scene: Scene, finding: Finding) -> None:
     scene.canvas.ball(METAL, (-84.0, front, 84.0), (22, 6, 19))
     centre, _ = heart_ellipsoid(scene.body, scene.heart)
     way = [(-84.0, front - 4, 84.0), (-30.0, 22.0, 92.0), (22.0, 10.0, 70.0), (16.0, 10.0, -20.0), centre]
-    for start, end in zip(way, way[1:], strict=False):
+    for start, end in itertools.pairwise(way):
         scene.canvas.tube(METAL, start, end, 1.8)
 
 
 PAINTERS: dict[str, Callable[[Scene, Finding], None]] = {
-    "mosaic attenuation": _mosaic,
+    "mosaic attenuation pattern": _mosaic,
     "emphysema": _emphysema,
     "interlobular septal thickening": _septa,
-    "ground-glass opacity": _ground_glass,
+    "lung opacity": _ground_glass,
     "consolidation": _consolidation,
     "lung nodule": _nodule,
-    "mass": _nodule,
     "bronchiectasis": _bronchiectasis,
-    "fibrotic sequela": _fibrotic,
+    "pulmonary fibrotic sequela": _fibrotic,
     "atelectasis": _atelectasis,
     "pleural effusion": _effusion,
     "pneumothorax": _pneumothorax,
     "pericardial effusion": _pericardial,
     "lymphadenopathy": _nodes,
     "hiatal hernia": _hernia,
-    "coronary artery calcification": _coronary,
-    "arterial calcification": _arterial,
-    "medical material": _device,
+    "coronary artery wall calcification": _coronary,
+    "arterial wall calcification": _arterial,
+    "support devices": _device,
 }
 """Kind -> what paints it, in the order of painting; an enlarged heart and thick walls of airways are the body's own."""
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from medgraft.benchmarks.metrics.texts.statements import Statement
 from medgraft.benchmarks.phantoms.ct.anatomy import Body
-from medgraft.benchmarks.phantoms.ct.findings import KINDS, Finding
+from medgraft.benchmarks.phantoms.ct.findings import KINDS, MASS_FROM, Finding
 from medgraft.benchmarks.phantoms.ct.renderer import STREAMS, Person
 
 PRESENT: dict[str, tuple[str, ...]] = {
@@ -22,17 +23,12 @@ PRESENT: dict[str, tuple[str, ...]] = {
         "There is a {measure} pulmonary nodule in the {lobe}.",
         "In the {lobe}, a {measure} lung nodule is seen.",
     ),
-    "mass": (
-        "A {measure} mass with spiculated borders is observed in the {lobe}.",
-        "There is a {measure} mass in the {lobe}.",
-        "In the {lobe}, a {measure} mass is seen.",
-    ),
     "consolidation": (
         "A {measure} consolidation with air bronchograms is seen in the {lobe}.",
         "There is a {measure} area of consolidation in the {lobe}.",
         "Consolidation is observed in the {lobe}.",
     ),
-    "ground-glass opacity": (
+    "lung opacity": (
         "A {measure} ground-glass opacity is observed in the {lobe}.",
         "There is a {measure} ground-glass opacity in the {lobe}.",
         "Ground-glass opacity is seen in the {lobe}.",
@@ -49,11 +45,11 @@ PRESENT: dict[str, tuple[str, ...]] = {
     "emphysema": ("Emphysema is observed in both lungs.", "There are emphysematous changes in both lungs."),
     "atelectasis": ("Atelectasis is seen in the {lobe}.", "There is linear atelectasis in the {lobe}."),
     "bronchiectasis": ("Bronchiectasis is observed in the {lobe}.", "There is bronchiectasis in the {lobe}."),
-    "fibrotic sequela": (
+    "pulmonary fibrotic sequela": (
         "Fibrotic sequela changes are seen in the {lobe}.",
-        "There are sequela fibrotic densities in the {lobe}.",
+        "There are fibrotic bands in the {lobe}.",
     ),
-    "mosaic attenuation": (
+    "mosaic attenuation pattern": (
         "A mosaic attenuation pattern is observed in both lungs.",
         "There is mosaic attenuation in both lungs.",
     ),
@@ -70,31 +66,36 @@ PRESENT: dict[str, tuple[str, ...]] = {
         "There is a {size} pericardial effusion.",
         "A pericardial effusion with a thickness of {mm} mm is observed.",
     ),
-    "coronary artery calcification": (
-        "Calcified atheroma plaques are observed in the coronary arteries.",
-        "There is coronary artery calcification.",
+    "coronary artery wall calcification": (
+        "There are calcified plaques in the coronary arteries.",
+        "Coronary artery wall calcification is observed.",
     ),
-    "arterial calcification": (
+    "arterial wall calcification": (
         "Calcified atheroma plaques are observed in the aorta.",
-        "There is arterial wall calcification in the aorta.",
+        "There is arterial wall calcification.",
     ),
     "lymphadenopathy": (
         "There is mediastinal lymphadenopathy with a short axis of {mm} mm.",
         "{Size} mediastinal lymphadenopathy is observed.",
     ),
     "hiatal hernia": ("There is a {size} hiatal hernia.", "A hiatal hernia of {mm} mm is observed."),
-    "medical material": (
+    "support devices": (
         "A pacemaker is seen on the left anterior chest wall.",
         "A cardiac pacemaker with its lead is observed.",
     ),
 }
+MASS = (
+    "A {measure} mass with spiculated borders is observed in the {lobe}.",
+    "There is a {measure} mass in the {lobe}.",
+    "In the {lobe}, a {measure} lung mass is seen.",
+)
+"""Of large nodules."""
 SUSPECTED = ("Findings may represent {name}.", "Possible {name} is noted.")
 """Of kinds that are hard to tell, in the place of :data:`PRESENT` now and then."""
 ABSENT: dict[str, tuple[str, ...]] = {
-    "lung nodule": ("No nodule is detected in either lung.",),
-    "mass": ("No mass is detected in either lung.", "There is no mass in the lungs."),
+    "lung nodule": ("No nodule or mass is detected in either lung.", "There is no mass or nodule in the lungs."),
     "consolidation": ("No consolidation is observed.", "There is no consolidation."),
-    "ground-glass opacity": ("No ground-glass opacity is observed.",),
+    "lung opacity": ("No ground-glass opacity is observed.",),
     "pleural effusion": ("No pleural effusion is detected.", "There is no pleural effusion."),
     "pneumothorax": ("No pneumothorax is seen.", "There is no pneumothorax."),
     "emphysema": ("There is no emphysema.",),
@@ -104,12 +105,14 @@ ABSENT: dict[str, tuple[str, ...]] = {
     "hiatal hernia": ("There is no hiatal hernia.",),
 }
 MINOR = frozenset(
-    ("atelectasis", "fibrotic sequela", "mosaic attenuation", "coronary artery calcification")
-    + ("arterial calcification", "hiatal hernia", "peribronchial thickening")
+    (
+        *("atelectasis", "pulmonary fibrotic sequela", "mosaic attenuation pattern", "hiatal hernia"),
+        *("coronary artery wall calcification", "arterial wall calcification", "peribronchial thickening"),
+    )
 )
 UNSAID, UNSURE, NEGATIVES = 0.1, 0.08, 0.45
 """Shares: of minor findings that are passed over, of hard ones that are only suspected, of negatives that are said."""
-HARD = frozenset(("emphysema", "mosaic attenuation", "interlobular septal thickening", "atelectasis"))
+HARD = frozenset(("emphysema", "mosaic attenuation pattern", "interlobular septal thickening", "atelectasis"))
 COMPLAINTS = ("Cough.", "Shortness of breath.", "Chest pain.", "Control.", "Fever.", "Not given.")
 
 
@@ -165,7 +168,8 @@ def _technique(body: Body) -> str:
 def _sentence(finding: Finding, draws: np.ndarray) -> str:
     if finding.kind in HARD and draws[2] < UNSURE:
         return SUSPECTED[int(draws[1] * len(SUSPECTED))].format(name=finding.kind)
-    choices = PRESENT[finding.kind]
+    mass = finding.kind == "lung nodule" and finding.millimetres >= MASS_FROM
+    choices = MASS if mass else PRESENT[finding.kind]
     return choices[int(draws[1] * len(choices))].format(**_words(finding, float(draws[3])))
 
 
@@ -184,26 +188,28 @@ def _words(finding: Finding, draw: float) -> dict[str, Any]:
 
 
 def _short(finding: Finding) -> str:
-    name = finding.kind.capitalize()
     if finding.lobe:
-        return f"{name} in the {finding.lobe}."
-    return f"{'Bilateral' if finding.side == 'both' else finding.side.capitalize()} {finding.kind}." if finding.side else f"{name}."
+        return f"{finding.kind.capitalize()} in the {finding.lobe}."
+    if KINDS[finding.kind].place != "side":
+        return f"{finding.kind.capitalize()}."
+    side = "bilateral" if finding.side == "both" else finding.side
+    return f"{side} {finding.kind}.".capitalize()
 
 
-def statements(person: Person) -> list[dict[str, Any]]:
-    """What is there and what is not, as fields of :class:`medgraft.benchmarks.metrics.texts.statements.Statement`.
-
-    Every kind of finding stands there once, an effusion on both sides as one.
-    """
+def statements(person: Person) -> list[Statement]:
+    """What is there and what is not; every kind of finding once, an effusion on both sides as one."""
     by_kind = {finding.kind: finding for finding in person.findings}
-    facts: list[dict[str, Any]] = []
-    for name in KINDS:
-        finding = by_kind.get(name)
-        if finding is None:
-            facts.append({"finding": name, "present": False})
-            continue
-        fact: dict[str, Any] = {"finding": name, "present": True}
-        fact |= {"side": finding.side, "size": finding.size, "place": finding.lobe}
-        fact["millimetres"] = finding.millimetres or None
-        facts.append(fact)
-    return facts
+    return [_statement(name, by_kind.get(name)) for name in KINDS]
+
+
+def _statement(name: str, finding: Finding | None) -> Statement:
+    if finding is None:
+        return Statement(name, False)
+    return Statement(
+        name,
+        True,
+        side=finding.side,
+        size=finding.size,
+        place=finding.lobe,
+        millimetres=finding.millimetres or None,
+    )
