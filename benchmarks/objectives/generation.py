@@ -363,6 +363,6 @@ def language_model(grafted: Grafted) -> LanguageModel:
     if not isinstance(tower, LanguageModel):
         raise IncompatibleError(
             f"encoder {grafted.encoder.spec.name} continues no text; name one with a language model, such as "
-            "pair:embedded:chest|causal_lm:FOLDER"
+            "pair:embedded:chest|causal_lm:embedded"
         )
     return tower

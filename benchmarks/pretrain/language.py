@@ -85,6 +85,13 @@ def train_tokenizer(seed: int, count: int = 6_000) -> Any:
     return words
 
 
+def tokenizer_from(text: str) -> Any:
+    """The tokenizer that a state holds."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_str(text)
+
+
 def _texts(seed: int, count: int) -> Iterator[str]:
     for document in islice(documents(seed, VOCABULARY_STREAM), count):
         for turn in document.turns:
@@ -163,8 +170,9 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Everything that the run needs to go on."""
-        numbers = {name: getattr(self, name) for name in ("step", "seconds", "average", "log")}
-        return numbers | {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state = {name: getattr(self, name) for name in ("step", "seconds", "average", "log")}
+        state |= {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return state | {"words": self.words.to_str()}
 
     def go_on_from(self, state: dict[str, Any]) -> None:
         """Takes up a run where :meth:`state` was asked for."""
@@ -177,12 +185,9 @@ class Trainer:
         """Trains to the end.
 
         Args:
-            path: Where the state is kept, and read from if it is there.
+            path: Where the state is kept; ``None`` for nowhere.
             every: Seconds between two writings of it.
         """
-        if path is not None and path.is_file():
-            self.go_on_from(torch.load(path, weights_only=True))
-            logger.info("goes on from step %d of %s", self.step, path)
         written = time.monotonic()
         while self.step < self.steps:
             self.take_step()
@@ -217,8 +222,8 @@ def perplexities(network: Any, words: Any, seed: int, count: int = 200) -> dict[
     return result
 
 
-def write(out: Path, trainer: Trainer, run: dict[str, Any]) -> None:
-    """Writes weights, tokenizer and card."""
+def write(out: Path, trainer: Trainer, run: dict[str, Any], held_out: int = 200) -> None:
+    """Writes weights, tokenizer and card; ``held_out`` documents of each part are what the perplexities are of."""
     out.mkdir(parents=True, exist_ok=True)
     tokenizer, path = save_tokenizer(trainer.words, out / TOKENIZER), out / "language.safetensors"
     state = {k: v for k, v in trainer.network.state_dict().items() if k != "lm_head.weight"}
@@ -237,7 +242,7 @@ def write(out: Path, trainer: Trainer, run: dict[str, Any]) -> None:
         "corpus": {"shares": dict(SHARES), "phantom_seed": FIRST_SEED + trainer.seed, "setting": "pretrain"},
         "environment": {"torch": torch.__version__, "machine": platform.machine()},
         "cpu_seconds": round(trainer.seconds),
-        "held_out_perplexity": perplexities(stored, trainer.words, trainer.seed + 1),
+        "held_out_perplexity": perplexities(stored, trainer.words, trainer.seed + 1, held_out),
         "log": trainer.log,
     }
     (out / "language.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
@@ -256,7 +261,12 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
-    trainer = Trainer(train_tokenizer(options.seed), options.steps, options.rows, options.seed)
+    state = torch.load(options.state, weights_only=True) if options.state and options.state.is_file() else None
+    words = train_tokenizer(options.seed) if state is None else tokenizer_from(state["words"])
+    trainer = Trainer(words, options.steps, options.rows, options.seed)
+    if state is not None:
+        trainer.go_on_from(state)
+        logger.info("goes on from step %d of %s", trainer.step, options.state)
     trainer.run(options.state)
     write(options.out, trainer, {name: getattr(options, name) for name in ("steps", "rows", "seed", "threads")})
 

@@ -61,9 +61,9 @@ def packed(documents: Iterator[Document], words: Any, rows: int, length: int, pa
     """Fills rows with documents, one after another; one that is longer than a row is left out.
 
     Args:
-        documents: As many as are needed, or fewer: then the last rows stay empty in part.
+        documents: As many as are needed; where there are fewer, the last row is padded and no empty one follows.
         words: Tokenizer.
-        rows: Number of rows.
+        rows: Number of rows at most.
         length: Tokens of a row.
         pad: Token that fills up.
     """
@@ -83,7 +83,8 @@ def packed(documents: Iterator[Document], words: Any, rows: int, length: int, pa
         ids[row, span], targets[row, span] = torch.tensor(tokens), torch.tensor(following)
         number[row, span], place[row, span] = count, torch.arange(len(tokens))
         used, count = used + len(tokens), count + 1
-    return Rows(ids, targets, number, place)
+    kept = slice(0, min(row + 1, rows))
+    return Rows(ids[kept], targets[kept], number[kept], place[kept])
 
 
 def losses(network: Any, rows: Rows) -> tuple[Tensor, Tensor]:

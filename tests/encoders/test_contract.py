@@ -176,6 +176,7 @@ CASES: dict[str, Case] = {
         lambda: CausalLmSource.build("qwen2", "random", config=HF_WORDS | {"num_key_value_heads": 2}), "text", False
     ),
     "causal_lm-gpt2": Case(lambda: CausalLmSource.build("gpt2", "random", config=GPT2), "text", False),
+    "causal_lm-embedded": Case(lambda: CausalLmSource.build("embedded", "random"), "text", False),
     "monai-swin": monai("swin_unetr", False, img_size=(32, 32, 32), feature_size=12, depths=(1, 1, 1, 1)),
     "pixels-2d": Case(lambda: PixelsSource.build("2d"), "image", False, sites=False),
     "pixels-3d": Case(lambda: PixelsSource.build("3d"), "volume", False, sites=False),
