@@ -55,6 +55,7 @@ class GenerationObjective(Objective):
     primary = "rouge_l"
     metrics = ("rouge", "bleu", "agreement")
     columns = ("rouge_l", "bleu_4", "bleu_1", "exact_match")
+    writes = True
     resumes = True
 
     def __init__(self, data: TaskData, inputs: tuple[str, ...]) -> None:
@@ -120,7 +121,7 @@ class GenerationObjective(Objective):
     # -- training -----------------------------------------------------------------------------------------------------
 
     def loss(self, grafted: Grafted, outputs: Outputs, batch: Batch) -> Tensor:
-        """Mean over samples of the mean cross-entropy of their answers' tokens, a scalar; see also :meth:`last_phase`."""
+        """Mean over samples of the mean cross-entropy of their answers' tokens, a scalar; in the last phase another."""
         assert batch.index is not None
         model, adapters = language_model(grafted), [adapter for _, adapter in grafted.named_adapters()]
         answers = model.answers([self.references[i] for i in batch.index])
@@ -273,13 +274,7 @@ class GenerationObjective(Objective):
         self.grounding = grounding_in(folder, self._state)
 
     def texts_for(self, grafted: Grafted, run: Callable[[np.ndarray], Outputs], count: int) -> list[str]:
-        """Texts of new samples by a kept graft.
-
-        Args:
-            grafted: The graft.
-            run: Numbers of samples ``int64 [B]``, from 0 -> their features.
-            count: Number of samples, one batch.
-        """
+        """See :meth:`Objective.texts_for`."""
         index = np.arange(count)
         self.prompts = [self.prompts[0]] * count
         self._drafts, self._asked = {}, {}

@@ -14,9 +14,11 @@ from pydantic import Field
 from medgraft.benchmarks.cohorts.chest.chexpert import read_chexpert
 from medgraft.benchmarks.tasks.chest import attributes
 from medgraft.benchmarks.tasks.chexpert import ATTRIBUTES, image_inputs, provenance
+from medgraft.benchmarks.texts.preferences import feedback_columns
 from medgraft.errors import DataError
 from medgraft.options import Seed
-from medgraft.task import Task, TaskConfig, TaskData, subject_split
+from medgraft.task import Task, TaskData, subject_split
+from medgraft.text_options import TextTaskConfig
 
 
 class ChestReports(Task):
@@ -28,8 +30,8 @@ class ChestReports(Task):
     primary = "rouge_l"
     tags = ("language",)
 
-    class Config(TaskConfig):
-        """Options.
+    class Config(TextTaskConfig):
+        """Options, with those of :class:`medgraft.text_options.CounterMeasures`.
 
         Attributes:
             prompt: What the language model is asked.
@@ -73,8 +75,10 @@ class ChestReports(Task):
             columns={
                 "prompt": np.full(len(frame), config.prompt),
                 "reference": np.array([" ".join(str(text).split()) for text in frame["report"]]),
+                **feedback_columns(config.feedback, root, ["/".join(Path(p).parts[-3:]) for p in frame["image"]]),
             },
             decoding={"limit": config.limit, "beams": config.beams},
+            countermeasures=config.countermeasures(),
             attributes=attributes(frame, ATTRIBUTES),
             phantom=table.phantom,
             provenance=provenance({"train": table}),

@@ -129,11 +129,29 @@ def stored_pairs(column: np.ndarray, index: np.ndarray) -> dict[int, list[tuple[
     return {i: each for i, each in pairs.items() if each}
 
 
+def feedback_columns(file: str, root: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The column of feedback for a task's data; none where no table is asked for.
+
+    Args:
+        file: Name of the table in the folder of the data; empty for none.
+        root: That folder.
+        names: By which the table names the ``n`` samples.
+
+    Raises:
+        DataError: See :func:`read_feedback`; or the name is that of a file elsewhere.
+    """
+    if not file:
+        return {}
+    if Path(file).name != file:
+        raise DataError(f"feedback={file!r} must be the name of a file in the folder of the data, without a folder")
+    return {PREFERENCES: read_feedback(root / file, names)}
+
+
 def read_feedback(path: Path, names: Sequence[str]) -> np.ndarray:
     """People's feedback as the column :data:`PREFERENCES`, texts ``[n]``.
 
-    The table is CSV with the columns ``sample`` (or ``image``), ``chosen`` and ``rejected``, and ``rater`` and ``comment``
-    where there are any. A sample may have several rows.
+    The table is CSV with the columns ``sample`` (or ``image``), ``chosen`` and ``rejected``; ``rater`` and ``comment``
+    may stand beside them. A sample may have several rows.
 
     Args:
         path: The table.

@@ -67,7 +67,7 @@ def folder_of(ready: Ready) -> Path:
 
 
 def keep_trained(ready: Ready, log: TrainingLog) -> None:
-    """Keeps trained weights and what training reported, whole or not at all, and tells the objective where it may go on.
+    """Keeps trained weights and what training reported, whole or not at all.
 
     A disk that is full is no reason to fail; then nothing can be resumed.
     """
