@@ -69,6 +69,22 @@ def weighted_f1(predicted: Array, actual: Array) -> WeightedStatistic:
     return statistic
 
 
+def share(part: Sequence[float] | Array, whole: Sequence[float] | Array) -> WeightedStatistic:
+    """Sum over samples of a part ``[n]`` by that of the whole; undefined (``nan``) where there is no whole.
+
+    Example:
+        >>> share([1, 0], [2, 1])(np.array([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0]]))
+        array([0.33333333, 0.        , 0.5       ])
+    """
+    parts, wholes = np.array(part, float), np.array(whole, float)
+
+    def statistic(weights: Array) -> Array:
+        total = weights @ wholes
+        return np.divide(weights @ parts, total, out=np.full(len(weights), np.nan), where=total > 0)
+
+    return statistic
+
+
 def once(statistic: WeightedStatistic) -> WeightedStatistic:
     """A statistic that is not computed twice for one array of weights: a mean over classes asks each class again."""
     last: list[Any] = [lambda: None, None]

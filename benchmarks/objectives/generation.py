@@ -12,12 +12,17 @@ import torch
 from torch import Tensor
 
 from medgraft.adapter_protocols import CopiesReports, looking_at, soft_tokens
+from medgraft.benchmarks.metrics.texts import selection
+from medgraft.benchmarks.metrics.texts.clinical.truth import TRUTH
 from medgraft.benchmarks.metrics.texts.columns import GENERATED, REFERENCE, as_column
 from medgraft.benchmarks.metrics.texts.coverage import DRAFT
+from medgraft.benchmarks.metrics.texts.kinds import KIND
+from medgraft.benchmarks.metrics.texts.statements import from_json
 from medgraft.benchmarks.objectives.heads import joined
 from medgraft.benchmarks.objectives.support import embed
 from medgraft.benchmarks.texts.decoded import DecodedFile
 from medgraft.benchmarks.texts.grounding import Draft, Grounding, Samples
+from medgraft.benchmarks.texts.preferences import PREFERENCES
 from medgraft.benchmarks.texts.prompting import retrieved, sentence_likelihoods
 from medgraft.benchmarks.texts.stored import grounding_in, truths_of
 from medgraft.benchmarks.texts.table import ENDING, ENDINGS
@@ -35,6 +40,8 @@ from medgraft.world import World
 
 PROMPT = "prompt"
 NO_TOKEN = -1
+FROM_TASK, FROM_REFERENCE = "the task's own facts", "the reference reports, read by rules"
+"""What clinical numbers take for true; a result says which, under ``clinical_truth``."""
 LIBRARIES = ("sacrebleu", "rouge_score")
 """What the metrics of texts are made with; asked for before anything is trained."""
 
@@ -53,8 +60,17 @@ class GenerationObjective(Objective):
 
     needs = frozenset({"text tower", "tokens"})
     primary = "rouge_l"
-    metrics = ("rouge", "bleu", "agreement")
-    columns = ("rouge_l", "bleu_4", "bleu_1", "exact_match")
+    metrics = selection.ALL
+    columns = (
+        "rouge_l",
+        "bleu_4",
+        "bleu_1_by_sample",
+        "exact_match",
+        "clinical_f1_micro",
+        "hallucination_rate",
+        "hallucinated_reports",
+        "missed_findings",
+    )
     writes = True
     resumes = True
 
@@ -72,6 +88,8 @@ class GenerationObjective(Objective):
         self._asked: dict[int, str] = {}
         self._drafts: dict[int, Draft] = {}
         self._decoded: DecodedFile | None = None
+        if KIND not in data.columns:
+            data.provenance["clinical_truth"] = FROM_TASK if TRUTH in data.columns else FROM_REFERENCE
 
     @classmethod
     def check(cls, data: TaskData, inputs: tuple[str, ...]) -> None:
@@ -90,6 +108,8 @@ class GenerationObjective(Objective):
         used = np.concatenate([np.asarray(index) for index in data.splits.values()])
         if empty := sum(not str(data.columns[REFERENCE][i]).strip() for i in used):
             raise DataError(f"{empty} samples have no reference text; leave them out")
+        for text in {str(data.columns[TRUTH][i]) for i in used} if TRUTH in data.columns else ():
+            from_json(text)
 
     # -- before training ----------------------------------------------------------------------------------------------
 
@@ -229,28 +249,28 @@ class GenerationObjective(Objective):
 
     def _text_columns(self, index: np.ndarray) -> dict[str, np.ndarray]:
         """The data's own columns of texts that predictions hold, and the prompts as they were asked."""
-        names = [name for name in PREDICTED if name in self.data.columns]
-        columns = {name: as_column([str(self.data.columns[name][i]) for i in index]) for name in names}
+        further = selection.text_columns(self.data.columns)  # truths and kinds, which metrics read again
+        columns = {
+            name: as_column([str(column[i]) for i in index]) for name, column in further.items() if name != PREFERENCES
+        }
         return columns | {PROMPT: as_column([self._asked[int(i)] for i in index])}
 
     # -- judging, keeping ---------------------------------------------------------------------------------------------
 
     @classmethod
     def judged_by(cls, p: Predictions) -> tuple[str, ...]:
-        """The metrics of texts; where counter-measures changed the drafts, also how much of them is left."""
-        return (*cls.metrics, "statement_coverage") if DRAFT in p.columns else cls.metrics
+        """Names of the metrics whose columns are there and whose libraries are installed."""
+        return (*selection.fitting(p), "statement_coverage") if DRAFT in p.columns else selection.fitting(p)
 
     @classmethod
     def misfit(cls, p: Predictions) -> str:
         """See :class:`Objective`."""
-        for name in (GENERATED, REFERENCE, *([DRAFT] if DRAFT in p.columns else [])):
-            column = p.columns.get(name)
-            if column is None or column.ndim != 2 or column.dtype.kind not in "ui":
-                return f"it has no column {name!r} of texts"
-        ending = p.columns.get(ENDING)
+        draft, ending = p.columns.get(DRAFT), p.columns.get(ENDING)
+        if draft is not None and (draft.ndim != 2 or draft.dtype.kind not in "ui"):
+            return f"it has no column {DRAFT!r} of texts"
         if ending is not None and (ending.ndim != 1 or ending.dtype.kind not in "ui" or (ending >= len(ENDINGS)).any()):
             return f"its column {ENDING!r} is none of {', '.join(ENDINGS)}"
-        return ""
+        return selection.misfit(p)
 
     def state(self) -> dict[str, Any]:
         """The prompt that most samples have, how texts are decoded, and the counter-measures."""
@@ -286,10 +306,6 @@ class GenerationObjective(Objective):
             self._features = dict.fromkeys(range(count), np.zeros(1))
         self.scores_of(grafted, run(index), None, index)
         return [self._revised(self._drafts[i], i) for i in range(count)]
-
-
-PREDICTED = (REFERENCE, "kind", "truth", "choices", "answer")
-"""Columns of texts of a task's data that predictions hold, besides the prompt."""
 
 
 def _copier(grafted: Grafted) -> CopiesReports | None:

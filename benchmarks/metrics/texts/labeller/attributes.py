@@ -164,10 +164,16 @@ def millimetres_in(words: str) -> float | None:
         >>> millimetres_in("nodule of 1.2 x 0.8 cm"), millimetres_in("tube 3 cm above the carina")
         (12.0, None)
     """
+    return max(lengths_in(words), default=None)
+
+
+def lengths_in(words: str) -> list[float]:
+    """Lengths in millimetres that are sizes, the longest side of each."""
     found: list[float] = []
     for match in _LENGTH.finditer(words):
         if _DISTANCE.match(match["behind"]) or _EARLIER.search(words[: match.start()]):
             continue
         numbers = [float(match["first"]), *map(float, re.findall(r"\d+(?:\.\d+)?", match["more"]))]
-        found.append(max(numbers) * (10 if match["unit"].startswith("c") else 1))
-    return max(found) if found else None
+        # Units may stand behind each number, "10 mm x 1 cm"; they are one in all reports that were seen.
+        found.append(round(max(numbers) * (10 if match["unit"].startswith("c") else 1), 6))
+    return found

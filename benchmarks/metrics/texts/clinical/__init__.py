@@ -1,0 +1,1 @@
+"""Generated reports against what holds: findings found, missed, made up."""
