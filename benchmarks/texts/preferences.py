@@ -129,12 +129,12 @@ def stored_pairs(column: np.ndarray, index: np.ndarray) -> dict[int, list[tuple[
     return {i: each for i, each in pairs.items() if each}
 
 
-def feedback_columns(file: str, root: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+def feedback_columns(file: str, root: Path | None, names: Sequence[str]) -> dict[str, np.ndarray]:
     """The column of feedback for a task's data; none where no table is asked for.
 
     Args:
         file: Name of the table in the folder of the data; empty for none.
-        root: That folder.
+        root: That folder; ``None`` of a task that takes no feedback.
         names: By which the table names the ``n`` samples.
 
     Raises:
@@ -142,6 +142,8 @@ def feedback_columns(file: str, root: Path, names: Sequence[str]) -> dict[str, n
     """
     if not file:
         return {}
+    if root is None:
+        raise DataError(f"feedback={file!r}: this task takes no feedback; leave the option out")
     if Path(file).name != file:
         raise DataError(f"feedback={file!r} must be the name of a file in the folder of the data, without a folder")
     return {PREFERENCES: read_feedback(root / file, names)}

@@ -26,7 +26,7 @@ class TaskConfig(Options):
     """Base of every task's configuration: unknown fields are errors, values are immutable.
 
     Attributes:
-        later: Options that came later -> the value that means what there was before them. At that value they are in no
+        later: Options of the class itself that came later -> the value that means what there was before them. At that value they are in no
             result, so that results from before them stay valid and in their rows.
     """
 
@@ -36,8 +36,10 @@ class TaskConfig(Options):
 
     def recorded(self) -> dict[str, Any]:
         """The options as a result holds them, in JSON's types."""
-        values = self.model_dump(mode="json")
-        return {name: value for name, value in values.items() if self.later.get(name, ...) != value}
+        values, later = self.model_dump(mode="json"), {}
+        for owner in reversed(type(self).__mro__):  # each class may have options that came later
+            later |= vars(owner).get("later", {})
+        return {name: value for name, value in values.items() if later.get(name, ...) != value}
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ class TaskData:
             all samples.
         validated: Whether there is a validation split. Without one ``val`` is empty, heads stay as they were trained,
             and the thresholds of labels are 0.5.
+        also_read: Digests of what the task read that is in no table and no sample, such as reports in files of their
+            own; a real copy is identified by them too.
         untrainable: Why nothing can be trained on these data, in words; empty where it can.
         phantom: The cohort is generated.
         provenance: What a result records about the data: counts, reader's report, generator, ceilings. No identifiers.
@@ -143,6 +147,7 @@ class TaskData:
     given_test: bool = False
     validated: bool = True
     attributes: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray], repr=False)
+    also_read: tuple[str, ...] = ()
     untrainable: str = ""
     phantom: bool = False
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
