@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -177,12 +178,17 @@ def read_feedback(path: Path, names: Sequence[str]) -> np.ndarray:
         known = ", ".join((*named, *TEXTS, *FURTHER))
         raise DataError(f"feedback {path.name} has a column {strange[0]!r}; it may have {known}")
     places = {str(name): i for i, name in enumerate(names)}
+    times = Counter(map(str, names))
     pairs: list[list[tuple[str, str]]] = [[] for _ in names]
     rows = zip(table[named[0]], table["chosen"], table["rejected"], strict=True)
     for number, (name, chosen, rejected) in enumerate(rows, 2):  # as an editor counts lines
         where = f"feedback {path.name}, line {number}"
         if name not in places:
             raise DataError(f"{where} names a sample that the data have not; names are those of the cohort's table")
+        if times[name] > 1:
+            raise DataError(
+                f"{where} names {times[name]} samples at once; only tasks with one text for each image take it"
+            )
         if not chosen.strip() or not rejected.strip():
             raise DataError(f"{where} has an empty text; give both, or leave the row out")
         if " ".join(chosen.split()) == " ".join(rejected.split()):

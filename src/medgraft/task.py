@@ -26,8 +26,8 @@ class TaskConfig(Options):
     """Base of every task's configuration: unknown fields are errors, values are immutable.
 
     Attributes:
-        later: Options of the class itself that came later -> the value that means what there was before them. At that value they are in no
-            result, so that results from before them stay valid and in their rows.
+        later: Options of the class itself that came later -> the value that means what there was before them. At that
+            value they are in no result, so that results from before them stay valid and in their rows.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)

@@ -14,12 +14,13 @@ from medgraft.benchmarks.metrics.texts.columns import GENERATED, texts_of
 from medgraft.benchmarks.metrics.texts.coverage import DRAFT
 from medgraft.benchmarks.metrics.texts.statements import statements_of
 from medgraft.benchmarks.objectives.generation import GenerationObjective
-from medgraft.benchmarks.tasks.chest_reports import ChestReports
+from medgraft.benchmarks.tasks.language.chest_reports import ChestReports
 from medgraft.errors import CheckpointError, ConfigError
 from medgraft.judging import values
 from medgraft.objective import Batch
 from medgraft.task import RawInputs, TaskData
 from medgraft.testing.tiny_language import LANGUAGE_ENCODERS
+from medgraft.text_options import OFF
 
 N = 60
 SPLITS = {"train": np.arange(30), "val": np.arange(30, 45), "test": np.arange(45, N)}
@@ -155,6 +156,6 @@ def test_an_adapter_beside_one_that_copies_is_refused(images):
 
 
 def test_only_counter_measures_in_use_are_in_a_result():
-    assert not set(ChestReports.Config().recorded()) & set(ChestReports.Config.later)
+    assert not set(ChestReports.Config().recorded()) & {*OFF, "language"}
     assert ChestReports.Config(retrieval=4, abstain=0.1).recorded().keys() >= {"retrieval", "abstain"}
     assert "confidence" not in ChestReports.Config(retrieval=4).recorded()

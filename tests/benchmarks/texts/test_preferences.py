@@ -112,6 +112,12 @@ def test_feedback_that_cannot_be_used_is_refused_in_a_sentence(tmp_path, content
     assert "zz99" not in str(error.value)  # a name may be a person's
 
 
+def test_an_image_that_several_questions_are_about_names_none_of_them(tmp_path):
+    table = write(tmp_path / "f.csv", "image,chosen,rejected\na,B.,C.\n")
+    with pytest.raises(DataError, match="line 2 names 2 samples at once"):
+        read_feedback(table, ["a", "b", "a"])
+
+
 def test_feedback_is_a_file_of_the_data_alone(tmp_path):
     for name in ("../f.csv", "/etc/passwd", "gone.csv"):
         with pytest.raises(DataError, match=r"without a folder|no readable"):
