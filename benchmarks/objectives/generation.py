@@ -40,6 +40,8 @@ from medgraft.world import World
 
 PROMPT = "prompt"
 NO_TOKEN = -1
+DECODED_AT_ONCE = 16
+"""Samples whose texts are decoded, and kept, together."""
 FROM_TASK, FROM_REFERENCE = "the task's own facts", "the reference reports, read by rules"
 """What clinical numbers take for true; a result says which, under ``clinical_truth``."""
 LIBRARIES = ("sacrebleu", "rouge_score")
@@ -193,6 +195,16 @@ class GenerationObjective(Objective):
 
     def scores_of(self, grafted: Grafted, outputs: Outputs, context: Any, index: np.ndarray) -> Tensor:
         """Tokens of the generated texts of the samples ``index``, ``[B, limit]``, -1 behind their ends."""
+        ids = torch.full((len(index), self.decoding.limit), NO_TOKEN)
+        for start in range(0, len(index), DECODED_AT_ONCE):  # few at once, since a kill takes what is being decoded
+            rows = slice(start, start + DECODED_AT_ONCE)
+            part = {name: features.of(rows) for name, features in outputs.items()}
+            for row, drawn in zip(ids[rows], self._decoded_part(grafted, part, index[rows]), strict=True):
+                row[: len(drawn)] = torch.tensor(drawn, dtype=torch.long)
+        return ids
+
+    def _decoded_part(self, grafted: Grafted, outputs: Outputs, index: np.ndarray) -> tuple[tuple[int, ...], ...]:
+        """Tokens of the texts of a few samples, whose drafts are noted."""
         prompts = self._prompts(grafted, outputs, index, self.decoding.limit)
         made = self._decode(grafted, outputs, prompts, index)
         likelihoods: list[dict[str, float]] = [{} for _ in index]
@@ -201,22 +213,19 @@ class GenerationObjective(Objective):
                 likelihoods = sentence_likelihoods(language_model(grafted), prompts, made.ids)
         rows = zip(map(int, index), made.texts, made.endings, likelihoods, strict=True)
         self._drafts |= {i: Draft(text, ending, likely) for i, text, ending, likely in rows}
-        ids = torch.full((len(index), self.decoding.limit), NO_TOKEN)
-        for row, drawn in zip(ids, made.ids, strict=True):
-            row[: len(drawn)] = torch.tensor(drawn, dtype=torch.long)
-        return ids
+        return made.ids
 
     def _decode(self, grafted: Grafted, outputs: Outputs, prompts: Prompts, index: np.ndarray) -> Generated:
         """Texts of a batch: kept ones, those of an adapter that copies reports, or the language model's."""
         if (copier := _copier(grafted)) is not None:
             texts = tuple(copier.reports_for(joined(outputs, self.inputs)))
             return Generated(texts, tuple(() for _ in texts), tuple("end" for _ in texts))
-        if self._decoded is not None and (kept := self._decoded.get(index)) is not None:
+        if self._decoded is not None and (kept := self._decoded.get(index.tolist())) is not None:
             return kept
         with looking_at([adapter for _, adapter in grafted.named_adapters()], outputs):
             made = language_model(grafted).generate(prompts, self.decoding)
         if self._decoded is not None:
-            self._decoded.put(index, made)
+            self._decoded.put(index.tolist(), made)
         return made
 
     def predictions(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -112,10 +112,10 @@ def _cased(word: str, like: str) -> str:
 
 
 def made_pairs(
-    references: Sequence[str], truths: Sequence[Sequence[Statement]], index: np.ndarray
+    references: Sequence[str], truths: Mapping[int, Sequence[Statement]], index: np.ndarray
 ) -> dict[int, list[tuple[str, str]]]:
     """A pair for each of the samples ``index`` of which one can be made, the same on every run."""
-    known = sorted(set().union(*(found_in(truths[i]) for i in index)) if len(index) else set())
+    known = sorted(set().union(*(found_in(truths[int(i)]) for i in index)) if len(index) else set())
     pairs: dict[int, list[tuple[str, str]]] = {}
     for i in map(int, index):
         worse = worse_text(references[i], truths[i], known, np.random.default_rng([29, i]))

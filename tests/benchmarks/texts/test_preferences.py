@@ -74,10 +74,10 @@ def test_a_worse_text_has_one_fault_of_each_kind():
 
 def test_pairs_are_the_same_on_every_run_and_none_is_made_of_nothing():
     texts = [TEXT, "Rotated film.", TEXT]
-    truths = [statements_of(text) for text in texts]
+    truths = {i: statements_of(text) for i, text in enumerate(texts)}
     pairs = made_pairs(texts, truths, np.arange(3))
     assert pairs == made_pairs(texts, truths, np.arange(3))
-    assert made_pairs(["Rotated film."], [[]], np.arange(1)) == {} == made_pairs([], [], np.arange(0))
+    assert made_pairs(["Rotated film."], {0: []}, np.arange(1)) == {} == made_pairs([], {}, np.arange(0))
 
 
 def write(path, text: str):
