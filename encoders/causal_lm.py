@@ -1,7 +1,8 @@
 """Language models of transformers, frozen, with their last linear map: texts continued and not only encoded.
 
 ``causal_lm:gpt2@/path/to/folder``, ``causal_lm:meta-llama/Llama-3.2-1B`` (a hub id), or a bare family with fresh
-weights (``causal_lm:qwen2@random``): whatever the library opens by ``AutoModelForCausalLM``. Options stand behind the
+weights (``causal_lm:qwen2@random``): whatever the library opens by ``AutoModelForCausalLM``. ``causal_lm:embedded`` is a
+small one that comes with the package. Options stand behind the
 model: ``causal_lm:llama,bits=4@/path``; see :class:`medgraft.encoders.parts.hf.storage.Storage`.
 """
 
@@ -15,6 +16,8 @@ import torch
 
 from medgraft.encoder import Encoder
 from medgraft.encoders.parts.hf.causal import CausalLm
+from medgraft.encoders.parts.hf.embedded_language import NAME as EMBEDDED
+from medgraft.encoders.parts.hf.embedded_language import build_embedded
 from medgraft.encoders.parts.hf.storage import Storage, library_for
 from medgraft.encoders.parts.hf.text import spec_of_text
 from medgraft.encoders.parts.hub import demand, fetching
@@ -25,6 +28,7 @@ from medgraft.options import as_text, checked, from_text
 from medgraft.sources import Source, check_hub_id, check_weights
 
 FAMILIES = {
+    "embedded": "a small LLaMA that comes with medgraft, pre-trained on generated reports and questions",
     "gpt2": "GPT-2; for example openai-community/gpt2",
     "opt": "OPT; for example facebook/opt-125m",
     "llama": "LLaMA; for example meta-llama/Llama-3.2-1B",
@@ -67,7 +71,7 @@ class CausalLmSource(Source):
         _storage(texts, {})
         if "/" in model or "\\" in model:
             check_hub_id("causal_lm", model, prefixed=True)
-        else:
+        elif model != EMBEDDED:
             _model_type(model)
         check_weights(f"causal_lm:{model}", weights)
 
@@ -91,7 +95,7 @@ class CausalLmSource(Source):
         Args:
             model: A family, a hub id (``owner/name``), or a local folder, options behind it: ``gpt2,bits=4``.
             weights: ``"default"`` for the hub's, ``"random"``, or a local folder.
-            sha256: Not used: weights of several files have no single digest.
+            sha256: Of the file of weights that ``embedded`` is to load; weights of several files have no single digest.
             config: Options of the family's configuration class, for a bare family with fresh weights.
             tokenizer: Hub id or local folder of the tokenizer, where it is another's.
             **storage: Fields of :class:`Storage`, in place of those in the name.
@@ -101,6 +105,10 @@ class CausalLmSource(Source):
             ConfigError: An option does not fit, or no installed library can do what it asks for.
             CheckpointError: The weights cannot be fetched, read or fitted.
         """
+        if model == EMBEDDED:
+            if config or tokenizer:
+                raise ConfigError(f"encoder causal_lm:{EMBEDDED} has a configuration and a tokenizer of its own")
+            return build_embedded(weights, sha256)
         name = f"causal_lm:{model}"
         model, texts = parse(model)
         stored = _storage(texts, storage)

@@ -17,10 +17,8 @@ beside the weights. The convolutional stem follows Xiao et al., "Early Convoluti
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +31,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from medgraft.attention import AttentionLayout
 from medgraft.checkpoints.weights import file_digest, load_strict, read_weights
 from medgraft.encoder import DualEncoder, Encoder, EncoderSpec, TextEncoder
-from medgraft.errors import CheckpointError
+from medgraft.encoders.parts.shipped import read_card, weights_folder
 from medgraft.features import Features
 from medgraft.modalities.image import luminance
 from medgraft.sources import Source
@@ -274,19 +272,6 @@ def assemble(
     return DualEncoder(facts.model_copy(update={"modality": joined}), towers, logit_scale)
 
 
-def _weights_folder() -> Path:
-    return Path(str(resources.files("medgraft.encoders"))) / "weights"
-
-
-def read_card(name: str) -> dict[str, Any]:
-    """The JSON beside the weights: vocabulary, logit scale, training log and held-out result."""
-    path = _weights_folder() / f"{name}.json"
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}; install medgraft again") from error
-
-
 class EmbeddedSource(Source):
     """Entry point ``embedded``."""
 
@@ -316,7 +301,7 @@ class EmbeddedSource(Source):
                 torch.manual_seed(0)
                 return _folded(assemble(name, card["vocabulary"], "random", card["logit_scale"]))
         shipped = weights == "default"
-        path = _weights_folder() / f"{model}.safetensors" if shipped else Path(weights)
+        path = weights_folder() / f"{model}.safetensors" if shipped else Path(weights)
         tensors = read_weights(path, sha256 or (card.get("sha256") if shipped else None))
         state = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
         with torch.random.fork_rng():  # fresh weights are drawn and then replaced

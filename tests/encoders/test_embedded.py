@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from medgraft.checkpoints.weights import file_digest, read_weights
 from medgraft.encoders import embedded
-from medgraft.encoders.embedded import read_card
+from medgraft.encoders.parts import shipped as shipped_weights
+from medgraft.encoders.parts.shipped import read_card
 from medgraft.errors import CheckpointError, UnknownNameError
 from medgraft.registry import catalogue
 
@@ -30,7 +31,8 @@ def dual(name: embedded.Name = "chest") -> Any:
 @pytest.fixture
 def shipped(tmp_path, monkeypatch):
     """A weights folder with a card and fresh weights in half precision, as shipped."""
-    monkeypatch.setattr(embedded, "_weights_folder", lambda: tmp_path)
+    for module in (embedded, shipped_weights):  # where the card is read, and where the weights are
+        monkeypatch.setattr(module, "weights_folder", lambda: tmp_path)
     names: tuple[embedded.Name, ...] = ("chest", "brain")
     for name in names:
         card = {"vocabulary": WORDS, "logit_scale": 12.0 if name == "chest" else None}

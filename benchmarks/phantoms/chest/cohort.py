@@ -259,12 +259,20 @@ def _write_table(folder: Path, split: str, rows: Sequence[_Row]) -> None:
     table.to_csv(folder / name, index=False)
 
 
+def plus_report(study: Study) -> str:
+    """The report of a study as it stands in the column ``report`` of CheXpert Plus."""
+    return f"NARRATIVE:\n{_narrative(study)}\n\nIMPRESSION:\n{study.report}"
+
+
+def _narrative(study: Study) -> str:
+    return f"RADIOGRAPHIC EXAMINATION OF THE CHEST, {study.view} VIEW."
+
+
 def _plus_table(rows: Iterable[_Row]) -> pd.DataFrame:
     """Reports in the columns of CheXpert Plus (Chambon et al. 2024); what a phantom does not have stays blank."""
     records = []
     for row in rows:
         study = row.study
-        narrative = f"RADIOGRAPHIC EXAMINATION OF THE CHEST, {study.view} VIEW."
         records.append(
             {
                 "path_to_image": row.path,
@@ -272,8 +280,8 @@ def _plus_table(rows: Iterable[_Row]) -> pd.DataFrame:
                 "ap_pa": study.view,
                 "deid_patient_id": row.patient,
                 "patient_report_date_order": study.number,
-                "report": f"NARRATIVE:\n{narrative}\n\nIMPRESSION:\n{study.report}",
-                "section_narrative": narrative,
+                "report": plus_report(study),
+                "section_narrative": _narrative(study),
                 "section_impression": study.report,
                 "age": study.age,
                 "sex": "Female" if study.sex else "Male",

@@ -96,7 +96,7 @@ def _mimic_tree(
         metadata.append((name, subject, number, f"CHEST ({study.view})", study.view, size, size))
         labels[number] = (subject, number, *(study.reported[label] for label in CHEXPERT_14))
         home.mkdir(parents=True, exist_ok=True)
-        (home / f"s{number}.txt").write_text(_report(study), encoding="utf-8")
+        (home / f"s{number}.txt").write_text(report_of(study), encoding="utf-8")
     drawn_masks(plan, size, jobs)
     described = ["PerformedProcedureStepDescription", "ViewPosition", "Rows", "Columns"]
     kinds = {
@@ -110,7 +110,7 @@ def _mimic_tree(
         pd.DataFrame(rows, columns=columns).to_csv(path, index=False, compression={"method": "gzip", "mtime": 1})
 
 
-def _report(study: Study) -> str:
+def report_of(study: Study) -> str:
     """A report in the form of the real ones; findings first, and the last sentence as the impression."""
     sentences = [f"{part.strip()}." for part in study.report.split(".") if part.strip()]
     findings, impression = " ".join(sentences[:-1]), sentences[-1] if sentences else ""
