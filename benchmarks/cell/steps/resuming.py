@@ -93,6 +93,7 @@ def kept_training(ready: Ready) -> TrainingLog | None:
         load(ready.grafted, place)
     except (OSError, ValueError, TypeError, CheckpointError):
         return None
+    torch.manual_seed(ready.spec.seed + 1)  # as training would have left it, which is checked after predicting
     logger.info("training was finished before; its weights are taken from %s", place.parent.name)
     return log
 

@@ -106,7 +106,7 @@ def test_lines_that_are_no_batches_are_left_out(tmp_path, line):
 
 def ready(grafted: Any, objective: GenerationObjective, key: str = "key") -> Any:
     runner = SimpleNamespace(objective=objective, world=World())
-    return SimpleNamespace(spec=SimpleNamespace(key=lambda: key), grafted=grafted, runner=runner)
+    return SimpleNamespace(spec=SimpleNamespace(key=lambda: key, seed=4), grafted=grafted, runner=runner)
 
 
 def test_trained_weights_are_taken_by_a_cell_of_the_same_numbers_alone(tmp_path, monkeypatch):
@@ -119,6 +119,7 @@ def test_trained_weights_are_taken_by_a_cell_of_the_same_numbers_alone(tmp_path,
     second = ready(*made(1))
     log = resuming.kept_training(second)
     assert log is not None and (log.epoch_loss, log.steps) == ([0.5], 3)
+    assert torch.initial_seed() == 5  # as training leaves it
     for own, other in zip(second.grafted.adapters.parameters(), first.grafted.adapters.parameters(), strict=True):
         assert torch.equal(own, other)
     assert resuming.kept_training(ready(*made(1), key="another")) is None
