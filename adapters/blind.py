@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.adapters.parts.language import beside_language_model
-from medgraft.adapters.parts.placement import trained_dtype
+from medgraft.adapters.parts.placement import towers_with_features, trained_dtype
 from medgraft.encoder import Encoder
 from medgraft.errors import IncompatibleError
 from medgraft.features import Features
@@ -25,7 +25,10 @@ from medgraft.towers import text_tower, visual_tower
 
 
 class Blind(Adapter):
-    """Trained soft tokens ``[S, C]`` that know nothing of the sample: the language prior as a baseline."""
+    """Trained soft tokens ``[S, C]`` that know nothing of the sample: the language prior as a baseline.
+
+    The vectors start at random, so a fresh graft is not the identity.
+    """
 
     title = "Blind: trained soft tokens, the same for every sample, and no image"
     paper = "Lester et al., The Power of Scale for Parameter-Efficient Prompt Tuning, EMNLP 2021 (arXiv 2104.08691)"
@@ -33,6 +36,7 @@ class Blind(Adapter):
     formula = r"[\,P;\; \mathrm{prompt}\,]"
     train_defaults = MappingProxyType({"lr": 0.01, "epochs": 3})
     text_padding = 0
+    identity_at_init = False
     size_knob = SizeKnob("tokens")
     search = MappingProxyType({"tokens": (4, 8, 16, 32)})
 
@@ -57,19 +61,25 @@ class Blind(Adapter):
         return beside_language_model(encoder)
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
-        """Makes the vectors; nothing of either tower changes."""
+        """Puts the vectors in the place of what the first visual tower sees."""
         attachment = Attachment(encoder)
         reader, seen = text_tower(encoder), visual_tower(encoder)
         if reader is None or seen is None:
             raise IncompatibleError(f"blind does not fit {encoder.spec.name}: {self.supports(encoder).reason}")
-        attachment.record({"features": [site for site in sites.values() if site.kind == "features"]})
         self._visual = seen[0]
+        tower, site = towers_with_features(encoder, sites, "visual")[seen[0]]
+        attachment.record({"features": [site]})
         start = torch.empty(self.config.tokens, reader[1].spec.dim).normal_(std=0.02)
-        self.prompt = nn.Parameter(start.to(trained_dtype(reader[1])))
+        self.prompt = nn.Parameter(start.to(trained_dtype(tower)))
+        attachment.map_features(tower, self._unseeing)
         return attachment
+
+    def _unseeing(self, features: Features) -> Features:
+        assert self.prompt is not None
+        tokens = self.prompt[None].expand(len(features.pooled), -1, -1)
+        # What other adapters make of the image stays pooled, where no language model reads it.
+        return Features(tokens, features.pooled, 0, (tokens.shape[1],))
 
     def soft_tokens(self, outputs: Mapping[str, Features]) -> tuple[Tensor, Tensor | None]:
         """The vectors for each sample, ``[B, S, C]``; all are real."""
-        assert self.prompt is not None
-        count = len(outputs[self._visual].pooled)
-        return self.prompt[None].expand(count, -1, -1), None
+        return outputs[self._visual].tokens, None

@@ -172,7 +172,7 @@ class ConvLora(SiteAdapter):
         targets, depth = self.config.targets, self.config.depth
         hits = select(encoder, sites, targets, {"projection"}, depth=depth, what="conv_lora", gridded=True)
         for site in unique(hits):
-            check_rank(self.config.rank, _weight(encoder, site), site)
+            check_rank(self.config.rank, _weight(encoder, site).shape, site)
         return hits
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:

@@ -31,6 +31,7 @@ from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.knobs import SizeKnob
 from medgraft.ops import backends
 from medgraft.sites import Site, match_sites
+from medgraft.stored import home_of, is_packed, weight_dtype, weight_of, weight_shape
 
 CONVOLUTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 
@@ -48,14 +49,11 @@ class LoraDelta(nn.Module):
 
     def __init__(self, base: nn.Module, out_features: int, rank: int, scaling: float, dropout: float) -> None:
         super().__init__()
-        weight = _weight(base)
-        kernel = weight.shape[2:]
+        shape, where = weight_shape(base), {"dtype": weight_dtype(base), "device": home_of(base)}
         self.scaling = scaling
         self.dropout = nn.Dropout(dropout)
-        self.A = nn.Parameter(torch.empty(rank, *weight.shape[1:], dtype=weight.dtype, device=weight.device))
-        self.B = nn.Parameter(
-            torch.zeros(out_features, rank, *(1 for _ in kernel), dtype=weight.dtype, device=weight.device)
-        )
+        self.A = nn.Parameter(torch.empty(rank, *shape[1:], **where))
+        self.B = nn.Parameter(torch.zeros(out_features, rank, *(1 for _ in shape[2:]), **where))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
         self.convolution = next((f for kind, f in CONVOLUTIONS.items() if isinstance(base, kind)), None)
         self.geometry: dict[str, Any] = {}
@@ -106,12 +104,6 @@ def same_padding(
 
 
 Change = Callable[[Tensor], Tensor | None]
-
-
-def _weight(base: nn.Module) -> Tensor:
-    weight = base.in_proj_weight if isinstance(base, nn.MultiheadAttention) else base.weight
-    assert isinstance(weight, Tensor)
-    return weight
 
 
 def _plus(base: Tensor, added: Tensor | None) -> Tensor:
@@ -234,13 +226,18 @@ class Lora(Adapter):
                 )
             for site in usable:
                 base = encoder.get_submodule(site.path)
-                if not _weight(base).is_floating_point():
+                if not isinstance(base, nn.Linear) and is_packed(weight_of(base)):
                     raise IncompatibleError(f"lora.targets: the weight of {site.name} is quantised; leave it out")
+                if home_of(base) != encoder.device:
+                    raise IncompatibleError(
+                        f"lora.targets: {site.name} runs on {home_of(base)} and the adapter on {encoder.device}; give the "
+                        "encoder one accelerator, with the rest of its weights in the memory of the CPU"
+                    )
                 if getattr(base, "groups", 1) != 1:
                     raise IncompatibleError(f"lora.targets: {site.name} is a grouped convolution; leave it out")
                 if (mode := getattr(base, "padding_mode", "zeros")) != "zeros":
                     raise IncompatibleError(f"lora.targets: {site.name} is a convolution with padding_mode {mode!r}")
-                check_rank(self.config.rank, _weight(base), site)
+                check_rank(self.config.rank, weight_shape(base), site)
             selected[pattern] = usable
         return selected
 
@@ -254,13 +251,13 @@ class Lora(Adapter):
         self._places.clear()
         for site in {site.name: site for matches in hits.values() for site in matches}.values():
             base = encoder.get_submodule(site.path)
-            rows = _weight(base)[site.rows] if site.rows is not None else _weight(base)
-            delta = LoraDelta(base, len(rows), self.config.rank, self.config.scaling, self.config.dropout)
+            rows = weight_shape(base)[0] if site.rows is None else site.rows.stop - site.rows.start
+            delta = LoraDelta(base, rows, self.config.rank, self.config.scaling, self.config.dropout)
             self.delta[site.name.replace(".", "/")] = delta
             self._places.append((base, site))
         for path, branches in self.branches().items():
             module = encoder.get_submodule(path)
-            change = self._change(branches, len(_weight(module)))
+            change = self._change(branches, weight_shape(module)[0])
             if isinstance(module, nn.MultiheadAttention):
                 change = self._noting(change, "an nn.MultiheadAttention multiplies by its packed weight itself")
                 attachment.map_projection(path, lambda x, packed, change=change: _plus(packed, change(x)))
@@ -277,6 +274,8 @@ class Lora(Adapter):
             return self._noting(change, "")
         if type(module) is not nn.Linear:
             return self._noting(change, f"{type(module).__name__} is no plain linear map")
+        if is_packed(module.weight):
+            return self._noting(change, "its weight is quantised")
         if "forward" in module.__dict__:
             return self._noting(change, "another adapter has changed the linear map")
         fused = FusedLinear(module, branches, change, lambda: bool(self._merged))
@@ -333,7 +332,7 @@ class Lora(Adapter):
         with torch.no_grad():
             for (base, site), delta in zip(self._places, self.delta.values(), strict=True):
                 assert isinstance(delta, LoraDelta)
-                weight = _weight(base)
+                weight = weight_of(base)
                 kept.setdefault(id(weight), (weight, weight.detach().clone()))
                 target = weight if site.rows is None else weight[site.rows]
                 target += delta.weight().to(weight.dtype)

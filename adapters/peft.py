@@ -131,7 +131,7 @@ class PeftAdapter(Adapter):
             for site in (site for matches in hits.values() for site in matches):
                 weight = getattr(encoder.get_submodule(site.path), "weight", None)
                 if isinstance(weight, Tensor) and weight.dim() > 1:
-                    check_rank(rank, weight, dataclasses.replace(site, rows=None))
+                    check_rank(rank, weight.shape, dataclasses.replace(site, rows=None))
         return hits
 
     def supports(self, encoder: Encoder) -> Support:

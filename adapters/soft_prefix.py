@@ -26,6 +26,7 @@ from medgraft.adapters.spatial_pooling import SpatialPooling
 from medgraft.encoder import Encoder
 from medgraft.errors import IncompatibleError
 from medgraft.features import Features
+from medgraft.schedule import Phase, first_alone
 from medgraft.sites import Site
 from medgraft.towers import text_tower, visual_tower
 
@@ -56,6 +57,8 @@ class SoftPrefix(Adapter):
             heads: Its attention heads.
             head_dim: Width of one.
             num_latents: Soft tokens that it makes.
+            alone: Share of the training steps, the first ones, in which it trains alone and what it is joined with
+                (``soft_prefix+lora``) waits; then all train.
         """
 
         projector: Literal["spatial", "perceiver", "linear"] = "spatial"
@@ -65,6 +68,7 @@ class SoftPrefix(Adapter):
         heads: int = Field(4, ge=1)
         head_dim: int = Field(32, ge=1)
         num_latents: int = Field(16, ge=1)
+        alone: float = Field(0.0, ge=0, lt=1)
 
     config: Config
 
@@ -76,6 +80,10 @@ class SoftPrefix(Adapter):
         """The mapped tokens ``[B, S, C]``, and which are real ``[B, S]``."""
         features = outputs[next(iter(self.maps))]
         return features.tokens, features.mask
+
+    def phases(self) -> tuple[Phase, ...]:
+        """One, or two of which it trains alone in the first."""
+        return first_alone(self.config.alone)
 
     def supports(self, encoder: Encoder) -> Support:
         """Fits a visual tower beside a language model."""

@@ -26,6 +26,7 @@ from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.features import Features
 from medgraft.knobs import SizeKnob
+from medgraft.schedule import Phase, first_alone
 from medgraft.sites import Site
 from medgraft.towers import text_tower, visual_tower
 
@@ -62,6 +63,8 @@ class Xattn(Adapter):
             resampler_depth: Layers of the Perceiver Resampler; 0 gives the blocks the visual tokens themselves.
             num_latents: Its latents.
             gate_lr: Learning rate of the gates relative to the adapter's.
+            alone: Share of the training steps, the first ones, in which it trains alone and what it is joined with
+                (``xattn+lora``) waits; then all train.
         """
 
         every: int = Field(1, ge=1)
@@ -71,6 +74,7 @@ class Xattn(Adapter):
         resampler_depth: int = Field(2, ge=0)
         num_latents: int = Field(64, ge=1)
         gate_lr: float = Field(10.0, gt=0)
+        alone: float = Field(0.0, ge=0, lt=1)
 
     config: Config
 
@@ -80,6 +84,10 @@ class Xattn(Adapter):
         self.layers = nn.ModuleDict()
         self._media: tuple[Tensor, Tensor | None] | None = None
         self._visual = ""
+
+    def phases(self) -> tuple[Phase, ...]:
+        """One, or two of which it trains alone in the first."""
+        return first_alone(self.config.alone)
 
     def supports(self, encoder: Encoder) -> Support:
         """Fits a visual tower beside a language model whose blocks are known."""

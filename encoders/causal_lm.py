@@ -1,8 +1,9 @@
 """Language models of transformers, frozen, with their last linear map: texts continued and not only encoded.
 
 ``causal_lm:gpt2@/path/to/folder``, ``causal_lm:meta-llama/Llama-3.2-1B`` (a hub id), or a bare family with fresh
-weights (``causal_lm:qwen2@random``): whatever the library opens by ``AutoModelForCausalLM``. ``causal_lm:embedded`` is
-a small one that comes with the package.
+weights (``causal_lm:qwen2@random``): whatever the library opens by ``AutoModelForCausalLM``. ``causal_lm:embedded`` is a
+small one that comes with the package. Options stand behind the
+model: ``causal_lm:llama,bits=4@/path``; see :class:`medgraft.encoders.parts.hf.storage.Storage`.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from medgraft.encoder import Encoder
 from medgraft.encoders.parts.hf.causal import CausalLm
 from medgraft.encoders.parts.hf.embedded_language import NAME as EMBEDDED
 from medgraft.encoders.parts.hf.embedded_language import build_embedded
+from medgraft.encoders.parts.hf.storage import Storage, library_for
 from medgraft.encoders.parts.hf.text import spec_of_text
 from medgraft.encoders.parts.hub import demand, fetching
 from medgraft.encoders.parts.loading import finish, options_of, origin, seeded
 from medgraft.encoders.parts.quiet import quiet
 from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
+from medgraft.options import as_text, checked, from_text
 from medgraft.sources import Source, check_hub_id, check_weights
 
 FAMILIES = {
@@ -44,10 +49,26 @@ class CausalLmSource(Source):
     """Entry point ``causal_lm``."""
 
     name, hub_ids = "causal_lm", True
+    Config = Storage
+
+    @staticmethod
+    def with_options(model: str, options: Mapping[str, Any]) -> str:
+        """The name of a model with options in it, in place of those that it holds.
+
+        Example:
+            >>> CausalLmSource.with_options("gpt2,bits=8", {"bits": 4})
+            'gpt2,bits=4'
+        """
+        model, texts = parse(model)
+        values = {name: _value(name, text) for name, text in texts.items()} | dict(options)
+        checked(Storage, values, "options of causal_lm")
+        return ",".join([model, *(f"{name}={as_text(value)}" for name, value in values.items())])
 
     @staticmethod
     def check(model: str, weights: str) -> None:
-        """Raises for no family, hub id or folder, and for weights that are neither a keyword nor on this disk."""
+        """Raises for no family, hub id or folder, for weights that are neither a keyword nor on this disk, and options."""
+        model, texts = parse(model)
+        _storage(texts, {})
         if "/" in model or "\\" in model:
             check_hub_id("causal_lm", model, prefixed=True)
         elif model != EMBEDDED:
@@ -67,26 +88,33 @@ class CausalLmSource(Source):
         sha256: str | None,
         config: Mapping[str, Any] | None = None,
         tokenizer: str | None = None,
+        **storage: Any,
     ) -> Encoder:
         """Builds a language model.
 
         Args:
-            model: A family, a hub id (``owner/name``), or a local folder.
+            model: A family, a hub id (``owner/name``), or a local folder, options behind it: ``gpt2,bits=4``.
             weights: ``"default"`` for the hub's, ``"random"``, or a local folder.
             sha256: Of the file of weights that ``embedded`` is to load; weights of several files have no single digest.
             config: Options of the family's configuration class, for a bare family with fresh weights.
             tokenizer: Hub id or local folder of the tokenizer, where it is another's.
+            **storage: Fields of :class:`Storage`, in place of those in the name.
 
         Raises:
             UnknownNameError: No such family.
+            ConfigError: An option does not fit, or no installed library can do what it asks for.
             CheckpointError: The weights cannot be fetched, read or fitted.
         """
         if model == EMBEDDED:
             if config or tokenizer:
                 raise ConfigError(f"encoder causal_lm:{EMBEDDED} has a configuration and a tokenizer of its own")
             return build_embedded(weights, sha256)
-        source = origin(model if weights == "default" and Path(model).is_dir() else weights, sha256)
         name = f"causal_lm:{model}"
+        model, texts = parse(model)
+        stored = _storage(texts, storage)
+        if stored.bits in (4, 8):
+            library_for(name, stored.bits, stored.library)  # before anything large is read
+        source = origin(model if weights == "default" and Path(model).is_dir() else weights, sha256)
         if isinstance(source, Path) and not source.is_dir():
             raise CheckpointError(f"encoder {name}: {source} is a file; name the folder with its config.json")
         if config and source != "random":
@@ -95,11 +123,40 @@ class CausalLmSource(Source):
             raise CheckpointError(
                 f"encoder {name}: a bare family has no weights; name a hub id, a folder (@/path) or @random"
             )
+        if source == "random" and stored.device_map:
+            raise ConfigError(f"encoder {name}: device_map is for weights in files, not for fresh ones")
         network = _fresh(model, name, config or {}) if source == "random" else _loaded(model, name, source)
+        if stored.bits == 16:
+            network = network.to(torch.bfloat16)
         folder = source if isinstance(source, Path) else model if "/" in model else None
         place = tokenizer or (None if folder is None else str(folder))
         spec = spec_of_text(name, source, network.config, "last")
-        return finish(CausalLm(spec, network, place), source)
+        return finish(CausalLm(spec, network, place), source).stored_as(stored)
+
+
+def parse(model: str) -> tuple[str, dict[str, str]]:
+    """Model and options of a name.
+
+    Example:
+        >>> parse("meta-llama/Llama-3.2-1B,bits=4,library=torchao")
+        ('meta-llama/Llama-3.2-1B', {'bits': '4', 'library': 'torchao'})
+    """
+    parts, options = model.split(","), {}
+    while len(parts) > 1 and "=" in parts[-1]:
+        name, _, value = parts.pop().partition("=")
+        options[name.strip()] = value.strip()
+    return ",".join(parts), dict(reversed(options.items()))
+
+
+def _value(name: str, text: str) -> Any:
+    """A text of a name as the value of that option."""
+    field = Storage.model_fields.get(name)
+    return text if field is None else from_text(field.annotation, text)
+
+
+def _storage(texts: Mapping[str, str], options: Mapping[str, Any]) -> Storage:
+    values = {name: _value(name, text) for name, text in texts.items()} | dict(options)
+    return checked(Storage, values, "options of causal_lm")
 
 
 def _model_type(model: str) -> str:

@@ -47,19 +47,19 @@ def depth_range(group: DepthGroup, depth: int) -> range:
     }[group]
 
 
-def check_rank(rank: int, weight: Tensor, site: Site) -> None:
+def check_rank(rank: int, shape: Sequence[int], site: Site) -> None:
     """Refuses a rank above the width of a layer, whose update cannot have more.
 
     Args:
         rank: The rank.
-        weight: Of the layer, ``[out, in, ...]``.
+        shape: Of the layer's weight, ``(out, in, ...)``.
         site: Where it is; of a packed weight only its rows count.
 
     Raises:
         IncompatibleError: The rank exceeds the smaller of what goes in and what comes out.
     """
-    rows = len(weight) if site.rows is None else site.rows.stop - site.rows.start
-    width = min(rows, weight[0].numel())
+    rows = shape[0] if site.rows is None else site.rows.stop - site.rows.start
+    width = min(rows, math.prod(shape[1:]))
     if rank > width:
         raise IncompatibleError(f"rank {rank} exceeds the width {width} of {site.name}; choose {width} or less")
 

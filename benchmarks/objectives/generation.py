@@ -23,6 +23,7 @@ from medgraft.benchmarks.objectives.support import embed
 from medgraft.benchmarks.texts.choices import Options
 from medgraft.benchmarks.texts.decoded import DecodedFile
 from medgraft.benchmarks.texts.grounding import Draft, Grounding, Samples
+from medgraft.benchmarks.texts.preferences import PREFERENCES
 from medgraft.benchmarks.texts.prompting import retrieved, sentence_likelihoods
 from medgraft.benchmarks.texts.stored import grounding_in, truths_of
 from medgraft.benchmarks.texts.table import ENDING, ENDINGS
@@ -40,6 +41,8 @@ from medgraft.world import World
 
 PROMPT = "prompt"
 NO_TOKEN = -1
+DECODED_AT_ONCE = 16
+"""Samples whose texts are decoded, and kept, together."""
 FROM_TASK, FROM_REFERENCE = "the task's own facts", "the reference reports, read by rules"
 """What clinical numbers take for true; a result says which, under ``clinical_truth``."""
 LIBRARIES = ("sacrebleu", "rouge_score")
@@ -73,6 +76,7 @@ class GenerationObjective(Objective):
         "hallucinated_reports",
         "missed_findings",
     )
+    writes = True
     resumes = True
 
     def __init__(self, data: TaskData, inputs: tuple[str, ...]) -> None:
@@ -143,7 +147,7 @@ class GenerationObjective(Objective):
     # -- training -----------------------------------------------------------------------------------------------------
 
     def loss(self, grafted: Grafted, outputs: Outputs, batch: Batch) -> Tensor:
-        """Mean over samples of the mean cross-entropy of their answers' tokens, a scalar; see also :meth:`last_phase`."""
+        """Mean over samples of the mean cross-entropy of their answers' tokens, a scalar; in the last phase another."""
         assert batch.index is not None
         model, adapters = language_model(grafted), [adapter for _, adapter in grafted.named_adapters()]
         answers = model.answers([self.references[i] for i in batch.index])
@@ -195,6 +199,16 @@ class GenerationObjective(Objective):
 
     def scores_of(self, grafted: Grafted, outputs: Outputs, context: Any, index: np.ndarray) -> Tensor:
         """Tokens of the generated texts of the samples ``index``, ``[B, limit]``, -1 behind their ends."""
+        ids = torch.full((len(index), self.decoding.limit), NO_TOKEN)
+        for start in range(0, len(index), DECODED_AT_ONCE):  # few at once, since a kill takes what is being decoded
+            rows = slice(start, start + DECODED_AT_ONCE)
+            part = {name: features.of(rows) for name, features in outputs.items()}
+            for row, drawn in zip(ids[rows], self._decoded_part(grafted, part, index[rows]), strict=True):
+                row[: len(drawn)] = torch.tensor(drawn, dtype=torch.long)
+        return ids
+
+    def _decoded_part(self, grafted: Grafted, outputs: Outputs, index: np.ndarray) -> tuple[tuple[int, ...], ...]:
+        """Tokens of the texts of a few samples, whose drafts are noted."""
         prompts = self._prompts(grafted, outputs, index, self.decoding.limit)
         made = self._decode(grafted, outputs, prompts, index)
         if self.options and _copier(grafted) is None:
@@ -206,22 +220,19 @@ class GenerationObjective(Objective):
                 likelihoods = sentence_likelihoods(language_model(grafted), prompts, made.ids)
         rows = zip(map(int, index), made.texts, made.endings, likelihoods, strict=True)
         self._drafts |= {i: Draft(text, ending, likely) for i, text, ending, likely in rows}
-        ids = torch.full((len(index), self.decoding.limit), NO_TOKEN)
-        for row, drawn in zip(ids, made.ids, strict=True):
-            row[: len(drawn)] = torch.tensor(drawn, dtype=torch.long)
-        return ids
+        return made.ids
 
     def _decode(self, grafted: Grafted, outputs: Outputs, prompts: Prompts, index: np.ndarray) -> Generated:
         """Texts of a batch: kept ones, those of an adapter that copies reports, or the language model's."""
         if (copier := _copier(grafted)) is not None:
             texts = tuple(copier.reports_for(joined(outputs, self.inputs)))
             return Generated(texts, tuple(() for _ in texts), tuple("end" for _ in texts))
-        if self._decoded is not None and (kept := self._decoded.get(index)) is not None:
+        if self._decoded is not None and (kept := self._decoded.get(index.tolist())) is not None:
             return kept
         with looking_at([adapter for _, adapter in grafted.named_adapters()], outputs):
             made = language_model(grafted).generate(prompts, self.decoding)
         if self._decoded is not None:
-            self._decoded.put(index, made)
+            self._decoded.put(index.tolist(), made)
         return made
 
     def predictions(
@@ -256,8 +267,10 @@ class GenerationObjective(Objective):
 
     def _text_columns(self, index: np.ndarray) -> dict[str, np.ndarray]:
         """The data's own columns of texts that predictions hold, and the prompts as they were asked."""
-        names = [name for name in PREDICTED if name in self.data.columns]
-        columns = {name: as_column([str(self.data.columns[name][i]) for i in index]) for name in names}
+        further = selection.text_columns(self.data.columns)  # truths and kinds, which metrics read again
+        columns = {
+            name: as_column([str(column[i]) for i in index]) for name, column in further.items() if name != PREFERENCES
+        }
         return columns | {PROMPT: as_column([self._asked[int(i)] for i in index])}
 
     # -- judging, keeping ---------------------------------------------------------------------------------------------
@@ -302,13 +315,7 @@ class GenerationObjective(Objective):
         self.grounding = grounding_in(folder, self._state)
 
     def texts_for(self, grafted: Grafted, run: Callable[[np.ndarray], Outputs], count: int) -> list[str]:
-        """Texts of new samples by a kept graft.
-
-        Args:
-            grafted: The graft.
-            run: Numbers of samples ``int64 [B]``, from 0 -> their features.
-            count: Number of samples, one batch.
-        """
+        """See :meth:`Objective.texts_for`."""
         index = np.arange(count)
         self.prompts = [self.prompts[0]] * count
         self._drafts, self._asked = {}, {}
@@ -320,10 +327,6 @@ class GenerationObjective(Objective):
             self._features = dict.fromkeys(range(count), np.zeros(1))
         self.scores_of(grafted, run(index), None, index)
         return [self._revised(self._drafts[i], i) for i in range(count)]
-
-
-PREDICTED = (REFERENCE, "kind", "truth", "choices", "answer")
-"""Columns of texts of a task's data that predictions hold, besides the prompt."""
 
 
 def _copier(grafted: Grafted) -> CopiesReports | None:

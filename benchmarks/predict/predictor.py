@@ -27,7 +27,7 @@ from medgraft.errors import CheckpointError, DataError
 from medgraft.fast.short_texts import cut_texts
 from medgraft.grafting import Grafted
 from medgraft.modality import TEXT, find_modality, prepared
-from medgraft.objective import objective_class
+from medgraft.objective import Outputs, objective_class
 from medgraft.registry import build_adapter
 
 MARGIN = 0.5
@@ -71,6 +71,7 @@ class Predictor:
         if config.get("head") is not None:  # adapters that classify by their training features have none
             self._add_head()
         load_weights(self.grafted, self.folder)
+        self.objective.load(self.folder)
         self.grafted.to(device).eval()
         if self.precision == "bf16_frozen":
             self.grafted.encoder.hold_in_bf16()
@@ -96,6 +97,8 @@ class Predictor:
     @property
     def columns(self) -> list[str]:
         """Columns of a table of predictions behind ``input`` and ``status``."""
+        if self.objective.writes:
+            return ["text", "warning"]
         names = [f"p:{name}" for name in self.facts.classes] or ["value"]
         decided = ["prediction"] if self.facts.classes else []
         return [*names, *decided, *(["set"] if self.facts.sets is not None else []), "warning"]
@@ -110,13 +113,36 @@ class Predictor:
         Raises:
             DataError: A raw sample is none of its modality.
         """
-        rows = {
+        return self.scores_of(self._rows(samples))
+
+    def _rows(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        return {
             name: torch.stack([torch.as_tensor(prepared(self.towers[name], each[name])) for each in samples]).to(
                 self.device
             )
             for name in self.facts.inputs
         }
-        return self.scores_of(rows)
+
+    @torch.no_grad()
+    def texts(self, samples: Sequence[Mapping[str, Any]]) -> list[str]:
+        """A text for each raw sample, by a graft whose objective writes, with its counter-measures.
+
+        Args:
+            samples: As :meth:`scores` takes them; one batch.
+
+        Raises:
+            DataError: A raw sample is none of its modality.
+            CheckpointError: The graft writes no texts.
+        """
+        if not self.objective.writes:
+            raise CheckpointError(f"{self.folder} is of {self.facts.objective}, which writes no texts; use predict()")
+        rows = self._rows(samples)
+
+        def run(index: np.ndarray) -> Outputs:
+            return self.grafted.encode(cut_texts(self.grafted, {name: row[index] for name, row in rows.items()}))
+
+        with self._autocast():
+            return self.objective.texts_for(self.grafted, run, len(samples))
 
     @torch.no_grad()
     def scores_of(self, rows: Mapping[str, Tensor]) -> np.ndarray:
@@ -186,10 +212,11 @@ class Predictor:
                 row["warning"] = self._unlike(sample)
                 samples.append(sample)
             if samples:
-                good = iter(self.scores(samples))
+                decided = [{"text": text} for text in self.texts(samples)] if self.objective.writes else None
+                good = iter(decided or [self._decided(each) for each in self.scores(samples)])
                 for row in rows:
                     if row["status"] == OK:
-                        row |= self._decided(next(good))
+                        row |= next(good)
             yield rows
 
     def explain(

@@ -28,6 +28,7 @@ from medgraft.commands.settings import Settings
 from medgraft.encoder import Encoder
 from medgraft.errors import MedgraftError, PluginError
 from medgraft.grafting import Grafted
+from medgraft.stored import stored_parts
 from medgraft.task import TaskData
 
 WORDS = 1 << 15
@@ -48,8 +49,13 @@ def checksum(tensor: Tensor) -> tuple[Any, ...]:
     Carter and Wegman, JCSS 1979); a multiplication with an odd number is invertible, so no single change is lost.
 
     Args:
-        tensor: Dense, of any type, on any device.
+        tensor: Dense, of any type, on any device; of a quantised one all parts count.
     """
+    if tensor.is_meta:  # kept elsewhere until its layer runs, by a library that never writes it back
+        return tuple(tensor.shape), str(tensor.dtype), b""
+    parts = list(stored_parts(tensor))
+    if len(parts) > 1:
+        return tuple(tensor.shape), str(tensor.dtype), tuple(checksum(part) for part in parts)
     raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     end = raw.numel() // 8 * 8
     words = (raw[:end] if raw.data_ptr() % 8 == 0 else raw[:end].clone()).view(torch.int64)

@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from medgraft.benchmarks.metrics.texts.labeller.findings import NO_FINDING
 from medgraft.benchmarks.metrics.texts.statements import Statement, statements_of
+from medgraft.benchmarks.texts.findings import found_in
 
 _END = re.compile(r"(?<=[.!?])\s+(?!\d)|\n+")
 NOT_ASSESSED = "Not assessed: {}."
@@ -43,8 +45,7 @@ def supported(text: str, supports: Callable[[str], bool], *, negate: bool) -> st
     """
     kept: list[str] = []
     for sentence in sentences_of(text):
-        asserted = [each.finding for each in statements_of(sentence) if each.present]
-        refused = [finding for finding in dict.fromkeys(asserted) if not supports(finding)]
+        refused = [finding for finding in sorted(found_in(statements_of(sentence))) if not supports(finding)]
         denials = [f"No {finding}." for finding in refused] if negate else []
         kept += [denial for denial in denials if denial not in kept] if refused else [sentence]
     return " ".join(kept)
@@ -76,6 +77,8 @@ def abstained(text: str, confidence: Callable[[str, Statement], float], threshol
 
 def is_wrong(statement: Statement, truth: Sequence[Statement]) -> bool:
     """Whether what a statement says of a finding's presence is not so; what the truth does not name is absent."""
+    if statement.finding == NO_FINDING:
+        return statement.present == bool(found_in(truth))
     return statement.present != any(each.present and each.finding == statement.finding for each in truth)
 
 

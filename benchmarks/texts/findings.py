@@ -1,7 +1,7 @@
 """A linear head on the frozen features that says which findings a text may assert.
 
-One logistic regression for each finding that training texts assert, as CheXpert's labels are learnt with "not mentioned"
-taken as absent (Irvin et al., AAAI 2019); the strength of L2 and the threshold of each are those that are best on
+One logistic regression for each finding that training texts assert; what a text does not mention is absent, as for the
+labels of CheXpert (Irvin et al., AAAI 2019). The strength of L2 and the threshold of each are those that are best on
 validation samples.
 """
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medgraft.benchmarks.metrics.classification import best_thresholds
+from medgraft.benchmarks.metrics.texts.labeller.findings import NO_FINDING
 from medgraft.benchmarks.metrics.texts.statements import Statement
 from medgraft.errors import CheckpointError, DataError
 
@@ -26,8 +27,8 @@ ALWAYS = 30.0
 
 
 def found_in(statements: Sequence[Statement]) -> set[str]:
-    """Findings that some statements assert, doubtful ones among them."""
-    return {each.finding for each in statements if each.present}
+    """Findings that some statements assert, doubtful ones among them; that there is none is no finding."""
+    return {each.finding for each in statements if each.present and each.finding != NO_FINDING}
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,14 @@ class FindingHead:
     def confidence(self, statement: Statement, probabilities: Array) -> float:
         """Probability that a statement about one sample is right, by its finding alone, from 0 to 1.
 
+        That there is no finding is as sure as the likeliest finding is unlikely.
+
         Args:
             statement: It.
             probabilities: Of the sample, ``[F]``.
         """
+        if statement.finding == NO_FINDING:
+            return float(1 - probabilities.max())
         if statement.finding not in self.names:
             return 0.0 if statement.present else 1.0
         p = float(probabilities[self.names.index(statement.finding)])

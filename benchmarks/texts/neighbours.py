@@ -123,7 +123,7 @@ BETWEEN = " | "
 
 
 def with_reports(prompt: str, reports: Sequence[str], room: int, tokens: Sequence[int], own: int) -> str:
-    """A prompt behind as many reports as fit, the nearest first.
+    r"""A prompt behind as many reports as fit, the nearest first.
 
     Args:
         prompt: The question.
@@ -134,7 +134,7 @@ def with_reports(prompt: str, reports: Sequence[str], room: int, tokens: Sequenc
 
     Example:
         >>> with_reports("What is seen?", ["Clear lungs.", "A mass."], 20, [6, 9], 8)
-        'Similar reports: Clear lungs.\\nWhat is seen?'
+        'Similar reports: Clear lungs.\nWhat is seen?'
     """
     used, kept = own, []
     for report, length in zip(reports, tokens, strict=True):

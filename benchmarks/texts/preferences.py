@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -111,10 +112,10 @@ def _cased(word: str, like: str) -> str:
 
 
 def made_pairs(
-    references: Sequence[str], truths: Sequence[Sequence[Statement]], index: np.ndarray
+    references: Sequence[str], truths: Mapping[int, Sequence[Statement]], index: np.ndarray
 ) -> dict[int, list[tuple[str, str]]]:
     """A pair for each of the samples ``index`` of which one can be made, the same on every run."""
-    known = sorted(set().union(*(found_in(truths[i]) for i in index)) if len(index) else set())
+    known = sorted(set().union(*(found_in(truths[int(i)]) for i in index)) if len(index) else set())
     pairs: dict[int, list[tuple[str, str]]] = {}
     for i in map(int, index):
         worse = worse_text(references[i], truths[i], known, np.random.default_rng([29, i]))
@@ -129,11 +130,31 @@ def stored_pairs(column: np.ndarray, index: np.ndarray) -> dict[int, list[tuple[
     return {i: each for i, each in pairs.items() if each}
 
 
+def feedback_columns(file: str, root: Path | None, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The column of feedback for a task's data; none where no table is asked for.
+
+    Args:
+        file: Name of the table in the folder of the data; empty for none.
+        root: That folder; ``None`` of a task that takes no feedback.
+        names: By which the table names the ``n`` samples.
+
+    Raises:
+        DataError: See :func:`read_feedback`; or the name is that of a file elsewhere.
+    """
+    if not file:
+        return {}
+    if root is None:
+        raise DataError(f"feedback={file!r}: this task takes no feedback; leave the option out")
+    if Path(file).name != file:
+        raise DataError(f"feedback={file!r} must be the name of a file in the folder of the data, without a folder")
+    return {PREFERENCES: read_feedback(root / file, names)}
+
+
 def read_feedback(path: Path, names: Sequence[str]) -> np.ndarray:
     """People's feedback as the column :data:`PREFERENCES`, texts ``[n]``.
 
-    The table is CSV with the columns ``sample`` (or ``image``), ``chosen`` and ``rejected``, and ``rater`` and ``comment``
-    where there are any. A sample may have several rows.
+    The table is CSV with the columns ``sample`` (or ``image``), ``chosen`` and ``rejected``; ``rater`` and ``comment``
+    may stand beside them. A sample may have several rows.
 
     Args:
         path: The table.
@@ -157,12 +178,17 @@ def read_feedback(path: Path, names: Sequence[str]) -> np.ndarray:
         known = ", ".join((*named, *TEXTS, *FURTHER))
         raise DataError(f"feedback {path.name} has a column {strange[0]!r}; it may have {known}")
     places = {str(name): i for i, name in enumerate(names)}
+    times = Counter(map(str, names))
     pairs: list[list[tuple[str, str]]] = [[] for _ in names]
     rows = zip(table[named[0]], table["chosen"], table["rejected"], strict=True)
     for number, (name, chosen, rejected) in enumerate(rows, 2):  # as an editor counts lines
         where = f"feedback {path.name}, line {number}"
         if name not in places:
             raise DataError(f"{where} names a sample that the data have not; names are those of the cohort's table")
+        if times[name] > 1:
+            raise DataError(
+                f"{where} names {times[name]} samples at once; only tasks with one text for each image take it"
+            )
         if not chosen.strip() or not rejected.strip():
             raise DataError(f"{where} has an empty text; give both, or leave the row out")
         if " ".join(chosen.split()) == " ".join(rejected.split()):

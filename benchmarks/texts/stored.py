@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from medgraft.task import TaskData
 TRUTH = "truth"
 
 
-def truths_of(data: TaskData, references: Sequence[str], index: np.ndarray) -> list[list[Statement]]:
+def truths_of(data: TaskData, references: list[str], index: np.ndarray) -> list[list[Statement]]:
     """What holds of the samples ``index``: the column ``truth`` where the data have one, else what the texts say.
 
     Args:

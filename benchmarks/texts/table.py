@@ -132,6 +132,8 @@ def problem_of(path: Path, said: Any) -> str:
         return f"it lists texts in {str(said['file'])[:80]!r}, and they would be in {place.name}"
     if not place.exists() or not can_write():
         return ""
+    if not place.is_file():
+        return f"{place.name} is no regular file"
     try:
         table = read_texts(place)
     except TextsError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ class PreferenceTuning:
         beta: How strongly it is held.
     """
 
-    def __init__(self, data: TaskData, references: Sequence[str], beta: float) -> None:
+    def __init__(self, data: TaskData, references: list[str], beta: float) -> None:
         self.data, self.references, self.beta = data, references, beta
         self.begun = False
         self.pairs: dict[int, list[tuple[str, str]]] = {}

@@ -52,6 +52,14 @@ class Phases:
             raise ConfigError(f"{' and '.join(plans)} train in phases of different length; give them the same shares")
         schedule = next(iter(plans.values()), ())
         who = f"adapter {next(iter(plans), '')!r}"
+        alone = {place for plan in plans.values() for place, phase in enumerate(plan) if not phase.joined}
+        if len(alone) == len(schedule) > 0:
+            raise ConfigError(f"{who} trains alone in all of its phases; what it is joined with never would")
+        for name, adapter in grafted.named_adapters() if alone else ():
+            if name not in plans:  # it waits while another trains alone
+                mine = tuple(key for key, p in adapter.named_parameters() if p.requires_grad)
+                self.adapters[name], plans[name] = adapter, schedule
+                self.names[name] = {phase.name: () if place in alone else mine for place, phase in enumerate(schedule)}
         self.phases = {name: [phase.name for phase in plan] for name, plan in plans.items()}
         self.starts = phase_starts(schedule, steps, who) if schedule else [0]
         self.steps, self.position = steps, -1

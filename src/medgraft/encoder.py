@@ -16,6 +16,7 @@ from medgraft.errors import ConfigError
 from medgraft.features import Features
 from medgraft.modality import check_modalities
 from medgraft.sites import Site, attention_sites, block_roots, branch_sites, is_norm, layer_sites, norm_sites
+from medgraft.stored import is_packed
 
 if TYPE_CHECKING:
     from medgraft.checkpoints.weights import Matched
@@ -327,17 +328,17 @@ class Encoder(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights; float32 where there are none."""
-        return next((p.dtype for p in self.parameters() if p.dim() > 1), torch.float32)
+        return next((p.dtype for p in self.parameters() if p.dim() > 1 and not is_packed(p)), torch.float32)
 
     def hold_in_bf16(self) -> None:
         """Keeps the weights in bfloat16, but for norms, whose few numbers the libraries multiply in full precision.
 
-        What adapters train stays as it is.
+        What adapters train stays as it is, and so does what is quantised.
         """
         kept = {id(p) for module in self.modules() if is_norm(module) for p in module.parameters()}
         kept |= {id(p) for p in self._adapters_tensors()}
         for parameter in self.parameters():
-            if parameter.is_floating_point() and id(parameter) not in kept:
+            if parameter.is_floating_point() and id(parameter) not in kept and not is_packed(parameter):
                 parameter.data = parameter.data.to(torch.bfloat16)
 
 

@@ -46,6 +46,11 @@ class Features:
         """A copy with some fields changed; an adapter's usual way to return its result."""
         return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]
 
+    def of(self, rows: slice) -> Features:
+        """Those of some consecutive samples of the batch."""
+        parts = {name: getattr(self, name) for name in TENSORS}
+        return self.replace(**{name: part[rows] for name, part in parts.items() if part is not None})
+
     def to(self, device: torch.device | str) -> Features:
         """The same with every tensor on a device."""
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}

@@ -78,6 +78,7 @@ class Objective:
         activation: What :meth:`activated` does, in words: ``softmax``, ``sigmoid``, or ``identity`` where predictions
             are :meth:`decision` itself.
         compares: It trains on pairs: two modalities of a sample, which :attr:`pair` names.
+        writes: Its predictions are texts, which :meth:`texts_for` makes of new samples.
         resumes: Predicting takes long, so that what is predicted is kept as it comes: :meth:`resume_at`.
         pair: These two; a task may name others, and where neither does they are the first that is no text, and the
             text. See :func:`pair_of`.
@@ -93,6 +94,7 @@ class Objective:
     takes_support: ClassVar[bool] = False
     activation: str = "identity"
     compares: ClassVar[bool] = False
+    writes: ClassVar[bool] = False
     resumes: ClassVar[bool] = False
     pair: tuple[str, ...] = ()
 
@@ -182,6 +184,16 @@ class Objective:
         An objective that knows more of a sample than its features, such as the question that it is asked, overrides it.
         """
         return self.scores(grafted, outputs, context)
+
+    def texts_for(self, grafted: Grafted, run: Callable[[np.ndarray], Outputs], count: int) -> list[str]:
+        """Texts of new samples by a kept graft, where it :attr:`writes` any.
+
+        Args:
+            grafted: The graft.
+            run: Numbers of samples ``int64 [B]``, from 0 -> their features.
+            count: Number of samples, one batch.
+        """
+        raise TypeError(f"{type(self).__name__} writes no texts")
 
     def resume_at(self, stem: Path) -> None:
         """Told once, after training and before any prediction, where to keep what it predicts, if it :attr:`resumes`.

@@ -16,15 +16,36 @@ class Phase(NamedTuple):
         name: What the result calls it.
         trainable: Shell-style globs over the names of the adapter's parameters; the others stand still.
         share: Share of the training steps, above 0; the shares of a schedule sum to 1.
+        joined: Adapters of the same graft that have one phase only train in it, too; false has them wait.
     """
 
     name: str
     trainable: tuple[str, ...] = ("*",)
     share: float = 1.0
+    joined: bool = True
 
 
 ONE_PHASE = (Phase("all"),)
 """Everything trains all the time."""
+
+
+def first_alone(share: float) -> tuple[Phase, ...]:
+    """Two phases in which everything of an adapter trains, and what it is joined with trains in the second one only.
+
+    Liu et al., "Visual Instruction Tuning" (LLaVA), NeurIPS 2023, section 4.2: first the projector, then the language
+    model as well.
+
+    Args:
+        share: Of the training steps in the first phase, below 1; 0 leaves a single phase.
+
+    Example:
+        >>> [phase.name for phase in first_alone(0.25)]
+        ['alone', 'together']
+    """
+    if share == 0:
+        return ONE_PHASE
+    return Phase("alone", share=share, joined=False), Phase("together", share=1 - share)
+
 
 Stage = Phase
 """Earlier name of :class:`Phase`."""

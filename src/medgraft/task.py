@@ -26,8 +26,8 @@ class TaskConfig(Options):
     """Base of every task's configuration: unknown fields are errors, values are immutable.
 
     Attributes:
-        later: Options that came later -> the value that means what there was before them. At that value they are in no
-            result, so that results from before them stay valid and in their rows.
+        later: Options of the class itself that came later -> the value that means what there was before them. At that
+            value they are in no result, so that results from before them stay valid and in their rows.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
@@ -36,8 +36,10 @@ class TaskConfig(Options):
 
     def recorded(self) -> dict[str, Any]:
         """The options as a result holds them, in JSON's types."""
-        values = self.model_dump(mode="json")
-        return {name: value for name, value in values.items() if self.later.get(name, ...) != value}
+        values, later = self.model_dump(mode="json"), {}
+        for owner in reversed(type(self).__mro__):  # each class may have options that came later
+            later |= vars(owner).get("later", {})
+        return {name: value for name, value in values.items() if later.get(name, ...) != value}
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class CounterMeasures(Options):
         return self.supported != "keep" or self.abstain > 0
 
 
-OFF: Mapping[str, Any] = MappingProxyType(CounterMeasures().model_dump(mode="json"))
+OFF: Mapping[str, Any] = MappingProxyType(CounterMeasures.model_validate({}).model_dump(mode="json"))
 """No counter-measure."""
 
 

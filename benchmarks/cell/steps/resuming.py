@@ -67,7 +67,7 @@ def folder_of(ready: Ready) -> Path:
 
 
 def keep_trained(ready: Ready, log: TrainingLog) -> None:
-    """Keeps trained weights and what training reported, whole or not at all, and tells the objective where it may go on.
+    """Keeps trained weights and what training reported, whole or not at all.
 
     A disk that is full is no reason to fail; then nothing can be resumed.
     """
@@ -93,6 +93,7 @@ def kept_training(ready: Ready) -> TrainingLog | None:
         load(ready.grafted, place)
     except (OSError, ValueError, TypeError, CheckpointError):
         return None
+    torch.manual_seed(ready.spec.seed + 1)  # as training would have left it, which is checked after predicting
     logger.info("training was finished before; its weights are taken from %s", place.parent.name)
     return log
 

@@ -70,6 +70,7 @@ class CtRateQuestions(Task):
             samples,
             splits,
             config,
+            root=root,
             inputs={"volume": ct_volumes(table, chosen, config.window, root)},
             phantom=table.phantom,
             provenance=reading(table, window=config.window),

@@ -71,6 +71,7 @@ class CtRateReports(Task):
             samples,
             splits,
             config,
+            root=root,
             inputs={"volume": ct_volumes(table, chosen, config.window, root)},
             phantom=table.phantom,
             provenance=reading(table, window=config.window, parts=config.parts),

@@ -66,6 +66,7 @@ class ChestReports(Task):
             samples,
             splits,
             config,
+            root=root,
             inputs={"image": image_inputs(frame, root)},
             phantom=table.phantom,
             provenance=provenance({"train": table}),

@@ -90,6 +90,7 @@ def data_of(
         samples,
         splits,
         config,
+        root=root,
         inputs={"image": images([sample.source for sample in samples], root)},
         phantom=table.phantom,
         provenance=reading(table.report, table.generator, **facts),

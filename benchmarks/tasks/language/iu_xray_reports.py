@@ -72,6 +72,7 @@ class IuXrayReports(Task):
             samples,
             splits,
             config,
+            root=root,
             inputs={"image": radiographs([sample.source for sample in samples], root)},
             phantom=table.phantom,
             provenance=reading(table.report, table.generator, form=table.form),

@@ -91,6 +91,7 @@ class MimicReports(Task):
             samples,
             splits,
             config,
+            root=root,
             inputs={"image": radiographs(paths, root)},
             phantom=table.phantom,
             provenance=reading(table.report, table.generator, section=config.section),

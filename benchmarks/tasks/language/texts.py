@@ -17,6 +17,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,9 +25,11 @@ from pydantic import Field, model_validator
 
 from medgraft.benchmarks.cohorts.tables.reading import ReadReport
 from medgraft.benchmarks.tasks.language.usable import EMPTY, FOREIGN, Language, fault_of
+from medgraft.benchmarks.texts.preferences import feedback_columns
 from medgraft.errors import DataError
 from medgraft.options import Seed
-from medgraft.task import RawInputs, TaskConfig, TaskData, subject_split
+from medgraft.task import RawInputs, TaskData, subject_split
+from medgraft.text_options import TextTaskConfig
 
 LETTERS = "ABCDEFGHIJ"
 """Letters of choices."""
@@ -60,8 +63,8 @@ class TextSample:
     truth: str = ""
 
 
-class TextConfig(TaskConfig):
-    """Options of every task of texts.
+class TextConfig(TextTaskConfig):
+    """Options of every task of texts, with those of :class:`medgraft.text_options.CounterMeasures`.
 
     Attributes:
         limit: Tokens of a generated text at most.
@@ -254,6 +257,7 @@ def text_data(
     inputs: Mapping[str, RawInputs],
     phantom: bool,
     provenance: dict[str, Any],
+    root: Path | None = None,
     given_test: bool = False,
     attributes: Mapping[str, np.ndarray] | None = None,
 ) -> TaskData:
@@ -266,10 +270,11 @@ def text_data(
         inputs: Images or volumes, one for each sample.
         phantom: See :class:`~medgraft.task.TaskData`, as what follows.
         provenance: What a result records; no identifiers.
+        root: Folder of the data, in which a table of feedback may lie; ``None`` where a task takes none.
         given_test: The data name their test split.
         attributes: Facts by whose groups metrics are told.
     """
-    columns = columns_of(samples)
+    columns = columns_of(samples) | feedback_columns(config.feedback, root, [name_of(each, root) for each in samples])
     kinds = Counter(sample.kind for sample in samples if sample.kind)
     return TaskData(
         inputs=inputs,
@@ -279,12 +284,19 @@ def text_data(
         classes=(),
         columns=columns,
         decoding={"limit": config.limit, "beams": config.beams},
+        countermeasures=config.countermeasures(),
         attributes=attributes or {},
         given_test=given_test,
         phantom=phantom,
         provenance={**provenance, **({"samples_per_kind": dict(sorted(kinds.items()))} if kinds else {})},
         also_read=(digest_of(samples),),
     )
+
+
+def name_of(sample: TextSample, root: Path | None) -> str:
+    """By which a table of feedback names a sample: its file's path in the folder of the data, or the task's own key."""
+    path = Path(sample.source)
+    return path.relative_to(root).as_posix() if root is not None and path.is_relative_to(root) else sample.source
 
 
 def digest_of(samples: Sequence[TextSample]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medgraft.encoder import EncoderSpec
+from medgraft.encoder import Encoder, EncoderSpec
+from medgraft.encoders.parts.hf.storage import Spread, Storage, library_for, quantise
 from medgraft.encoders.parts.hf.text import TextModel
 from medgraft.encoders.parts.hub import fetching
 from medgraft.errors import DataError
@@ -42,12 +44,42 @@ class CausalLm(TextModel, LanguageModel):
         self.output: Any = network.get_output_embeddings()
         self._network = (network,)  # in a tuple: its modules are registered as model and output, once
         self._place = place
+        self.spread: Spread | None = None
         self._words: Any = None
         config = network.config.get_text_config()
         self.context = int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 2048))
         end = network.generation_config.eos_token_id
         self.end_ids: tuple[int, ...] = tuple(end) if isinstance(end, list) else () if end is None else (int(end),)
         self._takes_positions = "position_ids" in inspect.signature(network.forward).parameters
+
+    def stored_as(self, storage: Storage) -> CausalLm:
+        """Itself, with its weights stored in another way; once, before an adapter sees it.
+
+        What the weights were says which model it is, and the way they are stored now is added to it.
+
+        Raises:
+            ConfigError: No installed library can do it, or the blocks cannot be found.
+        """
+        name = self.spec.name
+        if storage.bits in (4, 8):
+            library = library_for(name, storage.bits, storage.library)
+            quantise(name, self, list(self.block_paths()), storage.bits, library)
+            if self.spec.weights.startswith("pretrained:"):
+                text = f"{self.spec.weights}|{storage.bits} bits by {library}"
+                digest = hashlib.sha256(text.encode()).hexdigest()
+                self.spec = self.spec.model_copy(update={"weights": f"pretrained:{digest}"})
+        if storage.device_map is not None:
+            self.spread = Spread(name, self.network, storage)
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Encoder:
+        """Moves or casts the model, unless it is spread: its parts then stay where they are."""
+        return self if self.spread is not None else super()._apply(fn, recurse)
+
+    @property
+    def device(self) -> torch.device:
+        """Device that the model begins to compute on."""
+        return super().device if self.spread is None else self.spread.device
 
     @property
     def network(self) -> Any:

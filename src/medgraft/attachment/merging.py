@@ -9,7 +9,7 @@ graft too; where they differ by more than rounding, everything is put back.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, MergeError
 from medgraft.features import Features
 from medgraft.sites import LINEAR, Site
+from medgraft.stored import is_packed, weight_bits, weight_of
 from medgraft.typed_torch import fork_random, named_modules, own_parameters, seed_random
 from medgraft.untyped import is_a
 
@@ -218,8 +219,10 @@ def merge_checked(
     Raises:
         MergeError: The merged encoder is not the unmerged graft to within rounding, or an adapter fails to merge;
             every weight is what it was then.
+        ConfigError: A weight is quantised, or lies elsewhere until its layer runs.
     """
     names = {hit for matches in hits.values() for hit in matches if hit in sites}
+    _refuse_unwritable(encoder, [sites[name] for name in sorted(names)])
     towers = {sites[hit].tower for hit in names}
     inputs: dict[str, Tensor] = {}
     with exact(encoder.device):
@@ -254,6 +257,20 @@ def merge_checked(
                     f"merging failed, and unmerge() left {left[0]} of the encoder changed; build the encoder again"
                 ) from None
             raise
+
+
+def _refuse_unwritable(encoder: Encoder, sites: Sequence[Site]) -> None:
+    for site in sites:
+        module = encoder.get_submodule(site.path)
+        if site.kind not in ("projection", "layer") or not isinstance(getattr(module, "weight", None), Tensor):
+            continue
+        if is_packed(weight_of(module)) or weight_of(module).is_meta:
+            stored = f"stored in {weight_bits(module)} bits" if is_packed(weight_of(module)) else "loaded for each call"
+            raise ConfigError(
+                f"cannot merge at {site.name} of encoder {encoder.spec.name!r}: its weight is {stored}, so no update "
+                "can be added to it; use the graft unmerged, or load the adapter on the base in full "
+                "precision and merge there"
+            )
 
 
 def _merge_one(name: str, adapter: Adapter) -> None:

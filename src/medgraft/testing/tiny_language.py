@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,7 +25,7 @@ from medgraft.language_model import (
     laid_out,
 )
 from medgraft.testing.tiny import DEPTH, HEADS, TEXT_WIDTH, Block, TinyViT, layouts, randomise
-from medgraft.typed_torch import fork_random
+from medgraft.typed_torch import fork_random, named_modules
 
 WORDS, CONTEXT = 64, 48
 BEGIN, END = 1, 2
@@ -153,5 +154,21 @@ def _made() -> Encoder:
         return beside_language().freeze()
 
 
+def _packed() -> Encoder:
+    """The same with the linear maps of the language model's blocks in four bits, which takes torchao."""
+    from torchao.quantization import to_nf4  # pyright: ignore[reportUnknownVariableType, reportMissingTypeStubs]
+
+    encoder = _made()
+    for name, module in named_modules(encoder):
+        if name.startswith("tower.text.blocks.") and isinstance(module, nn.Linear):
+            blocks = module.weight.numel() // 64
+            packed: Any = to_nf4(module.weight.detach(), 64, math.gcd(blocks, 256))
+            module.weight = nn.Parameter(packed, requires_grad=False)
+    return encoder
+
+
 LANGUAGE_ENCODERS: Mapping[str, Callable[[], Encoder]] = {"language-2d": _made}
 """Name -> builder of what is tried where an adapter fits none of :data:`medgraft.testing.tiny.ENCODERS`."""
+
+PACKED_ENCODERS: Mapping[str, Callable[[], Encoder]] = {"language-4bit": _packed}
+"""Name -> builder of what is tried where an adapter fits none of those either; torchao must be installed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from medgraft.grafting import Grafted
 from medgraft.options import checked
 from medgraft.registry import adapter_class, build_adapter, resolve_adapter
 from medgraft.testing.tiny import ENCODERS, example_inputs
-from medgraft.testing.tiny_language import LANGUAGE_ENCODERS
+from medgraft.testing.tiny_language import LANGUAGE_ENCODERS, PACKED_ENCODERS
 from medgraft.testing.training import CLASSES
 from medgraft.typed_torch import fork_random, seed_random
 
@@ -104,15 +105,20 @@ class AdapterSubject:
     def encoders(self) -> Mapping[str, Callable[[], Encoder]]:
         """Name -> builder of the encoders to try: the caller's, or the kit's.
 
-        A language model is among the latter for an adapter that asks for one, and fits no other encoder.
+        A language model is among the latter for an adapter that asks for one, and fits no other encoder; one in four
+        bits for an adapter that asks for that, where torchao is installed.
         """
         if self._chosen is not None:
             return dict(self._chosen)
+        packed = PACKED_ENCODERS if importlib.util.find_spec("torchao") is not None else {}
         try:
-            fits = any(all(part.make().supports(build()) for part in self.parts) for build in ENCODERS.values())
+            fitting = (each for each in (ENCODERS, LANGUAGE_ENCODERS, packed) if self._fits(each))
+            return dict(next(fitting, LANGUAGE_ENCODERS))
         except Exception:  # an author's code; the checks of the declaration and of supports() report it
-            fits = True
-        return dict(ENCODERS if fits else LANGUAGE_ENCODERS)
+            return dict(ENCODERS)
+
+    def _fits(self, encoders: Mapping[str, Callable[[], Encoder]]) -> bool:
+        return any(all(part.make().supports(build()) for part in self.parts) for build in encoders.values())
 
     def encoder(self, name: str) -> Encoder:
         """A new frozen encoder."""
