@@ -1,7 +1,7 @@
 """Side, size, place and millimetres that a sentence gives a finding.
 
-Words between two findings belong to the first up to the last comma, verb, "and", "or" or "with", and to the second behind
-it.
+Words between two findings belong to the first up to the last comma, verb, "and", "or" or "with", and to the second
+behind it.
 Nothing is inherited: in "left effusion and atelectasis" the atelectasis has no side.
 """
 
@@ -17,8 +17,8 @@ BOTH, LEFT, RIGHT = "both", "left", "right"
 SMALL, MODERATE, LARGE = "small", "moderate", "large"
 
 _JOINTS = re.compile(
-    r",|;|\b(?:and|or|nor|with|without|versus|vs|plus|as well as|but|however|while|whereas|although|is|are|was|were|may|"
-    r"might|could|likely|probably|possibly|represents?|reflects?|suggest\w*|concerning|suspicious|consistent|compatible)\b"
+    r",|;|\b(?:and|or|nor|with|without|versus|vs|plus|as well as|but|however|while|whereas|although|is|are|was|were|"
+    r"may|might|could|likely|probably|possibly|represents?|reflects?|suggest\w*|concerning|suspicious|consistent|compatible)\b"
 )
 _COMPARED = re.compile(
     r"\b(?:left|right)(?: side| lung)? ?(?:is |being )?(?:greater|larger|more|worse|bigger|less|smaller|>) ?(?:than)? ?"
