@@ -29,7 +29,8 @@ ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("explain", "watch"),
         ("cell", "external", "fairness", "measure", "prepare"),
         ("training", "prefix_cache", "tasks", "calibration", "statistics"),
-        ("objectives", "metrics", "cohorts", "phantoms", "figures"),
+        ("objectives", "cohorts", "phantoms", "figures"),
+        ("texts", "metrics"),
     ),
     "plugins": (("adapters", "adapters/parts", "adapters/kernels", "encoders", "encoders/parts"),),
     "core": (

@@ -26,6 +26,7 @@ from medgraft.benchmarks.cell.result_files import KEPT, UnreadableError, files_b
 from medgraft.benchmarks.fairness.record import Sizing, Tuning
 from medgraft.benchmarks.metrics.bootstrap import Estimate
 from medgraft.benchmarks.metrics.groups import Groups
+from medgraft.benchmarks.texts import table as texts
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import MedgraftError
 from medgraft.options import readable
@@ -403,11 +404,25 @@ class ResultStore:
                 write_atomically(self.log_path(result.spec), lambda handle: handle.write(log.encode()))
             if predictions is not None:
                 write_arrays(path.with_suffix(".npz"), predictions)
+                result = _with_texts(path, result, predictions)
             text = result.model_dump_json(indent=1) + "\n"
             write_atomically(path, lambda handle: handle.write(text.encode()))
         except OSError as error:
             raise StorageError(self.root, error) from error
         return path
+
+
+def _with_texts(path: Path, result: CellResult, predictions: Mapping[str, np.ndarray]) -> CellResult:
+    """A result that lists the table of its generated texts, which is written beside it where it has any."""
+    if not texts.has_texts(predictions):
+        return result
+    table, place = texts.table_of(predictions), path.with_name(f"{path.stem}{texts.SUFFIX}")
+    if texts.can_write():
+        write_atomically(place, lambda handle: handle.write(texts.as_parquet(table)))
+    else:
+        logger.warning("the texts of %s are in its predictions alone: %s", path.name, texts.MISSING)
+    facts = texts.listed(place.name if texts.can_write() else "", table)
+    return result.model_copy(update={"data": {**result.data, "texts": facts}})
 
 
 class StorageError(MedgraftError):

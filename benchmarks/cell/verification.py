@@ -28,6 +28,7 @@ from medgraft.benchmarks.cell.left_out import LeftOut
 from medgraft.benchmarks.cell.result_files import UnreadableError, read_arrays
 from medgraft.benchmarks.cell.results import CellResult, read_candidates
 from medgraft.benchmarks.garbage import uncollected
+from medgraft.benchmarks.texts.table import problem_of as texts_problem
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import MedgraftError
 from medgraft.judging import objective_of, values
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 OTHER_METRICS = "whose numbers do not follow from their predictions"
 FALSE_PHANTOM = "that take a phantom for real data"
+OTHER_TEXTS = "whose texts are not those that they list"
 OTHER_FACTS = "with facts of another kind than a board reads"
 """Kinds of :class:`UnreadableError` by which what is left out is counted."""
 
@@ -197,6 +199,8 @@ def check(path: Path, cell: CellResult) -> Verified:
     _check_phantom(cell)
     if cell.status != "success":
         return Verified(path, cell)
+    if problem := texts_problem(path, cell.data.get("texts")):
+        raise UnreadableError(problem, OTHER_TEXTS)
     if not path.with_suffix(".npz").exists():
         return Verified(path, cell, "its predictions are not beside it")
     try:

@@ -84,7 +84,7 @@ def _run_steps(
     from medgraft.benchmarks.cell.steps.loading import load
     from medgraft.benchmarks.cell.steps.measuring import measure
     from medgraft.benchmarks.cell.steps.precomputing import precompute
-    from medgraft.benchmarks.cell.steps.training import train
+    from medgraft.benchmarks.cell.steps.resuming import forget, train_or_resume
 
     progress(STEPS["load"], 0.0)
     loaded = load(job.spec, job.root)
@@ -96,7 +96,7 @@ def _run_steps(
     clock["prefix"] = time.perf_counter()
     ready.runner.observer = observer
     progress(STEPS["train"], 0.0)
-    log = train(ready, lambda share: progress(f"{STEPS['train']} {ready.runner.phase}".strip(), share))
+    log = train_or_resume(ready, lambda share: progress(f"{STEPS['train']} {ready.runner.phase}".strip(), share))
     clock["train"] = time.perf_counter()
     progress(STEPS["evaluate"], 0.0)
     evaluated = evaluate(ready)
@@ -118,6 +118,7 @@ def _run_steps(
     efficiency = measure(ready, log)
     clock["measure"] = time.perf_counter()
     result = _result(job, ready, log, evaluated, efficiency, record, clock)
+    forget(ready)
     attached.give_back()
     return result, evaluated.arrays
 

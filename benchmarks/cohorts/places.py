@@ -249,6 +249,7 @@ def _read_by(data: TaskData) -> list[str]:
         *(f"{name} {raw.fingerprint}" for name, raw in sorted(data.inputs.items())),
         *(hashlib.sha256(np.ascontiguousarray(each).tobytes()).hexdigest() for each in arrays if each is not None),
         *("classes", *data.classes, subjects),
+        *data.also_read,
     ]
 
 

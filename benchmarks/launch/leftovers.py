@@ -18,7 +18,7 @@ from medgraft.benchmarks.cell.results import machine_mark
 OWNER = "machine"
 OLD = 24 * 3600.0
 
-TEMPORARY = re.compile(r"\.[\w.-]+\.(?:json|npz|log)-(?:(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-)?\w+")
+TEMPORARY = re.compile(r"\.[\w.-]+\.(?:json|npz|log|parquet)-(?:(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-)?\w+")
 """Name of a file that is being written, see :func:`medgraft.benchmarks.cell.results.write_atomically`; older versions
 told no machine and no process."""
 

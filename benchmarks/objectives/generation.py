@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medgraft.adapter_protocols import looking_at, soft_tokens
-from medgraft.benchmarks.metrics.texts import selection
+from medgraft.adapter_protocols import CopiesReports, looking_at, soft_tokens
+from medgraft.benchmarks.metrics.texts import choices, selection
 from medgraft.benchmarks.metrics.texts.clinical.truth import TRUTH
 from medgraft.benchmarks.metrics.texts.columns import GENERATED, REFERENCE, as_column
+from medgraft.benchmarks.metrics.texts.coverage import DRAFT
 from medgraft.benchmarks.metrics.texts.kinds import KIND
 from medgraft.benchmarks.metrics.texts.statements import from_json
+from medgraft.benchmarks.objectives.choices import Options
+from medgraft.benchmarks.objectives.heads import joined
+from medgraft.benchmarks.objectives.support import embed
+from medgraft.benchmarks.texts.decoded import DecodedFile
+from medgraft.benchmarks.texts.grounding import Draft, Grounding, Samples
+from medgraft.benchmarks.texts.prompting import retrieved, sentence_likelihoods
+from medgraft.benchmarks.texts.stored import grounding_in, truths_of
+from medgraft.benchmarks.texts.table import ENDING, ENDINGS
+from medgraft.benchmarks.texts.tuning import PreferenceTuning
 from medgraft.errors import ConfigError, DataError, IncompatibleError
 from medgraft.grafting import Grafted
-from medgraft.language_model import Decoding, LanguageModel
+from medgraft.language_model import Decoding, Generated, LanguageModel, Prompts
 from medgraft.metric import Predictions
 from medgraft.modality import TEXT
 from medgraft.objective import Batch, Objective, Outputs
+from medgraft.schedule import Phase
 from medgraft.task import TaskData
+from medgraft.text_options import CounterMeasures
+from medgraft.world import World
 
 PROMPT = "prompt"
 NO_TOKEN = -1
@@ -37,7 +51,7 @@ class GenerationObjective(Objective):
 
     ``data.columns`` has ``prompt`` and ``reference``, texts ``[n]``. An adapter shows an image as soft tokens
     (``soft_prefix``) or between the blocks (``xattn``); without one the language model answers blindly, which is a
-    baseline that every table needs.
+    baseline that every table needs. ``data.countermeasures`` says what is done against statements that nobody saw.
 
     Args:
         data: The task's data.
@@ -46,24 +60,36 @@ class GenerationObjective(Objective):
 
     needs = frozenset({"text tower", "tokens"})
     primary = "rouge_l"
-    metrics = selection.ALL
+    metrics = (*selection.ALL, "statement_coverage", "choices")
     columns = (
         "rouge_l",
         "bleu_4",
         "bleu_1_by_sample",
         "exact_match",
+        "choice_accuracy",
+        "choice_likelihood_accuracy",
         "clinical_f1_micro",
         "hallucination_rate",
         "hallucinated_reports",
         "missed_findings",
     )
+    resumes = True
 
     def __init__(self, data: TaskData, inputs: tuple[str, ...]) -> None:
         super().__init__(data, inputs)
-        self.prompts = [str(text) for text in data.columns[PROMPT]]
-        self.references = [str(text) for text in data.columns[REFERENCE]]
+        self.prompts = [str(text) for text in data.columns.get(PROMPT, ())]
+        self.references = [str(text) for text in data.columns.get(REFERENCE, ())]
         self.decoding = Decoding.model_validate(dict(data.decoding))
+        self.measures = CounterMeasures.model_validate(dict(data.countermeasures))
+        self.grounding = Grounding(self.measures)
+        self.tuning = PreferenceTuning(data, self.references, self.measures.beta)
         self._model: LanguageModel | None = None
+        self._features: dict[int, np.ndarray] = {}
+        self._reports: dict[int, list[str]] = {}
+        self._asked: dict[int, str] = {}
+        self._drafts: dict[int, Draft] = {}
+        self._decoded: DecodedFile | None = None
+        self.options = Options(data.columns)
         if KIND not in data.columns:
             data.provenance["clinical_truth"] = FROM_TASK if TRUTH in data.columns else FROM_REFERENCE
 
@@ -87,55 +113,244 @@ class GenerationObjective(Objective):
         for text in {str(data.columns[TRUTH][i]) for i in used} if TRUTH in data.columns else ():
             from_json(text)
 
+    # -- before training ----------------------------------------------------------------------------------------------
+
+    def prepare_adapters(self, grafted: Grafted, run: Callable[[np.ndarray], Outputs], index: np.ndarray) -> None:
+        """Shows training reports to an adapter that copies them; learns what the counter-measures need of them."""
+        grafted.eval()
+        if (copier := _copier(grafted)) is not None:
+            features = embed(lambda outputs: joined(outputs, self.inputs), run, index)
+            copier.fit_reports(features, [self.references[i] for i in index])
+        if not self.measures.need_features and not self.measures.abstain:
+            return
+        splits = {name: np.asarray(self.data.splits.get(name, ()), np.int64) for name in ("val", "test")}
+        everything = np.unique(np.concatenate([index, *splits.values()]))
+        frozen = _frozen(grafted, run, self.inputs, everything)
+        self._features = dict(zip(map(int, everything), frozen, strict=True))
+        self.grounding = Grounding.fit(self.measures, self._samples(index), self._samples(splits["val"]))
+        subjects = [str(self.data.subjects[i]) for i in everything]
+        self._reports = dict(zip(map(int, everything), self.grounding.similar(frozen, subjects), strict=True))
+
+    def _samples(self, index: np.ndarray) -> Samples:
+        width = len(next(iter(self._features.values())))
+        return Samples(
+            np.array([self._features[int(i)] for i in index]).reshape(-1, width),
+            [self.references[i] for i in index],
+            [str(self.data.subjects[i]) for i in index],
+            truths_of(self.data, self.references, index),
+        )
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
     def loss(self, grafted: Grafted, outputs: Outputs, batch: Batch) -> Tensor:
-        """Mean over samples of the mean cross-entropy of their answers' tokens, a scalar."""
+        """Mean over samples of the mean cross-entropy of their answers' tokens, a scalar; see also :meth:`last_phase`."""
         assert batch.index is not None
         model, adapters = language_model(grafted), [adapter for _, adapter in grafted.named_adapters()]
-        prompts = model.prompts([self.prompts[i] for i in batch.index], *soft_tokens(adapters, outputs))
+        answers = model.answers([self.references[i] for i in batch.index])
+        prompts = self._prompts(grafted, outputs, batch.index, answers[0].shape[1])
         with looking_at(adapters, outputs):
-            return model.answer_loss(prompts, model.answers([self.references[i] for i in batch.index])).mean()
+            if self.tuning.begun:
+                return self.tuning.loss(model, prompts, batch.index)
+            return model.answer_loss(prompts, answers).mean()
+
+    def last_phase(self) -> Phase | None:
+        """The phase of preferences, where the counter-measures ask for one."""
+        return Phase("preferences", share=self.measures.preferences) if self.measures.preferences else None
+
+    def begin_last_phase(self, grafted: Grafted, run: Callable[[np.ndarray], Outputs], index: np.ndarray) -> None:
+        """Makes or reads pairs of texts, and notes how likely each is before they are preferred."""
+        model, adapters = language_model(grafted), [adapter for _, adapter in grafted.named_adapters()]
+        grafted.eval()
+        self.tuning.find_pairs(index)
+        with torch.no_grad():
+            for part in self.tuning.batches(index):
+                outputs = run(part)
+                with looking_at(adapters, outputs):
+                    longest = model.answers(self.tuning.texts(part))[0].shape[1]
+                    self.tuning.note(model, self._prompts(grafted, outputs, part, longest), part)
+        grafted.train()
+
+    def _prompts(self, grafted: Grafted, outputs: Outputs, index: np.ndarray, answer: int) -> Prompts:
+        """Prompts of samples, soft tokens and similar reports among them, with room for ``answer`` tokens."""
+        model, adapters = language_model(grafted), [adapter for _, adapter in grafted.named_adapters()]
+        soft, mask = soft_tokens(adapters, outputs)
+        texts = [self.prompts[i] for i in index]
+        if self.measures.retrieval:
+            places = 0 if soft is None else soft.shape[1]
+            reports = [self._reports[int(i)] for i in index]
+            texts = retrieved(model, texts, reports, places, max(answer, self.decoding.limit))
+        self._asked |= dict(zip(map(int, index), texts, strict=True))
+        return model.prompts(texts, soft, mask)
+
+    # -- predicting ---------------------------------------------------------------------------------------------------
 
     def context(self, grafted: Grafted) -> Any:
         """Keeps the language model, which turns tokens into texts."""
         self._model = language_model(grafted)
         return None
 
+    def resume_at(self, stem: Path) -> None:
+        """Goes on with what was decoded before a kill."""
+        self._decoded = DecodedFile(stem.with_suffix(".jsonl"))
+
     def scores_of(self, grafted: Grafted, outputs: Outputs, context: Any, index: np.ndarray) -> Tensor:
         """Tokens of the generated texts of the samples ``index``, ``[B, limit]``, -1 behind their ends."""
-        model, adapters = language_model(grafted), [adapter for _, adapter in grafted.named_adapters()]
-        prompts = model.prompts([self.prompts[i] for i in index], *soft_tokens(adapters, outputs))
-        with looking_at(adapters, outputs):
-            made = model.generate(prompts, self.decoding)
+        prompts = self._prompts(grafted, outputs, index, self.decoding.limit)
+        made = self._decode(grafted, outputs, prompts, index)
+        if self.options and _copier(grafted) is None:
+            with looking_at([adapter for _, adapter in grafted.named_adapters()], outputs):
+                self.options.score(language_model(grafted), prompts, index)
+        likelihoods: list[dict[str, float]] = [{} for _ in index]
+        if self.measures.abstain and self.measures.confidence == "likelihood":
+            with looking_at([adapter for _, adapter in grafted.named_adapters()], outputs):
+                likelihoods = sentence_likelihoods(language_model(grafted), prompts, made.ids)
+        rows = zip(map(int, index), made.texts, made.endings, likelihoods, strict=True)
+        self._drafts |= {i: Draft(text, ending, likely) for i, text, ending, likely in rows}
         ids = torch.full((len(index), self.decoding.limit), NO_TOKEN)
         for row, drawn in zip(ids, made.ids, strict=True):
             row[: len(drawn)] = torch.tensor(drawn, dtype=torch.long)
         return ids
 
+    def _decode(self, grafted: Grafted, outputs: Outputs, prompts: Prompts, index: np.ndarray) -> Generated:
+        """Texts of a batch: kept ones, those of an adapter that copies reports, or the language model's."""
+        if (copier := _copier(grafted)) is not None:
+            texts = tuple(copier.reports_for(joined(outputs, self.inputs)))
+            return Generated(texts, tuple(() for _ in texts), tuple("end" for _ in texts))
+        if self._decoded is not None and (kept := self._decoded.get(index)) is not None:
+            return kept
+        with looking_at([adapter for _, adapter in grafted.named_adapters()], outputs):
+            made = language_model(grafted).generate(prompts, self.decoding)
+        if self._decoded is not None:
+            self._decoded.put(index, made)
+        return made
+
     def predictions(
         self, predict: Callable[[np.ndarray], np.ndarray], splits: Mapping[str, np.ndarray], groups: np.ndarray
     ) -> Predictions:
         """See :meth:`Objective.predictions`; texts stand in columns of their bytes."""
-        test = splits["test"]
+        test, val = splits["test"], splits["val"]
+        if self.measures.abstain and self.grounding.threshold is None:
+            predict(val)
+            drafts, truths = self._of_all(val), truths_of(self.data, self.references, val)
+            self.grounding.choose_threshold(drafts, self._samples(val).features, truths)
         tokens = predict(test)
-        assert self._model is not None
-        texts = [self._model.text_of([int(t) for t in row if t != NO_TOKEN]) for row in tokens]
-        further = selection.text_columns(self.data.columns)  # truths and kinds, which metrics read again
-        columns = {
-            name: as_column([str(column[i]) for i in test]) for name, column in further.items() if name != PROMPT
-        }
-        columns[GENERATED] = as_column(texts)
+        drafts = self._of_all(test)
+        texts = [self._revised(draft, int(i)) for draft, i in zip(drafts, test, strict=True)]
+        columns = {GENERATED: as_column(texts)} | self._text_columns(test)
+        columns[ENDING] = np.array([ENDINGS.index(draft.ending) for draft in drafts], np.int64)
+        if self.measures.change_texts:
+            columns[DRAFT] = as_column([draft.text for draft in drafts])
+        if self.options:
+            columns[choices.OPTION_SCORES] = self.options.column(test)
         ends = (tokens != NO_TOKEN).sum(axis=1).astype(np.int64)
         return Predictions(tokens, ends, groups, (), variants=self.data.variants, columns=columns)
+
+    def _of_all(self, index: np.ndarray) -> list[Draft]:
+        """Drafts of the samples ``index``, whichever process decoded them."""
+        for drafts, asked in World().gather_objects((self._drafts, self._asked)):
+            self._drafts, self._asked = self._drafts | drafts, self._asked | asked
+        return [self._drafts[int(i)] for i in index]
+
+    def _revised(self, draft: Draft, sample: int) -> str:
+        return self.grounding.revised(draft, self._features[sample]) if self.measures.change_texts else draft.text
+
+    def _text_columns(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """The data's own columns of texts that predictions hold, and the prompts as they were asked."""
+        names = [name for name in PREDICTED if name in self.data.columns]
+        columns = {name: as_column([str(self.data.columns[name][i]) for i in index]) for name in names}
+        return columns | {PROMPT: as_column([self._asked[int(i)] for i in index])}
+
+    # -- judging, keeping ---------------------------------------------------------------------------------------------
 
     @classmethod
     def judged_by(cls, p: Predictions) -> tuple[str, ...]:
         """Names of the metrics whose columns are there and whose libraries are installed."""
-        return selection.fitting(p)
+        by_columns = {DRAFT: "statement_coverage", choices.ANSWER: "choices"}
+        return (*selection.fitting(p), *(name for column, name in by_columns.items() if column in p.columns))
 
     @classmethod
     def misfit(cls, p: Predictions) -> str:
         """See :class:`Objective`."""
-        return selection.misfit(p)
+        if fault := selection.misfit(p) or choices.misfit(p):
+            return fault
+        draft, ending = p.columns.get(DRAFT), p.columns.get(ENDING)
+        if draft is not None and (draft.ndim != 2 or draft.dtype.kind not in "ui"):
+            return f"it has no column {DRAFT!r} of texts"
+        if ending is not None and (ending.ndim != 1 or ending.dtype.kind not in "ui" or (ending >= len(ENDINGS)).any()):
+            return f"its column {ENDING!r} is none of {', '.join(ENDINGS)}"
+        return ""
+
+    def state(self) -> dict[str, Any]:
+        """The prompt that most samples have, how texts are decoded, and the counter-measures."""
+        names, counts = np.unique(np.array(self.prompts or [""]), return_counts=True)
+        prompt = str(names[int(counts.argmax())])
+        return {"prompt": prompt, "decoding": self.decoding.model_dump(mode="json"), **self.grounding.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See :meth:`Objective.restore`."""
+        self.prompts = [str(state["prompt"])]
+        self.decoding = Decoding.model_validate({**state["decoding"], "stop": tuple(state["decoding"]["stop"])})
+        self._state = state
+        self.measures = CounterMeasures.model_validate(state["measures"])
+
+    def save(self, folder: Path) -> None:
+        """Writes the training reports that are retrieved, and the head of findings."""
+        self.grounding.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """See :meth:`Objective.load`."""
+        self.grounding = grounding_in(folder, self._state)
+
+    def texts_for(self, grafted: Grafted, run: Callable[[np.ndarray], Outputs], count: int) -> list[str]:
+        """Texts of new samples by a kept graft.
+
+        Args:
+            grafted: The graft.
+            run: Numbers of samples ``int64 [B]``, from 0 -> their features.
+            count: Number of samples, one batch.
+        """
+        index = np.arange(count)
+        self.prompts = [self.prompts[0]] * count
+        self._drafts, self._asked = {}, {}
+        if self.measures.need_features:
+            frozen = _frozen(grafted, run, self.inputs, index)
+            self._features = dict(enumerate(frozen))
+            self._reports = dict(enumerate(self.grounding.similar(frozen, [None] * count)))
+        elif self.measures.change_texts:
+            self._features = dict.fromkeys(range(count), np.zeros(1))
+        self.scores_of(grafted, run(index), None, index)
+        return [self._revised(self._drafts[i], i) for i in range(count)]
+
+
+PREDICTED = (REFERENCE, "kind", "truth", "choices", "answer")
+"""Columns of texts of a task's data that predictions hold, besides the prompt."""
+
+
+def _copier(grafted: Grafted) -> CopiesReports | None:
+    """The adapter that copies training reports, if the graft has one.
+
+    Raises:
+        ConfigError: Another adapter acts beside it, whose training would change the features that it was fitted on.
+    """
+    adapters = dict(grafted.named_adapters())
+    for name, adapter in adapters.items():
+        if isinstance(adapter, CopiesReports):
+            if len(adapters) > 1:
+                raise ConfigError(f"adapter {name!r} copies reports by frozen features; graft it alone")
+            return adapter
+    return None
+
+
+def _frozen(
+    grafted: Grafted, run: Callable[[np.ndarray], Outputs], inputs: tuple[str, ...], index: np.ndarray
+) -> np.ndarray:
+    """Pooled features ``[n, D]`` of the samples ``index``, ``int64 [n]``, by the encoder without its adapters."""
+    names = grafted.active
+    grafted.activate()
+    try:
+        return embed(lambda outputs: joined(outputs, inputs), run, index).cpu().numpy()
+    finally:
+        grafted.activate(*names)
 
 
 def language_model(grafted: Grafted) -> LanguageModel:

@@ -14,7 +14,7 @@ from medgraft.adapter import Adapter
 from medgraft.adapter_protocols import enter_phase, phases_of
 from medgraft.errors import ConfigError
 from medgraft.grafting import Grafted
-from medgraft.schedule import phase_parameters, phase_starts
+from medgraft.schedule import Phase, followed_by, phase_parameters, phase_starts
 
 logger = logging.getLogger(__name__)
 
@@ -27,18 +27,23 @@ class Phases:
     Args:
         grafted: Whose adapters.
         steps: Optimisation steps in all.
+        last: A phase of the objective behind those of the adapters, in which everything trains.
 
     Raises:
         ConfigError: A schedule does not fit the adapter's parameters, two adapters declare different ones, or there
             are fewer steps than phases.
     """
 
-    def __init__(self, grafted: Grafted, steps: int) -> None:
+    def __init__(self, grafted: Grafted, steps: int, last: Phase | None = None) -> None:
         self.adapters: dict[str, Adapter] = {}
         self.names: dict[str, dict[str, tuple[str, ...]]] = {}
+        self.last = last
         plans = {}
-        for name, adapter in grafted.named_adapters():
-            schedule = phases_of(adapter)
+        every = {name: (adapter, phases_of(adapter)) for name, adapter in grafted.named_adapters()}
+        several = {name for name, (_, schedule) in every.items() if len(schedule) > 1} or set(every)
+        for name, (adapter, schedule) in every.items():
+            if last is not None and name in several:
+                schedule = followed_by(schedule, last)
             trained = [key for key, p in adapter.named_parameters() if p.requires_grad]
             names = phase_parameters(schedule, trained, f"adapter {name!r}")
             if len(schedule) > 1:
@@ -66,7 +71,8 @@ class Phases:
             for key, parameter in adapter.named_parameters():
                 if key in names:
                     parameter.requires_grad_(key in trained)
-            enter_phase(adapter, phase)
+            # Of the objective's phase adapters know nothing: they act whole, as after training.
+            enter_phase(adapter, None if self.last is not None and phase == self.last.name else phase)
             count = sum(p.numel() for p in adapter.parameters() if p.requires_grad)
             logger.info(
                 "phase %s of %s: %d steps, %d parameters: %s", phase, name, stop - start, count, sorted(trained)
@@ -74,6 +80,10 @@ class Phases:
             entry = {"adapter": name, "stage": phase, "steps": stop - start, "trainable": count}
             self.log.append({**entry, "parameters": sorted(trained), "position": position, "losses": []})
         return step - start, stop - start
+
+    def begins_last(self, step: int) -> bool:
+        """Whether the objective's own phase begins with a step."""
+        return self.last is not None and step == self.starts[-1]
 
     @property
     def name(self) -> str:

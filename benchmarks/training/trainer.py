@@ -237,7 +237,7 @@ class Runner:
         optimizer = self.optimizer(train)
         best = BestWeights(self.grafted.trainable_parameters()) if train.keep == "lowest_loss" else None
         total = train.epochs * math.ceil(len(index) / train.batch_size)
-        phases = Phases(self.grafted, total)
+        phases = Phases(self.grafted, total, self.objective.last_phase())
         if best is not None and phases.phases:
             raise ConfigError(f"{' and '.join(phases.phases)} trains in phases, so no earlier epoch can be kept")
         self.grafted.train()
@@ -248,6 +248,8 @@ class Runner:
                 for part in batches(order.permutation(index), train.batch_size):
                     rate = learning_rate(*phases.enter(log.steps), train.warmup)
                     self.phase = phases.name
+                    if phases.begins_last(log.steps):
+                        self.objective.begin_last_phase(self.grafted, self.outputs, index)
                     losses.append(self._step(optimizer, part, rate, log, None if drawn is None else drawn[part]))
                     phases.record(losses[-1])
                     self.observer.step(log.steps, losses[-1], _rates(optimizer))

@@ -91,6 +91,19 @@ class LooksAtMedia(Protocol):
 
 
 @runtime_checkable
+class CopiesReports(Protocol):
+    """Answers with the text of a training sample, in the place of a language model."""
+
+    def fit_reports(self, features: Tensor, reports: Sequence[str]) -> None:
+        """Called once before training, with the frozen features ``[n, D]`` and the texts of the training samples."""
+        ...
+
+    def reports_for(self, features: Tensor) -> list[str]:
+        """A text for each row of features ``[B, D]``."""
+        ...
+
+
+@runtime_checkable
 class HasDiagnostics(Protocol):
     """Has numbers for the result, such as the load of experts."""
 

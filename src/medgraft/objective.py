@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # planning reads names and needs of objectives before torch i
 
     from medgraft.features import Features
     from medgraft.grafting import Grafted
+    from medgraft.schedule import Phase
     from medgraft.task import Task, TaskData
 
 Outputs = Mapping[str, "Features"]
@@ -76,6 +78,7 @@ class Objective:
         activation: What :meth:`activated` does, in words: ``softmax``, ``sigmoid``, or ``identity`` where predictions
             are :meth:`decision` itself.
         compares: It trains on pairs: two modalities of a sample, which :attr:`pair` names.
+        resumes: Predicting takes long, so that what is predicted is kept as it comes: :meth:`resume_at`.
         pair: These two; a task may name others, and where neither does they are the first that is no text, and the
             text. See :func:`pair_of`.
     """
@@ -90,6 +93,7 @@ class Objective:
     takes_support: ClassVar[bool] = False
     activation: str = "identity"
     compares: ClassVar[bool] = False
+    resumes: ClassVar[bool] = False
     pair: tuple[str, ...] = ()
 
     def __init__(self, data: TaskData, inputs: tuple[str, ...]) -> None:
@@ -121,6 +125,16 @@ class Objective:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Takes back what :meth:`state` gave, in an objective without the data that it was trained on."""
 
+    def save(self, folder: Path) -> None:
+        """Writes what its predictions need and is too large for :meth:`state` into the folder of a kept graft."""
+
+    def load(self, folder: Path) -> None:
+        """Takes back what :meth:`save` wrote; called after :meth:`restore`.
+
+        Raises:
+            CheckpointError: It is missing or damaged.
+        """
+
     def make_head(self, sample: Outputs) -> nn.Module | None:
         """A head that fits the features of some training samples; ``None`` where it needs none."""
         return None
@@ -138,6 +152,22 @@ class Objective:
         """The loss of a batch, a scalar."""
         raise TypeError(f"{type(self).__name__} must implement loss()")
 
+    def last_phase(self) -> Phase | None:
+        """A phase of its own behind those of the adapters, in which :meth:`loss` is another; ``None`` for most.
+
+        Its share of the steps is taken off theirs.
+        """
+        return None
+
+    def begin_last_phase(self, grafted: Grafted, run: Callable[[np.ndarray], Outputs], index: np.ndarray) -> None:
+        """Called where :meth:`last_phase` begins, with what was learnt before it.
+
+        Args:
+            grafted: The graft, in training mode, which it must be in again afterwards.
+            run: Sample numbers -> their features.
+            index: ``int64 [n]``, training samples.
+        """
+
     def context(self, grafted: Grafted) -> Any:
         """What all batches of a prediction share, such as the embeddings of the classes."""
         return None
@@ -152,6 +182,14 @@ class Objective:
         An objective that knows more of a sample than its features, such as the question that it is asked, overrides it.
         """
         return self.scores(grafted, outputs, context)
+
+    def resume_at(self, stem: Path) -> None:
+        """Told once, after training and before any prediction, where to keep what it predicts, if it :attr:`resumes`.
+
+        Args:
+            stem: Path of which no file exists unless a run of the same weights was killed while it predicted; endings
+                are the objective's own. The harness removes the folder when the cell is done.
+        """
 
     def decision(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
         """What :meth:`scores` are made of by :meth:`activated`, ``[B, K]``: logits where they are probabilities.

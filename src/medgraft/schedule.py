@@ -32,6 +32,16 @@ ONE_STAGE = ONE_PHASE
 """Earlier name of :data:`ONE_PHASE`."""
 
 
+def followed_by(schedule: Sequence[Phase], last: Phase) -> tuple[Phase, ...]:
+    """A schedule with a phase behind it, whose share of the steps is taken off all others alike.
+
+    Example:
+        >>> [(phase.name, phase.share) for phase in followed_by(ONE_PHASE, Phase("preferences", share=0.25))]
+        [('all', 0.75), ('preferences', 0.25)]
+    """
+    return (*(phase._replace(share=phase.share * (1 - last.share)) for phase in schedule), last)
+
+
 def phase_parameters(schedule: Sequence[Phase], parameters: Iterable[str], who: str) -> dict[str, tuple[str, ...]]:
     """The parameters that each phase trains.
 

@@ -108,12 +108,16 @@ class TaskData:
         columns: Further facts ``[n, ...]`` that an objective reads, such as ``event`` for ``survival``.
         horizons: Times at which predictions of time are judged.
         decoding: How texts are generated: fields of :class:`medgraft.language_model.Decoding`.
+        countermeasures: What keeps generated texts from stating what nobody saw: fields of
+            :class:`medgraft.text_options.CounterMeasures`.
         attributes: Fact of a person or sample (sex, age, site, scanner, view) -> words or numbers ``[n]``, by groups of
             which the primary metric is told besides; numbers become bands. Nothing learns from them.
         given_test: The data name their test split themselves. A graft of another cohort is then tested on it, else on
             all samples.
         validated: Whether there is a validation split. Without one ``val`` is empty, heads stay as they were trained,
             and the thresholds of labels are 0.5.
+        also_read: Digests of what the task read that is in no table and no sample, such as reports in files of their
+            own; a real copy is identified by them too.
         untrainable: Why nothing can be trained on these data, in words; empty where it can.
         phantom: The cohort is generated.
         provenance: What a result records about the data: counts, reader's report, generator, ceilings. No identifiers.
@@ -137,9 +141,11 @@ class TaskData:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
     horizons: tuple[float, ...] = ()
     decoding: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    countermeasures: Mapping[str, Any] = field(default_factory=dict[str, Any])
     given_test: bool = False
     validated: bool = True
     attributes: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray], repr=False)
+    also_read: tuple[str, ...] = ()
     untrainable: str = ""
     phantom: bool = False
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])

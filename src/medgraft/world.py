@@ -95,6 +95,14 @@ class World:
             **{name: self.gather(part, lengths) for name, part in parts.items() if part is not None}
         )
 
+    def gather_objects(self, mine: Any) -> list[Any]:
+        """What each process has, in the order of the ranks; pickled, so from processes of one program alone."""
+        if self.size == 1:
+            return [mine]
+        every: list[Any] = [None] * self.size
+        dist.all_gather_object(every, mine, group=self.group)
+        return every
+
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Each parameter's gradient, of any shape, becomes its mean over the processes; one without any keeps none."""
         if self.size == 1:

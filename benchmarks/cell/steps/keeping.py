@@ -28,6 +28,7 @@ def keep(ready: Ready, evaluated: Evaluated, folder: Path) -> None:
     """
     loaded, task, spec = ready.loaded, ready.loaded.task, ready.spec
     ready.grafted.save(folder)
+    ready.runner.objective.save(folder)
     metric, calibration = evaluated.metrics.get(task.primary), evaluated.calibration
     scaling = None if calibration is None else calibration.scaling
     facts = KeptFacts(

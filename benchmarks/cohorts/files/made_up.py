@@ -3,7 +3,9 @@
 Each form is one that no real cohort can have, and a cohort is a phantom only if every identifier in it has that form:
 ADNI ends at site 941, CheXpert has five digits, the RSNA challenge has random UUIDs (version 4), SIIM-ACR identifiers
 begin with 1.2.276, NIH ChestX-ray14 ends at patient 30,805, MIMIC-CXR at subject 19,999,999, and OASIS-1, -2 and -3 at
-subjects 457, 186 and about 1,500, where the phantoms begin at 9,000.
+subjects 457, 186 and about 1,500, where the phantoms begin at 9,000. IU X-ray ends at study 3,999, VQA-RAD has images of
+five digits, SLAKE ends at image 641, and PMC-VQA's articles have numbers of seven digits. CT-RATE ends at patient 20,000
+and M3D-Cap below case 30,000, where the phantoms begin at 900,001.
 """
 
 from __future__ import annotations
@@ -19,6 +21,12 @@ _FORMS = {
     "nih": re.compile(r"00(?:09\d{4}|[1-9]\d{5})"),
     "mimic": re.compile(r"p99\d{6}"),
     "oasis": re.compile(r"OAS(?:[12]_|3|IS[123])9\d{3}"),
+    "iu_xray": re.compile(r"CXR9\d{4}"),
+    "vqa_rad": re.compile(r"synpic99\d{4}"),
+    "slake": re.compile(r"xmlab9\d{4}"),
+    "pmc_vqa": re.compile(r"PMC99\d{6}"),
+    "ct_rate": re.compile(r"(?:train|valid)_9\d{5}"),
+    "m3d": re.compile(r"9\d{5}"),
 }
 _IN_PATHS = {
     "adni": re.compile(r"\d{3}_S_\d{4,5}|(?<=sub-ADNI)\d{3}S\d{4,5}"),
@@ -28,6 +36,12 @@ _IN_PATHS = {
     "nih": re.compile(r"(?<![^/])\d{8}(?=_\d{3}\.(?:png|jpe?g)$)", re.IGNORECASE),
     "mimic": re.compile(r"(?<![^/])p\d{8}(?=/s\d{8}/)"),
     "oasis": re.compile(r"OAS(?:[12]_|3|IS[123])\d{4}(?!\d)"),
+    "iu_xray": re.compile(r"(?<![^/])CXR\d+"),
+    "vqa_rad": re.compile(r"(?<![^/])synpic\d+"),
+    "slake": re.compile(r"(?<![^/])xmlab\d+(?=/)"),
+    "pmc_vqa": re.compile(r"(?<![^/])PMC\d+"),
+    "ct_rate": re.compile(r"(?<![^/])(?:train|valid)_\d+(?=_?[a-z]+(?:_\d+\.nii(?:\.gz)?$|/))"),
+    "m3d": re.compile(r"(?<=ct_case/)[^/]+(?=/)|(?<=ct_quizze/)[^/]+(?=/)"),
 }
 _OF_MIMIC = re.compile(r"(?:^|/)p\d{8}/s\d{8}/")
 
@@ -37,8 +51,10 @@ def made_up(kind: str, identifiers: Iterable[str]) -> bool:
 
     Args:
         kind: ``adni`` (PTIDs), ``chexpert`` (``patient...``), ``rsna`` and ``siim`` (names of images), ``nih`` (eight
-            digits of a patient), ``mimic`` (``p...``) or ``oasis`` (``OAS1_...``, ``OAS3...``); of any other kind
-            nothing is known, so the answer is no.
+            digits of a patient), ``mimic`` (``p...``), ``oasis`` (``OAS1_...``, ``OAS3...``), ``iu_xray`` (``CXR...``),
+            ``vqa_rad`` (``synpic...``), ``slake`` (``xmlab...``), ``pmc_vqa`` (``PMC...``), ``ct_rate``
+            (``train_...``, ``valid_...``) or ``m3d`` (numbers of cases); of any other kind nothing is known, so the
+            answer is no.
         identifiers: Of people or images.
 
     Example:

@@ -8,10 +8,11 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -201,6 +202,16 @@ def _plan(split: str, count: int, seed: int, site: ChestSetting) -> list[_Row]:
     if len(numbers) > room:
         raise ConfigError(f"{split} would need {len(numbers)} patients; a phantom cohort has room for {room}")
     return [_Row(study, film, split, f"patient{first + numbers[study.patient]}") for study, film in films]
+
+
+def planned(config: Mapping[str, Any], seed: int, site: ChestSetting) -> dict[str, Study]:
+    """``patient900001/study1`` -> what was drawn, of what a marker says; nothing is rendered.
+
+    The five-class set, whose studies are searched for, is left out.
+    """
+    counts = config["images"]
+    parts = [_plan(split, int(counts[split]), seed, site) for split in ("train", "valid", "test") if counts[split]]
+    return {f"{row.patient}/study{row.study.number}": row.study for part in parts for row in part}
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -58,6 +60,19 @@ def with_pairs(folder: Path, n_pairs: int, seed: int, site: ChestSetting, size: 
         _mimic_tree(pairs, n_pairs, seed, site, size, 0.1, jobs)
 
 
+def planned(config: Mapping[str, Any], seed: int, site: ChestSetting) -> dict[str, Study]:
+    """Name of the study (``s99000001``) -> what was drawn, of what a marker says; nothing is rendered."""
+    films = plan_films(int(config["images"]), seed, "mimic", site)
+    numbers = _numbers(films)
+    return {f"s{numbers[study.patient, study.number]}": study for study, _ in films}
+
+
+def _numbers(films: Sequence[tuple[Study, int]]) -> dict[tuple[int, int], int]:
+    """(Patient, study of the patient) -> number of the study in the cohort."""
+    keys = dict.fromkeys((study.patient, study.number) for study, _ in films)
+    return {key: _FIRST_STUDY + i for i, key in enumerate(keys)}
+
+
 def _mimic_tree(
     folder: Path, n_images: int, seed: int, site: ChestSetting, size: int, test_share: float, jobs: int
 ) -> None:
@@ -68,11 +83,11 @@ def _mimic_tree(
     split_of = dict.fromkeys(persons, "train")
     split_of |= dict.fromkeys(persons[-n_test - n_validate : -n_test], "validate")
     split_of |= dict.fromkeys(persons[-n_test:], "test")
-    numbers = {key: i for i, key in enumerate(dict.fromkeys((s.patient, s.number) for s, _ in films))}
+    numbers = _numbers(films)
     plan, split, metadata, labels = [], [], [], {}
     for study, film in films:
         subject = _FIRST_SUBJECT + study.patient
-        number = _FIRST_STUDY + numbers[study.patient, study.number]
+        number = numbers[study.patient, study.number]
         digest = hashlib.sha256(f"phantom {seed} {number} {film}".encode()).hexdigest()
         name = "-".join(digest[i : i + 8] for i in range(0, 40, 8))
         home = folder / "files" / f"p{str(subject)[:2]}" / f"p{subject}"

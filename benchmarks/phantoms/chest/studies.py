@@ -60,7 +60,10 @@ __all__ = [
 STREAMS = {
     name: number
     for number, name in enumerate(
-        ("train", "valid", "test", "5x200", "pretrain", "ceiling", "5x200 search", "rsna", "siim", "nih", "mimic")
+        (
+            *("train", "valid", "test", "5x200", "pretrain", "ceiling", "5x200 search", "rsna", "siim", "nih", "mimic"),
+            *("iu_xray", "vqa_rad", "slake", "pmc_vqa"),
+        )
     )
 }
 """Purpose -> random stream: equal indices of two streams are different patients, whatever the seed."""

@@ -65,6 +65,7 @@ _NOT_NOW = re.compile(
     r"\b(?:history of|prior history of|known history of|status post|s/p|evaluate for|evaluation for|assess for|"
     r"(?:please |to )rule out|^rule out|r/o|risk of|to exclude)\b[^,]{0,40}$"
 )
+_NOT_ASSESSED = re.compile(r"\b(?:not|cannot be|could not be|can't be) (?:\w+ )?(?:assessed|evaluated)\b")
 _PAIRED = re.compile(r"^(?: \w+){0,2} (?:or|versus|vs|and/or)(?: \w+){0,3} $")
 
 
@@ -78,7 +79,7 @@ def assertion_of(sentence: str, found: Sequence[Mention], i: int) -> tuple[bool,
     """
     mention = found[i]
     before, behind = _scopes(sentence, found, i)
-    if _NOT_NOW.search(before):
+    if _NOT_NOW.search(before) or _NOT_ASSESSED.search(before) or _NOT_ASSESSED.search(behind):
         return None
     before, behind = _NO_DENIAL.sub(" ", before), _NO_DENIAL.sub(" ", _UNRESOLVED.sub(" ", behind))
     before, doubted_denials = _DOUBT_OF_DENIAL.subn(" ", before)

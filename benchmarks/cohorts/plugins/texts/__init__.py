@@ -1,0 +1,1 @@
+"""Cohorts of chest films with texts as plugins."""

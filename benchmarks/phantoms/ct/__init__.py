@@ -1,0 +1,1 @@
+"""The phantom of chest CT: bodies, findings that can be checked, reports and questions from the same facts."""

@@ -1,0 +1,1 @@
+"""Tasks on CT volumes: labels, reports and questions."""

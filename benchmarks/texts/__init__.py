@@ -1,0 +1,1 @@
+"""Generated texts: how they are kept and resumed, and what keeps them from stating what nobody saw."""
