@@ -62,8 +62,11 @@ def statements_of_sentence(sentence: str) -> tuple[Statement, ...]:
     made: list[Statement] = []
     for i, mention in enumerate(found):
         said = assertion_of(sentence, found, i)
-        for each in attributes_of(sentence, found, i) if said is not None else ():
-            statement = Statement(mention.finding, *said, **asdict(each))
+        if said is None:
+            continue
+        present, certain = said
+        for each in attributes_of(sentence, found, i):
+            statement = Statement(mention.finding, present, certain, each.side, each.size, each.place, each.millimetres)
             # What is denied of both sides is denied as a whole.
             whole = not statement.present and statement.side == "both"
             made.append(replace(statement, side="") if whole else statement)

@@ -34,10 +34,10 @@ def chexbert_labels(folder: Path, texts: Sequence[str]) -> Array:
         DataError: A file is missing, or holds other weights.
     """
     import torch
-    from transformers import BertTokenizerFast
+    from transformers import AutoTokenizer
 
     bert, heads = _opened(folder)
-    tokenizer = BertTokenizerFast.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     different = list(dict.fromkeys(" ".join(text.split()) for text in texts))
     longest = min(LONGEST, bert.config.max_position_embeddings)
     found: dict[str, list[int]] = {}

@@ -4,8 +4,8 @@
 once, when a cell's texts are generated. Their numbers are then made of columns that predictions hold, so that a reader
 of results needs no weights.
 
-Two that papers report are not there. RadGraph-F1 (Jain et al., 2021; Delbrouck et al., 2022) runs a DyGIE++ model inside
-a copy of AllenNLP that its package brings along and that loads a tokenizer from the hub by name; GREEN (Ostmeier et
+Two that papers report are not there. RadGraph-F1 (Jain et al., 2021; Delbrouck et al., 2022) runs a DyGIE++ model in a
+copy of AllenNLP that its package brings along and that loads a tokenizer from the hub by name; GREEN (Ostmeier et
 al., 2024) is a language model of seven billion parameters with a prompt of its own. Neither can be opened from a folder
 and tested without its weights, so neither is claimed.
 """
