@@ -20,6 +20,7 @@ _JOINTS = re.compile(
     r",|;|\b(?:and|or|nor|with|without|versus|vs|plus|as well as|but|however|while|whereas|although|is|are|was|were|"
     r"may|might|could|likely|probably|possibly|represents?|reflects?|suggest\w*|concerning|suspicious|consistent|compatible)\b"
 )
+_ELSEWHERE = re.compile(r",? ?(?:and |but )?\b(?:absent|not|none|no)\b(?= (?:on|in|at) )")
 _COMPARED = re.compile(
     r"\b(?:left|right)(?: side| lung)? ?(?:is |being )?(?:greater|larger|more|worse|bigger|less|smaller|>) ?(?:than)? ?"
     r"(?:on )?(?:the )?(?:left|right)\b|\b(?:left|right) ?[>] ?(?:left|right)\b|\b(?:left and right|right and left)\b"
@@ -113,6 +114,7 @@ def own_words(sentence: str, found: Sequence[Mention], i: int) -> str:
     if i + 1 < len(found):
         joints = list(_JOINTS.finditer(behind))
         behind = behind[: joints[-1].start()] if joints else ""
+    behind = _ELSEWHERE.split(behind)[0]
     return f"{before}{sentence[mention.start : mention.end]}{behind}"
 
 

@@ -70,6 +70,12 @@ SENTENCES: dict[str, list[str]] = {
     "No acute disease apart from a left rib fracture.": ["+ no finding", "+ fracture left"],
     "Atelectasis rather than pneumonia.": ["+ atelectasis", "- pneumonia"],
     "The effusion is large, however no pneumothorax.": ["+ pleural effusion large", "- pneumothorax"],
+    "There is no pleural effusion, and the heart is enlarged.": ["- pleural effusion", "+ cardiomegaly"],
+    "No effusion and the heart is not enlarged.": ["- pleural effusion", "- cardiomegaly"],
+    "No effusion, edema, and consolidation are seen.": ["- pleural effusion", "- edema", "- consolidation"],
+    "No pneumothorax, possible pneumonia.": ["- pneumothorax", "? pneumonia"],
+    "Pleural effusion is present on the right, absent on the left.": ["+ pleural effusion right"],
+    "The chest tube was removed.": ["- support devices"],
     # doubts
     "Pneumonia cannot be excluded.": ["? pneumonia"],
     "Cannot exclude small right pleural effusion.": ["? pleural effusion right small"],
