@@ -15,6 +15,7 @@ from medgraft.benchmarks.board.external import tested_rows
 from medgraft.benchmarks.board.groups import HEADS as GROUP_HEADS
 from medgraft.benchmarks.board.groups import group_rows, metrics_by_group
 from medgraft.benchmarks.board.options import BoardOptions
+from medgraft.benchmarks.board.parts import is_part, part_tables
 from medgraft.benchmarks.board.probabilities import HEADS as PROBABILITY_HEADS
 from medgraft.benchmarks.board.probabilities import probability_rows
 from medgraft.benchmarks.board.rows import BoardRow
@@ -26,6 +27,9 @@ from medgraft.benchmarks.metrics.intervals import FEW
 from medgraft.benchmarks.suite.text import suite_markdown
 from medgraft.commands.plain_text import markdown_code, markdown_text, one_line
 from medgraft.errors import ConfigError
+
+WIDEST = 12
+"""Numbers beside each other in a table of further ones; texts are judged by three times as many."""
 
 PHANTOM_NOTE = (
     "**PHANTOM**: rows marked so were measured on generated cohorts. They show that the machinery works and how "
@@ -188,14 +192,17 @@ def _task_section(members: Sequence[BoardRow], also: Sequence[str], margin: floa
     keep = KEPT if any(row.metrics for row in members) else tuple(rows[0])
     heads, cells = without_dashes(tuple(rows[0]), [list(row.values()) for row in rows], keep)
     lines += _as_markdown(cells, heads)
-    if named := _further(members[0], numbers, also):
+    named = _further(members[0], numbers, also)
+    for some in (named[i : i + WIDEST] for i in range(0, len(named), WIDEST)):
         further = [
-            [row.first.spec.encoder, row.adapter, *(with_interval(row.metrics.get(name)) for name in named)]
+            [row.first.spec.encoder, row.adapter, *(with_interval(row.metrics.get(name)) for name in some)]
             for row in members
             if row.metrics
         ]
-        heads = ["encoder", "adapter", *(f"{name}{mark}" for name in named)]
+        heads = ["encoder", "adapter", *(f"{name}{mark}" for name in some)]
         lines += _as_markdown(further, heads)
+    for heads, cells in part_tables(members):
+        lines += ["Part by part:", "", *_as_markdown(cells, [*heads[:3], *(f"{name}{mark}" for name in heads[3:])])]
     lines += _beside_full(members, margin)
     lines += _unranked(members)
     lines += _fallbacks(members)
@@ -236,9 +243,9 @@ def _external_section(members: Sequence[BoardRow]) -> list[str]:
 def _further(row: BoardRow, numbers: Sequence[str], also: Sequence[str]) -> list[str]:
     """Overall metrics that the first table has no column for: the task's variants, an objective's others, those asked.
 
-    Of classes, only variants: theirs by class have a table of their own.
+    Of classes, only variants: theirs by class have a table of their own, as have numbers by part.
     """
     classes = "f1_macro" in row.metrics
     further = row.first.data.get("variants", ()) if classes else [name for name in row.metrics if name not in numbers]
-    named = [name for name in row.metrics if name in further]
+    named = [name for name in row.metrics if name in further and not is_part(name)]
     return named + [name for name in also if name in row.metrics and name not in named]

@@ -17,6 +17,7 @@ from medgraft.benchmarks.metrics.texts.clinical.truth import TRUTH
 from medgraft.benchmarks.metrics.texts.columns import GENERATED, REFERENCE, as_column
 from medgraft.benchmarks.metrics.texts.coverage import DRAFT
 from medgraft.benchmarks.metrics.texts.kinds import KIND
+from medgraft.benchmarks.metrics.texts.learned.judges import judged_columns
 from medgraft.benchmarks.metrics.texts.statements import from_json
 from medgraft.benchmarks.objectives.heads import joined
 from medgraft.benchmarks.objectives.support import embed
@@ -253,6 +254,10 @@ class GenerationObjective(Objective):
             columns[DRAFT] = as_column([draft.text for draft in drafts])
         if self.options:
             columns[choices.OPTION_SCORES] = self.options.column(test)
+        judged = judged_columns(texts, [self.references[i] for i in test])
+        if judged.facts:
+            self.data.provenance["judges"] = judged.facts
+        columns |= judged.columns
         ends = (tokens != NO_TOKEN).sum(axis=1).astype(np.int64)
         return Predictions(tokens, ends, groups, (), variants=self.data.variants, columns=columns)
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 
-import numpy as np
-
 from medgraft.benchmarks.metrics.texts.clinical.truth import TRUTH
 from medgraft.benchmarks.metrics.texts.columns import GENERATED, REFERENCE, texts_of
 from medgraft.benchmarks.metrics.texts.kinds import KIND
+from medgraft.benchmarks.metrics.texts.learned.bert_score import COLUMN as BERT_SCORE
+from medgraft.benchmarks.metrics.texts.learned.chexbert_labels import GENERATED_LABELS
+from medgraft.benchmarks.metrics.texts.learned.judges import column_misfit
 from medgraft.benchmarks.metrics.texts.statements import from_json, statements_of
 from medgraft.errors import DataError
-from medgraft.metric import Array, Predictions
+from medgraft.metric import Predictions
 
 LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "rouge": ("rouge_score",),
@@ -31,7 +32,10 @@ OF_KINDS = ("answers_by_kind",)
 CLINICAL = ("finding_f1", "hallucination", "hallucination_counts", "entailment")
 """Of reports."""
 
-ALL = (*LIBRARIES, *OF_KINDS, *CLINICAL)
+LEARNED = {"bert_score": BERT_SCORE, "chexbert_f1": GENERATED_LABELS}
+"""By trained models -> the column that says that its weights were there."""
+
+ALL = (*LIBRARIES, *LEARNED, *OF_KINDS, *CLINICAL)
 
 
 def fitting(p: Predictions) -> tuple[str, ...]:
@@ -41,6 +45,7 @@ def fitting(p: Predictions) -> tuple[str, ...]:
     (``truth``), or those that a reference states.
     """
     named = [name for name, needed in LIBRARIES.items() if _installed(needed)]
+    named += [name for name, column in LEARNED.items() if column in p.columns]
     if KIND in p.columns:
         return (*named, *(OF_KINDS if _installed(("sacrebleu", "rouge_score")) else ()))
     return (*named, *(CLINICAL if TRUTH in p.columns or _states_findings(p) else ()))
@@ -52,11 +57,6 @@ def _installed(libraries: tuple[str, ...]) -> bool:
 
 def _states_findings(p: Predictions) -> bool:
     return any(statements_of(text) for text in texts_of(p.columns[REFERENCE]))
-
-
-def text_columns(columns: Mapping[str, Array]) -> dict[str, Array]:
-    """Those of a task's columns ``[n]`` that are texts."""
-    return {name: column for name, column in columns.items() if np.asarray(column).dtype.kind in "UO"}
 
 
 def misfit(p: Predictions) -> str:
@@ -73,4 +73,4 @@ def misfit(p: Predictions) -> str:
                 from_json(text)
         except DataError as error:
             return f"its column {TRUTH!r} holds no statements: {error}"
-    return ""
+    return column_misfit(p)

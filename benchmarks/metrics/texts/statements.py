@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from math import inf
 from typing import Any
 
 from medgraft.benchmarks.metrics.texts.labeller.assertion import assertion_of
@@ -61,8 +62,14 @@ def statements_of_sentence(sentence: str) -> tuple[Statement, ...]:
     made: list[Statement] = []
     for i, mention in enumerate(found):
         said = assertion_of(sentence, found, i)
-        if said is not None:
-            made += [Statement(mention.finding, *said, **asdict(each)) for each in attributes_of(sentence, found, i)]
+        if said is None:
+            continue
+        present, certain = said
+        for each in attributes_of(sentence, found, i):
+            statement = Statement(mention.finding, present, certain, each.side, each.size, each.place, each.millimetres)
+            # What is denied of both sides is denied as a whole.
+            whole = not statement.present and statement.side == "both"
+            made.append(replace(statement, side="") if whole else statement)
     return tuple(made)
 
 
@@ -107,7 +114,7 @@ def _checked(row: Any) -> Statement:
         all(isinstance(getattr(made, name), str) for name in ("finding", "side", "size", "place"))
         and isinstance(made.present, bool)
         and isinstance(made.certain, bool)
-        and (number is None or (isinstance(number, int | float) and not isinstance(number, bool) and number >= 0))
+        and (number is None or (isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number < inf))
     )
     if not sound or made.side not in SIDES or made.size not in SIZES or not made.finding:
         raise DataError(f"a statement's side is one of {SIDES}, its size one of {SIZES}; not as in {row!r}")

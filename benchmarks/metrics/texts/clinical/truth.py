@@ -108,6 +108,9 @@ def detailed(statement: Statement) -> bool:
 
 def _in_words_of_reports(each: Statement) -> Statement:
     place = " ".join(each.place.lower().split())
-    named = places_in(place)
-    side = each.side or side_in(place)
-    return replace(each, finding=finding_named(each.finding, place), side=side, place=named[0] if named else place)
+    finding, named = finding_named(each.finding, place), places_in(place)
+    if finding == "hippocampal atrophy":  # which has its place in its name, and is denied of no other
+        named, place = [], ""
+    return replace(
+        each, finding=finding, side=each.side or side_in(each.place.lower()), place=named[0] if named else place
+    )

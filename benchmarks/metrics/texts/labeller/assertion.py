@@ -18,11 +18,15 @@ _CLAUSE = re.compile(
     r"besides|otherwise|which (?:is|are))\b"
 )
 _ASSERTING = re.compile(
-    r" *(?:and )?(?:there (?:is|are|remains?)|with\b|stable|unchanged|persistent|persisting|again|new\b|now\b|"
-    r"(?:is|are) (?:seen|noted))"
+    r" *(?:and )?(?:there (?:is|are|remains?)|with\b|possib|probab|likely|suspected|suspicious|questionable|stable|"
+    r"unchanged|persistent|persisting|again|new\b|now\b|(?:is|are) (?:seen|noted))"
 )
 _VERB = re.compile(r"\b(?:is|are|has|have|remains?|shows?|demonstrates?|was|were|persists?|appears?)\b")
-_OR = re.compile(r"\b(?:or|nor|and)\b")
+_OR = re.compile(r"\b(?:or|nor)\b")
+_FOUND = re.compile(
+    r"\b(?:is|are|was|were) (?:seen|present|identified|noted|detected|observed|evident|demonstrated|found|"
+    r"visuali[sz]ed)\b"
+)
 
 _NO_DENIAL = re.compile(
     r"\b(?:no (?:significant |definite |appreciable |substantial |interval |relevant |other )*(?:change|increase|"
@@ -37,16 +41,16 @@ _DOUBT_OF_DENIAL = re.compile(
 )
 _DENIED_BEFORE = re.compile(
     r"\b(?:no|not|without|negative for|free of|clear of|absence of|lack of|absent|neither|nor|never|denies|excludes?|"
-    r"excluded|rule[sd] out|resolution of|clearance of|(?<!un)(?<!nearly )(?<!partially )(?<!almost )(?<!partly )"
-    r"(?<!incompletely )(?<!completely )resolved|completely resolved|rather than|non(?=-))\b"
+    r"excluded|rule[sd] out|resolution of|clearance of|removal of|(?<!un)(?<!nearly )(?<!partially )(?<!almost )"
+    r"(?<!partly )(?<!incompletely )(?<!completely )resolved|completely resolved|rather than|non(?=-))\b"
 )
 _DENIED_BEHIND = re.compile(
     r"\b(?:(?:is|are|was|were|has been|have been|has|have)? ?(?:not|no longer) (?:\w+ )?(?:seen|present|"
-    r"identified|visuali[sz]ed|visible|evident|demonstrated|detected|noted|observed|found|appreciated|apparent|shown|there|"
-    r"suspected|recogni[sz]ed|any ?more)|absent|(?:has|have|had)? ?(?:now |since |completely |fully )*"
+    r"identified|visuali[sz]ed|visible|evident|demonstrated|detected|noted|observed|found|appreciated|apparent|shown|"
+    r"there|suspected|recogni[sz]ed|any ?more)|absent|(?:has|have|had)? ?(?:now |since |completely |fully )*"
     r"(?<!nearly )(?<!partially )(?<!almost )(?<!partly )(?<!not )(?<!incompletely )(?<!un)resolved|has cleared|"
-    r"have cleared|(?:is|are|was|were|has been|have been) (?:excluded|ruled out)|(?:is|are) (?:no longer|negative))\b|"
-    r"^ *[:=-] *(?:none|no|absent|negative|nil)\b"
+    r"have cleared|(?:is|are|was|were|has been|have been) (?:excluded|ruled out|removed)|(?:is|are) "
+    r"(?:no longer|negative))\b|^ *[:=-] *(?:none|no|absent|negative|nil)\b"
 )
 _UNRESOLVED = re.compile(r"\b(?:nearly|partially|almost|partly|incompletely|mostly|largely)(?: completely)? resolved\b")
 _DOUBTED_BEFORE = re.compile(
@@ -66,6 +70,7 @@ _NOT_NOW = re.compile(
     r"(?:please |to )rule out|^rule out|r/o|risk of|to exclude)\b[^,]{0,40}$"
 )
 _NOT_ASSESSED = re.compile(r"\b(?:not|cannot be|could not be|can't be) (?:\w+ )?(?:assessed|evaluated)\b")
+_PART = re.compile(r",|\band\b")
 _PAIRED = re.compile(r"^(?: \w+){0,2} (?:or|versus|vs|and/or)(?: \w+){0,3} $")
 
 
@@ -113,7 +118,10 @@ def _scopes(sentence: str, found: Sequence[Mention], i: int) -> tuple[str, str]:
     starts = [m.end() for m in _CLAUSE.finditer(sentence, 0, mention.start)]
     ends = [m.start() for m in _CLAUSE.finditer(sentence, mention.end)]
     start, end = (starts or [0])[-1], (ends or [len(sentence)])[0]
-    head = _list_before(sentence[start : mention.key], sentence[mention.start : end])
+    if mention.key >= mention.end:  # "the heart is not enlarged": what is denied of others before it is another matter
+        head = _PART.split(sentence[start : mention.start])[-1] + sentence[mention.start : mention.key]
+    else:
+        head = _list_before(sentence[start : mention.key], sentence[mention.start : end])
     return head, _own_part_behind(sentence, found, i, end)
 
 
@@ -125,7 +133,12 @@ def _list_before(head: str, tail: str) -> str:
     for piece in reversed(pieces[:-1]):
         own = _DENIED_BEFORE.search(_NO_DENIAL.sub(" ", following)) or _DENIED_BEHIND.search(following)
         verb = _VERB.search(following)
-        joined = _OR.search(following[: verb.start()]) if verb else True
+        # "no effusion, and no ... is seen" goes on with a list; "no effusion, and the heart is large" does not.
+        joined = (
+            not verb
+            or _OR.search(following[: verb.start()])
+            or (" and " in f" {following}" and _FOUND.search(following))
+        )
         if _ASSERTING.match(following) or own or not joined:
             break
         kept.insert(0, piece)

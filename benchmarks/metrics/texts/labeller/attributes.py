@@ -1,6 +1,7 @@
 """Side, size, place and millimetres that a sentence gives a finding.
 
-Words between two findings belong to the first up to the last comma, "and", "or" or "with", and to the second behind it.
+Words between two findings belong to the first up to the last comma, verb, "and", "or" or "with", and to the second
+behind it.
 Nothing is inherited: in "left effusion and atelectasis" the atelectasis has no side.
 """
 
@@ -16,12 +17,15 @@ BOTH, LEFT, RIGHT = "both", "left", "right"
 SMALL, MODERATE, LARGE = "small", "moderate", "large"
 
 _JOINTS = re.compile(
-    r",|;|\b(?:and|or|nor|with|without|versus|vs|plus|as well as|but|however|while|whereas|although)\b"
+    r",|;|\b(?:and|or|nor|with|without|versus|vs|plus|as well as|but|however|while|whereas|although|is|are|was|were|"
+    r"may|might|could|likely|probably|possibly|represents?|reflects?|suggest\w*|concerning|suspicious|consistent|compatible)\b"
 )
+_ELSEWHERE = re.compile(r",? ?(?:and |but )?\b(?:absent|not|none|no)\b(?= (?:on|in|at) )")
 _COMPARED = re.compile(
     r"\b(?:left|right)(?: side| lung)? ?(?:is |being )?(?:greater|larger|more|worse|bigger|less|smaller|>) ?(?:than)? ?"
     r"(?:on )?(?:the )?(?:left|right)\b|\b(?:left|right) ?[>] ?(?:left|right)\b|\b(?:left and right|right and left)\b"
 )
+_THAN = re.compile(r"\b(?:than|compared (?:to|with)) (?:on |in )?(?:the )?(?:left|right)\b")
 _NO_SIDE = re.compile(r"\b(?:left|right) (?:heart|atri\w+|ventricular|main(?:stem)? bronch\w+)\b")
 _BOTH = re.compile(r"\b(?:bilateral(?:ly)?|both|bi-?basilar|bi-?basal|bi-?apical|two-sided)\b")
 _SIDE = re.compile(r"\b(left|right)(?:-sided|sided)?\b")
@@ -31,7 +35,8 @@ _SIZES = (
     (LARGE, re.compile(r"\b(?:large|severe|severely|marked|markedly|massive|extensive|big|huge|advanced)\b")),
 )
 _LOBE = re.compile(
-    r"\b(?:(right|left)[ -])?(upper|middle|lower)[ -](?:lobe|lobar)s?\b|\b(rul|rml|rll|lul|lll)\b|\b(lingula)r?\b"
+    r"\b(?:(right|left)[ -](?:lung )?)?(upper|middle|lower)[ -](?:lobe|lobar)s?\b|\b(rul|rml|rll|lul|lll)\b|"
+    r"\b(lingula)r?\b"
 )
 _ABBREVIATED = {
     "rul": "right upper lobe",
@@ -51,10 +56,12 @@ _ZONES = (
     ),
 )
 _REGIONS = (
-    ("hippocampus", re.compile(r"\bhippocamp\w+\b|\b(?:medial|mesial) temporal\b")),
     ("periventricular", re.compile(r"\bperiventricular\b")),
     ("subcortical", re.compile(r"\bsubcortical\b")),
-    *((f"{name} lobe", re.compile(rf"\b{name}\b")) for name in ("frontal", "temporal", "parietal", "occipital")),
+    *(
+        (f"{name} lobe", re.compile(rf"(?<!medial )(?<!mesial )\b{name}\b"))
+        for name in ("frontal", "temporal", "parietal", "occipital")
+    ),
 )
 _LENGTH = re.compile(
     r"(?P<first>\d+(?:\.\d+)?)(?P<more>(?: ?(?:mm|cm)? ?(?:x|×|by|to|-) ?\d+(?:\.\d+)?)*)[ -]?"
@@ -84,11 +91,16 @@ def attributes_of(sentence: str, found: Sequence[Mention], i: int) -> list[Attri
         [Attributes(side='right', size='', place='right upper lobe', millimetres=8.0)]
     """
     own = own_words(sentence, found, i)
-    side, size, places = side_in(own), size_in(own), places_in(own)
-    length = millimetres_in(own)
+    side, size, places, lengths = side_in(own), size_in(own), places_in(own), lengths_in(own)
+    longest = max(lengths, default=None)
     if not places:
-        return [Attributes(side, size, "", length)]
-    return [Attributes(_side_of_place(place, side, len(places)), size, place, length) for place in places]
+        return [Attributes(side, size, "", longest)]
+    # "4 mm in the right upper lobe and 5 mm in the left lower lobe": as many lengths as places are theirs in turn
+    own_lengths = lengths if len(lengths) == len(places) else [longest] * len(places)
+    return [
+        Attributes(_side_of_place(place, side, len(places)), size, place, length)
+        for place, length in zip(places, own_lengths, strict=True)
+    ]
 
 
 def own_words(sentence: str, found: Sequence[Mention], i: int) -> str:
@@ -102,6 +114,7 @@ def own_words(sentence: str, found: Sequence[Mention], i: int) -> str:
     if i + 1 < len(found):
         joints = list(_JOINTS.finditer(behind))
         behind = behind[: joints[-1].start()] if joints else ""
+    behind = _ELSEWHERE.split(behind)[0]
     return f"{before}{sentence[mention.start : mention.end]}{behind}"
 
 
@@ -115,7 +128,7 @@ def side_in(words: str) -> str:
     words = _NO_SIDE.sub(" ", words)
     if _COMPARED.search(words) or _BOTH.search(words):
         return BOTH
-    named = set(_SIDE.findall(words))
+    named = set(_SIDE.findall(_THAN.sub(" ", words)))
     named |= {_ABBREVIATED[m].split()[0] for m in re.findall(r"\b(rul|rml|rll|lul|lll)\b", words)}
     if re.search(r"\blingula", words):
         named.add(LEFT)

@@ -43,6 +43,7 @@ PHRASES: Mapping[str, tuple[str, ...]] = {
     "enlarged cardiomediastinum": (
         r"(?:mediastinal|cardiomediastinal) (?:widening|enlargement)",
         r"widening of the mediastinum",
+        r"(?:enlarged|widened) cardio-?mediastinum",
     ),
     "interlobular septal thickening": (
         r"(?:inter-?lobular )?septal (?:thickenings?|lines)",
@@ -99,7 +100,7 @@ PHRASES: Mapping[str, tuple[str, ...]] = {
     "arterial wall calcification": (
         r"(?:arterial|arteries|aortic(?: arch)?|aorta|vascular|atherosclerotic)(?: wall)? "
         r"(?:calcifications?|calcific plaques?|plaques?)",
-        r"calcifi(?:c|ed) (?:atheroma\w*|atherosclerotic) (?:plaques?|changes?)?",
+        r"calcifi(?:c|ed) (?:atheroma\w*|atherosclerotic)(?: plaques?| changes?)?",
         r"calcifications? (?:of|in|along) (?:the )?(?:walls? of the )?(?:thoracic )?(?:aorta|aortic arch|arteries)",
         r"atherosclerosis",
     ),
@@ -176,14 +177,15 @@ _WIDE = r"enlarged|dilated|prominent|widened|wide|expanded|increased(?: in size)
 STATES: tuple[State, ...] = (
     State(
         "cardiomegaly",
-        r"(?:heart(?: size)?|cardiac (?:silhouette|size|shadow)|size of the heart)(?! failure| border| rate)",
+        r"(?:heart(?: (?:size|contours?))?|cardiac (?:silhouette|size|shadow)|size of the heart)"
+        r"(?! failure| border| rate)",
         rf"{_NORMAL}|not enlarged",
         _WIDE,
     ),
     State(
         "enlarged cardiomediastinum",
         r"(?:cardio-?mediastinal|mediastinal|cardiac and mediastinal) (?:contours?|silhouettes?|borders?|structures?)|"
-        r"mediastin(?:um|al and hilar contours)",
+        r"(?:cardio-?)?mediastin(?:um|al and hilar contours)",
         _NORMAL,
         _WIDE,
     ),
@@ -200,7 +202,7 @@ STATES: tuple[State, ...] = (
         "hippocampal atrophy",
         r"hippocamp(?:us|i|al (?:volumes?|size|formations?))",
         _NORMAL,
-        r"atrophic|atrophied|shrunken|small|reduced(?: in (?:size|volume))?|decreased(?: in (?:size|volume))?|low",
+        r"atrophic|atrophied|shrunken|small(?:er)?|(?:reduced|decreased)(?: in (?:size|volume))?|low",
     ),
     State(
         "white matter lesions",
@@ -246,7 +248,11 @@ def _phrases() -> tuple[re.Pattern[str], tuple[str, ...]]:
 
 @functools.cache
 def _states() -> tuple[tuple[State, re.Pattern[str]], ...]:
-    between = r"(?:(?!\b(?:but|and|with|or|without)\b)[^,;:]){0,45}?"
+    # Over "and" only where both organs share a verb: "heart and mediastinum are normal".
+    between = (
+        r"(?:\b and (?:the )?\w+(?: \w+)?(?= (?:is|are|was|were|appears?|remains?)\b))?"
+        r"(?:(?!\b(?:and|but|with|or|without)\b)[^,;:]){0,45}?"
+    )
     found: list[tuple[State, re.Pattern[str]]] = []
     for state in STATES:
         word = rf"(?:(?P<{{0}}>{state.normal})|(?P<{{1}}>{state.abnormal}))"
@@ -263,7 +269,7 @@ def mentions(sentence: str) -> list[Mention]:
         >>> [(each.finding, each.normal) for each in mentions("heart size is normal, small effusion")]
         [('cardiomegaly', True), ('pleural effusion', False)]
     """
-    found = [*_named(sentence), *_of_states(sentence)]
+    found = [*_named(sentence), *_of_states(sentence), *_of_coronary_arteries(sentence)]
     kept: list[Mention] = []
     for each in sorted(found, key=lambda m: (m.start, -m.end)):
         if not kept or each.start >= kept[-1].end:
@@ -281,9 +287,23 @@ def _named(sentence: str) -> Iterator[Mention]:
 
 def _of_states(sentence: str) -> Iterator[Mention]:
     for state, expression in _states():
-        for match in expression.finditer(sentence):
+        place = 0
+        while match := expression.search(sentence, place):
             group = next(name for name in ("normal", "abnormal", "normal_before", "abnormal_before") if match[name])
-            yield Mention(state.finding, match.start(), match.end(), match.start(group), group.startswith("normal"))
+            end = match.end("organ") if match["organ"] else match.end()
+            yield Mention(state.finding, match.start(), end, match.start(group), group.startswith("normal"))
+            place = match.end()
+
+
+_CALCIFIED = re.compile(
+    r"\b(?:calcif\w+|athero\w+)\b[^;:]{0,80}?(?:,|\band) (?:the )?(?P<organ>coronary arter(?:y|ies))\b"
+)
+
+
+def _of_coronary_arteries(sentence: str) -> Iterator[Mention]:
+    """Those named second: "calcified plaques in the aorta and coronary arteries"."""
+    for match in _CALCIFIED.finditer(sentence):
+        yield Mention("coronary artery wall calcification", match.start("organ"), match.end("organ"), match.start())
 
 
 def finding_named(name: str, place: str = "") -> str:
