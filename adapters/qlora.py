@@ -16,7 +16,7 @@ from pydantic import Field
 
 from medgraft.adapters.lora import Lora
 from medgraft.encoder import Encoder
-from medgraft.errors import IncompatibleError
+from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.sites import Site
 from medgraft.stored import weight_bits
 from medgraft.towers import text_tower
@@ -72,3 +72,10 @@ class QLora(Lora):
                     "the encoder causal_lm:<model>,bits=4, or use lora"
                 )
         return super().select(encoder, maps)
+
+    def merge(self) -> None:
+        """Refused: see the class."""
+        raise ConfigError(
+            "qlora cannot be merged into a base of four bits, which has no place for the update; load what it learnt as "
+            "lora on the base in full precision and merge there"
+        )
