@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -90,6 +91,7 @@ class Xattn(Adapter):
         self.resampler: PerceiverResampler | None = None
         self.layers = nn.ModuleDict()
         self._media: tuple[Tensor, Tensor | None] | None = None
+        self._kept: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
         self._visual = ""
 
     def phases(self) -> tuple[Phase, ...]:
@@ -152,11 +154,11 @@ class Xattn(Adapter):
             outputs: What the graft's ``encode`` gave, the visual modality among it.
         """
         before = self._media
-        self._media = self._resampled(outputs[self._visual])
+        self._media, self._kept = self._resampled(outputs[self._visual]), {}
         try:
             yield
         finally:
-            self._media = before
+            self._media, self._kept = before, {}
 
     def load_openflamingo(self, state_dict: Mapping[str, Any]) -> list[str]:
         """Loads the weights of OpenFlamingo's resampler and cross-attentions, strictly; the adapter is attached.
@@ -180,10 +182,10 @@ class Xattn(Adapter):
         return import_openflamingo(path, out, encoder)
 
     def _forget(self) -> None:
-        self._media = None
+        self._media, self._kept = None, {}
 
     def _see(self, features: Features) -> Features:
-        self._media = self._resampled(features)
+        self._media, self._kept = self._resampled(features), {}
         return features
 
     def _resampled(self, features: Features) -> tuple[Tensor, Tensor | None]:
@@ -209,6 +211,11 @@ class Xattn(Adapter):
                 mask = None if mask is None else mask.repeat_interleave(beams, dim=0)
             layer = self.layers[name]
             assert isinstance(layer, GatedCrossAttention)
-            return layer(x.to(media.dtype), media, use_cached_media=True, media_mask=mask).to(x.dtype)
+            kept = None
+            if not torch.is_grad_enabled():  # of a generation: media are the same for every token that follows
+                if (name, len(x)) not in self._kept:
+                    self._kept[name, len(x)] = layer.attn.keys_and_values(media.flatten(1, 2))
+                kept = self._kept[name, len(x)]
+            return layer(x.to(media.dtype), media, use_cached_media=True, media_mask=mask, kept=kept).to(x.dtype)
 
         return read

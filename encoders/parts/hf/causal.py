@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from medgraft.encoder import Encoder, EncoderSpec
+from medgraft.encoders.parts.hf.cache import growing_cache
 from medgraft.encoders.parts.hf.storage import Spread, Storage, library_for, quantise
 from medgraft.encoders.parts.hf.text import TextModel
 from medgraft.encoders.parts.hub import fetching
@@ -160,6 +161,8 @@ class CausalLm(TextModel, LanguageModel):
         room = self.context - int(given["attention_mask"].sum(dim=1).max())
         start = prompts.ids.shape[1] if prompts.soft is None else 0  # of vectors, the library returns what is new alone
         settings = self._settings(how, min(how.limit, room), start)
+        if (cache := growing_cache(self.network)) is not None:
+            given["past_key_values"] = cache
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(how.seed)
             tokens = self.network.generate(**given, **settings)
