@@ -32,7 +32,6 @@ class QLora(Lora):
     in full precision as ``lora`` to merge it there.
     """
 
-    title = "QLoRA: LoRA on all linear maps of a language model in 4 bits"
     paper = "Dettmers et al., QLoRA: Efficient Finetuning of Quantized LLMs, NeurIPS 2023 (arXiv 2305.14314)"
     licence = "Apache-2.0"
     formula = r"h = \mathrm{dequantise}(W^{\mathrm{NF4}})\, x + \frac{\alpha}{r} B A x"
@@ -76,6 +75,6 @@ class QLora(Lora):
     def merge(self) -> None:
         """Refused: see the class."""
         raise ConfigError(
-            "qlora cannot be merged into a base of four bits, which has no place for the update; load what it learnt as "
-            "lora on the base in full precision and merge there"
+            "qlora cannot be merged into a base of four bits, which has no place for the update; load what it learnt "
+            "as lora on the base in full precision and merge there"
         )

@@ -62,7 +62,7 @@ def openflamingo_state(state_dict: Mapping[str, Any]) -> tuple[dict[str, Tensor]
     if not places:
         raise CheckpointError("the state dict has no gated_cross_attn_layer; is it a checkpoint of OpenFlamingo?")
     for place, prefix in sorted(places.items()):
-        state |= {f"layers.{place}.{k[len(prefix):]}": v for k, v in state_dict.items() if k.startswith(prefix)}
+        state |= {f"layers.{place}.{k[len(prefix) :]}": v for k, v in state_dict.items() if k.startswith(prefix)}
     used = re.compile(r"(?:.*\.)?(?:perceiver\.|gated_cross_attn_layers?\.|\d+\.gated_cross_attn_layer\.).*")
     return state, [key for key in state_dict if not used.fullmatch(key)]
 
@@ -132,7 +132,9 @@ def import_m3d(path: Path, out: Path, encoder: str | None) -> str:
 
 def _named(encoder: str | None, adapter: str, form: str) -> str:
     if encoder is None:
-        raise ConfigError(f"medgraft import {adapter}: the file does not say which encoder it is for; --encoder '{form}'")
+        raise ConfigError(
+            f"medgraft import {adapter}: the file does not say which encoder it is for; --encoder '{form}'"
+        )
     return encoder
 
 

@@ -4,8 +4,9 @@
 a time is not given where they differ. *Once* is how the package decodes: the vision side and, for ``xattn``, the keys
 and values of its media are computed once, and the language model keeps its own. *Vision at every step* is the same but
 for the vision side, which runs again for every token; *all at every step* also runs the language model over the whole
-text so far. The ratio of sixteen samples to one is of decoding alone, the vision side given. The language model is a LLaMA of random weights that never ends, ``--language FOLDER`` takes another; the
-visual encoder reads volumes slice by slice, ``--visual NAME`` takes another.
+text so far. The ratio of sixteen samples to one is of decoding alone, the vision side given. The language model is a
+LLaMA of random weights that never ends, ``--language FOLDER`` takes another; the visual encoder reads volumes slice by
+slice, ``--visual NAME`` takes another.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -92,31 +94,36 @@ class Subject:
 
     def once(self, count: int) -> list[tuple[int, ...]]:
         """Tokens as the package decodes them."""
-        return self.decoded(count, self.seen(count))
+        seen = self.seen(count)
+        with looking_at(self.adapters, seen):
+            return self.decoded(count, seen)
 
     def decoded(
         self, count: int, seen: Mapping[str, Any], again: Callable[[], object] | None = None
     ) -> list[tuple[int, ...]]:
-        """Tokens behind what was seen; ``again`` runs before every pass of the language model's last map."""
-        with looking_at(self.adapters, seen):
-            prompts = self.prompts(seen, count)
-            handle = None if again is None else self.model.output.register_forward_pre_hook(lambda *_: again() and None)  # pyright: ignore
-            try:
-                return list(self.model.generate(prompts, Decoding(limit=self.steps)).ids)
-            finally:
-                if handle is not None:
-                    handle.remove()
+        """Tokens behind what the adapters look at; ``again`` runs before every token."""
+        prompts = self.prompts(seen, count)
+        output: Any = self.model.get_submodule("output")
+        handle = None if again is None else output.register_forward_pre_hook(lambda *_: again() and None)
+        try:
+            return list(self.model.generate(prompts, Decoding(limit=self.steps)).ids)
+        finally:
+            if handle is not None:
+                handle.remove()
 
     def vision_at_every_step(self, count: int) -> list[tuple[int, ...]]:
         """The same with the vision side before every token."""
 
         def again() -> None:
-            seen = self.seen(count)
-            for each in self.adapters:
-                with looking_at([each], seen):
-                    pass
+            held = [dict(vars(each)) for each in self.adapters]
+            with looking_at(self.adapters, self.seen(count)):
+                pass
+            for each, values in zip(self.adapters, held, strict=True):  # a call of the graft ends what it looked at
+                vars(each).update(values)
 
-        return self.decoded(count, self.seen(count), again)
+        seen = self.seen(count)
+        with looking_at(self.adapters, seen):
+            return self.decoded(count, seen, again)
 
     def all_at_every_step(self, count: int) -> list[tuple[int, ...]]:
         """The vision side and the whole text so far for every token."""
@@ -141,21 +148,23 @@ def measure(subject: Subject, rounds: int) -> dict[str, list[float]]:
         ConfigError: Two ways give other tokens, so that a ratio of their times would mean nothing.
     """
     seen = {count: subject.seen(count) for count in (1, BATCH)}
-    ways: dict[str, Callable[[], list[tuple[int, ...]]]] = {
-        "once": lambda: subject.once(1),
-        "vision at every step": lambda: subject.vision_at_every_step(1),
-        "all at every step": lambda: subject.all_at_every_step(1),
-        ONE: lambda: subject.decoded(1, seen[1]),
-        MANY: lambda: subject.decoded(BATCH, seen[BATCH]),
+    nothing: dict[str, Any] = {}
+    ways: dict[str, tuple[Callable[[], list[tuple[int, ...]]], Mapping[str, Any]]] = {
+        "once": (lambda: subject.once(1), nothing),
+        "vision at every step": (lambda: subject.vision_at_every_step(1), nothing),
+        "all at every step": (lambda: subject.all_at_every_step(1), nothing),
+        ONE: (lambda: subject.decoded(1, seen[1]), seen[1]),
+        MANY: (lambda: subject.decoded(BATCH, seen[BATCH]), seen[BATCH]),
     }
     subject.once(1)  # what a first call alone pays
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         tokens = {}
-        for name, way in ways.items():
-            start = time.process_time()
-            tokens[name] = way()
-            seconds[name].append(time.process_time() - start)
+        for name, (way, given) in ways.items():
+            with looking_at(subject.adapters, given) if given else nullcontext():
+                start = time.process_time()
+                tokens[name] = way()
+                seconds[name].append(time.process_time() - start)
         if other := [name for name, rows in tokens.items() if rows[0] != tokens["once"][0]]:
             raise ConfigError(f"{other[0]!r} decodes other tokens; a time of them would mean nothing")
     return seconds
@@ -200,7 +209,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         subject = Subject(adapter, options.visual, options.language, options.steps, options.prompt)
         lines += rows(adapter, measure(subject, options.rounds), options.steps)
         sys.stderr.write(lines[-1] + "\n")
-    model = options.language or f"LLaMA of {LLAMA['num_hidden_layers']} blocks of {LLAMA['hidden_size']}, random weights"
+    model = (
+        options.language or f"LLaMA of {LLAMA['num_hidden_layers']} blocks of {LLAMA['hidden_size']}, random weights"
+    )
     lines += ["", f"{options.visual}; {model}; {options.steps} tokens behind {options.prompt}; medians of"]
     lines[-1] += f" {options.rounds} round(s) of processor time, {options.threads} thread(s), fp32."
     sys.stdout.write("\n".join(lines) + "\n")

@@ -54,9 +54,7 @@ class Phases:
             if name not in plans:  # it waits while another trains alone
                 mine = tuple(key for key, p in adapter.named_parameters() if p.requires_grad)
                 self.adapters[name], plans[name] = adapter, schedule
-                self.names[name] = {
-                    phase.name: () if place in alone else mine for place, phase in enumerate(schedule)
-                }
+                self.names[name] = {phase.name: () if place in alone else mine for place, phase in enumerate(schedule)}
         self.phases = {name: [phase.name for phase in plan] for name, plan in plans.items()}
         self.starts = phase_starts(schedule, steps, who) if schedule else [0]
         self.steps, self.position = steps, -1

@@ -46,6 +46,7 @@ def first_alone(share: float) -> tuple[Phase, ...]:
         return ONE_PHASE
     return Phase("alone", share=share, joined=False), Phase("together", share=1 - share)
 
+
 Stage = Phase
 """Earlier name of :class:`Phase`."""
 ONE_STAGE = ONE_PHASE

@@ -105,5 +105,7 @@ def home_of(module: nn.Module) -> torch.device:
     """Device that a layer computes on, also where its weight lies elsewhere until it is called (accelerate)."""
     hook: Any = getattr(module, "_hf_hook", None)
     hooks = getattr(hook, "hooks", (hook,))
-    device = next((each.execution_device for each in hooks if getattr(each, "execution_device", None) is not None), None)
+    device = next(
+        (each.execution_device for each in hooks if getattr(each, "execution_device", None) is not None), None
+    )
     return weight_of(module).device if device is None else torch.device(device)

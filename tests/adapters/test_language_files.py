@@ -37,7 +37,10 @@ def resampler() -> dict[str, Tensor]:
         state[f"layers.{i}.0.to_kv.weight"] = normal(2 * INNER, WIDTH)
         state[f"layers.{i}.0.to_out.weight"] = normal(WIDTH, INNER)
         state |= {f"layers.{i}.1.0.weight": 1 + normal(WIDTH), f"layers.{i}.1.0.bias": normal(WIDTH)}
-        state |= {f"layers.{i}.1.1.weight": normal(4 * WIDTH, WIDTH), f"layers.{i}.1.3.weight": normal(WIDTH, 4 * WIDTH)}
+        state |= {
+            f"layers.{i}.1.1.weight": normal(4 * WIDTH, WIDTH),
+            f"layers.{i}.1.3.weight": normal(WIDTH, 4 * WIDTH),
+        }
     return state | {"norm.weight": 1 + normal(WIDTH), "norm.bias": normal(WIDTH)}
 
 
@@ -126,7 +129,9 @@ def test_openflamingo_computes_what_its_paper_says(encoder, layout, blocks, tmp_
     monkeypatch.setattr("medgraft.adapters.parts.language_files.build_encoder", lambda name: encoder)
     said = import_openflamingo(path, tmp_path / "out", "pair:tiny")
     front = "module." if layout == "distributed" else ""
-    assert f"{len(blocks)} cross-attentions" in said and said.endswith(f"left as the encoder has them: {front}{EMBEDDINGS}")
+    assert f"{len(blocks)} cross-attentions" in said and said.endswith(
+        f"left as the encoder has them: {front}{EMBEDDINGS}"
+    )
     for attachment in reversed(encoder.carried()):
         attachment.detach()
 
@@ -160,7 +165,10 @@ def test_unfiltered_checkpoints_hold_each_block_twice():
     ("change", "problem"),
     [
         (lambda s: s.pop("perceiver.norm.bias"), "missing: resampler.norm.bias"),
-        (lambda s: s.update({PREFIXES["today"].format(1) + "attn.bias": torch.zeros(2)}), r"unexpected: layers\.1\.attn"),
+        (
+            lambda s: s.update({PREFIXES["today"].format(1) + "attn.bias": torch.zeros(2)}),
+            r"unexpected: layers\.1\.attn",
+        ),
         (lambda s: s.update({PREFIXES["today"].format(1) + "ff.3.weight": torch.zeros(3, 2)}), "of another shape"),
         (lambda s: [s.pop(k) for k in list(s) if "gated_cross" in k], "no gated_cross_attn_layer"),
         (lambda s: [s.pop(k) for k in list(s) if "perceiver" in k], "no key that ends in 'latents'"),

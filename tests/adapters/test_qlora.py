@@ -67,7 +67,7 @@ def test_it_learns_through_four_bits_and_leaves_them(encoder):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 2
-    with pytest.raises(ConfigError, match="qlora: it has no form|qlora cannot be merged|cannot merge qlora"):
+    with pytest.raises(ConfigError, match="cannot merge qlora: it has no form"):
         grafted.merge()
     grafted.ungraft()
     assert torch.equal(model.logits(prompts), before)

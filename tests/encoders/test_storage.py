@@ -45,7 +45,9 @@ def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 def maps(model: Any) -> list[Any]:
     """Linear maps of the blocks."""
-    linear = [site for site in model.sites().values() if site.block is not None and site.kind in ("projection", "layer")]
+    linear = [
+        site for site in model.sites().values() if site.block is not None and site.kind in ("projection", "layer")
+    ]
     return [model.get_submodule(site.path) for site in linear]
 
 

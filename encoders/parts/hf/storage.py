@@ -76,7 +76,9 @@ def library_for(name: str, bits: int, wanted: Library | None) -> Library:
             return each
     missing = wanted or "torchao or bitsandbytes"
     remedy = f"pip install {wanted}" if wanted == "bitsandbytes" else REMEDY
-    raise ConfigError(f"encoder {name}: {bits} bits need {missing}, which is not installed: {remedy}, or leave bits out")
+    raise ConfigError(
+        f"encoder {name}: {bits} bits need {missing}, which is not installed: {remedy}, or leave bits out"
+    )
 
 
 def quantise(name: str, root: nn.Module, blocks: list[str], bits: int, library: Library) -> None:
@@ -93,7 +95,9 @@ def quantise(name: str, root: nn.Module, blocks: list[str], bits: int, library: 
         ConfigError: There are no blocks, a map's size is none that can be packed, or the library is too old.
     """
     if not blocks:
-        raise ConfigError(f"encoder {name}: its blocks cannot be found, so there is nothing to quantise; leave bits out")
+        raise ConfigError(
+            f"encoder {name}: its blocks cannot be found, so there is nothing to quantise; leave bits out"
+        )
     pack = _packer(name, bits, library)
     maps = [
         (parent, key, child, ".".join(part for part in (block, path, key) if part))
