@@ -101,6 +101,7 @@ class GatedCrossAttention(nn.Module):
         *,
         media_mask: Tensor | None = None,
         visible: Tensor | None = None,
+        kept: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Adds what the text reads in the media.
 
@@ -115,6 +116,7 @@ class GatedCrossAttention(nn.Module):
                 media are padding reads nothing. Not in the published code.
             visible: ``[B, L, T]``, true where a text token sees a media item, in place of ``media_locations``, as in
                 Idefics; text that sees none reads nothing.
+            kept: Keys and values of these media from before, see :meth:`MaskedCrossAttention.keys_and_values`.
 
         Returns:
             ``[B, L, dim]``.
@@ -140,7 +142,7 @@ class GatedCrossAttention(nn.Module):
                 lost = ~sees.any(dim=-1) | (allowed.any(dim=-1) & ~(allowed & sees).any(dim=-1))
             blind = lost if blind is None else blind | lost
         denied = None if allowed is None else ~allowed.repeat_interleave(n, dim=-1)
-        read = self.attn(x, media.flatten(1, 2), Visibility(denied, padding, blind))
+        read = self.attn(x, media.flatten(1, 2), Visibility(denied, padding, blind), kept)
         x = x + torch.tanh(self.attn_gate) * read
         return x + torch.tanh(self.ff_gate) * self.ff(x)
 

@@ -230,8 +230,8 @@ class Lora(Adapter):
                     raise IncompatibleError(f"lora.targets: the weight of {site.name} is quantised; leave it out")
                 if home_of(base) != encoder.device:
                     raise IncompatibleError(
-                        f"lora.targets: {site.name} runs on {home_of(base)} and the adapter on {encoder.device}; give the "
-                        "encoder one accelerator, with the rest of its weights in the memory of the CPU"
+                        f"lora.targets: {site.name} runs on {home_of(base)} and the adapter on {encoder.device}; give "
+                        "the encoder one accelerator, with the rest of its weights in the memory of the CPU"
                     )
                 if getattr(base, "groups", 1) != 1:
                     raise IncompatibleError(f"lora.targets: {site.name} is a grouped convolution; leave it out")

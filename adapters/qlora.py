@@ -16,7 +16,7 @@ from pydantic import Field
 
 from medgraft.adapters.lora import Lora
 from medgraft.encoder import Encoder
-from medgraft.errors import IncompatibleError
+from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.sites import Site
 from medgraft.stored import weight_bits
 from medgraft.towers import text_tower
@@ -32,7 +32,6 @@ class QLora(Lora):
     in full precision as ``lora`` to merge it there.
     """
 
-    title = "QLoRA: LoRA on all linear maps of a language model in 4 bits"
     paper = "Dettmers et al., QLoRA: Efficient Finetuning of Quantized LLMs, NeurIPS 2023 (arXiv 2305.14314)"
     licence = "Apache-2.0"
     formula = r"h = \mathrm{dequantise}(W^{\mathrm{NF4}})\, x + \frac{\alpha}{r} B A x"
@@ -72,3 +71,10 @@ class QLora(Lora):
                     "the encoder causal_lm:<model>,bits=4, or use lora"
                 )
         return super().select(encoder, maps)
+
+    def merge(self) -> None:
+        """Refused: see the class."""
+        raise ConfigError(
+            "qlora cannot be merged into a base of four bits, which has no place for the update; load what it learnt "
+            "as lora on the base in full precision and merge there"
+        )

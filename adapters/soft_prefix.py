@@ -12,17 +12,21 @@ width of the language model's embeddings and stand where words would. The map is
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.adapters.parts.language import beside_language_model
+from medgraft.adapters.parts.language_files import import_m3d
 from medgraft.adapters.parts.placement import towers_with_features, trained_dtype
+from medgraft.adapters.parts.published_weights import part_of
 from medgraft.adapters.perceiver_resampler import PerceiverResampler, as_media
 from medgraft.adapters.spatial_pooling import SpatialPooling
+from medgraft.checkpoints.weights import load_strict
 from medgraft.encoder import Encoder
 from medgraft.errors import IncompatibleError
 from medgraft.features import Features
@@ -41,6 +45,7 @@ class SoftPrefix(Adapter):
     formula = r"[\,W_2\, \mathrm{GELU}(W_1\, \mathrm{avgpool}(x));\; \mathrm{prompt}\,]"
     paper = "Liu et al., Visual Instruction Tuning, NeurIPS 2023 (arXiv 2304.08485)"
     licence = "Apache-2.0"
+    formats = ("the projector of M3D-LaMed: `medgraft import soft_prefix FILE --encoder ...`",)
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 3})
     text_padding = 0
     identity_at_init = False
@@ -110,6 +115,27 @@ class SoftPrefix(Adapter):
         self.maps[name] = made.to(trained_dtype(tower))
         attachment.map_features(tower, _softened(self.maps[name]))
         return attachment
+
+    def load_m3d(self, state_dict: Mapping[str, Any]) -> list[str]:
+        """Loads M3D-LaMed's projector, strictly; the adapter is attached, with ``projector: spatial``.
+
+        Args:
+            state_dict: Of the projector (``mm_projector.bin``) or of a whole model.
+
+        Returns:
+            Keys of other modules, which were not used.
+
+        Raises:
+            CheckpointError: A key is missing, unexpected or of another shape; nothing is changed then.
+        """
+        state, others = part_of(state_dict, "projector.0.weight")
+        load_strict(next(iter(self.maps.values())), state, "M3D's projector")
+        return others
+
+    @staticmethod
+    def import_file(path: Path, out: Path, encoder: str | None = None) -> str:
+        """Makes an adapter folder of M3D-LaMed's projector; see :func:`import_m3d`."""
+        return import_m3d(path, out, encoder)
 
 
 def _softened(made: nn.Module) -> Callable[[Features], Features]:

@@ -12,16 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.adapters.gated_xattn import GatedCrossAttention
 from medgraft.adapters.parts.language import beside_language_model
+from medgraft.adapters.parts.language_files import import_openflamingo, openflamingo_state
 from medgraft.adapters.parts.placement import trained_dtype
 from medgraft.adapters.perceiver_resampler import PerceiverResampler, as_media
+from medgraft.checkpoints.weights import load_strict
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.features import Features
@@ -47,6 +52,7 @@ class Xattn(Adapter):
     )
     paper = "Alayrac et al., Flamingo: a Visual Language Model for Few-Shot Learning, NeurIPS 2022 (arXiv 2204.14198)"
     licence = "Apache-2.0"
+    formats = ("checkpoints of OpenFlamingo: `medgraft import xattn FILE --encoder ...`",)
     train_defaults = MappingProxyType({"lr": 0.001, "epochs": 9})
     text_padding = 0
     size_knob = SizeKnob("head_dim")
@@ -56,7 +62,8 @@ class Xattn(Adapter):
         """Options.
 
         Attributes:
-            every: A cross-attention before each ``every``-th block, the first one's before the first block.
+            every: A cross-attention before each ``every``-th block.
+            first: Block that has the first one before it; OpenFlamingo's is ``every - 1``.
             heads: Attention heads.
             head_dim: Width of a head.
             ff_mult: Width of the MLP as a multiple of the text width.
@@ -68,6 +75,7 @@ class Xattn(Adapter):
         """
 
         every: int = Field(1, ge=1)
+        first: int = Field(0, ge=0)
         heads: int = Field(8, ge=1)
         head_dim: int = Field(64, ge=1)
         ff_mult: int = Field(4, ge=1)
@@ -83,6 +91,7 @@ class Xattn(Adapter):
         self.resampler: PerceiverResampler | None = None
         self.layers = nn.ModuleDict()
         self._media: tuple[Tensor, Tensor | None] | None = None
+        self._kept: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
         self._visual = ""
 
     def phases(self) -> tuple[Phase, ...]:
@@ -92,8 +101,12 @@ class Xattn(Adapter):
     def supports(self, encoder: Encoder) -> Support:
         """Fits a visual tower beside a language model whose blocks are known."""
         fits, reader = beside_language_model(encoder), text_tower(encoder)
-        if fits and reader is not None and not reader[1].block_paths():
-            return Support(False, f"the blocks of {reader[1].spec.name} cannot be found; soft_prefix needs none")
+        if fits and reader is not None:
+            blocks = len(reader[1].block_paths())
+            if not blocks:
+                return Support(False, f"the blocks of {reader[1].spec.name} cannot be found; soft_prefix needs none")
+            if blocks <= self.config.first:
+                return Support(False, f"first={self.config.first}, and {reader[1].spec.name} has {blocks} blocks")
         return fits
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
@@ -104,7 +117,7 @@ class Xattn(Adapter):
             raise IncompatibleError(f"xattn does not fit {encoder.spec.name}: {self.supports(encoder).reason}")
         (text_name, text), (self._visual, visual) = reader, seen
         blocks = [site for site in sites.values() if site.kind == "block" and site.tower == text_name]
-        blocks = sorted(blocks, key=lambda site: site.block or 0)[:: config.every]
+        blocks = sorted(blocks, key=lambda site: site.block or 0)[config.first :: config.every]
         attachment.record({"blocks": blocks})
         if config.resampler_depth:
             self.resampler = PerceiverResampler(
@@ -141,17 +154,38 @@ class Xattn(Adapter):
             outputs: What the graft's ``encode`` gave, the visual modality among it.
         """
         before = self._media
-        self._media = self._resampled(outputs[self._visual])
+        self._media, self._kept = self._resampled(outputs[self._visual]), {}
         try:
             yield
         finally:
-            self._media = before
+            self._media, self._kept = before, {}
+
+    def load_openflamingo(self, state_dict: Mapping[str, Any]) -> list[str]:
+        """Loads the weights of OpenFlamingo's resampler and cross-attentions, strictly; the adapter is attached.
+
+        Args:
+            state_dict: Of a whole model, as published.
+
+        Returns:
+            Keys that were not used: embeddings of the language model, which stay as they are.
+
+        Raises:
+            CheckpointError: A key is missing, unexpected or of another shape; nothing is changed then.
+        """
+        state, others = openflamingo_state(state_dict)
+        load_strict(self, state, "the OpenFlamingo checkpoint")
+        return others
+
+    @staticmethod
+    def import_file(path: Path, out: Path, encoder: str | None = None) -> str:
+        """Makes an adapter folder of a checkpoint of OpenFlamingo; see :func:`import_openflamingo`."""
+        return import_openflamingo(path, out, encoder)
 
     def _forget(self) -> None:
-        self._media = None
+        self._media, self._kept = None, {}
 
     def _see(self, features: Features) -> Features:
-        self._media = self._resampled(features)
+        self._media, self._kept = self._resampled(features), {}
         return features
 
     def _resampled(self, features: Features) -> tuple[Tensor, Tensor | None]:
@@ -177,6 +211,11 @@ class Xattn(Adapter):
                 mask = None if mask is None else mask.repeat_interleave(beams, dim=0)
             layer = self.layers[name]
             assert isinstance(layer, GatedCrossAttention)
-            return layer(x.to(media.dtype), media, use_cached_media=True, media_mask=mask).to(x.dtype)
+            kept = None
+            if not torch.is_grad_enabled():  # of a generation: media are the same for every token that follows
+                if (name, len(x)) not in self._kept:
+                    self._kept[name, len(x)] = layer.attn.keys_and_values(media.flatten(1, 2))
+                kept = self._kept[name, len(x)]
+            return layer(x.to(media.dtype), media, use_cached_media=True, media_mask=mask, kept=kept).to(x.dtype)
 
         return read

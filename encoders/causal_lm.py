@@ -66,7 +66,7 @@ class CausalLmSource(Source):
 
     @staticmethod
     def check(model: str, weights: str) -> None:
-        """Raises for no family, hub id or folder, for weights that are neither a keyword nor on this disk, and options."""
+        """Raises for no family, hub id or folder, weights that are neither a keyword nor on this disk, and options."""
         model, texts = parse(model)
         _storage(texts, {})
         if "/" in model or "\\" in model:

@@ -88,21 +88,29 @@ class MaskedCrossAttention(nn.Module):
         self.q_norm = nn.RMSNorm(head_dim, eps=idefics.eps) if idefics and qk_norm else None
         self.k_norm = nn.RMSNorm(head_dim, eps=idefics.eps) if idefics and qk_norm else None
 
-    def forward(self, x: Tensor, media: Tensor, hidden: Visibility) -> Tensor:
+    def keys_and_values(self, media: Tensor) -> tuple[Tensor, Tensor]:
+        """What the text compares with and reads, ``[B, M, media_dim]`` -> ``[B, heads, M, head_dim]`` each."""
+        k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.to_kv(media).chunk(2, dim=-1))
+        return (k if self.k_norm is None else self.k_norm(k)), v
+
+    def forward(
+        self, x: Tensor, media: Tensor, hidden: Visibility, kept: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """What the text reads.
 
         Args:
             x: ``[B, L, dim]``.
             media: ``[B, M, media_dim]``.
             hidden: Which pairs and rows are masked.
+            kept: What :meth:`keys_and_values` gave for the media before; ``None`` to make it now.
 
         Returns:
             ``[B, L, dim]``.
         """
-        k, v = self.to_kv(media).chunk(2, dim=-1)
-        q, k, v = (e.unflatten(-1, (self.heads, -1)).transpose(1, 2) for e in (self.to_q(self.norm(x)), k, v))
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+        k, v = self.keys_and_values(media) if kept is None else kept
+        q = self.to_q(self.norm(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        if self.q_norm is not None:
+            q = self.q_norm(q)
         scores = (q * self.scale) @ k.transpose(-1, -2)
         if hidden.denied is not None:
             # The published fill: where it hits a whole row, the softmax is uniform and not undefined.

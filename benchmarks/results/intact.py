@@ -28,7 +28,7 @@ from medgraft.commands.settings import Settings
 from medgraft.encoder import Encoder
 from medgraft.errors import MedgraftError, PluginError
 from medgraft.grafting import Grafted
-from medgraft.stored import stored_parts
+from medgraft.stored import as_bytes, stored_parts
 from medgraft.task import TaskData
 
 WORDS = 1 << 15
@@ -56,7 +56,7 @@ def checksum(tensor: Tensor) -> tuple[Any, ...]:
     parts = list(stored_parts(tensor))
     if len(parts) > 1:
         return tuple(tensor.shape), str(tensor.dtype), tuple(checksum(part) for part in parts)
-    raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    raw = as_bytes(tensor)
     end = raw.numel() // 8 * 8
     words = (raw[:end] if raw.data_ptr() % 8 == 0 else raw[:end].clone()).view(torch.int64)
     factors = _factors(raw.device)

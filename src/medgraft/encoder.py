@@ -16,7 +16,7 @@ from medgraft.errors import ConfigError
 from medgraft.features import Features
 from medgraft.modality import check_modalities
 from medgraft.sites import Site, attention_sites, block_roots, branch_sites, is_norm, layer_sites, norm_sites
-from medgraft.stored import is_packed
+from medgraft.stored import is_packed, twin
 
 if TYPE_CHECKING:
     from medgraft.checkpoints.weights import Matched
@@ -299,11 +299,14 @@ class Encoder(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Encoder:
         """A copy of the encoder alone is bare; one inside a copy of its graft, or of whatever holds it, is grafted."""
         alone = not memo
-        twin = copied(self, memo)
+        for parameter in self.parameters():
+            if is_packed(parameter) and id(parameter) not in memo and hasattr(parameter, "__tensor_flatten__"):
+                memo[id(parameter)] = nn.Parameter(twin(parameter.detach()), requires_grad=False)
+        other = copied(self, memo)
         if alone:
-            for attachment in reversed(twin.carried()):
+            for attachment in reversed(other.carried()):
                 attachment.detach()
-        return twin
+        return other
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Encoder:
         """Moves or casts the encoder; parameters of adapters that hang among its modules keep their own type."""

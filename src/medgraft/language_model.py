@@ -162,6 +162,10 @@ def laid_out(model: LanguageModel, prompts: Prompts, answers: tuple[Tensor, Tens
     x, mask = model.embed(prompts.ids), prompts.mask
     if prompts.soft is not None:
         soft = prompts.soft.to(x.dtype)
+        if soft.shape[-1] != x.shape[-1]:
+            raise ConfigError(
+                f"soft tokens must be vectors of {x.shape[-1]} numbers, as the words are, got {soft.shape[-1]}"
+            )
         real = prompts.soft_mask
         real = torch.ones(soft.shape[:2], dtype=torch.bool, device=mask.device) if real is None else real
         x, mask = _between(x, mask, soft, real, prompts.lead)

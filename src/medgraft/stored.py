@@ -22,6 +22,27 @@ def stored_parts(tensor: Tensor) -> Iterator[Tensor]:
         yield from stored_parts(getattr(tensor, name))
 
 
+def as_bytes(tensor: Tensor) -> Tensor:
+    """The bytes of a dense tensor ``[...]``, ``uint8 [n]``, on its device."""
+    flat = tensor.detach().contiguous().reshape(-1)
+    if flat.numel() == 1:  # of which torch keeps whatever stride it had
+        flat = flat.new_empty(1).copy_(flat)
+    return flat.view(torch.uint8)
+
+
+def twin(tensor: Tensor) -> Tensor:
+    """A copy of a tensor of any shape, bit for bit, with its graph where it has one.
+
+    A packed weight's own ``clone`` may unpack it and pack it anew, which rounds and fails for small ones.
+    """
+    inside: Any = getattr(tensor, "__tensor_flatten__", None)
+    if inside is None:
+        return tensor.clone()
+    names, context = inside()
+    parts = {name: twin(getattr(tensor, name)) for name in names}
+    return type(tensor).__tensor_unflatten__(parts, context, tensor.size(), tensor.stride())  # pyright: ignore
+
+
 def stored_bytes(module: nn.Module) -> int:
     """Memory of a module's parameters and buffers as they are stored, each counted once.
 

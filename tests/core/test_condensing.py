@@ -28,7 +28,7 @@ def double(adapter: str, encoder: str = "chest", **options: object) -> Grafted:
     return graft(tiny.fresh(encoder).double(), adapter, **options).double()
 
 
-@pytest.mark.parametrize("adapter", sorted(discover("adapter")))
+@pytest.mark.parametrize("adapter", sorted(set(discover("adapter")) - {"qlora"}))  # four bits are no double
 def test_what_is_condensed_gives_what_the_features_give(adapter):
     try:
         grafted = double(adapter)

@@ -25,8 +25,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def folder_of(family: str, root: Path, begins: bool = True) -> Path:
-    """A small language model with fresh weights and a tokenizer of words, as the library stores them."""
+def folder_of(family: str, root: Path, begins: bool = True, **changes: Any) -> Path:
+    """A small language model with fresh weights and a tokenizer of words, as the library stores them.
+
+    ``changes`` are options of the family's configuration.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -39,7 +42,7 @@ def folder_of(family: str, root: Path, begins: bool = True) -> Path:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(root)
     ids = {"vocab_size": len(vocabulary), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     torch.manual_seed(3)
-    config = AutoConfig.for_model(family, **FAMILIES[family], **ids)
+    config = AutoConfig.for_model(family, **{**FAMILIES[family], **ids, **changes})
     network = AutoModelForCausalLM.from_config(config).eval()
     for parameter in network.parameters():
         if parameter.dim() > 1:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from medgraft.encoder import Encoder, EncoderSpec
+from medgraft.encoders.parts.hf.cache import growing_cache
 from medgraft.encoders.parts.hf.storage import Spread, Storage, library_for, quantise
 from medgraft.encoders.parts.hf.text import TextModel
 from medgraft.encoders.parts.hub import fetching
-from medgraft.errors import DataError
+from medgraft.errors import CheckpointError, DataError
 from medgraft.language_model import (
     Decoding,
     Ending,
@@ -50,7 +51,9 @@ class CausalLm(TextModel, LanguageModel):
         self.context = int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 2048))
         end = network.generation_config.eos_token_id
         self.end_ids: tuple[int, ...] = tuple(end) if isinstance(end, list) else () if end is None else (int(end),)
-        self._takes_positions = "position_ids" in inspect.signature(network.forward).parameters
+        parameters = inspect.signature(network.forward).parameters
+        self._takes_positions = "position_ids" in parameters
+        self._cache_name = "cache" if "cache" in parameters else "past_key_values"  # the library's name and earlier one
 
     def stored_as(self, storage: Storage) -> CausalLm:
         """Itself, with its weights stored in another way; once, before an adapter sees it.
@@ -100,13 +103,24 @@ class CausalLm(TextModel, LanguageModel):
                 self._words = AutoTokenizer.from_pretrained(self._place)
         return self._words
 
+    def _ids(self, text: str, **options: Any) -> list[int]:
+        """Token ids of a text, all of which the model knows."""
+        ids: list[int] = self.words(text, **options)["input_ids"]
+        known = self.network.get_input_embeddings().num_embeddings
+        if ids and max(ids) >= known:
+            raise CheckpointError(
+                f"encoder {self.spec.name}: its tokenizer makes token {max(ids)} and the model knows {known} tokens, "
+                "so they do not belong together; name the folder of the model's own as tokenizer="
+            )
+        return ids
+
     def embed(self, ids: Tensor) -> Tensor:
         """See :meth:`LanguageModel.embed`."""
         return self.network.get_input_embeddings()(ids)
 
     def prompts(self, texts: Sequence[str], soft: Tensor | None = None, soft_mask: Tensor | None = None) -> Prompts:
         """See :meth:`LanguageModel.prompts`."""
-        rows: list[list[int]] = [self.words(text)["input_ids"] for text in texts]
+        rows = [self._ids(text) for text in texts]
         if soft is None and (empty := [i for i, row in enumerate(rows) if not row]):
             raise DataError(f"prompt {empty[0]} is empty; a language model needs something to go on from")
         begin = getattr(self.words, "bos_token_id", None)
@@ -124,7 +138,7 @@ class CausalLm(TextModel, LanguageModel):
     def answers(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """See :meth:`LanguageModel.answers`."""
         end = list(self.end_ids[:1])
-        rows = [self.words(text, add_special_tokens=False)["input_ids"] + end for text in texts]
+        rows = [self._ids(text, add_special_tokens=False) + end for text in texts]
         width = max(map(len, rows), default=0)
         ids = torch.full((len(rows), width), self.pad_id)
         real = torch.zeros(len(rows), width, dtype=torch.bool)
@@ -151,6 +165,8 @@ class CausalLm(TextModel, LanguageModel):
         """See :meth:`LanguageModel.generate`."""
         how = as_options(decoding)
         check_room(self.spec.name, prompts, self.context)
+        if not prompts.length:
+            raise DataError("prompt 0 is empty; a language model needs something to go on from")
         given: dict[str, Any] = {"attention_mask": prompts.mask.long()}
         if prompts.soft is None:
             given["input_ids"] = prompts.ids
@@ -160,6 +176,8 @@ class CausalLm(TextModel, LanguageModel):
         room = self.context - int(given["attention_mask"].sum(dim=1).max())
         start = prompts.ids.shape[1] if prompts.soft is None else 0  # of vectors, the library returns what is new alone
         settings = self._settings(how, min(how.limit, room), start)
+        if (cache := growing_cache(self.network)) is not None:
+            given[self._cache_name] = cache
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(how.seed)
             tokens = self.network.generate(**given, **settings)

@@ -211,9 +211,11 @@ class Spread:
         self.places: dict[str, Any] = dict(
             infer_auto_device_map(network, max_memory=get_max_memory(limits), no_split_module_classes=kept_whole)
         )
+        if set(self.places.values()) == {"disk"}:
+            raise ConfigError(f"encoder {name} cannot be spread: no memory has room for its largest layer; raise cpu=")
         state = network.state_dict()
         for path, place in self.places.items():  # what has no tensor leaves no file on the disk, where one is expected
-            if place == "disk" and not any(key == path or key.startswith(f"{path}.") for key in state):
+            if place == "disk" and not any(f"{key}.".startswith(f"{path}.") for key in state):
                 self.places[path] = "cpu"
         accelerators = [place for place in self.places.values() if place not in ("cpu", "disk")]
         main = accelerators[0] if accelerators else "cpu"

@@ -21,7 +21,7 @@ from medgraft.checkpoints.unpickling import load_tensors
 from medgraft.errors import CheckpointError
 from medgraft.files.archives import check_weights, names_bytearray
 from medgraft.files.limits import RATIO_FROM
-from medgraft.stored import stored_parts
+from medgraft.stored import as_bytes, stored_parts
 from medgraft.untyped import is_a
 
 WRAPPERS = (
@@ -42,7 +42,7 @@ def state_digest(module: nn.Module) -> str:
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}\n".encode())
         for part in stored_parts(tensor):
-            digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(as_bytes(part).cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from medgraft.encoder import Encoder
 from medgraft.features import Features
 from medgraft.grafting import Grafted
+from medgraft.stored import stored_parts
 from medgraft.typed_torch import named_modules, own_buffers, own_modules, own_parameters
 from medgraft.untyped import is_a
 
@@ -46,8 +47,14 @@ def tree_difference(before: Tree, after: Tree) -> str:
 
 
 def weights_of(encoder: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers ``[...]`` by name, the live tensors."""
-    return dict([*encoder.named_parameters(), *encoder.named_buffers()])
+    """Parameters and buffers ``[...]`` by name, the live tensors; of a packed one, what it is stored as."""
+    named = [*encoder.named_parameters(), *encoder.named_buffers()]
+    parts = {name: list(stored_parts(tensor)) for name, tensor in named}
+    return {
+        name if len(stored) == 1 else f"{name}/{place}": part
+        for name, stored in parts.items()
+        for place, part in enumerate(stored)
+    }
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -47,6 +47,7 @@ UNFIT = {
     **{("scratch_cnn", encoder): "uses no encoder" for encoder in ENCODERS},
     **{(name, "hf_clip"): "no CLS token" for name in ("ace_hgnn", "ace_lora")},
     **{(name, encoder): "continues none" for name in ("soft_prefix", "xattn") for encoder in ENCODERS},
+    **{("qlora", encoder): "stored in 32 bits|reads no text" for encoder in ENCODERS},
     ("peft:fourierft", "hf_clip"): "n_frequency",
 }
 """Adapters and encoders that do not go together -> words of the reason; whatever else does not is a fault."""

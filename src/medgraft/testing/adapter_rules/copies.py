@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medgraft.grafting import Grafted
+from medgraft.stored import twin
 from medgraft.testing.adapter_rules.subject import AdapterSubject
 from medgraft.testing.check import Rule, require, rule
 from medgraft.testing.snapshots import difference, outputs_of
@@ -76,7 +77,7 @@ def replica_of(network: Any) -> Any:
             if parameter is None:
                 replica._parameters[name] = None
             else:
-                setattr(replica, name, parameter.clone())
+                setattr(replica, name, twin(parameter))
                 replica._former_parameters[name] = getattr(replica, name)
         for name, buffer in module._buffers.items():
             replica._buffers[name] = None if buffer is None else buffer.clone()
