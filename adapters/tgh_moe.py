@@ -139,7 +139,7 @@ class TghMoe(Adapter):
         task_router: Literal["hard", "soft"] = "hard"
         stages: Literal["two", "one"] = "two"
         first_share: float = Field(0.5, gt=0, lt=1)
-        text_lr: float = Field(10.0, gt=0)
+        text_lr: float = Field(3.0, gt=0)
         upcycle: bool = False
         tau: float = Field(0.07, gt=0)
         balance: float = Field(0.01, ge=0)

@@ -1,9 +1,9 @@
 """Questions that need opposite features of the same tokens, and how well anybody can answer them.
 
 An image of 32 x 32 shows stripes or none and dots or none, four combinations alike often, in noise. Four questions are
-asked of every image: is there ``stripes``, is it ``without stripes``, is there ``dots``, is it ``without dots``. All are
-answered "no" or "yes" by one linear head on the pooled image features, as a language model reads visual tokens through
-one connector. The encoder is frozen, with random weights; its adapters see the prompt, the head does not.
+asked of every image: are there ``stripes``, is it ``without stripes``, are there ``dots``, is it ``without dots``.
+All are answered "no" or "yes" by one linear head on the pooled image features, as a language model reads visual tokens
+through one connector. The encoder is frozen, with random weights; its adapters see the prompt, the head does not.
 
 What can be reached is known:
 
@@ -20,6 +20,7 @@ So an adapter that is told the prompt and stays near 1/2 does not use it, and on
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ def draw_images(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.nd
 def tiny_encoder(seed: int = 0) -> DualEncoder:
     """A frozen ViT of two blocks beside a text tower that knows the words, both with random weights."""
     words = {w for texts in (*WORDINGS, *HELD_OUT) for text in texts for w in WORD.findall(text)}
-    common = {"name": "control", "licence": "Apache-2.0", "weights": "random", "pooling": "cls"}
+    common: dict[str, Any] = {"name": "control", "licence": "Apache-2.0", "weights": "random", "pooling": "cls"}
     image = EncoderSpec(modality="image", input_size=(SIZE, SIZE), dim=64, heads=2, **common)
     text = EncoderSpec(modality="text", input_size=(12,), dim=32, heads=2, **common)
     with torch.random.fork_rng():
@@ -113,7 +114,9 @@ def draw_control(encoder: DualEncoder, train: int, test: int, seed: int) -> Cont
     """
     rng = np.random.default_rng([seed, 41])
     counts = {"train": train, "val": 8, "test": test}
-    pictures, stripes, dots = (np.concatenate(each) for each in zip(*(draw_images(rng, n) for n in counts.values())))
+    pictures, stripes, dots = (
+        np.concatenate(each) for each in zip(*(draw_images(rng, n) for n in counts.values()), strict=True)
+    )
     home = np.repeat(list(counts), list(counts.values()))
     unit, asked = np.repeat(np.arange(len(home)), 4), np.tile(np.arange(4), len(home))
     pools = [WORDINGS if home[i] == "train" else HELD_OUT for i in unit]

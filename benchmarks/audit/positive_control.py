@@ -3,8 +3,8 @@
 Trains adapters of one size on the questions of :mod:`~medgraft.benchmarks.audit.conflicting_questions`, whose ceilings
 are known: exactly 1/2 for whatever is not told the question, 1 for an adapter of each question's own. Training is that
 of a sweep (:class:`~medgraft.benchmarks.training.trainer.Runner`), with the adapters' own phases and losses. Ends with
-exit code 1 where a verdict does not hold, which means that the implementation is wrong. ``--figure`` draws which experts
-each question's tokens chose, in the form of ``medgraft expert-load``.
+exit code 1 where a verdict does not hold, which means that the implementation is wrong. ``--figure`` draws which
+experts each question's tokens chose, in the form of ``medgraft expert-load``.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ ARMS = (
     Arm("tgh_moe, task level only", options={**TGH, "levels": "task"}),
     Arm("tgh_moe, one stage", options={**TGH, "stages": "one"}),
     Arm("tgh_moe, router text at the adapter's rate", options={**TGH, "text_lr": 1.0}),
+    Arm("tgh_moe, router text ten times as fast", options={**TGH, "text_lr": 10.0}),
     Arm(FULL),
     Arm(OWN, "adaptformer", {}, own=True),
 )
@@ -138,7 +139,7 @@ def train_arm(arm: Arm, control: Control, epochs: int, seed: int) -> Outcome:
             grafted, MulticlassObjective(control.data, ("image",)), control.data, control.inputs, grafted.encode
         )
         runner.add_head(train)
-        runner.fit(train, TrainDefaults(epochs=epochs), seed, lambda share: None)
+        runner.fit(train, TrainDefaults.model_validate({"epochs": epochs}), seed, lambda share: None)
         for adapter in adapters.values():
             reset_diagnostics(adapter)
         right[test] = runner.predict(test).argmax(axis=1) == control.data.targets[test]
@@ -184,7 +185,16 @@ def verdicts(arms: Sequence[Arm], found: Mapping[str, Sequence[Outcome]]) -> dic
 
 def table(arms: Sequence[Arm], found: Mapping[str, Sequence[Outcome]]) -> str:
     """Markdown: means over seeds, and the lowest and the highest seed."""
-    heads = ["adapter", "told the question", "ceiling", "accuracy", *QUESTIONS, "trainable", "prompts told", "load shift"]
+    heads = [
+        "adapter",
+        "told the question",
+        "ceiling",
+        "accuracy",
+        *QUESTIONS,
+        "trainable",
+        "prompts told",
+        "load shift",
+    ]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for arm in arms:
         outcomes = found[arm.name]
@@ -212,7 +222,9 @@ def _spread(values: Sequence[float]) -> str:
 def panels(found: Mapping[str, Sequence[Outcome]]) -> list[Load]:
     """What the tokens of each question chose, of the arms with shared experts and a prompt; the first seed's."""
     return [
-        Load(("positive control", "random ViT", name), list(QUESTIONS), [list(s) for s in each.shares], True, each.dense)
+        Load(
+            ("positive control", "random ViT", name), list(QUESTIONS), [list(s) for s in each.shares], True, each.dense
+        )
         for name, (each, *_) in found.items()
         if each.shares and each.told is not None
     ]

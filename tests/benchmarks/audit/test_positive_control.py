@@ -1,4 +1,4 @@
-"""The positive control: its ceilings are what they are said to be, and tgh_moe passes it because it reads the prompt."""
+"""The positive control: its ceilings are what they are said to be, and tgh_moe passes it by the prompt."""
 
 from __future__ import annotations
 
