@@ -9,7 +9,9 @@ following is our definition. With ``u`` what the frozen MLP reads and ``t`` the 
     p = softmax(W_x u + W_t t'),  t' = LN(W_p t),  m* = argmax_m cos(t', c_m)
 
 - Expert: Linear, GELU, Linear; the second linear starts at zero, so a fresh graft changes nothing. ``W_t`` starts at
-  zero too: routing begins with the image alone.
+  zero too: routing begins with the image alone. It learns ``text_lr`` times as fast as the rest, since it starts at
+  zero beside a ``W_x`` that does not (Hayou et al., "LoRA+", arXiv 2402.12354, for such matrices): at the adapter's own
+  rate, the first stage of a short training ends, and freezes the router, before the prompt moves a token.
 - ``m*`` is one decision per sample for all blocks. Training uses the true task where it is told, and trains the
   prototypes ``c_m`` by cross-entropy on ``cos / tau``; where it is not, the gradient passes straight through the
   argmax. A prediction reads the prompt only.
@@ -109,6 +111,7 @@ class TghMoe(Adapter):
             task_router: ``hard``, or ``soft``, which mixes the groups by ``softmax(cos / tau)``.
             stages: ``two``, task-shared and then task-specific, or ``one`` for joint training.
             first_share: Share of the training steps in the first of two stages.
+            text_lr: Learning rate of ``W_t`` relative to the adapter's.
             upcycle: Start the task experts from the mean shared expert when the second stage begins.
             tau: Temperature of the prototypes.
             balance: Weight of the balance loss.
@@ -136,6 +139,7 @@ class TghMoe(Adapter):
         task_router: Literal["hard", "soft"] = "hard"
         stages: Literal["two", "one"] = "two"
         first_share: float = Field(0.5, gt=0, lt=1)
+        text_lr: float = Field(3.0, gt=0)
         upcycle: bool = False
         tau: float = Field(0.07, gt=0)
         balance: float = Field(0.01, ge=0)
@@ -348,6 +352,10 @@ class TghMoe(Adapter):
                     config.top_k,
                     config.experts,
                 )
+
+    def learning_rate_scale(self, parameter: str) -> float:
+        """``W_t`` learns faster."""
+        return self.config.text_lr if parameter.endswith("router.text") else 1.0
 
     def phases(self) -> tuple[Phase, ...]:
         """Task-shared, then task-specific, where there are both levels; else one stage.
