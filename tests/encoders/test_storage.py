@@ -11,7 +11,7 @@ import torch
 from language_folders import folder_of
 
 from medgraft import build_encoder, graft
-from medgraft.benchmarks.cell.intact import FrozenEncoder
+from medgraft.benchmarks.results.intact import FrozenEncoder
 from medgraft.checkpoints.weights import state_digest
 from medgraft.encoders.causal_lm import CausalLmSource, parse
 from medgraft.encoders.parts.hf import storage

@@ -10,10 +10,12 @@ from test_leaderboard import sections
 
 from medgraft.benchmarks.board.markdown import markdown
 from medgraft.benchmarks.board.rows import board_rows
-from medgraft.benchmarks.cell.results import CellResult, CellSpec, ResultStore
 from medgraft.benchmarks.metrics.texts.columns import GENERATED, REFERENCE, as_column
 from medgraft.benchmarks.metrics.texts.statements import Statement, to_json
 from medgraft.benchmarks.objectives.evaluation import evaluate
+from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.benchmarks.results.store import ResultStore
 from medgraft.metric import Predictions
 
 N = 24
