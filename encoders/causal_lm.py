@@ -1,9 +1,9 @@
 """Language models of transformers, frozen, with their last linear map: texts continued and not only encoded.
 
 ``causal_lm:gpt2@/path/to/folder``, ``causal_lm:meta-llama/Llama-3.2-1B`` (a hub id), or a bare family with fresh
-weights (``causal_lm:qwen2@random``): whatever the library opens by ``AutoModelForCausalLM``. ``causal_lm:embedded`` is a
-small one that comes with the package. Options stand behind the
-model: ``causal_lm:llama,bits=4@/path``; see :class:`medgraft.encoders.parts.hf.storage.Storage`.
+weights (``causal_lm:qwen2@random``): whatever the library opens by ``AutoModelForCausalLM``. ``causal_lm:embedded`` is
+a small one that comes with the package. Options stand behind the model: ``causal_lm:llama,bits=4@/path``; see
+:class:`medgraft.encoders.parts.hf.storage.Storage`.
 """
 
 from __future__ import annotations
