@@ -31,9 +31,9 @@ class M3d(Cohort):
             size: Places along height and width of the arrays; the real ones have 256.
         """
 
-        train: int = Field(200, ge=1, alias="n_train")
-        validation: int = Field(30, ge=1, alias="n_validation")
-        test: int = Field(70, ge=1, alias="n_test")
+        train: int = Field(140, ge=1, alias="n_train")
+        validation: int = Field(20, ge=1, alias="n_validation")
+        test: int = Field(60, ge=1, alias="n_test")
         size: int = Field(64, ge=16, le=512)
 
     @classmethod
