@@ -134,5 +134,13 @@ def _joined(first: Predictions, second: Predictions) -> Predictions:
         groups=both(lambda p: p.groups),
         mask=None if first.mask is None or second.mask is None else np.concatenate([first.mask, second.mask]),
         asked=None if first.asked is None or second.asked is None else np.concatenate([first.asked, second.asked]),
-        columns={name: both(lambda p, name=name: p.columns[name]) for name in first.columns},
+        columns={name: _one_column(column, second.columns[name]) for name, column in first.columns.items()},
     )
+
+
+def _one_column(first: Array, second: Array) -> Array:
+    """One column ``[n, ...]`` behind the other; texts are as wide as the longest of theirs, with zeros behind them."""
+    if first.ndim == second.ndim == 2 and first.shape[1] != second.shape[1]:
+        width = max(first.shape[1], second.shape[1])
+        first, second = (np.pad(each, ((0, 0), (0, width - each.shape[1]))) for each in (first, second))
+    return np.concatenate([first, second])
