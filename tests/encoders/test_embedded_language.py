@@ -145,11 +145,9 @@ def test_it_writes_reports_and_ends_them(model):
     assert made.endings == ("end", "end") and "." in made.texts[0]
 
 
-def test_it_reads_what_the_prompt_tells(model):
-    told = "Findings: small {} pleural effusion; mild cardiomegaly. On which side is the pleural effusion?"
-    answers = model.answers(["left", "right"])
-    losses_of = [model.answer_loss(model.prompts([told.format(side)] * 2), answers) for side in ("left", "right")]
-    assert losses_of[0][0] < losses_of[0][1] and losses_of[1][1] < losses_of[1][0]
+def test_it_answers_a_question_of_yes_or_no_by_one_of_them(model):
+    made = model.generate(model.prompts(["Is there a pneumothorax?", "Does the image show edema?"]), Decoding(limit=16))
+    assert set(made.texts) <= {"Yes", "No"}
 
 
 def test_a_prompt_that_does_not_fit_is_refused(model):

@@ -67,7 +67,7 @@ def phantom_volume(rng: np.random.Generator, seed: int) -> Document:
 
 def _finding(name: str, rng: np.random.Generator) -> Finding:
     kind = KINDS[name]
-    side = pick(rng, ("left", "right", "both")) if kind.place == "side" else ""
+    side = pick(rng, ("left", "right", "both")) if kind.place == "side" else kind.side
     lobe = pick(rng, LOBES) if kind.place == "lobe" else ""
     return Finding(name, side, lobe, float(rng.uniform(*kind.millimetres)))
 
