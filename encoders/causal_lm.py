@@ -17,7 +17,9 @@ import torch
 from medgraft.encoder import Encoder
 from medgraft.encoders.parts.hf.causal import CausalLm
 from medgraft.encoders.parts.hf.embedded_language import NAME as EMBEDDED
+from medgraft.encoders.parts.hf.embedded_language import TOKENIZER as EMBEDDED_TOKENIZER
 from medgraft.encoders.parts.hf.embedded_language import build_embedded
+from medgraft.encoders.parts.hf.embedded_language import fresh_network as fresh_embedded
 from medgraft.encoders.parts.hf.storage import Storage, library_for
 from medgraft.encoders.parts.hf.text import spec_of_text
 from medgraft.encoders.parts.hub import demand, fetching
@@ -26,6 +28,8 @@ from medgraft.encoders.parts.quiet import quiet
 from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
 from medgraft.options import as_text, checked, from_text
 from medgraft.sources import Source, check_hub_id, check_weights
+
+__all__ = ["EMBEDDED_TOKENIZER", "CausalLmSource", "fresh_embedded", "parse"]
 
 FAMILIES = {
     "embedded": "a small LLaMA that comes with medgraft, pre-trained on generated reports and questions",

@@ -32,7 +32,8 @@ from torch import nn
 from medgraft.benchmarks.pretrain.corpus.mixture import FIRST_SEED, SHARES, documents
 from medgraft.benchmarks.pretrain.packing import losses, packed
 from medgraft.checkpoints.weights import file_digest
-from medgraft.encoders.parts.hf.embedded_language import TOKENIZER, fresh_network
+from medgraft.encoders.causal_lm import EMBEDDED_TOKENIZER as TOKENIZER
+from medgraft.encoders.causal_lm import fresh_embedded as fresh_network
 
 logger = logging.getLogger(__name__)
 
