@@ -75,7 +75,8 @@ def check_keepable(objectives: Mapping[str, str], keep: str) -> None:
         ConfigError: A task's predictions are places.
     """
     for task, objective in objectives.items():
-        if keep != "none" and "tokens" in objective_class(objective).needs:
+        cls = objective_class(objective)
+        if keep != "none" and "tokens" in cls.needs and not cls.writes:
             raise ConfigError(
                 f"--keep {keep}: predictions of task {task!r} are places in an image, and predict gives no places; "
                 "leave the task or the option out"
