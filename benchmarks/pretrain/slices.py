@@ -4,9 +4,9 @@ A 2D ViT, at first that of ``embedded:chest``, reads twelve axial slices of a vo
 of its CLS token and one of its mean patch token, averaged over the slices as ``inflate3d`` pools them, regress the
 anatomy (volumes, age, sex) of a generated healthy ageing population. Of each slice alone, the CLS token tells its place
 and how much of each patch is how dark, and every patch token that of its own patch: a slice is full of answers, where a
-volume has six. The readouts are thrown away. As with ``embedded:brain``, there is no diagnosis, the scanners differ from
-the benchmark's, and ages over 80 are held out. The text tower learns what a sentence about a brain is about; the two
-towers share no space.
+volume has six. The readouts are thrown away. As with ``embedded:brain``, there is no diagnosis, the scanners differ
+from the benchmark's, and ages over 80 are held out. The text tower learns what a sentence about a brain is about; the
+two towers share no space.
 
 The run is defined by its seed and numbers of steps; its log and held-out result are written beside the weights. With
 ``--state``, the drawn slices and a checkpoint every 50 steps lie in that folder, and a stopped run goes on from there.
@@ -279,7 +279,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for slices.safetensors and slices.json")
     parser.add_argument("--state", type=Path, help="folder for drawn slices and checkpoints; removed by nobody")
     parser.add_argument("--volumes", type=int, default=2_000)
-    parser.add_argument("--steps", type=int, default=1_000)
+    parser.add_argument("--steps", type=int, default=3_000)
     parser.add_argument("--sentence-steps", type=int, default=150)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
