@@ -1,18 +1,22 @@
 """The embedded encoders: small, shipped with the package, pre-trained on generated cohorts.
 
-They exist so that the first sweep needs no download, no account and no GPU. Two dual encoders are registered:
+They exist so that the first sweep needs no download, no account and no GPU. Three dual encoders are registered:
 
 ``embedded:chest``
     a 2D ViT with a convolutional stem on 128 x 128 radiographs, and a word-level text tower, trained together with a
     sigmoid image-sentence loss (Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023),
 ``embedded:brain``
     the same ViT in 3D on 64 x 80 x 64 T1 volumes of 3 mm, trained to regress anatomy in a healthy ageing population,
-    and a text tower trained to read the numbers in clinical notes; the two share no space.
+    and a text tower trained to read the numbers in clinical notes; the two share no space,
+``embedded:slices``
+    the 2D ViT on axial slices of such volumes, 64 x 80 of 3 mm, trained to regress the same anatomy from a few slices
+    that it reads one by one, and a text tower trained to tell what a sentence about a brain is about; made for
+    ``inflate3d``.
 
-Both saw generated data only, of a setting that differs from the benchmark's on purpose. The scripts that trained
-them are ``python -m medgraft.benchmarks.pretrain.chest`` and ``... .brain``; their logs and held-out results lie
-beside the weights. The convolutional stem follows Xiao et al., "Early Convolutions Help Transformers See Better"
-(NeurIPS 2021).
+All saw generated data only, of a setting that differs from the benchmark's on purpose. The scripts that trained
+them are ``python -m medgraft.benchmarks.pretrain.chest``, ``... .brain`` and ``... .slices``; their logs and held-out
+results lie beside the weights. The convolutional stem follows Xiao et al., "Early Convolutions Help Transformers See
+Better" (NeurIPS 2021).
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -38,6 +42,7 @@ from medgraft.sources import Source
 
 CHEST_SIZE = (128, 128)
 BRAIN_SIZE = (64, 80, 64)
+SLICE_SIZE = BRAIN_SIZE[:2]
 SHARED_DIM = 128
 STEM_WIDTHS: dict[int, tuple[int, int, int]] = {2: (24, 48, 96), 3: (16, 32, 64)}
 WORD = re.compile(r"[a-z]+|\d+|[^\sa-z\d]")
@@ -238,8 +243,29 @@ class TextTower(TextEncoder):
         return self.shared(tokens)
 
 
-Name = Literal["chest", "brain"]
-_COHORTS = {"chest": ("phantom chest (pretrain)",), "brain": ("phantom brain (pretrain)",)}
+Name = Literal["chest", "brain", "slices"]
+_GREY = "(grey / 255 - 0.5) / 0.25"
+_VISUAL: dict[Name, dict[str, Any]] = {
+    "chest": {
+        "modality": "image",
+        "input_size": CHEST_SIZE,
+        "intensity": _GREY,
+        "cohorts": ("phantom chest (pretrain)",),
+    },
+    "brain": {
+        "modality": "volume",
+        "input_size": BRAIN_SIZE,
+        "spacing": 3.0,
+        "intensity": "2 (value / mean brain value - 1), background 0",
+        "cohorts": ("phantom brain (pretrain)",),
+    },
+    "slices": {
+        "modality": "image",
+        "input_size": SLICE_SIZE,
+        "intensity": _GREY,
+        "cohorts": ("phantom brain (pretrain)",),
+    },
+}
 
 
 def assemble(
@@ -248,27 +274,26 @@ def assemble(
     """Builds one of the embedded dual encoders with fresh weights.
 
     Args:
-        name: ``"chest"`` or ``"brain"``.
+        name: ``"chest"``, ``"brain"`` or ``"slices"``.
         vocabulary: Words of the text tower, special tokens first.
         weights: What the spec says about the weights.
         logit_scale: Multiplier of the similarity, for ``"chest"``.
     """
     shared = SHARED_DIM if name == "chest" else 0
-    visual = "image" if name == "chest" else "volume"
-    common: dict[str, Any] = {"licence": "Apache-2.0", "cohorts": _COHORTS[name], "weights": weights, "pooling": "cls"}
-    facts = EncoderSpec(
-        name=f"embedded:{name}",
-        modality=visual,
-        input_size=CHEST_SIZE if name == "chest" else BRAIN_SIZE,
-        spacing=None if name == "chest" else 3.0,
-        intensity="(grey / 255 - 0.5) / 0.25" if name == "chest" else "2 (value / mean brain value - 1), background 0",
-        dim=192,
-        heads=3,
-        **common,
-    )
-    text = EncoderSpec(name=f"embedded:{name}", modality="text", input_size=(96,), dim=128, heads=4, **common)
-    towers = {visual: ConvStemViT(facts, shared_dim=shared), "text": TextTower(text, vocabulary, shared_dim=shared)}
-    joined: Any = f"{visual}+text"
+    common: dict[str, Any] = {
+        "name": f"embedded:{name}",
+        "licence": "Apache-2.0",
+        "cohorts": _VISUAL[name]["cohorts"],
+        "weights": weights,
+        "pooling": "cls",
+    }
+    facts = EncoderSpec(dim=192, heads=3, **{**common, **_VISUAL[name]})
+    text = EncoderSpec(modality="text", input_size=(96,), dim=128, heads=4, **common)
+    towers = {
+        facts.modality: ConvStemViT(facts, shared_dim=shared),
+        "text": TextTower(text, vocabulary, shared_dim=shared),
+    }
+    joined: Any = f"{facts.modality}+text"
     return DualEncoder(facts.model_copy(update={"modality": joined}), towers, logit_scale)
 
 
@@ -283,6 +308,7 @@ class EmbeddedSource(Source):
         return {
             "chest": "2D ViT + text tower, pre-trained on generated radiographs and reports (image and text)",
             "brain": "3D ViT + text tower, pre-trained on generated T1 volumes and notes (volume and text)",
+            "slices": "2D ViT + text tower, pre-trained on slices of generated T1 volumes (image and text)",
         }
 
     @classmethod
@@ -290,12 +316,12 @@ class EmbeddedSource(Source):
         """Builds an embedded encoder.
 
         Args:
-            model: ``"chest"`` or ``"brain"``.
+            model: ``"chest"``, ``"brain"`` or ``"slices"``.
             weights: ``"default"`` for the shipped ones, ``"random"`` (seeded, always the same), or a local file.
             sha256: Expected digest of the weights file.
         """
         card = read_card(model)
-        name: Name = "chest" if model == "chest" else "brain"
+        name = cast(Name, model)
         if weights == "random":
             with torch.random.fork_rng():
                 torch.manual_seed(0)

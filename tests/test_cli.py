@@ -150,7 +150,7 @@ def test_ls_of_something_else_says_what_there_is(run):
             ],
         ),
         ("peft:vera", ["adapter, medgraft.adapters.peft", "options.r", "256", "Vera attention dimension"]),
-        ("embedded", ["encoder, ", "embedded:chest", "embedded:brain", "options: none"]),
+        ("embedded", ["encoder, ", "embedded:chest", "embedded:brain", "embedded:slices", "options: none"]),
         ("inflate3d", ["encoder, ", "slices", "Slices that a volume is given as"]),
         ("phantom_chest", ["encoder, ", "embedded:chest"]),
         ("embedded:chest@random", ["encoder, "]),

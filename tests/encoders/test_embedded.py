@@ -33,7 +33,7 @@ def shipped(tmp_path, monkeypatch):
     """A weights folder with a card and fresh weights in half precision, as shipped."""
     for module in (embedded, shipped_weights):  # where the card is read, and where the weights are
         monkeypatch.setattr(module, "weights_folder", lambda: tmp_path)
-    names: tuple[embedded.Name, ...] = ("chest", "brain")
+    names: tuple[embedded.Name, ...] = ("chest", "brain", "slices")
     for name in names:
         card = {"vocabulary": WORDS, "logit_scale": 12.0 if name == "chest" else None}
         (tmp_path / f"{name}.json").write_text(json.dumps(card))
@@ -42,7 +42,7 @@ def shipped(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["chest", "brain"])
+@pytest.mark.parametrize("name", ["chest", "brain", "slices"])
 def test_weights_are_read_from_the_package(name, shipped):
     encoder = embedded.EmbeddedSource.build(name)
     digest = file_digest(shipped / f"{name}.safetensors")
@@ -118,7 +118,7 @@ def test_images_and_volumes_of_any_size_are_prepared(radiograph, volume):
     assert not dual("brain").towers()["volume"].prepare(volume * 0).any()
 
 
-@pytest.mark.parametrize(("name", "modality"), [("chest", "image"), ("brain", "volume")])
+@pytest.mark.parametrize(("name", "modality"), [("chest", "image"), ("brain", "volume"), ("slices", "image")])
 def test_folding_the_normalisations_into_the_convolutions_changes_nothing(name, modality):
     folded = embedded.EmbeddedSource.build(name).towers()[modality]
     whole = embedded.assemble(name, read_card(name)["vocabulary"])
@@ -131,14 +131,14 @@ def test_folding_the_normalisations_into_the_convolutions_changes_nothing(name, 
     assert not any("running_mean" in key for key in folded.state_dict())
 
 
-@pytest.mark.parametrize("name", ["chest", "brain"])
+@pytest.mark.parametrize("name", ["chest", "brain", "slices"])
 def test_the_shipped_weights_are_those_of_the_card_and_of_the_catalogue(name):
     path = Path(str(resources.files("medgraft.encoders"))) / "weights" / f"{name}.safetensors"
     pinned = catalogue().encoders.aliases[f"phantom_{name}"].sha256
     assert file_digest(path) == read_card(name)["sha256"] == pinned
 
 
-@pytest.mark.parametrize("name", ["chest", "brain"])
+@pytest.mark.parametrize("name", ["chest", "brain", "slices"])
 def test_the_card_records_how_the_weights_were_made(name):
     card = read_card(name)
     assert {"generator", "setting", "run", "log", "held_out"} <= card.keys()
