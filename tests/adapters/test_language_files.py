@@ -178,7 +178,7 @@ def test_unfiltered_checkpoints_hold_each_block_twice():
 def test_a_checkpoint_that_does_not_fit_changes_nothing(encoder, change, problem):
     state = published("today", (1,))
     change(state)
-    options = {"every": 2, "first": 1, "heads": HEADS, "resampler_depth": DEPTH, "num_latents": LATENTS}
+    options: Any = {"every": 2, "first": 1, "heads": HEADS, "resampler_depth": DEPTH, "num_latents": LATENTS}
     adapter: Any = dict(graft(encoder, "xattn", **options).named_adapters())["xattn"]
     before = {key: value.clone() for key, value in adapter.state_dict().items()}
     with pytest.raises(CheckpointError, match=problem):
