@@ -20,8 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.parts.language import beside_language_model
-from medgraft.adapters.parts.language_files import import_m3d
+from medgraft.adapters.parts.language import beside_language_model, import_m3d
 from medgraft.adapters.parts.placement import towers_with_features, trained_dtype
 from medgraft.adapters.parts.published_weights import part_of
 from medgraft.adapters.perceiver_resampler import PerceiverResampler, as_media

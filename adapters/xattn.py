@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.adapters.gated_xattn import GatedCrossAttention
-from medgraft.adapters.parts.language import beside_language_model
-from medgraft.adapters.parts.language_files import import_openflamingo, openflamingo_state
+from medgraft.adapters.parts.language import beside_language_model, import_openflamingo, openflamingo_state
 from medgraft.adapters.parts.placement import trained_dtype
 from medgraft.adapters.perceiver_resampler import PerceiverResampler, as_media
 from medgraft.checkpoints.weights import load_strict

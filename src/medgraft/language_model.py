@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medgraft.encoder import TextEncoder
 from medgraft.errors import ConfigError, DataError
-from medgraft.options import Options
+from medgraft.options import Options, checked
 
 Ending = Literal["end", "stop", "limit"]
 """How a generated text ended: by the model's own end token, by a stop string, or by the limit."""
@@ -203,6 +203,6 @@ def check_room(name: str, prompts: Prompts, context: int, new: int = 1) -> None:
 
 def as_options(decoding: Decoding | dict[str, Any] | None) -> Decoding:
     """How to decode, from options or from their values; greedy by default."""
-    if decoding is None:
-        return Decoding.model_validate({})
-    return decoding if isinstance(decoding, Decoding) else Decoding.model_validate(decoding)
+    if isinstance(decoding, Decoding):
+        return decoding
+    return checked(Decoding, decoding or {}, "how to decode")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medgraft import graft
-from medgraft.adapters.parts.language_files import import_m3d, import_openflamingo, openflamingo_state
+from medgraft.adapters.parts.language import import_m3d, import_openflamingo, openflamingo_state
 from medgraft.encoder import MultimodalEncoder
 from medgraft.errors import CheckpointError, ConfigError
 from medgraft.grafting import Grafted
@@ -126,7 +126,7 @@ def encoder() -> MultimodalEncoder:
 def test_openflamingo_computes_what_its_paper_says(encoder, layout, blocks, tmp_path, monkeypatch):
     state, path = published(layout, blocks), tmp_path / "checkpoint.pt"
     torch.save({"epoch": 3, "model_state_dict": {k: v.float() for k, v in state.items()}}, path)
-    monkeypatch.setattr("medgraft.adapters.parts.language_files.build_encoder", lambda name: encoder)
+    monkeypatch.setattr("medgraft.adapters.parts.language.build_encoder", lambda name: encoder)
     said = import_openflamingo(path, tmp_path / "out", "pair:tiny")
     front = "module." if layout == "distributed" else ""
     assert f"{len(blocks)} cross-attentions" in said and said.endswith(
@@ -178,7 +178,7 @@ def test_unfiltered_checkpoints_hold_each_block_twice():
 def test_a_checkpoint_that_does_not_fit_changes_nothing(encoder, change, problem):
     state = published("today", (1,))
     change(state)
-    options = {"every": 2, "first": 1, "heads": HEADS, "resampler_depth": DEPTH, "num_latents": LATENTS}
+    options: Any = {"every": 2, "first": 1, "heads": HEADS, "resampler_depth": DEPTH, "num_latents": LATENTS}
     adapter: Any = dict(graft(encoder, "xattn", **options).named_adapters())["xattn"]
     before = {key: value.clone() for key, value in adapter.state_dict().items()}
     with pytest.raises(CheckpointError, match=problem):
@@ -194,7 +194,7 @@ def test_m3ds_projector_computes_what_its_code_does(encoder, tmp_path, monkeypat
     path = tmp_path / "mm_projector.bin"
     beside = {"model.embed_tokens.weight": normal(4, TEXT_WIDTH), "model.seg_projector.0.weight": normal(2, 2)}
     torch.save({key: value.float() for key, value in (state | beside).items()}, path)
-    monkeypatch.setattr("medgraft.adapters.parts.language_files.build_encoder", lambda name: encoder)
+    monkeypatch.setattr("medgraft.adapters.parts.language.build_encoder", lambda name: encoder)
     assert "model.embed_tokens.weight, model.seg_projector.0.weight" in import_m3d(path, tmp_path / "out", "pair:tiny")
     for attachment in reversed(encoder.carried()):
         attachment.detach()

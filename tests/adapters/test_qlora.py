@@ -17,7 +17,7 @@ from medgraft.stored import weight_bits
 from medgraft.testing.tiny import TinyViT
 
 PROMPTS = ["the lungs are", "no"]
-WIDE = {"hidden_size": 64, "intermediate_size": 128}
+WIDE: Any = {"hidden_size": 64, "intermediate_size": 128}
 
 
 def paired(model: Any) -> MultimodalEncoder:

@@ -17,6 +17,7 @@ from medgraft.language_model import Decoding, LanguageModel, Prompts
 from medgraft.testing.tiny import TinyViT
 from medgraft.testing.tiny_language import LANGUAGE_ENCODERS
 
+how: Any = Decoding
 PROMPTS = ["the lungs are", "no", "small left effusion is seen there"]
 
 
@@ -39,9 +40,9 @@ def without(root, *names: str):
 def test_a_model_without_padding_and_end_decodes_a_batch_to_the_limit(tmp_path):
     model: Any = build_encoder(f"causal_lm:gpt2@{without(folder_of('gpt2', tmp_path), 'pad', 'eos')}")
     model.end_ids = ()  # GPT-2's own configuration has one by default
-    made = model.generate(model.prompts(PROMPTS), Decoding(limit=7))
+    made = model.generate(model.prompts(PROMPTS), how(limit=7))
     assert [len(ids) for ids in made.ids] == [7] * 3 and set(made.endings) == {"limit"}
-    alone = [model.generate(model.prompts([text]), Decoding(limit=7)).ids[0] for text in PROMPTS]
+    alone = [model.generate(model.prompts([text]), how(limit=7)).ids[0] for text in PROMPTS]
     assert list(made.ids) == alone
     _, real = model.answers(["clear", "small left"])
     assert real.sum(dim=1).tolist() == [1, 2]  # no end to learn
@@ -50,9 +51,9 @@ def test_a_model_without_padding_and_end_decodes_a_batch_to_the_limit(tmp_path):
 def test_what_repeats_for_ever_ends_at_the_limit_and_at_the_context(model, monkeypatch):
     monkeypatch.setattr(model, "end_ids", ())
     monkeypatch.setattr(model.network.generation_config, "eos_token_id", None)
-    made = model.generate(model.prompts(["no"]), Decoding(limit=9))
+    made = model.generate(model.prompts(["no"]), how(limit=9))
     assert made.endings == ("limit",) and len(made.ids[0]) == 9
-    made = model.generate(model.prompts(["no"]), Decoding(limit=100_000))
+    made = model.generate(model.prompts(["no"]), how(limit=100_000))
     assert made.endings == ("limit",) and len(made.ids[0]) == model.context - 2
     with pytest.raises(ConfigError, match="limit"):
         model.generate(model.prompts(["no"]), {"limit": 0})
@@ -76,7 +77,7 @@ def test_soft_tokens_that_leave_no_room_are_refused(model):
     with pytest.raises(DataError, match=rf"places for 64 tokens; a prompt takes {model.context} and 1 are to follow"):
         model.prompts(["no"], soft)
     fits = model.prompts(["no"], soft[:, :-1])
-    assert len(model.generate(fits, Decoding(limit=50)).ids[0]) == 1
+    assert len(model.generate(fits, how(limit=50)).ids[0]) == 1
     with pytest.raises(DataError, match="are to follow"):
         model.logits(fits, model.answers(["clear small left"]))
 
@@ -99,7 +100,7 @@ def test_a_model_whose_blocks_cannot_be_found_takes_soft_tokens_alone():
 
 def test_an_empty_prompt_behind_an_image_is_one(model):
     soft = torch.randn(1, 3, model.spec.dim, generator=torch.Generator().manual_seed(0))
-    assert len(model.generate(model.prompts([""], soft), Decoding(limit=2)).ids[0]) >= 1
+    assert len(model.generate(model.prompts([""], soft), how(limit=2)).ids[0]) >= 1
     nothing = Prompts(torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 0, dtype=torch.bool))
     with pytest.raises(DataError, match="prompt 0 is empty"):
         model.generate(nothing)

@@ -207,7 +207,7 @@ class Spread:
             given = storage.cpu if place == "cpu" else storage.gpu
             if given is not None:
                 limits[place] = given
-        kept_whole = sorted(getattr(network, "_no_split_modules", None) or ())
+        kept_whole: list[str] = sorted(getattr(network, "_no_split_modules", None) or ())
         self.places: dict[str, Any] = dict(
             infer_auto_device_map(network, max_memory=get_max_memory(limits), no_split_module_classes=kept_whole)
         )
@@ -218,7 +218,7 @@ class Spread:
             if place == "disk" and not any(f"{key}.".startswith(f"{path}.") for key in state):
                 self.places[path] = "cpu"
         accelerators = [place for place in self.places.values() if place not in ("cpu", "disk")]
-        main = accelerators[0] if accelerators else "cpu"
+        main: Any = accelerators[0] if accelerators else "cpu"
         self.device = torch.device(main)
         # A folder of its own: the library would take what another model left there for this one's weights.
         self._folder = tempfile.TemporaryDirectory(prefix="medgraft-offload-", dir=storage.offload)

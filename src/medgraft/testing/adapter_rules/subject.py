@@ -110,9 +110,11 @@ class AdapterSubject:
         """
         if self._chosen is not None:
             return dict(self._chosen)
-        packed = PACKED_ENCODERS if importlib.util.find_spec("torchao") is not None else {}
+        sets = [ENCODERS, LANGUAGE_ENCODERS]
+        if importlib.util.find_spec("torchao") is not None:
+            sets.append(PACKED_ENCODERS)
         try:
-            fitting = (each for each in (ENCODERS, LANGUAGE_ENCODERS, packed) if self._fits(each))
+            fitting = (each for each in sets if self._fits(each))
             return dict(next(fitting, LANGUAGE_ENCODERS))
         except Exception:  # an author's code; the checks of the declaration and of supports() report it
             return dict(ENCODERS)
