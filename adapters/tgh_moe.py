@@ -31,10 +31,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.adapters.parts.ffn_copies import Ffn, ffn_of
 from medgraft.adapters.parts.placement import DepthGroup, Hits, key_of, select, tower_of, unique
 from medgraft.adapters.parts.routing import evenness, top_k_gates
-from medgraft.adapters.parts.tgh_layers import (
+from medgraft.adapters.parts.tgh.ffn_copies import Ffn, ffn_of
+from medgraft.adapters.parts.tgh.layers import (
     Choice,
     Experts,
     PromptReader,
@@ -44,7 +44,7 @@ from medgraft.adapters.parts.tgh_layers import (
     TokenLevel,
     prompt_embedding,
 )
-from medgraft.adapters.parts.tgh_report import RoutingReport
+from medgraft.adapters.parts.tgh.report import RoutingReport
 from medgraft.encoder import Encoder
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.features import Features

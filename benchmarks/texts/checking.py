@@ -60,8 +60,8 @@ def abstained(text: str, confidence: Callable[[str, Statement], float], threshol
         threshold: The least that is stated.
 
     Example:
-        >>> abstained("Left pleural effusion. Clear lungs.", lambda sentence, statement: 0.2, 0.5)
-        'Not assessed: pleural effusion. Clear lungs.'
+        >>> abstained("Left pleural effusion. One film was taken.", lambda sentence, statement: 0.2, 0.5)
+        'Not assessed: pleural effusion. One film was taken.'
     """
     kept: list[str] = []
     for sentence in sentences_of(text):

@@ -19,7 +19,7 @@ from medgraft.adapters.kernels.info_nce.op import label_info_nce
 from medgraft.adapters.kernels.moe import op as moe
 from medgraft.adapters.kernels.perceiver import op as perceiver
 from medgraft.adapters.lora import Lora
-from medgraft.adapters.parts.tgh_layers import Experts
+from medgraft.adapters.parts.tgh.layers import Experts
 from medgraft.adapters.perceiver_resampler import PerceiverAttention
 from medgraft.grafting import Grafted
 from medgraft.ops import backends

@@ -10,7 +10,7 @@ import torch
 from plain_blocks import EXACT, PlainTower
 from torch import nn
 
-from medgraft.adapters.parts.ffn_copies import FfnCopies, ffn_of
+from medgraft.adapters.parts.tgh.ffn_copies import FfnCopies, ffn_of
 from medgraft.adapters.tgh_moe import TghMoe
 from medgraft.errors import IncompatibleError
 from medgraft.grafting import Grafted

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from plain_blocks import EXACT, PlainTower, by_hand, grafted_on
 from torch import Tensor
 
-from medgraft.adapters.parts.tgh_layers import Choice, TaskLevel, TghBlock
+from medgraft.adapters.parts.tgh.layers import Choice, TaskLevel, TghBlock
 from medgraft.adapters.tgh_moe import PATIENCE, TghMoe
 from medgraft.encoder import DualEncoder, Encoder, EncoderSpec, TextEncoder
 from medgraft.encoders.inflate3d import inflate

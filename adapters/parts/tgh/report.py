@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medgraft.adapters.parts.routing import entropy
-from medgraft.adapters.parts.tgh_layers import Choice, Routed
+from medgraft.adapters.parts.tgh.layers import Choice, Routed
 
 
 class RoutingReport:

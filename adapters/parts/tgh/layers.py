@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgraft.adapters.kernels.moe import op as moe
-from medgraft.adapters.parts.ffn_copies import Ffn, FfnCopies
 from medgraft.adapters.parts.routing import balance_loss, expert_load, top_k_gates, z_loss
+from medgraft.adapters.parts.tgh.ffn_copies import Ffn, FfnCopies
 from medgraft.features import Features
 from medgraft.ops import backends
 

@@ -1,0 +1,1 @@
+"""Parts of ``tgh_moe`` alone."""
