@@ -77,8 +77,9 @@ class Blind(Adapter):
     def _unseeing(self, features: Features) -> Features:
         assert self.prompt is not None
         tokens = self.prompt[None].expand(len(features.pooled), -1, -1)
-        # What other adapters make of the image stays pooled, where no language model reads it.
-        return Features(tokens, features.pooled, 0, (tokens.shape[1],))
+        # What other adapters make of the image stays among what is pooled, which no language model reads.
+        pooled = torch.cat([features.pooled, tokens.mean(dim=1).to(features.pooled.dtype)], dim=1)
+        return Features(tokens, pooled, 0, (tokens.shape[1],))
 
     def soft_tokens(self, outputs: Mapping[str, Features]) -> tuple[Tensor, Tensor | None]:
         """The vectors for each sample, ``[B, S, C]``; all are real."""
