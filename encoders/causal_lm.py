@@ -109,15 +109,13 @@ class CausalLmSource(Source):
             ConfigError: An option does not fit, or no installed library can do what it asks for.
             CheckpointError: The weights cannot be fetched, read or fitted.
         """
-        if model == EMBEDDED:
-            if config or tokenizer:
-                raise ConfigError(f"encoder causal_lm:{EMBEDDED} has a configuration and a tokenizer of its own")
-            return build_embedded(weights, sha256)
         name = f"causal_lm:{model}"
         model, texts = parse(model)
         stored = _storage(texts, storage)
         if stored.bits in (4, 8):
             library_for(name, stored.bits, stored.library)  # before anything large is read
+        if model == EMBEDDED:
+            return _embedded(name, weights, sha256, stored, of_its_own=not (config or tokenizer))
         source = origin(model if weights == "default" and Path(model).is_dir() else weights, sha256)
         if isinstance(source, Path) and not source.is_dir():
             raise CheckpointError(f"encoder {name}: {source} is a file; name the folder with its config.json")
@@ -136,6 +134,17 @@ class CausalLmSource(Source):
         place = tokenizer or (None if folder is None else str(folder))
         spec = spec_of_text(name, source, network.config, "last")
         return finish(CausalLm(spec, network, place), source).stored_as(stored)
+
+
+def _embedded(name: str, weights: str, sha256: str | None, stored: Storage, *, of_its_own: bool) -> Encoder:
+    if not of_its_own:
+        raise ConfigError(f"encoder {name} has a configuration and a tokenizer of its own")
+    if stored.device_map:
+        raise ConfigError(f"encoder {name}: device_map is for models larger than one device; leave it out")
+    encoder = build_embedded(weights, sha256)
+    if stored.bits == 16:
+        encoder = encoder.to(torch.bfloat16)
+    return encoder.stored_as(stored)
 
 
 def parse(model: str) -> tuple[str, dict[str, str]]:

@@ -78,6 +78,7 @@ class GenerationObjective(Objective):
         "missed_findings",
     )
     writes = True
+    references = ("blind",)
     resumes = True
 
     def __init__(self, data: TaskData, inputs: tuple[str, ...]) -> None:

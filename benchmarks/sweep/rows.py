@@ -66,8 +66,15 @@ def encoders_of(
     if task in catalogue().tasks and (encoders := task_facts(task).encoders):
         return encoders
     resolver = resolver or Resolver()
-    inputs = set(resolver.task(task, options).inputs)
-    alike = [entry for name, entry in catalogue().tasks.items() if inputs <= set(resolver.task_class(name).inputs)]
+    asked = resolver.task(task, options)
+    inputs, by_tokens = set(asked.inputs), "tokens" in objective_class(asked.objective).needs
+    classes = {name: resolver.task_class(name) for name in catalogue().tasks}
+    alike = [
+        entry
+        for name, entry in catalogue().tasks.items()
+        if inputs <= set(classes[name].inputs)
+        and by_tokens == ("tokens" in objective_class(classes[name].objective).needs)
+    ]
     return tuple(dict.fromkeys(encoder for entry in alike for encoder in entry.encoders))
 
 
@@ -97,8 +104,9 @@ def rows(sweep: Sweep, resolver: Resolver | None = None) -> list[Row]:
 
 def _references(task: str, sweep: Sweep, resolver: Resolver, encoders: Iterable[str]) -> Iterable[Row]:
     entry = task_facts(task)
-    if "shared space" not in objective_class(resolver.task(task, task_options(sweep, task)).objective).needs:
-        yield from (Row(task, encoder, "linear_probe") for encoder in encoders)
+    objective = objective_class(resolver.task(task, task_options(sweep, task)).objective)
+    if "shared space" not in objective.needs:
+        yield from (Row(task, encoder, name) for encoder in encoders for name in objective.references)
     elif not entry.baselines:
         yield from (Row(task, encoder, "zero_shot") for encoder in encoders)
     yield from (Row(task, baseline.encoder, baseline.adapter) for baseline in entry.baselines)

@@ -15,6 +15,8 @@ from medgraft.errors import MedgraftError
 from medgraft.plugins import check_disabled
 
 BAD_INPUT, INTERRUPTED = 2, 130
+FOR_AUTHORS = "torch.utils._pytree"
+"""Warns, whenever transformers or peft imports an installed torchao, of what only its authors can change."""
 
 
 @contextmanager
@@ -30,6 +32,8 @@ def guarded(*, debug: bool = False, verbose: bool = False, resumes: bool = True)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    if not (debug or verbose):
+        logging.getLogger(FOR_AUTHORS).setLevel(logging.ERROR)
     try:
         check_disabled()
         yield
