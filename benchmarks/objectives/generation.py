@@ -78,7 +78,7 @@ class GenerationObjective(Objective):
         "missed_findings",
     )
     writes = True
-    references = ("blind",)
+    baselines = ("blind",)
     resumes = True
 
     def __init__(self, data: TaskData, inputs: tuple[str, ...]) -> None:
@@ -273,9 +273,10 @@ class GenerationObjective(Objective):
 
     def _text_columns(self, index: np.ndarray) -> dict[str, np.ndarray]:
         """The data's own columns of texts that predictions hold, and the prompts as they were asked."""
-        further = selection.text_columns(self.data.columns)  # truths and kinds, which metrics read again
-        columns = {
-            name: as_column([str(column[i]) for i in index]) for name, column in further.items() if name != PREFERENCES
+        columns = {  # truths and kinds, which metrics read again
+            name: as_column([str(column[i]) for i in index])
+            for name, column in self.data.columns.items()
+            if np.asarray(column).dtype.kind in "UO" and name != PREFERENCES
         }
         return columns | {PROMPT: as_column([self._asked[int(i)] for i in index])}
 

@@ -106,7 +106,7 @@ def _references(task: str, sweep: Sweep, resolver: Resolver, encoders: Iterable[
     entry = task_facts(task)
     objective = objective_class(resolver.task(task, task_options(sweep, task)).objective)
     if "shared space" not in objective.needs:
-        yield from (Row(task, encoder, name) for encoder in encoders for name in objective.references)
+        yield from (Row(task, encoder, name) for encoder in encoders for name in objective.baselines)
     elif not entry.baselines:
         yield from (Row(task, encoder, "zero_shot") for encoder in encoders)
     yield from (Row(task, baseline.encoder, baseline.adapter) for baseline in entry.baselines)

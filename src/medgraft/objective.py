@@ -79,7 +79,7 @@ class Objective:
             are :meth:`decision` itself.
         compares: It trains on pairs: two modalities of a sample, which :attr:`pair` names.
         writes: Its predictions are texts, which :meth:`texts_for` makes of new samples.
-        references: Adapters whose rows stand beside every other, on the same encoders: what it takes no skill to reach.
+        baselines: Adapters whose rows stand beside every other, on the same encoders: what it takes no skill to reach.
         resumes: Predicting takes long, so that what is predicted is kept as it comes: :meth:`resume_at`.
         pair: These two; a task may name others, and where neither does they are the first that is no text, and the
             text. See :func:`pair_of`.
@@ -96,7 +96,7 @@ class Objective:
     activation: str = "identity"
     compares: ClassVar[bool] = False
     writes: ClassVar[bool] = False
-    references: ClassVar[tuple[str, ...]] = ("linear_probe",)
+    baselines: ClassVar[tuple[str, ...]] = ("linear_probe",)
     resumes: ClassVar[bool] = False
     pair: tuple[str, ...] = ()
 

@@ -110,7 +110,7 @@ class TaskEntry(_Entry):
     Attributes:
         title: One line for people.
         encoders: Encoders it is run on by default.
-        baselines: Rows that make its numbers mean something, besides the objective's references on every encoder.
+        baselines: Rows that make its numbers mean something, besides the objective's baselines on every encoder.
         default: Part of a default sweep of foreign adapters.
         tags: Words that ``--tasks tag:WORD`` chooses it by.
         formerly: Name that it had before it became a variant. It is still accepted, and part of the keys of results,

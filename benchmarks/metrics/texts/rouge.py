@@ -26,8 +26,9 @@ class Rouge(Metric):
     def statistics(self, p: Predictions) -> Mapping[str, WeightedStatistic]:
         """See :class:`medgraft.metric.Metric`."""
         from rouge_score.rouge_scorer import RougeScorer
+        from rouge_score.tokenizers import DefaultTokenizer
 
-        scorer = RougeScorer(list(KINDS.values()), use_stemmer=False)
+        scorer = RougeScorer(list(KINDS.values()), tokenizer=DefaultTokenizer(use_stemmer=False))
         scores = [scorer.score(reference, text) for text, reference in pairs_of(p)]
         return {
             name: weighted_mean(np.array([score[kind].fmeasure for score in scores])) for name, kind in KINDS.items()

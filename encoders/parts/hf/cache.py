@@ -59,6 +59,7 @@ def _layer_class() -> type:
             if not self.is_initialized:
                 self.lazy_initialization(key_states, value_states)
                 self._rooms = Growing(), Growing()
+            assert self.keys is not None and self.values is not None
             self.keys = self._rooms[0].append(self.keys, key_states)
             self.values = self._rooms[1].append(self.values, value_states)
             return self.keys, self.values

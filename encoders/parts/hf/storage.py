@@ -120,7 +120,7 @@ def quantise(name: str, root: nn.Module, blocks: list[str], bits: int, library: 
 def _packer(name: str, bits: int, library: Library) -> Callable[[nn.Linear], nn.Module]:
     try:
         if library == "bitsandbytes":
-            import bitsandbytes as bnb
+            import bitsandbytes as bnb  # pyright: ignore[reportMissingImports]
 
             return _bitsandbytes_4(bnb) if bits == 4 else _bitsandbytes_8(bnb)
         return _torchao_4() if bits == 4 else _torchao_8()
