@@ -32,7 +32,7 @@ class NearestReport(Adapter):
         "Model, ML4H 2021"
     )
     licence = "Apache-2.0"
-    formula = r"\mathrm{report}\left(\arg\max_i \cos(x, x_i)\right)"
+    formula = r"\mathrm{report}_{i}, \quad i = \mathrm{argmax}_{j}\; \frac{x \cdot x_j}{|x|\,|x_j|}"
     train_defaults = MappingProxyType({"epochs": 0})
     text_padding = 0
     export_refusal = (

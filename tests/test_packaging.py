@@ -120,7 +120,9 @@ def test_every_module_of_the_four_folders_is_inside(names):
 
 
 def test_the_catalogue_the_weights_and_the_type_marker_are_inside(names):
-    weights = {f"medgraft/encoders/weights/{path.name}" for path in (CHECKOUT / "encoders" / "weights").iterdir()}
+    folder = CHECKOUT / "encoders" / "weights"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    weights = {f"medgraft/encoders/weights/{path.relative_to(folder).as_posix()}" for path in files}
     assert {"medgraft/registry.yaml", "medgraft/py.typed"} | weights <= names
     assert sum(name.endswith(".safetensors") for name in weights) >= 2
 

@@ -82,7 +82,7 @@ def openflamingo_state(state_dict: Mapping[str, Any]) -> tuple[dict[str, Tensor]
 
 
 def openflamingo_options(state: Mapping[str, Tensor]) -> dict[str, int]:
-    """Options of ``xattn`` that fit the tensors of :func:`openflamingo_state`.
+    """Options of ``xattn`` that fit the tensors of :func:`openflamingo_state`, maps ``[out, in]`` by name.
 
     Raises:
         CheckpointError: Blocks are not at even distances, or a tensor that tells a size is missing.

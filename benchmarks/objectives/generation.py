@@ -122,7 +122,7 @@ class GenerationObjective(Objective):
     # -- before training ----------------------------------------------------------------------------------------------
 
     def prepare_adapters(self, grafted: Grafted, run: Callable[[np.ndarray], Outputs], index: np.ndarray) -> None:
-        """Shows training reports to an adapter that copies them; learns what the counter-measures need of them."""
+        """Shows training reports, of samples ``[n]``, to an adapter that copies; learns what counter-measures need."""
         grafted.eval()
         if (copier := _copier(grafted)) is not None:
             features = embed(lambda outputs: joined(outputs, self.inputs), run, index)
@@ -164,7 +164,7 @@ class GenerationObjective(Objective):
         return Phase("preferences", share=self.measures.preferences) if self.measures.preferences else None
 
     def begin_last_phase(self, grafted: Grafted, run: Callable[[np.ndarray], Outputs], index: np.ndarray) -> None:
-        """Makes or reads pairs of texts, and notes how likely each is before they are preferred."""
+        """Makes or reads pairs of texts of samples ``[n]``; notes how likely each is before they are preferred."""
         model, adapters = language_model(grafted), [adapter for _, adapter in grafted.named_adapters()]
         grafted.eval()
         self.tuning.find_pairs(index)

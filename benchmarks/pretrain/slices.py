@@ -257,7 +257,10 @@ def read_slices(tower: Encoder, readout: Readout, slices: Tensor, count: int) ->
 
 
 def held_out(model: DualEncoder, readout: Readout, topics: Readout, scale: tuple[Tensor, Tensor], seed: int, jobs: int):
-    """Variance explained in people who were not trained on, from 6 and 12 slices, and topics told rightly."""
+    """Variance explained in people who were not trained on, from 6 and 12 slices, and topics told rightly.
+
+    ``scale`` is mean and deviation of the targets, ``[T]`` each.
+    """
     slices, targets = draw_slices(120, 5_500 + seed, jobs)
     standard = (targets - scale[0]) / scale[1]
     towers = model.towers()

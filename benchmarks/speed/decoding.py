@@ -106,7 +106,7 @@ class Subject:
         output: Any = self.model.get_submodule("output")
         handle = None if again is None else output.register_forward_pre_hook(lambda *_: again() and None)
         try:
-            return list(self.model.generate(prompts, Decoding(limit=self.steps)).ids)
+            return list(self.model.generate(prompts, Decoding.model_validate({"limit": self.steps})).ids)
         finally:
             if handle is not None:
                 handle.remove()

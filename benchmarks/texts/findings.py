@@ -121,12 +121,12 @@ class FindingHead:
         return p if statement.present else 1 - p
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """It as arrays for a file; names are not among them."""
+        """It as arrays for a file, weight ``[F, D]``, bias and thresholds ``[F]``; names are not among them."""
         return {"weight": self.weight, "bias": self.bias, "thresholds": self.thresholds}
 
     @classmethod
     def of(cls, names: Sequence[str], arrays: Mapping[str, np.ndarray]) -> FindingHead:
-        """The head of :meth:`arrays`.
+        """The head of :meth:`arrays`, ``[F, D]`` and ``[F]``.
 
         Raises:
             CheckpointError: They are none.

@@ -167,7 +167,7 @@ class Grounding:
 
         Args:
             state: As it was given.
-            arrays: File -> its arrays, read with care.
+            arrays: File -> its arrays, read with care; ``[n, ...]`` and ``[F, ...]`` each.
 
         Raises:
             CheckpointError: A file is missing or damaged.

@@ -72,7 +72,7 @@ class ReportIndex:
 
     @classmethod
     def load(cls, arrays: Mapping[str, np.ndarray]) -> ReportIndex:
-        """The index in the arrays of a file.
+        """The index in the arrays of a file: features ``[n, D]``, texts ``[n, bytes]``, subjects ``[n]``.
 
         Raises:
             CheckpointError: They are no index.
@@ -105,7 +105,7 @@ def _search(keys: Array, queries: Array, count: int) -> np.ndarray:
 
 
 def by_scikit_learn(keys: Array, queries: Array, count: int) -> np.ndarray:
-    """The same by scikit-learn: of unit vectors the order of cosines is that of inner products."""
+    """The same by scikit-learn, of keys ``[n, D]``: of unit vectors cosines are in the order of inner products."""
     from sklearn.neighbors import NearestNeighbors
 
     return NearestNeighbors(n_neighbors=count, algorithm="brute", metric="cosine").fit(keys).kneighbors(queries)[1]

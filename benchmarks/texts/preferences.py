@@ -114,7 +114,7 @@ def _cased(word: str, like: str) -> str:
 def made_pairs(
     references: Sequence[str], truths: Mapping[int, Sequence[Statement]], index: np.ndarray
 ) -> dict[int, list[tuple[str, str]]]:
-    """A pair for each of the samples ``index`` of which one can be made, the same on every run."""
+    """A pair for each of the samples ``index`` ``[n]`` of which one can be made, the same on every run."""
     known = sorted(set().union(*(found_in(truths[int(i)]) for i in index)) if len(index) else set())
     pairs: dict[int, list[tuple[str, str]]] = {}
     for i in map(int, index):
@@ -125,7 +125,7 @@ def made_pairs(
 
 
 def stored_pairs(column: np.ndarray, index: np.ndarray) -> dict[int, list[tuple[str, str]]]:
-    """Pairs of the samples ``index`` out of the column :data:`PREFERENCES`; those without any are left out."""
+    """Pairs of the samples ``index`` ``[m]`` out of the column :data:`PREFERENCES`; those without any are left out."""
     pairs = {int(i): [(str(a), str(b)) for a, b in json.loads(str(column[i]) or "[]")] for i in index}
     return {i: each for i, each in pairs.items() if each}
 

@@ -62,13 +62,13 @@ class PreferenceTuning:
         self.begun = True
 
     def batches(self, index: np.ndarray) -> Iterator[np.ndarray]:
-        """Those of the samples that have pairs, a few at once."""
+        """Those of the samples ``[n]`` that have pairs, a few at once."""
         having = np.array([i for i in index if int(i) in self.pairs], np.int64)
         for start in range(0, len(having), AT_ONCE):
             yield having[start : start + AT_ONCE]
 
     def texts(self, index: np.ndarray) -> list[str]:
-        """All texts of the pairs of some samples."""
+        """All texts of the pairs of some samples ``[n]``."""
         return [text for i in index for pair in self.pairs.get(int(i), ()) for text in pair] or [""]
 
     def note(self, model: LanguageModel, prompts: Prompts, index: np.ndarray) -> None:

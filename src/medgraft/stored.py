@@ -71,7 +71,11 @@ def weight_shape(module: nn.Module) -> tuple[int, ...]:
 
 
 def weight_of(module: nn.Module) -> Tensor:
-    """What a layer multiplies by as it is stored; of an ``nn.MultiheadAttention`` the packed projections."""
+    """What a layer multiplies by as it is stored; of an ``nn.MultiheadAttention`` the packed projections.
+
+    Returns:
+        ``[out, in, ...]``.
+    """
     weight = module.in_proj_weight if isinstance(module, nn.MultiheadAttention) else module.weight
     assert isinstance(weight, Tensor)
     return weight

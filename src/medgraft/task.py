@@ -36,7 +36,8 @@ class TaskConfig(Options):
 
     def recorded(self) -> dict[str, Any]:
         """The options as a result holds them, in JSON's types."""
-        values, later = self.model_dump(mode="json"), {}
+        values: dict[str, Any] = self.model_dump(mode="json")
+        later: dict[str, Any] = {}
         for owner in reversed(type(self).__mro__):  # each class may have options that came later
             later |= vars(owner).get("later", {})
         return {name: value for name, value in values.items() if later.get(name, ...) != value}

@@ -35,7 +35,7 @@ def test_what_is_condensed_gives_what_the_features_give(adapter):
     except Exception as error:
         if type(error).__name__ != "IncompatibleError":
             raise
-        others = {"brain_adapter": "brain", "soft_prefix": "language", "xattn": "language"}
+        others = {"brain_adapter": "brain", "soft_prefix": "language", "xattn": "language", "blind": "language"}
         grafted = double(adapter, others.get(adapter, "pixels_2d"))
     condensers, whole = grafted.condensers(), rows(grafted)
     for name, condenser in condensers.items():

@@ -228,5 +228,6 @@ def test_every_source_gives_up_after_one_attempt(silent, tmp_path):
     for name, kind, said, seconds in found:
         assert kind == "CheckpointError", (name, kind, said)
         assert name in said and "@/path" in said and "\n" not in said and seconds < 8, (name, said, seconds)
-    assert stderr == ""
+    lines = [line for line in stderr.splitlines() if "torch/utils/_pytree.py" not in line]
+    assert lines == [], "torchao, which the libraries import, tells its authors something; nobody else says a word"
     assert len(taken) == 1

@@ -32,7 +32,6 @@ class Measure:
         column: Column of the table, mm3.
         finding: Name of the finding, see :mod:`medgraft.benchmarks.metrics.texts.statements`.
         sign: 1 where more of it is the finding, -1 where less is.
-        place: Region of the finding.
         present: Wordings where it is there, with the degree as adverb or adjective.
         absent: Wordings where it is not.
     """
@@ -40,7 +39,6 @@ class Measure:
     column: str
     finding: str
     sign: int
-    place: str
     present: tuple[str, ...]
     absent: tuple[str, ...]
 
@@ -52,7 +50,6 @@ MEASURES = (
         "Ventricles",
         "enlarged ventricles",
         1,
-        "",
         ("The ventricles are {adverb} enlarged.", "{Adjective} ventricular enlargement."),
         ("The ventricles are of normal size.", "No ventricular enlargement."),
     ),
@@ -60,7 +57,6 @@ MEASURES = (
         "Hippocampus",
         "hippocampal atrophy",
         -1,
-        "hippocampus",
         ("{Adjective} hippocampal atrophy.", "There is {adjective} atrophy of the hippocampi."),
         ("No hippocampal atrophy.", "The hippocampi are of normal volume."),
     ),
@@ -68,7 +64,6 @@ MEASURES = (
         "WholeBrain",
         "brain atrophy",
         -1,
-        "",
         ("{Adjective} generalized brain atrophy.", "There is {adjective} global atrophy."),
         ("No generalized brain atrophy.", "No global atrophy."),
     ),
@@ -123,7 +118,7 @@ def statements_at(
         mean, deviation = norms[each.column]
         step = int(np.searchsorted(LIMITS, each.sign * (value - mean) / deviation, side="right"))
         size = SIZES[step - 1] if step else ""
-        said.append(Statement(each.finding, step > 0, size=size, place=each.place))
+        said.append(Statement(each.finding, step > 0, size=size))
     return said
 
 

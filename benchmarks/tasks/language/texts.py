@@ -265,7 +265,7 @@ def text_data(
 
     Args:
         samples: ``n`` of them.
-        splits: Split -> numbers of samples.
+        splits: Split -> numbers of samples, ``[m]`` each.
         config: The task's options.
         inputs: Images or volumes, one for each sample.
         phantom: See :class:`~medgraft.task.TaskData`, as what follows.

@@ -28,8 +28,8 @@ ENCODERS = ("chest", "brain", "timm", "hf_vit", "timm_cnn", "pixels_2d", "pixels
 PROMPTED = {"biomedcoop", "coop", "cocoop", "kgcoop", "tip_adapter", "clip_adapter", "zero_shot"}
 """Adapters that are given class prompts or labelled images by an objective of their own."""
 
-READ_NUMBERS = {"conv_lora", "peft"}
-"""Adapters that choose experts by values, or compare weights, which the meta device does not have."""
+READ_NUMBERS = {"conv_lora", "peft", "qlora"}
+"""Adapters that choose experts by values, compare weights, or need packed ones, which the meta device does not have."""
 
 
 def data_of(names: tuple[str, ...]) -> TaskData:

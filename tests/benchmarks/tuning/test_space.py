@@ -13,7 +13,18 @@ from medgraft.registry import TrainDefaults, adapter_facts, build_adapters, reso
 
 NAMES = [name for name, plugin in plugins.discover("adapter").items() if plugin.builtin]
 NAMES += ["peft:vera", "linear_probe:sgd", "lora+ace_hgnn", "perceiver_resampler+gated_xattn"]
-SOLVED = {"linear_probe", "logistic", "knn", "prototypes", "ss_text", "zero_shot", "lp_text", "zslp", "clap"}
+SOLVED = {
+    "linear_probe",
+    "logistic",
+    "knn",
+    "prototypes",
+    "ss_text",
+    "zero_shot",
+    "lp_text",
+    "zslp",
+    "clap",
+    "nearest_report",
+}
 
 
 def space(name: str, objective: str = "multiclass", fixed=()):

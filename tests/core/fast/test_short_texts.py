@@ -46,7 +46,7 @@ UNFIT = {
     **{("brain_adapter", encoder): "needs volumes" for encoder in ("chest", "hf_clip", "dual")},
     **{("scratch_cnn", encoder): "uses no encoder" for encoder in ENCODERS},
     **{(name, "hf_clip"): "no CLS token" for name in ("ace_hgnn", "ace_lora")},
-    **{(name, encoder): "continues none" for name in ("soft_prefix", "xattn") for encoder in ENCODERS},
+    **{(name, encoder): "continues none" for name in ("soft_prefix", "xattn", "blind") for encoder in ENCODERS},
     **{("qlora", encoder): "stored in 32 bits|reads no text" for encoder in ENCODERS},
     ("peft:fourierft", "hf_clip"): "n_frequency",
 }
@@ -116,7 +116,7 @@ PAIRS = [pair for pair in itertools.product(adapters(), ENCODERS) if pair not in
 
 
 @pytest.mark.parametrize(
-    ("adapter", "encoder"), [*PAIRS, *((name, "language") for name in ("soft_prefix", "xattn", "lora"))]
+    ("adapter", "encoder"), [*PAIRS, *((name, "language") for name in ("soft_prefix", "xattn", "blind", "lora"))]
 )
 def test_every_adapter_gives_the_same_for_a_cut_batch(adapter, encoder):
     """Each built-in adapter on each tower; gradients too, since training runs on cut batches."""
