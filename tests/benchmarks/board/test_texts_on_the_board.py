@@ -9,6 +9,7 @@ import pytest
 from test_leaderboard import sections
 
 from medgraft.benchmarks.board.markdown import markdown
+from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
 from medgraft.benchmarks.metrics.texts.columns import GENERATED, REFERENCE, as_column
 from medgraft.benchmarks.metrics.texts.statements import Statement, to_json
@@ -55,7 +56,7 @@ def board(tmp_path_factory) -> str:
     put(folder, "a_reports", "soft_prefix", REPORTS["reference"], REPORTS)
     put(folder, "a_reports", "lora", made_up, REPORTS)
     put(folder, "a_questions", "lora", ["left lung"] * N, QUESTIONS)
-    return markdown(board_rows([folder]), "medgraft leaderboard")
+    return markdown(board_rows([folder]), BoardOptions("medgraft leaderboard"))
 
 
 def lines_of(text: str, *cells: str) -> list[str]:
