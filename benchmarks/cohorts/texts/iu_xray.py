@@ -92,8 +92,8 @@ def read_iu_xray(root: Path, section: Wanted = "findings+impression") -> IuXrayT
     """Reads a copy, in whichever form.
 
     A study has one image here: its first frontal one by ``indiana_projections.csv``, where that table is there; of
-    R2Gen ``0.png``; and with the XML reports alone the first that the report names, which was frontal in 2,834 of 3,208
-    real reports with two images, by the clustering of views that torchxrayvision 1.5.7 has. That is noted.
+    R2Gen ``0.png``; and with the XML reports alone the first that the report names, which is usually the
+    frontal one, and that is noted.
 
     Args:
         root: The folder of the copy, or the folder that holds it.

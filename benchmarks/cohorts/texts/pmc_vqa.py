@@ -14,17 +14,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medgraft.benchmarks.cohorts.files.made_up import made_up
-from medgraft.benchmarks.cohorts.tables.reading import ReadReport, generator_of, is_phantom, read_table
+from medgraft.benchmarks.cohorts.tables.reading import ReadReport, read_table
 from medgraft.benchmarks.cohorts.texts.records import (
     ImageQuestion,
     Images,
     QuestionTable,
     find_home_of,
     image_folders,
+    question_table,
     text_of,
 )
-from medgraft.errors import DataError
 
 TABLES = {"1": ("train.csv", "test.csv"), "2": ("train_2.csv", "test_2.csv")}
 """Version -> its tables of training and test."""
@@ -112,9 +111,5 @@ def read_pmc_vqa(root: Path, version: str = "1") -> QuestionTable:
                         right=right,
                     )
                 )
-    images.check()
-    if not questions:
-        raise DataError(f"{home} has no usable question; left out: {dict(report.skipped)}")
-    report.used = len(questions)
-    phantom = is_phantom(home) or made_up("pmc_vqa", (question.subject for question in questions))
-    return QuestionTable(home, questions, report, phantom, generator_of(home))
+    names = (question.subject for question in questions)
+    return question_table("pmc_vqa", home, questions, images, report, names)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medgraft.benchmarks.cohorts.files.made_up import made_up
 from medgraft.benchmarks.cohorts.images.load import find_home
-from medgraft.benchmarks.cohorts.tables.reading import ReadReport
+from medgraft.benchmarks.cohorts.tables.reading import ReadReport, generator_of, is_phantom
 from medgraft.errors import DataError
 
 
@@ -136,6 +137,34 @@ class Images:
         if self._known and not any(self._known.values()):
             name = next(iter(self._known))
             raise DataError(f"none of the {len(self._known)} images is there; one should be {self.folders[0] / name}")
+
+
+def question_table(
+    cohort: str,
+    home: Path,
+    questions: list[ImageQuestion],
+    images: Images,
+    report: ReadReport,
+    names: Iterable[str],
+) -> QuestionTable:
+    """The table of what a reader found, once it has read everything.
+
+    Args:
+        cohort: Name of the cohort.
+        home: Folder of the copy.
+        questions: Those that can be used.
+        images: Where their images were looked for.
+        report: What was left out; takes the number of those that are used.
+        names: Identifiers, by whose form a phantom is known.
+
+    Raises:
+        DataError: No image is there, or no question is left.
+    """
+    images.check()
+    if not questions:
+        raise DataError(f"{home} has no usable question; left out: {dict(report.skipped)}")
+    report.used = len(questions)
+    return QuestionTable(home, questions, report, is_phantom(home) or made_up(cohort, names), generator_of(home))
 
 
 def files_revision(root: Path, names: Iterable[str], what: str) -> str:

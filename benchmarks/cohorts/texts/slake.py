@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medgraft.benchmarks.cohorts.files.made_up import made_up
-from medgraft.benchmarks.cohorts.tables.reading import ReadReport, generator_of, is_phantom
+from medgraft.benchmarks.cohorts.tables.reading import ReadReport
 from medgraft.benchmarks.cohorts.texts.records import (
     ImageQuestion,
     Images,
     QuestionTable,
     find_home_of,
     image_folders,
+    question_table,
     read_records,
     text_of,
 )
@@ -80,9 +80,5 @@ def read_slake(root: Path, *, english: bool = True) -> QuestionTable:
                         split=split,
                     )
                 )
-    images.check()
-    if not questions:
-        raise DataError(f"{home} has no usable question; left out: {dict(report.skipped)}")
-    report.used = len(questions)
-    phantom = is_phantom(home) or made_up("slake", (question.key for question in questions))
-    return QuestionTable(home, questions, report, phantom, generator_of(home))
+    names = (question.key for question in questions)
+    return question_table("slake", home, questions, images, report, names)

@@ -13,18 +13,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from medgraft.benchmarks.cohorts.files.made_up import made_up
-from medgraft.benchmarks.cohorts.tables.reading import ReadReport, generator_of, is_phantom
+from medgraft.benchmarks.cohorts.tables.reading import ReadReport
 from medgraft.benchmarks.cohorts.texts.records import (
     ImageQuestion,
     Images,
     QuestionTable,
     find_home_of,
     image_folders,
+    question_table,
     read_records,
     text_of,
 )
-from medgraft.errors import DataError
 
 TABLES = ("VQA_RAD Dataset Public.json", "VQA_RAD*.json")
 FOLDERS = ("VQA_RAD Image Folder", "images", "osfstorage-archive/VQA_RAD Image Folder")
@@ -91,9 +90,5 @@ def read_vqa_rad(root: Path) -> QuestionTable:
                     split=split,
                 )
             )
-    images.check()
-    if not questions:
-        raise DataError(f"{path} has no usable question; left out: {dict(report.skipped)}")
-    report.used = len(questions)
-    phantom = is_phantom(home) or made_up("vqa_rad", (question.key for question in questions))
-    return QuestionTable(home, questions, report, phantom, generator_of(home))
+    names = (question.key for question in questions)
+    return question_table("vqa_rad", home, questions, images, report, names)

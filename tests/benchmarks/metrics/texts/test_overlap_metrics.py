@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from nltk.translate.meteor_score import single_meteor_score
 from sacrebleu.metrics.chrf import CHRF
+from test_text_metrics import REFERENCES, TEXTS
 
 from medgraft.benchmarks.metrics.bootstrap import estimates
 from medgraft.benchmarks.metrics.texts.chrf import Chrf
@@ -17,18 +18,6 @@ from medgraft.benchmarks.metrics.texts.columns import GENERATED, REFERENCE, as_c
 from medgraft.benchmarks.metrics.texts.meteor import Meteor, NoSynonyms, words_of
 from medgraft.metric import Predictions, value_of
 
-REFERENCES = [
-    "The heart is enlarged. Small left pleural effusion.",
-    "No acute cardiopulmonary process.",
-    "Right lower lobe opacity, 3 cm, may be atelectasis or consolidation.",
-    "Lungs are clear.",
-]
-TEXTS = [
-    "The heart is enlarged. Large left effusion and no pleural thickening.",
-    "No acute process.",
-    "",
-    "Lungs are clear.",
-]
 CIDER_OF_PYCOCOEVALCAP = [3.3866932789669404, 3.141744464868091, 0.0, 7.5]
 """Of these pairs, words as :func:`words` gives them, by ``pycocoevalcap`` 1.2 (which calls CIDEr-D CIDEr)."""
 
