@@ -16,6 +16,7 @@ from medgraft.benchmarks.board.markdown import markdown
 from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import BoardRow, median
 from medgraft.benchmarks.board.text import as_csv
+from medgraft.benchmarks.garbage import uncollected
 from medgraft.errors import MedgraftError
 
 ALWAYS = ("data", "task", "cohort_revision", "encoder", "adapter", "note", "seeds", "status", "epochs")
@@ -76,9 +77,10 @@ def write_board(rows: Sequence[BoardRow], folder: Path, options: BoardOptions) -
     text, data = folder / "leaderboard.md", folder / "leaderboard.csv"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        board = markdown(rows, options)
+        with uncollected():
+            board, frame = markdown(rows, options), as_csv(table(rows))
         text.write_text(board, encoding="utf-8")
-        data.write_text(as_csv(table(rows)), encoding="utf-8")
+        data.write_text(frame, encoding="utf-8")
     except OSError as error:
         raise MedgraftError(f"the leaderboard cannot be written to {folder}: {error}; choose another folder") from error
     return text, data

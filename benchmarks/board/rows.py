@@ -22,6 +22,7 @@ from medgraft.benchmarks.fairness.basis import (
     split_of,
 )
 from medgraft.benchmarks.fairness.marks import marks_of
+from medgraft.benchmarks.garbage import uncollected
 from medgraft.benchmarks.metrics.bootstrap import METHOD, Estimate, left_out_of
 from medgraft.benchmarks.metrics.intervals import few_subjects, joined_interval, pooled_intervals
 from medgraft.benchmarks.metrics.student import Bounds, Ends
@@ -208,8 +209,9 @@ def board_rows(folders: Iterable[Path]) -> list[BoardRow]:
 
     Results that contradict themselves are left out, see :mod:`medgraft.benchmarks.results.verification`.
     """
-    rows = rows_of(verified_results(folders))
-    give_standings(rows, ranked_upwards)
+    with uncollected():
+        rows = rows_of(verified_results(folders))
+        give_standings(rows, ranked_upwards)
 
     def order(row: BoardRow) -> tuple[Any, ...]:
         value = row.metrics.get(row.first.primary, (None, None, None))[0]

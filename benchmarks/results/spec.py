@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -122,6 +123,9 @@ class CellSpec(StoredModel):
     plugins: dict[str, str] = Field(default_factory=dict)
     numbers_version: int = NUMBERS_VERSION
 
+    # Fields cannot be set anew, since the key is computed once.
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
     @field_validator("task")
     @classmethod
     def _name_now(cls, name: str) -> str:
@@ -129,8 +133,23 @@ class CellSpec(StoredModel):
 
     def key(self) -> str:
         """First 16 hex digits of the SHA-256 over the canonical JSON."""
-        text = json.dumps(self.defining(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return self._digests[0]
+
+    def row(self) -> str:
+        """The same for everything but the seed: cells of one row differ in nothing else."""
+        return self._digests[1]
+
+    @functools.cached_property
+    def _digests(self) -> tuple[str, str]:
+        """Of the cell and of its row, at once, since taking the specification apart costs most."""
+        facts = self.defining()
+        return _digest(facts), _digest({**facts, "seed": None})
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> CellSpec:
+        """As pydantic's; the copy has a key of its own."""
+        copied = super().model_copy(update=update, deep=deep)
+        vars(copied).pop("_digests", None)
+        return copied
 
     def defining(self) -> dict[str, Any]:
         """What keys are made of: fields that came later count only where they are used, so older keys stay valid.
@@ -140,13 +159,12 @@ class CellSpec(StoredModel):
         facts = self.model_dump(mode="json") | {"task": name_in_keys(self.task)}
         return {name: value for name, value in facts.items() if LATER_FIELDS.get(name, ...) != value}
 
-    def row(self) -> str:
-        """The same for everything but the seed: cells of one row differ in nothing else."""
-        text = json.dumps({**self.defining(), "seed": None}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
 
 def key_as_written(spec: Mapping[str, Any]) -> str:
     """The key of a specification as its writer knew it, which may have been a version with fewer fields."""
     facts = {name: value for name, value in spec.items() if LATER_FIELDS.get(name, ...) != value}
+    return _digest(facts)
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

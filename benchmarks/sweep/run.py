@@ -11,6 +11,7 @@ from medgraft.benchmarks.board.leaderboard import write_board
 from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
 from medgraft.benchmarks.board.terminal import show_board
+from medgraft.benchmarks.garbage import uncollected
 from medgraft.benchmarks.kernels.results import read_operations
 from medgraft.benchmarks.launch.cells import Events, Running, Runs
 from medgraft.benchmarks.results.result import CellResult
@@ -92,7 +93,8 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
     show_skipped(plan, console)
     if sweep.tune:
         plan = tuned(plan, sweep, store, console, fresh=fresh, verbose=verbose)
-    stored = {} if fresh else {cell.key(): verified(store.path(cell), store.get(cell)) for cell in plan.cells}
+    with uncollected():
+        stored = {} if fresh else {cell.key(): verified(store.path(cell), store.get(cell)) for cell in plan.cells}
     kept = {key for key, result in stored.items() if result is not None and result.status == "success"}
     finished = [cell for cell in plan.cells if cell.key() in kept]
     kept -= without_graft(finished, store, sweep.keep) | untested_cells(finished, plan.external, store)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from medgraft.benchmarks.metrics.bootstrap import Estimate as Metric
 from medgraft.benchmarks.results.reading import read_results
@@ -129,6 +131,18 @@ def test_the_key_changes_with_every_field(field):
 @pytest.mark.parametrize("field", sorted(set(OTHER) - {"seed"}))
 def test_the_row_changes_with_every_field_but_the_seed(field):
     assert spec(**{field: OTHER[field]}).row() != spec().row()
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_copy_has_a_key_of_its_own_and_a_field_cannot_be_set_behind_it(deep):
+    made = spec()
+    before = made.key(), made.row()
+    copy = made.model_copy(update={"adapter": "another"}, deep=deep)
+    assert copy.key() == spec(adapter="another").key() != before[0]
+    assert copy.row() != before[1] and (made.key(), made.row()) == before
+    assert made == spec() and pickle.loads(pickle.dumps(made)) == made
+    with pytest.raises(ValidationError, match="frozen"):
+        made.adapter = "another"
 
 
 def test_seeds_share_a_row():
