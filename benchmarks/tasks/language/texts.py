@@ -276,12 +276,15 @@ def text_data(
     """
     columns = columns_of(samples) | feedback_columns(config.feedback, root, [name_of(each, root) for each in samples])
     kinds = Counter(sample.kind for sample in samples if sample.kind)
+    asked, questions = questions_asked([sample.kind for sample in samples], splits["train"])
     return TaskData(
         inputs=inputs,
         targets=np.zeros(len(samples), np.int64),
         subjects=np.array([sample.subject for sample in samples], str),
         splits=splits,
         classes=(),
+        asked=asked,
+        questions=questions,
         columns=columns,
         decoding={"limit": config.limit, "beams": config.beams},
         countermeasures=config.countermeasures(),
@@ -291,6 +294,34 @@ def text_data(
         provenance={**provenance, **({"samples_per_kind": dict(sorted(kinds.items()))} if kinds else {})},
         also_read=(digest_of(samples),),
     )
+
+
+def questions_asked(kinds: Sequence[str], train: np.ndarray) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Which question each sample asks, by its kind, for adapters that tell questions apart in training.
+
+    Kinds that no training sample has count with the rarest that one has, as ``other``: nobody could learn them.
+
+    Args:
+        kinds: Of ``n`` samples; empty for reports.
+        train: Numbers of the training samples, ``[m]``.
+
+    Returns:
+        ``int64 [n]`` and the names of the questions, by the alphabet; ``None`` and no names where all ask the same.
+
+    Example:
+        >>> asked, names = questions_asked(["open:side", "closed:size", "open:side", "open:age"], np.arange(3))
+        >>> asked.tolist(), names
+        ([0, 1, 0, 1], ('open:side', 'other'))
+    """
+    kinds = [kind or "report" for kind in kinds]
+    trained = Counter(kinds[i] for i in train)
+    if missing := set(kinds) - set(trained):
+        rarest = min(trained, key=lambda kind: (trained[kind], kind), default="")
+        kinds = ["other" if kind in missing or kind == rarest else kind for kind in kinds]
+    names = tuple(sorted(set(kinds)))
+    if len(names) < 2:
+        return None, ()
+    return np.array([names.index(kind) for kind in kinds], np.int64), names
 
 
 def name_of(sample: TextSample, root: Path | None) -> str:
