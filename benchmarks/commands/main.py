@@ -24,6 +24,7 @@ from medgraft.benchmarks.commands.results.label import label
 from medgraft.benchmarks.commands.results.reproduce import reproduce
 from medgraft.benchmarks.commands.results.show import show
 from medgraft.benchmarks.commands.results.submit_check import submit_check
+from medgraft.benchmarks.commands.results.texts import texts
 from medgraft.benchmarks.commands.results.watch import watch
 from medgraft.benchmarks.commands.run import RunCommand, run
 from medgraft.commands.console import entered
@@ -48,6 +49,7 @@ app.command("label")(label)
 app.command("diff")(diff)
 app.command("reproduce")(reproduce)
 app.command("submit-check")(submit_check)
+app.command("texts")(texts)
 app.command("watch")(watch)
 
 

@@ -1,1 +1,1 @@
-"""Commands that read results: ``show``, ``diff``, ``reproduce``, ``submit-check``, ``label`` and ``watch``."""
+"""Commands that read results, from ``show`` and ``diff`` to ``texts`` and ``watch``."""

@@ -14,6 +14,7 @@ from medgraft.benchmarks.pretrain.brain import draw_note_row
 from medgraft.benchmarks.pretrain.corpus.documents import Document, chance, pick, shuffled
 from medgraft.benchmarks.pretrain.corpus.facts import Domain, as_list, draw, impression, report
 from medgraft.benchmarks.pretrain.corpus.questions import question
+from medgraft.benchmarks.texts.neighbours import BETWEEN, INTRODUCTION
 
 _ASKED = (
     *("Describe the {}.", "Describe this {}.", "Write a report of the {}.", "Write a radiology report for this {}."),
@@ -35,8 +36,11 @@ def about_images(domain: Domain, rng: np.random.Generator) -> Document:
     form = int(rng.integers(8))
     if form >= 7:
         other = report(domain, draw(domain, rng), rng)
-        near = " ".join(f"Report: {each}" for each in shuffled(rng, (text, other)))
-        return Document(domain.part, ((f"Similar images. {near} {request}", text),))
+        near = shuffled(rng, (text, other))
+        told = "Similar images. " + " ".join(f"Report: {each}" for each in near) + " "
+        if chance(rng, 0.5):  # as the prompts of this package have them
+            told = f"{INTRODUCTION}{BETWEEN.join(near)}\n"
+        return Document(domain.part, ((told + request, text),))
     if form >= 4:
         head = pick(rng, ("Findings: {}. ", "{}. ", "Seen: {}. ", "[{}] "))
         request = head.format(as_list(facts, rng)) + request

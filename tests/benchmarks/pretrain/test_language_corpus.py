@@ -10,8 +10,9 @@ import pytest
 from medgraft.benchmarks.pretrain.corpus.documents import listed
 from medgraft.benchmarks.pretrain.corpus.domains import BRAIN, CT, DOMAINS, FILM
 from medgraft.benchmarks.pretrain.corpus.facts import as_list, draw, positives
-from medgraft.benchmarks.pretrain.corpus.mixture import SHARES, documents
+from medgraft.benchmarks.pretrain.corpus.mixture import EARLY, EARLY_SHARE, SHARES, documents
 from medgraft.benchmarks.pretrain.corpus.questions import LETTERS, choices, question
+from medgraft.benchmarks.texts.neighbours import BETWEEN, INTRODUCTION
 
 
 def test_a_seed_and_a_number_define_the_texts():
@@ -82,3 +83,25 @@ def test_a_list_of_findings_names_those_that_are_there():
         facts = draw(domain, rng)
         told = as_list(facts, rng)
         assert all(fact.kind.name in told for fact in positives(facts))
+
+
+def test_what_is_looked_up_stands_in_the_prompt_and_is_told_by_nothing_else():
+    answers = []
+    for document in islice(documents(2, 0, "look-ups"), 300):
+        told = document.turns[0][0].lower()
+        assert all(answer.lower() in told for _, answer in document.turns)
+        answers += [answer for _, answer in document.turns]
+    assert max(answers.count(answer) for answer in set(answers)) < 0.05 * len(answers)
+
+
+def test_a_training_begins_with_look_ups():
+    def share(number: int) -> float:
+        return float(np.mean([each.part == "look-ups" for each in islice(documents(0, number), 400)]))
+
+    assert share(EARLY - 1) == pytest.approx(EARLY_SHARE + (1 - EARLY_SHARE) * SHARES["look-ups"], abs=0.08)
+    assert share(EARLY) == pytest.approx(SHARES["look-ups"], abs=0.05)
+
+
+def test_similar_reports_stand_as_the_prompts_of_this_package_have_them():
+    found = [d for d in islice(documents(4, 0, "chest films"), 300) if d.turns[0][0].startswith(INTRODUCTION)]
+    assert found and all(d.turns[0][1] in d.turns[0][0] and BETWEEN in d.turns[0][0] for d in found)
