@@ -31,6 +31,7 @@ from torch import nn
 
 from medgraft.benchmarks.pretrain.corpus.mixture import FIRST_SEED, SHARES, documents
 from medgraft.benchmarks.pretrain.packing import losses, packed
+from medgraft.benchmarks.pretrain.reading import reading
 from medgraft.checkpoints.weights import file_digest
 from medgraft.encoders.causal_lm import EMBEDDED_TOKENIZER as TOKENIZER
 from medgraft.encoders.causal_lm import fresh_embedded as fresh_network
@@ -225,7 +226,14 @@ def perplexities(network: Any, words: Any, seed: int, count: int = 200) -> dict[
 
 
 def write(out: Path, trainer: Trainer, run: dict[str, Any], held_out: int = 200) -> None:
-    """Writes weights, tokenizer and card; ``held_out`` documents of each part are what the perplexities are of."""
+    """Writes weights, tokenizer and card.
+
+    Args:
+        out: Folder.
+        trainer: At its last step.
+        run: The options of the run.
+        held_out: Documents of each part for its perplexity, and questions for what is read from a prompt.
+    """
     out.mkdir(parents=True, exist_ok=True)
     tokenizer, path = save_tokenizer(trainer.words, out / TOKENIZER), out / "language.safetensors"
     state = {k: v for k, v in trainer.network.state_dict().items() if k != "lm_head.weight"}
@@ -245,10 +253,11 @@ def write(out: Path, trainer: Trainer, run: dict[str, Any], held_out: int = 200)
         "environment": {"torch": torch.__version__, "machine": platform.machine()},
         "cpu_seconds": round(trainer.seconds),
         "held_out_perplexity": perplexities(stored, trainer.words, trainer.seed + 1, held_out),
+        "held_out_reading": reading(stored, trainer.words, trainer.seed + 1, held_out),
         "log": trainer.log,
     }
     (out / "language.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    logger.info("held out: %s", json.dumps(card["held_out_perplexity"]))
+    logger.info("held out: %s", json.dumps({**card["held_out_perplexity"], **card["held_out_reading"]}))
 
 
 def main() -> None:

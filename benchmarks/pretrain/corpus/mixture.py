@@ -32,7 +32,7 @@ SHARES: Mapping[str, float] = {
 }
 """Part -> share of the documents."""
 
-EARLY, EARLY_SHARE = 800, 0.8
+EARLY, EARLY_SHARE = 1200, 0.8
 """Streams of numbers below the first, with which a training begins, have this share of look-ups beside their own."""
 
 STEPS_PER_WORD = 100
