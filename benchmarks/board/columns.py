@@ -13,7 +13,7 @@ from medgraft.objective import objective_class
 
 HEADINGS = {"f1_macro": "F1 macro", "f1_weighted": "F1 weighted", "auc_macro": "AUC"}
 """Numbers that a heading calls by another name."""
-COSTS = ("trainable", "train/s", "infer/s", "step MB", "backend", "seeds", "status")
+COSTS = ("trainable", "train/s", "infer/s", "tokens/s", "step MB", "backend", "seeds", "status")
 KEPT = ("encoder", "adapter", "rank", "backend", "seeds", "status")
 """Columns that a table has whatever they hold; the others only where some row has something in them."""
 
@@ -63,6 +63,7 @@ def cells_of_row(row: BoardRow, numbers: Sequence[str]) -> dict[str, str]:
         "trainable": count(sum(efficiency.trainable.values()) if efficiency and efficiency.trainable else None),
         "train/s": _speed(row, "train_samples_per_s"),
         "infer/s": _speed(row, "inference_samples_per_s"),
+        "tokens/s": _speed(row, "generated_tokens_per_s"),
         "step MB": "-" if peak is None else f"{peak / 2**20:.0f}",
         "backend": f"{spec.backend} {spec.precision}{device}{plain}{_forms(row.first)}",
         "seeds": str(len(row.cells)),

@@ -93,6 +93,7 @@ class Row(_Model):
         encoder_parameters: Frozen parameters of the towers that ran.
         train_samples_per_s: Training throughput, median over the seeds.
         inference_samples_per_s: Inference throughput.
+        generated_tokens_per_s: Tokens of texts a second in decoding; ``None`` where nothing is generated.
         train_step_peak_bytes: Peak of allocated tensors in one training step.
         process_peak_bytes: Peak resident memory of the worker.
         forward_flops: Floating-point operations of one sample's forward pass.
@@ -123,6 +124,7 @@ class Row(_Model):
     encoder_parameters: int | None = None
     train_samples_per_s: float | None = None
     inference_samples_per_s: float | None = None
+    generated_tokens_per_s: float | None = None
     train_step_peak_bytes: float | None = None
     process_peak_bytes: float | None = None
     forward_flops: float | None = None
@@ -308,6 +310,7 @@ def _row(section: str, row: BoardRow) -> Row:
         encoder_parameters=cost.encoder_parameters if cost else None,
         train_samples_per_s=median(row, "train_samples_per_s"),
         inference_samples_per_s=median(row, "inference_samples_per_s"),
+        generated_tokens_per_s=median(row, "generated_tokens_per_s"),
         train_step_peak_bytes=median(row, "train_step_peak_bytes"),
         process_peak_bytes=median(row, "process_peak_bytes"),
         forward_flops=median(row, "forward_flops"),

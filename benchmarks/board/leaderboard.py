@@ -14,7 +14,7 @@ from medgraft.benchmarks.board.document import suite_of
 from medgraft.benchmarks.board.external import tested_rows
 from medgraft.benchmarks.board.markdown import markdown
 from medgraft.benchmarks.board.options import BoardOptions
-from medgraft.benchmarks.board.rows import BoardRow, median
+from medgraft.benchmarks.board.rows import SPEEDS, BoardRow, median
 from medgraft.benchmarks.board.text import as_csv
 from medgraft.benchmarks.garbage import uncollected
 from medgraft.errors import MedgraftError
@@ -59,7 +59,7 @@ def table(rows: Sequence[BoardRow]) -> pd.DataFrame:
             "split_hash": cell.data.get("split_hash"),
             "trainable": sum(cell.efficiency.trainable.values()) if cell.efficiency and cell.metrics else None,
         }
-        for name in ("train_samples_per_s", "inference_samples_per_s", "train_step_peak_bytes", "forward_flops"):
+        for name in (*SPEEDS, "train_step_peak_bytes", "forward_flops"):
             record[name] = median(row, name)
         for name, (value, low, high) in row.metrics.items():
             record |= {name: value, f"{name}_ci_low": low, f"{name}_ci_high": high}

@@ -36,7 +36,7 @@ from medgraft.judging import judged, metric_of, objective_of
 from medgraft.metric import Predictions
 from medgraft.objective import objective_class
 
-SPEEDS = ("train_samples_per_s", "inference_samples_per_s")
+SPEEDS = ("train_samples_per_s", "inference_samples_per_s", "generated_tokens_per_s")
 """Numbers of a row's costs that depend on the machine."""
 
 

@@ -10,7 +10,7 @@ from medgraft.benchmarks.board.columns import HEADINGS, cells_of_row, numbers_sh
 from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
 from medgraft.benchmarks.board.external import SIDES, TestedRow, tested_rows
 from medgraft.benchmarks.board.groups import HEADS, group_rows
-from medgraft.benchmarks.board.rows import BoardRow
+from medgraft.benchmarks.board.rows import BoardRow, median
 from medgraft.benchmarks.fairness.basis import why_apart
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.commands.layout import say, show_table
@@ -58,9 +58,11 @@ def show_board(
     for section, members in sections.items():
         numbers = _numbers_that_fit(speaking(members), console)
         metrics = {HEADINGS.get(name, name): name for name in numbers}
-        costs = ("trainable", "train/s", "infer/s", "step MB", "backend", "seeds")
+        costs = ("trainable", "train/s", "infer/s", "tokens/s", "step MB", "backend", "seeds")
         costs = costs if console.width >= WIDE_COLUMNS else costs[:1]
         failing = any(row.status != "success" for row in members)
+        if all(median(row, "generated_tokens_per_s") is None for row in members):
+            costs = tuple(name for name in costs if name != "tokens/s")
         names = ("encoder", "adapter", "rank", *metrics, *costs, *(["status"] if failing else []))
         shown = []
         for row in members:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ class GenerationObjective(Objective):
         self._drafts: dict[int, Draft] = {}
         self._decoded: DecodedFile | None = None
         self.options = Options(data.columns)
+        self._tokens, self._seconds = 0, 0.0
         if KIND not in data.columns:
             data.provenance["clinical_truth"] = FROM_TASK if TRUTH in data.columns else FROM_REFERENCE
 
@@ -231,11 +233,18 @@ class GenerationObjective(Objective):
             return Generated(texts, tuple(() for _ in texts), tuple("end" for _ in texts))
         if self._decoded is not None and (kept := self._decoded.get(index.tolist())) is not None:
             return kept
+        start = time.perf_counter()
         with looking_at([adapter for _, adapter in grafted.named_adapters()], outputs):
             made = language_model(grafted).generate(prompts, self.decoding)
+        self._seconds += time.perf_counter() - start
+        self._tokens += sum(len(ids) for ids in made.ids)
         if self._decoded is not None:
             self._decoded.put(index.tolist(), made)
         return made
+
+    def generation_rate(self) -> float | None:
+        """Tokens a second, prompts included in the time; texts that were kept or copied do not count."""
+        return self._tokens / self._seconds if self._tokens else None
 
     def predictions(
         self, predict: Callable[[np.ndarray], np.ndarray], splits: Mapping[str, np.ndarray], groups: np.ndarray

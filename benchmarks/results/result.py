@@ -43,6 +43,7 @@ class Efficiency(StoredModel):
         forward_flops: Floating-point operations of one sample's forward pass (matrix products and convolutions).
         train_samples_per_s: Training throughput, data loading excluded, with the cached prefix that training used.
         inference_samples_per_s: Throughput of the whole model on prepared inputs, nothing cached.
+        generated_tokens_per_s: Tokens of texts a second in decoding the test split, batches of several together.
         train_step_peak_bytes: Peak of allocated tensors above the start of one training step.
         process_peak_bytes: Peak resident memory of the worker process.
         cached_stage: Modality -> stage from which training ran, and the number of stages.
@@ -55,6 +56,7 @@ class Efficiency(StoredModel):
     forward_flops: float | None = None
     train_samples_per_s: float | None = None
     inference_samples_per_s: float | None = None
+    generated_tokens_per_s: float | None = None
     train_step_peak_bytes: int | None = None
     process_peak_bytes: int | None = None
     cached_stage: dict[str, tuple[int, int]] = Field(default_factory=dict)

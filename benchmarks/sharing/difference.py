@@ -39,6 +39,7 @@ NORMAL = 1.959963984540054
 COSTS = {
     "train_samples_per_s": (1, "training samples/s"),
     "inference_samples_per_s": (1, "inference samples/s"),
+    "generated_tokens_per_s": (1, "decoded tokens/s"),
     "train_step_peak_bytes": (-1, "peak bytes of a training step"),
     "process_peak_bytes": (-1, "peak bytes of the process"),
 }

@@ -130,6 +130,7 @@ def _costs(row: BoardRow) -> Iterator[tuple[str, str]]:
         ("forward_flops", "forward pass", "FLOPs a sample"),
         ("train_samples_per_s", "training", "samples/s"),
         ("inference_samples_per_s", "inference", "samples/s"),
+        ("generated_tokens_per_s", "decoding", "tokens/s"),
     ):
         if (value := median(row, name)) is not None:
             yield head, f"{count(float(f'{value:.3g}'))} {unit}"

@@ -292,6 +292,7 @@ def _costs(row: BoardRow, record: Row) -> list[tuple[str, str]]:
         ("Frozen parameters", f"{cost.encoder_parameters:,}"),
         ("Training", _rate(record.train_samples_per_s)),
         ("Inference", _rate(record.inference_samples_per_s)),
+        ("Decoding", _rate(record.generated_tokens_per_s, "tokens")),
         ("Peak of a training step", _megabytes(record.train_step_peak_bytes)),
         ("Peak of the process", _megabytes(record.process_peak_bytes)),
         ("Forward pass", f"{count(record.forward_flops)} operations a sample" if record.forward_flops else ""),
@@ -300,8 +301,8 @@ def _costs(row: BoardRow, record: Row) -> list[tuple[str, str]]:
     return [(name, text) for name, text in pairs if text]
 
 
-def _rate(value: float | None) -> str:
-    return "" if value is None else f"{float(f'{value:.3g}'):,g} samples a second"
+def _rate(value: float | None, what: str = "samples") -> str:
+    return "" if value is None else f"{float(f'{value:.3g}'):,g} {what} a second"
 
 
 def _megabytes(value: float | None) -> str:

@@ -14,6 +14,7 @@ COSTS = {
     "step_mb": ("step MB", "Peak of allocated tensors in a training step", False),
     "train_samples_per_s": ("train/s", "Samples a second in training", True),
     "inference_samples_per_s": ("infer/s", "Samples a second in inference", True),
+    "generated_tokens_per_s": ("tokens/s", "Tokens of texts a second in decoding", True),
     "process_mb": ("process MB", "Peak resident memory of the worker", False),
     "forward_flops": ("FLOPs", "Operations of one sample's forward pass", False),
     "epochs": ("epochs", "Epochs of training", False),

@@ -205,6 +205,10 @@ class Objective:
                 are the objective's own. The harness removes the folder when the cell is done.
         """
 
+    def generation_rate(self) -> float | None:
+        """Tokens a second that were generated so far, where it :attr:`writes` texts; ``None`` where none were."""
+        return None
+
     def decision(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
         """What :meth:`scores` are made of by :meth:`activated`, ``[B, K]``: logits where they are probabilities.
 

@@ -48,6 +48,7 @@ def measure(ready: Ready, log: TrainingLog) -> Efficiency:
         forward_flops=flops,
         train_samples_per_s=log.samples / log.seconds if log.seconds else None,
         inference_samples_per_s=speed,
+        generated_tokens_per_s=ready.runner.objective.generation_rate(),
         train_step_peak_bytes=peak,
         process_peak_bytes=process_peak(),
         cached_stage={name: (ready.first[name], tower.n_stages) for name, tower in loaded.towers().items()},

@@ -114,3 +114,7 @@ def test_a_library_that_is_missing_is_said_before_anything_is_trained(monkeypatc
     monkeypatch.setattr("medgraft.benchmarks.objectives.generation.LIBRARIES", ("sacrebleu", "no_such_library"))
     with pytest.raises(ConfigError, match=r"judged by no_such_library: pip install medgraft\[language\]"):
         make_objective("generation", data(), ("image",))
+
+
+def test_tokens_a_second_are_of_what_was_generated_here():
+    """Texts that were kept before a kill, or copied, say nothing of the speed."""
