@@ -16,6 +16,7 @@ from safetensors import safe_open
 from medgraft import build_encoder, graft
 from medgraft.benchmarks.pretrain.corpus.mixture import SHARES, documents
 from medgraft.benchmarks.pretrain.packing import losses, packed
+from medgraft.benchmarks.pretrain.reading import reading
 from medgraft.checkpoints.weights import file_digest
 from medgraft.encoders.causal_lm import CausalLmSource
 from medgraft.encoders.parts import shipped
@@ -46,6 +47,7 @@ def test_files_are_those_of_the_card_and_small():
         assert {str(tensors.get_tensor(name).dtype) for name in tensors.keys()} == {"torch.bfloat16"}  # noqa: SIM118
     assert {"run", "date", "log", "held_out_perplexity", "cpu_seconds"} <= card.keys()
     assert card["held_out_perplexity"].keys() == SHARES.keys()
+    assert card["held_out_reading"].keys() == {"told", "not told"}
 
 
 def test_it_says_what_it_is(model):
@@ -175,3 +177,11 @@ def test_it_looks_at_what_the_embedded_encoders_see(adapter):
     loss.sum().backward()
     assert loss[0] != loss[1] and all(p.grad is not None for p in grafted.trainable_parameters())
     grafted.ungraft()
+
+
+def test_it_reads_what_the_prompt_tells(model):
+    """Sides, sizes, places and diameters of findings that the prompt lists, and what it answers without the list."""
+    found = reading(model.network, model.words.backend_tokenizer, FRESH, 60)
+    assert found["told"] > found["not told"] + 0.2, found
+    card = read_card("language")["held_out_reading"]
+    assert abs(found["told"] - card["told"]) < 0.2, "three standard errors of 60 questions"
