@@ -22,6 +22,7 @@ from medgraft.benchmarks.board.drawn.embedding import cohort_root
 from medgraft.benchmarks.metrics.texts.clinical.judging import Verdict, judge
 from medgraft.benchmarks.metrics.texts.clinical.truth import TRUTH, Truth, truth_of_json, truth_of_report
 from medgraft.benchmarks.metrics.texts.columns import GENERATED, REFERENCE
+from medgraft.benchmarks.metrics.texts.labeller.findings import NO_FINDING
 from medgraft.benchmarks.results.reading import read_result
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.result_files import UnreadableError, read_arrays
@@ -213,13 +214,15 @@ def _head(written: Sequence[Written], modality: str) -> str:
     cell = written[0].cell
     mark = " (PHANTOM: generated, of no person)" if cell.phantom else ""
     count = len(written[0].table)
+    known = TRUTH in written[0].table.columns
+    source = "is known to the task, so a reference can be wrong, too" if known else "is what the reference states"
     return "\n".join(
         [
             f"# What was written on {cell.spec.task}{mark}",
             "",
-            f"Of {count} test samples the first of different people, each with its {modality}, the right text, and "
-            "what each row wrote, as it came out. An assertion of what does not hold is **made up**; a finding that is "
-            "there and not named is *missed*.",
+            f"Made by `medgraft texts`. Of {count} test samples the first of different people, each with its {modality}, "
+            "the reference, and what each row wrote, as it came out. An assertion of what does not hold is **made up**; a finding that is "
+            f"there and not named is *missed*. What holds {source}.",
         ]
     )
 
@@ -229,11 +232,11 @@ def _sample(place: int, picture: str, written: Sequence[Written], number: int) -
     report = not str(first.get("kind", ""))
     truth = _truth(first)
     lines = [f"## {place}", "", f"![Test sample {place}]({picture})", "", f"Asked: {_cell(first['prompt'])}", ""]
-    lines += ["| row | text | what of it |", "|---|---|---|", f"| right text | {_cell(first[REFERENCE])} | |"]
-    for each in written:
-        row = each.table.iloc[number]
-        told = _verdicts(str(row[GENERATED]), truth) if report else _answer(row)
-        lines.append(f"| {_cell(each.name)} | {_cell(row[GENERATED])} | {told} |")
+    said = [("reference", first, REFERENCE), *((each.name, each.table.iloc[number], GENERATED) for each in written)]
+    lines += ["| row | text | what of it |", "|---|---|---|"]
+    for name, row, column in said:
+        told = _verdicts(str(row[column]), truth) if report else _answer(str(row[column]), str(row[REFERENCE]))
+        lines.append(f"| {_cell(name)} | {_cell(row[column])} | {told} |")
     return "\n".join(lines)
 
 
@@ -246,7 +249,8 @@ def _verdicts(text: str, truth: Truth) -> str:
     found = judge(text, truth)
     made_up = [_statement(each) for each in found.verdicts if each.made_up]
     held = sum(each.asserted and not each.made_up for each in found.verdicts)
-    denied = [each.statement.finding for each in found.verdicts if each.denied and each.verdict == "contradicted"]
+    wrong = [each.statement.finding for each in found.verdicts if each.denied and each.verdict == "contradicted"]
+    denied = ["all findings" if name == NO_FINDING else name for name in wrong]
     parts = [f"{held} held" if held else ""]
     parts += [f"**made up: {'; '.join(made_up)}**" if made_up else ""]
     parts += [f"*missed: {', '.join(sorted(found.missed))}*" if found.missed else ""]
@@ -261,8 +265,8 @@ def _statement(each: Verdict) -> str:
     return f"{words} (wrong {' and '.join(each.wrong)})" if each.wrong else words
 
 
-def _answer(row: pd.Series) -> str:
-    said, meant = (" ".join(str(row[name]).lower().split()).rstrip(".") for name in (GENERATED, REFERENCE))
+def _answer(said: str, meant: str) -> str:
+    said, meant = (" ".join(text.lower().split()).rstrip(".") for text in (said, meant))
     return "right" if said == meant else "wrong"
 
 
