@@ -221,7 +221,7 @@ def _head(written: Sequence[Written], modality: str) -> str:
             f"# What was written on {cell.spec.task}{mark}",
             "",
             f"Made by `medgraft texts`. Of {count} test samples the first of different people, each with its "
-            f"{modality}, the reference, and what each row wrote, as it came out. An assertion of what does not hold is "
+            f"{modality}, the reference, and what each row wrote, as it came out. An assertion that does not hold is "
             "**made up**; a finding that is there and not named is *missed*. "
             f"What holds {source}.",
         ]
