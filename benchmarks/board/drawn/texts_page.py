@@ -103,37 +103,42 @@ def _flat(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rows_of(table: pd.DataFrame, data: TaskData) -> np.ndarray:
-    """Which sample of the task's data each row of a table of texts is, ``int64 [n]``.
+    """Which sample of the task's data each row of a table of texts is, ``int64 [n]``; -1 where that cannot be told.
 
-    Rows are in the order of the test split; samples that could not be read or were beyond ``--limit`` are not there.
+    Rows are those of the test split in its order. Samples that could not be read or were beyond ``--limit`` have none;
+    then a row is told by its reference alone, where no other test sample has the same.
 
     Raises:
         DataError: The rows are not of these data.
     """
-    references = data.columns[REFERENCE]
-    left, rows = iter(data.splits["test"].tolist()), []
-    for reference in table[REFERENCE]:
-        row = next((i for i in left if str(references[i]).strip() == str(reference).strip()), None)
-        if row is None:
-            raise DataError(
-                f"the texts are not of these data: no test sample in its place says {str(reference)[:60]!r}"
-            )
-        rows.append(row)
-    return np.array(rows, np.int64)
+    test = data.splits["test"]
+    said = [str(text).strip() for text in table[REFERENCE]]
+    meant = [str(data.columns[REFERENCE][i]).strip() for i in test]
+    if len(said) == len(meant):
+        rows = test if said == meant else None
+    else:
+        places: dict[str, list[int]] = {}
+        for place, text in zip(test.tolist(), meant, strict=True):
+            places.setdefault(text, []).append(place)
+        found = [places.get(text, []) for text in said]
+        rows = np.array([each[0] if len(each) == 1 else -1 for each in found]) if all(found) else None
+    if rows is None:
+        raise DataError("the texts are not of these data: their references are not those of its test split")
+    return rows.astype(np.int64)
 
 
 def chosen(rows: np.ndarray, subjects: np.ndarray, count: int) -> list[int]:
     """Numbers of the first ``count`` rows of different people.
 
     Args:
-        rows: Sample of each row, ``int64 [n]``.
+        rows: Sample of each row, ``int64 [n]``; -1 where that is not known, and the row is passed over.
         subjects: Of each sample.
         count: Rows wanted.
     """
     seen: set[str] = set()
     taken: list[int] = []
     for number, row in enumerate(rows.tolist()):
-        if len(taken) < count and str(subjects[row]) not in seen:
+        if row >= 0 and len(taken) < count and str(subjects[row]) not in seen:
             seen.add(str(subjects[row]))
             taken.append(number)
     return taken

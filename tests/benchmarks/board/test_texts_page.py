@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from sweeping import command
@@ -108,12 +110,14 @@ def test_other_samples_and_results_without_texts_are_refused(cohort, data, tmp_p
     assert done.exit_code == 2 and "--data iu_xray=PATH" in done.output
 
 
-def test_texts_of_other_data_find_no_place(data):
-    import pandas as pd
-
-    rows = data.splits["test"]
-    assert rows_of(pd.DataFrame({REFERENCE: references(data, rows[2:5])}), data).tolist() == rows[2:5].tolist()
-    for strange in (["Nobody wrote this."], references(data, rows[:2])[::-1]):
+def test_texts_of_other_data_and_texts_that_several_samples_have_find_no_place(data):
+    rows, texts = data.splits["test"], references(data, data.splits["test"])
+    assert rows_of(pd.DataFrame({REFERENCE: texts}), data).tolist() == rows.tolist()
+    expected = [row if texts.count(text) == 1 else -1 for row, text in zip(rows.tolist(), texts, strict=True)]
+    assert rows_of(pd.DataFrame({REFERENCE: texts[1:]}), data).tolist() == expected[1:]
+    twice = replace(data, columns={REFERENCE: np.where(np.arange(len(data.subjects)) % 2, "Clear.", "A nodule.")})
+    assert set(rows_of(pd.DataFrame({REFERENCE: references(twice, rows[1:])}), twice)) == {-1}
+    for strange in (["Nobody wrote this."], texts[::-1]):
         with pytest.raises(DataError, match="not of these data"):
             rows_of(pd.DataFrame({REFERENCE: strange}), data)
 
@@ -121,6 +125,7 @@ def test_texts_of_other_data_find_no_place(data):
 def test_a_person_is_shown_once():
     subjects = np.array(["a", "a", "b", "c", "c", "d"])
     assert chosen(np.array([1, 0, 2, 4, 3]), subjects, 3) == [0, 2, 3]
+    assert chosen(np.array([-1, 0, 2]), subjects, 3) == [1, 2]
 
 
 def test_rows_are_told_apart_by_what_differs(cohort, data, tmp_path):
