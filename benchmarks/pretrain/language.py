@@ -48,7 +48,7 @@ CONFIG: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
     "max_position_embeddings": 768,
-    "initializer_range": 0.0625,  # 1 / sqrt(256); from the usual 0.02 it had not learnt to look back by step 1,600
+    "initializer_range": 0.0625,  # 1 / sqrt(256); from the usual 0.02 it is slow to look back
     "tie_word_embeddings": True,
     "pad_token_id": PAD,
     "bos_token_id": 1,
