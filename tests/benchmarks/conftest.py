@@ -13,6 +13,7 @@ from sweeping import Toy, command
 TOY_ENTRY_POINTS = """
 [medgraft.adapters]
 toy_gain = medgraft_toy:ToyGain
+toy_reporting = medgraft_toy:ToyReporting
 toy_trouble = medgraft_toy:ToyTrouble
 toy_broken = medgraft_toy:NotThere
 [medgraft.encoders]

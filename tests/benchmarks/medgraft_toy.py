@@ -167,6 +167,18 @@ class ToyGain(Adapter):
         return features.replace(pooled=features.pooled * gain)
 
 
+class ToyReporting(ToyGain):
+    """A gain with diagnostics, by the two methods alone: the base class has neither."""
+
+    resets = 0
+
+    def reset_diagnostics(self) -> None:
+        self.resets += 1
+
+    def diagnostics(self) -> dict[str, Any]:
+        return {"load": np.float64(0.5), "resets": self.resets}
+
+
 class ToyTrouble(Adapter):
     """Comes to grief while it attaches, in one of several ways."""
 

@@ -12,7 +12,6 @@ import torch
 from cells import ran, spec
 from sweeping import Toy
 
-from medgraft.adapter import Adapter
 from medgraft.adapters.tgh_moe import TghMoe
 from medgraft.benchmarks.prefix_cache.inputs import TowerInputs
 from medgraft.benchmarks.results.migrations import SCHEMA_VERSION
@@ -78,16 +77,10 @@ def test_a_question_that_no_training_sample_asks_is_refused():
         asked_data(np.zeros(3, np.int64), np.arange(8)).check()
 
 
-def test_what_an_adapter_reports_is_kept_in_the_cell(toy: Toy, monkeypatch: pytest.MonkeyPatch):
-    calls: list[str] = []
-    # an adapter of any package has diagnostics by these two methods alone; the base class has neither
-    monkeypatch.setattr(Adapter, "reset_diagnostics", lambda self: calls.append("reset"), raising=False)
-    monkeypatch.setattr(
-        Adapter, "diagnostics", lambda self: {"load": np.float64(0.5), "calls": len(calls)}, raising=False
-    )
-    cell = ran(spec(), toy.cohort)
+def test_what_an_adapter_reports_is_kept_in_the_cell(toy: Toy):
+    cell = ran(spec(adapter="toy_reporting"), toy.cohort)
     # reset after the blank run of grafting, and before the test samples
-    assert cell.evaluated.diagnostics == {"toy_gain": {"load": 0.5, "calls": 2}}
+    assert cell.evaluated.diagnostics == {"toy_reporting": {"load": 0.5, "resets": 2}}
 
 
 def test_results_of_older_schemas_are_still_read(tmp_path: Path):
