@@ -18,9 +18,10 @@ from medgraft.benchmarks.results.result_files import (
     files_below,
 )
 from medgraft.benchmarks.results.verification import Verified, check, verified_results
+from medgraft.benchmarks.texts.table import SUFFIX as TEXTS_SUFFIX
 from medgraft.errors import MedgraftError
 
-BESIDE = (".npz", ".log")
+BESIDE = (".npz", ".log", TEXTS_SUFFIX)
 """Endings of files that belong to a result."""
 
 
@@ -99,7 +100,8 @@ def _belongs(path: Path, stems: set[Path]) -> bool:
         return True
     if path.name.endswith(f"{EXTERNAL_SUFFIX.removesuffix('.json')}.npz") or path.name.startswith("leaderboard."):
         return True
-    return path.suffix in (".json", *BESIDE) and path.with_suffix("") in stems
+    endings = (each for each in (".json", *BESIDE) if path.name.endswith(each))
+    return any(path.with_name(path.name.removesuffix(each)) in stems for each in endings)
 
 
 def _everything(folder: Path) -> list[Path]:

@@ -309,7 +309,7 @@ def check_others(material: Material) -> Iterator[Finding]:
     problems = [material.shown(path) for path in material.others]
     yield _finding(
         "other files", problems, "there are no other files", "publish only what belongs to results: KEY.json, KEY.npz, "
-        "KEY.log", warn=True,
+        "KEY.log, KEY.texts.parquet", warn=True,
     )  # fmt: skip
 
 

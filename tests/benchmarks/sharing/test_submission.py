@@ -114,6 +114,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], dict[str, str]]] = {
     ),
     "adni": (lambda p: p.with_suffix(".log").write_text("of 941_S_1195"), {"identifiers": "fail"}),
     "something else": (lambda p: beside(p, "notes.csv"), {"other files": "warn"}),
+    "texts of no result": (lambda p: beside(p, "abc.texts.parquet"), {"other files": "warn"}),
 }  # fmt: skip
 
 
@@ -129,6 +130,13 @@ def test_what_is_wrong_is_found_with_a_remedy(tmp_path, how):
     others = {name for name, each in findings.items() if each.outcome == "fail"} - wanted.keys()
     assert others <= {"seeds"}, others  # a row that lost a result has fewer seeds than the other, maybe
     assert "subject-77" not in json.dumps([each.files for each in findings.values()])
+
+
+def test_what_lies_beside_a_result_belongs_to_it(tmp_path):
+    path = put(tmp_path)
+    for ending in (".log", ".texts.parquet"):
+        beside(path, f"{path.stem}{ending}")
+    assert found(tmp_path)["other files"].outcome == "pass"
 
 
 def test_failed_cells_and_missing_seeds_are_named(tmp_path):
