@@ -37,7 +37,7 @@ class QuestionsObjective(ClassObjective):
     def __init__(self, data: TaskData, inputs: tuple[str, ...]) -> None:
         super().__init__(data, inputs)
         assert data.asked is not None
-        self.asked = torch.from_numpy(data.asked)
+        self.asked = torch.tensor(data.asked)  # a copy: files may be mapped read-only
         self.answers = data.answers
         self.allowed = torch.zeros(len(data.answers), len(data.classes), dtype=torch.bool)
         for question, classes in enumerate(data.answers):

@@ -11,13 +11,9 @@ from medgraft.benchmarks.results.left_out import LeftOut
 from medgraft.benchmarks.results.migrations import migrated
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.result_files import (
-    BOARD_FILE,
-    EXTERNAL_SUFFIX,
-    OPERATION_SUFFIX,
-    TRIAL_SUFFIX,
     UnreadableError,
-    files_below,
     read_json,
+    results_below,
 )
 from medgraft.benchmarks.results.spec import key_as_written
 from medgraft.commands.plain_text import one_line
@@ -57,9 +53,7 @@ def read_candidates(folders: Iterable[Path], left_out: LeftOut) -> Iterator[tupl
     for folder in folders:
         if not Path(folder).is_dir():
             raise MedgraftError(f"results folder {folder} does not exist")
-        for path in files_below(Path(folder), ".json"):
-            if path.name == BOARD_FILE or path.name.endswith((OPERATION_SUFFIX, EXTERNAL_SUFFIX, TRIAL_SUFFIX)):
-                continue
+        for path in results_below(Path(folder)):
             try:
                 result = read_result(path)
             except UnreadableError as error:

@@ -170,6 +170,14 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, left: int) ->
     return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
 
 
+def results_below(folder: Path) -> Iterator[Path]:
+    """Files below a folder that would be results by their names, see :func:`files_below`."""
+    others = (OPERATION_SUFFIX, EXTERNAL_SUFFIX, TRIAL_SUFFIX)
+    for path in files_below(folder, ".json"):
+        if path.name != BOARD_FILE and not path.name.endswith(others):
+            yield path
+
+
 def files_below(folder: Path, ending: str) -> Iterator[Path]:
     """Files below a folder whose names end so, sorted within each folder; hidden ones are left out.
 

@@ -14,8 +14,10 @@ from medgraft.benchmarks.results.result_files import (
     EXTERNAL_SUFFIX,
     KEPT,
     OPERATION_SUFFIX,
+    TRIAL_SUFFIX,
     UnreadableError,
     files_below,
+    results_below,
 )
 from medgraft.benchmarks.results.verification import Verified, check, verified_results
 from medgraft.benchmarks.texts.table import SUFFIX as TEXTS_SUFFIX
@@ -23,6 +25,9 @@ from medgraft.errors import MedgraftError
 
 BESIDE = (".npz", ".log", TEXTS_SUFFIX)
 """Endings of files that belong to a result."""
+
+BY_THEMSELVES = (EXTERNAL_SUFFIX, OPERATION_SUFFIX, TRIAL_SUFFIX)
+"""Endings of files that a sweep or a measurement leaves, and that are no results."""
 
 
 @dataclass
@@ -74,7 +79,7 @@ def read_material(folders: Iterable[Path]) -> Material:
     for folder in material.folders:
         if not folder.is_dir():
             raise MedgraftError(f"results folder {folder} does not exist")
-        for path in files_below(folder, ".json"):
+        for path in (*results_below(folder), *files_below(folder, EXTERNAL_SUFFIX)):
             _read(path, material)
     material.together = verified_results(material.folders, material.left_out)
     stems = {path.with_suffix("") for path in (*material.results, *material.broken)}
@@ -83,8 +88,6 @@ def read_material(folders: Iterable[Path]) -> Material:
 
 
 def _read(path: Path, material: Material) -> None:
-    if path.name.endswith(OPERATION_SUFFIX):
-        return
     try:
         if path.name.endswith(EXTERNAL_SUFFIX):
             stored_test(path)
@@ -96,7 +99,7 @@ def _read(path: Path, material: Material) -> None:
 
 
 def _belongs(path: Path, stems: set[Path]) -> bool:
-    if any(part.endswith(KEPT) for part in path.parts) or path.name.endswith((EXTERNAL_SUFFIX, OPERATION_SUFFIX)):
+    if any(part.endswith(KEPT) for part in path.parts) or path.name.endswith(BY_THEMSELVES):
         return True
     if path.name.endswith(f"{EXTERNAL_SUFFIX.removesuffix('.json')}.npz") or path.name.startswith("leaderboard."):
         return True

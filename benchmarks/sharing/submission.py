@@ -33,6 +33,9 @@ SHOWN = 5
 ABSOLUTE = re.compile(r"(?:^|(?<=[\s'\"=@:,|(\[<]))(?:(?:/[^/\s'\",;:<>|]+){2,}|~/[^\s'\",;]+|[A-Za-z]:\\[^\s'\",;]+)")
 """An absolute path in a text: at its start, or behind what separates words from places."""
 
+BUILT_AT = re.compile(r"\(Triggered internally at [^)]*\)")
+"""What PyTorch's warnings say of the machine that compiled it, which is nobody's."""
+
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -263,7 +266,8 @@ def check_paths(material: Material) -> Iterator[Finding]:
         found = [text for text in _texts(cell.model_dump(mode="json")) if ABSOLUTE.search(text)]
         log = path.with_suffix(".log")
         if log.is_file():
-            found += [line for line in log.read_text("utf-8", "replace").splitlines() if ABSOLUTE.search(line)]
+            lines = BUILT_AT.sub("", log.read_text("utf-8", "replace")).splitlines()
+            found += [line for line in lines if ABSOLUTE.search(line)]
         if found and (match := ABSOLUTE.search(found[0])):
             problems.append(f"{material.shown(path)}: {match.group()}")
     yield _finding(

@@ -134,9 +134,19 @@ def test_what_is_wrong_is_found_with_a_remedy(tmp_path, how):
 
 def test_what_lies_beside_a_result_belongs_to_it(tmp_path):
     path = put(tmp_path)
-    for ending in (".log", ".texts.parquet"):
-        beside(path, f"{path.stem}{ending}")
-    assert found(tmp_path)["other files"].outcome == "pass"
+    for name in (f"{path.stem}.log", f"{path.stem}.texts.parquet", "0001.trial.json", "leaderboard.json"):
+        beside(path, name)
+    findings = found(tmp_path)
+    assert findings["other files"].outcome == findings["readable"].outcome == "pass"
+
+
+def test_a_warning_of_pytorch_names_no_place_of_this_machine(tmp_path):
+    path = put(tmp_path)
+    log = path.with_suffix(".log")
+    log.write_text("UserWarning: not writable (Triggered internally at /__w/pytorch/torch/csrc/x.cpp:213.)\n")
+    assert found(tmp_path)["paths"].outcome == "pass"
+    log.write_text(log.read_text() + "see /srv/ann/x.py:3")
+    assert found(tmp_path)["paths"].files == (f"{path.relative_to(tmp_path)}: /srv/ann/x.py",)
 
 
 def test_failed_cells_and_missing_seeds_are_named(tmp_path):

@@ -1,0 +1,149 @@
+"""The commands of README and docs that train nothing are run, page by page, in a folder such as a reader has.
+
+What trains is planned to its last cell by ``test_docs.py``, and the quickstart is run as a whole elsewhere.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from test_docs import MADE_UP, commands, in_medgraft
+from typer.testing import CliRunner
+
+from medgraft.benchmarks.cohorts.places import write_phantom
+from medgraft.benchmarks.commands.main import app
+from medgraft.registry import CohortEntry, catalogue
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+NOT_HERE = {
+    "run": "trains; test_docs.py plans it",
+    "new": "tests/plugins/test_walk.py makes, installs, checks and runs the packages",
+    "check": "tests/plugins/test_walk.py",
+    "import": "reads a checkpoint of other authors; tests/adapters has their layouts",
+    "prepare": "reads a download; tests/benchmarks/prepare has one",
+}
+"""Command -> why it is not run here."""
+ELSEWHERE = re.compile(r"--download|--suite medgraft-phantom --out|my_ace_lora")
+"""What needs a network, results of a whole suite, or a checkpoint."""
+SMALLER = {
+    "--train": 8, "--valid": 3, "--validation": 2, "--test": 4, "--per-class": 1, "--subjects": 9, "--images": 12,
+    "--pairs": 6, "--size": 64,
+}  # fmt: skip
+"""Option of a generated cohort -> a size for a test."""
+
+PHANTOMS = {
+    "chexpert": {"n_train": 48, "n_valid": 12, "n_test": 16, "n_5x200_per_class": 1, "size": 64},
+    "adni": {"n_subjects": 18, "spacing": 6.0, "max_visits": 2},
+    "mimic": {"n_images": 12, "size": 64},
+}
+"""Cohort -> options of one that stands for the default phantom, and for the reader's data."""
+
+
+def pages() -> Mapping[str, list[list[str]]]:
+    """Page -> its commands in their order."""
+    found: dict[str, list[list[str]]] = {}
+    for each in commands():
+        words, page = each.values[0], str(each.id).partition(".md")[0]
+        inner = in_medgraft(words)
+        if inner is None or inner[0] in NOT_HERE or ELSEWHERE.search(" ".join(inner)):
+            continue
+        if page != "quickstart" and not any(MADE_UP.match(word) for word in inner):
+            found.setdefault(page, []).append(inner)
+    return found
+
+
+PAGES = pages()
+
+
+def medgraft(*words: str) -> str:
+    done = CliRunner().invoke(app, [*words])
+    assert done.exit_code == 0, f"medgraft {' '.join(words)}\n{done.output}\n{done.exception!r}"
+    return done.output
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reader's folder: data, and what short sweeps left."""
+    folder = tmp_path_factory.mktemp("reader")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("MEDGRAFT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        write_phantom("table", folder / "table", {"patients": 12, "size": 32}, 1)
+        write_phantom("folder", folder / "films-folder", {"patients": 12, "size": 32}, 1)
+        for name, options in PHANTOMS.items():
+            cohorts = catalogue().presets["quick"].cohorts  # which no worker reads: it is told the folder
+            patch.setitem(cohorts, name, CohortEntry(writer=name, options=options))
+            write_phantom(name, folder / "data" / name, options, 1)
+        lay_out(folder)
+        sweeps()
+        yield folder
+
+
+def lay_out(folder: Path) -> None:
+    """Files under the names that the pages use."""
+    shutil.copytree(folder / "table", folder, dirs_exist_ok=True)
+    (table,) = (folder / "table").glob("*.csv")
+    for name in ("cohort.csv", "more.csv"):
+        shutil.copy(table, folder / name)
+    pictures = sorted((folder / "films-folder").rglob("*.png"))
+    (folder / "new_films").mkdir()
+    for picture in pictures[:3]:
+        shutil.copy(picture, folder / "new_films")
+    shutil.copy(pictures[0], folder / "one.png")
+    (scan, *_) = sorted((folder / "data/adni").rglob("*.nii"))
+    (folder / "scan.nii.gz").write_bytes(gzip.compress(scan.read_bytes()))
+
+
+def sweeps() -> None:
+    """Results of the kinds that the pages speak of."""
+    run = ("run", "--no-baselines", "--epochs", "2", "--jobs", "2")
+    tasks = ("--tasks", "chexpert,adni_image", "--seeds", "0,2", "--keep", "all")
+    medgraft(*run, "--adapters", "lora,bitfit,brain_adapter", *tasks)
+    words = ("--tasks", "chest_reports", "--encoders", "pair:embedded:chest|causal_lm:embedded", "--seeds", "0")
+    rows = ("--adapters", "soft_prefix+lora,xattn,nearest_report,blind", "--limit", "16")
+    medgraft(*run, *rows, *words, "--results", "results/films")
+    asked = ("--adapters", "tgh_moe", "--tasks", "brain_prompts", "--seeds", "0", "--limit", "12")
+    medgraft(*run, *asked, "--results", "results/volumes")
+    for name in ("results-march", "results-april", "results/job-1", "results/job-2", "results/volumes_fair"):
+        shutil.copytree("results/phantom_chest", f"{name}/phantom_chest")
+
+
+def real(words: list[str]) -> list[str]:
+    """A command with the reader's own names in the place of made-up ones."""
+    lora = sorted(Path("results/phantom_chest/lora/chexpert").glob("*.json"))
+    kept = next(Path("results/phantom_chest/lora/chexpert").glob("*.adapter"))
+    if "scan.nii.gz" in words:
+        kept = next(Path("results/phantom_brain/brain_adapter/adni_image").glob("*.adapter"))
+    seeded = next(path for path in lora if '"seed": 2' in path.read_text())
+    names = {
+        r"results/ENCODER/ADAPTER/TASK/KEY\.adapter": str(kept),
+        r"results/\w+/lora/chexpert/1a2b3c\w+\.json": str(lora[0]),
+        r"^1a2b3c$": seeded.stem[:8],
+        r"/data/CheXpert": "data/chexpert",
+        r"/data/(adni|ADNI)": "data/adni",
+        r"/data/mimic": "data/mimic",
+        r"^Brain-Tumor-\S+": "films-folder",
+    }
+    for made_up, name in names.items():
+        words = [re.sub(made_up, name, word) for word in words]
+    if words[0] == "cohort":
+        words = [str(SMALLER.get(option, word)) for option, word in zip(["", *words], words, strict=False)]
+    return [each for word in words for each in (map(str, sorted(Path().glob(word))) if "*" in word else [word])]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_do_what_it_says(page, reader, monkeypatch):
+    monkeypatch.chdir(reader)
+    for words in PAGES[page]:
+        assert medgraft(*real(words)).strip(), words
+
+
+def test_most_of_them_are_run():
+    assert sum(map(len, PAGES.values())) > 55
