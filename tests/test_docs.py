@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import io
 import json
 import re
 import shlex
@@ -20,7 +19,6 @@ from unittest import SkipTest
 
 import pytest
 import typer
-from rich.console import Console
 from typer.testing import CliRunner
 
 from medgraft import adapter_protocols, plugins
@@ -28,7 +26,6 @@ from medgraft.adapter import Attachment
 from medgraft.benchmarks.cohorts.places import data_of, write_phantom
 from medgraft.benchmarks.commands.main import app
 from medgraft.benchmarks.sweep.checks import check_names
-from medgraft.benchmarks.sweep.plan import make_plan
 from medgraft.benchmarks.sweep.request import Sweep, read_sweep
 from medgraft.commands.site_picture import pages
 from medgraft.files.documents import parse_yaml
@@ -267,15 +264,14 @@ def own_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"table": next((folder / "table").glob("*.csv")), "folder": folder / "own"}
 
 
-def check_run(values: dict[str, Any], own_data: dict[str, Path]) -> None:
-    """Names of a run exist, its options hold, its tasks read what ``--data`` names; a dry run gives a plan.
-
-    Plugins that the reader makes and files that he has are left out; a phantom, which is not made, stands for his data.
+def sweep_of(values: dict[str, Any], own_data: dict[str, Path]) -> Sweep | None:
+    """What a command asks for; of plugins that the reader makes and weights that he has the built-in ones, and
+    phantoms, which are not made, for his data. ``None`` where it names a file that the page has its reader write.
     """
     from medgraft.benchmarks.commands.arguments import listed, listed_encoders, parse_data, parse_match, parse_seeds
 
     if values["config"] is not None or ".yaml" in str(values["tasks"]):
-        return  # files that the page has its reader write, and the walk of the quickstart, which is run as a whole
+        return None
     kept = {name: values[name] for name in ("adapters", "tasks", "encoders", "test_on")}
     parts = {
         name: listed_encoders(text, name) if name == "encoders" else listed(text, name) for name, text in kept.items()
@@ -285,8 +281,7 @@ def check_run(values: dict[str, Any], own_data: dict[str, Path]) -> None:
         known["adapters"] = ["lora"]
     if values["encoders"] and any(word in values["encoders"] for word in ("...", "/", "|")):
         known["encoders"] = None
-    named = parse_data(values["data"]) or {}
-    mine = {name: own_data[kind] for name in named if (kind := name.partition(":")[0]) in own_data}
+    mine = {name: own_data[kind] for name in parse_data(values["data"]) or {} if (kind := data_name(name)) in own_data}
     overrides: dict[str, Any] = {
         **{name: values[name] for name in SHARED},
         **known,
@@ -297,19 +292,29 @@ def check_run(values: dict[str, Any], own_data: dict[str, Path]) -> None:
         "data": mine or None,
         "device": "cpu",
     }
-    sweep = read_sweep(None, overrides, values.get("set_") or ())
+    return read_sweep(None, overrides, values.get("set_") or ())
+
+
+def data_name(name: str) -> str:
+    """The name of a cohort in ``--data``, without a variant's."""
+    return name.partition(":")[0]
+
+
+def check_run(values: dict[str, Any], own_data: dict[str, Path]) -> None:
+    """Names of a run exist, its options hold, its tasks read what ``--data`` names; ``test_docs_runs.py`` plans it."""
+    from medgraft.benchmarks.commands.arguments import parse_data
+
+    sweep = sweep_of(values, own_data)
+    if sweep is None:
+        return  # the walk of the quickstart is run as a whole
     check_names(sweep)
-    if known["tasks"] and not any(mark in task for task in known["tasks"] for mark in ("*", "tag:")):
-        others = [name for name in known["test_on"] or () if not is_task(name)]
-        tasks = [task for task in (*known["tasks"], *(known["test_on"] or ())) if is_task(task)]
+    if sweep.tasks and not any(mark in task for task in sweep.tasks for mark in ("*", "tag:")):
+        others = [name for name in sweep.test_on or () if not is_task(name)]
+        tasks = [task for task in (*sweep.tasks, *(sweep.test_on or ())) if is_task(task)]
         read = {task_class(task).cohort for task in tasks} | set(others) | set(own_data)
-        unread = {name for name in named if name.partition(":")[0] not in {*read, *map(data_of, read)}}
+        named = parse_data(values["data"]) or {}
+        unread = {name for name in named if data_name(name) not in {*read, *map(data_of, read)}}
         assert not {name for name in unread if not MADE_UP.match(name)}, f"no chosen task reads {unread}"
-    if values["dry_run"] and not values["encoders"]:  # whose weights may have to be downloaded
-        plan = make_plan(sweep, Console(file=io.StringIO()), make=False)
-        requested = {name for each in known["adapters"] or () for name in each.split("+")}
-        planned = {name for cell in plan.cells for name in cell.adapter.split("+")}
-        assert requested <= planned, f"of these adapters nothing runs: {requested - planned}: {plan.skipped}"
 
 
 SHARED = (

@@ -1,6 +1,6 @@
 """The commands of README and docs that train nothing are run, page by page, in a folder such as a reader has.
 
-What trains is planned to its last cell by ``test_docs.py``, and the quickstart is run as a whole elsewhere.
+What trains is in ``test_docs_runs.py``, and the quickstart is run as a whole elsewhere.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from medgraft.registry import CohortEntry, catalogue
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 NOT_HERE = {
-    "run": "trains; test_docs.py plans it",
+    "run": "trains; see test_docs_runs.py",
     "new": "tests/plugins/test_walk.py makes, installs, checks and runs the packages",
     "check": "tests/plugins/test_walk.py",
     "import": "reads a checkpoint of other authors; tests/adapters has their layouts",
