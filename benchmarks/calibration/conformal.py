@@ -21,6 +21,7 @@ the coverage of test samples, beside it, shows how far.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import Literal
 
@@ -29,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medgraft.benchmarks.metrics.calibration import outcomes, weighted_mean
 from medgraft.benchmarks.metrics.weighted import masked, mean_of, once, slug
-from medgraft.metric import Array, Predictions, WeightedStatistic
+from medgraft.metric import Array, Metric, Predictions, WeightedStatistic
 
 Method = Literal["lac", "aps"]
 COVERAGE = 0.9
@@ -159,6 +160,19 @@ def sets(rule: SetRule, scores: Array, *, labels: bool) -> Array:
     pairs = [rule.thresholds[2 * k : 2 * k + 2] for k in range(scores.shape[1])]
     each = [members(two_answers(scores[:, k]), pair, rule.method) for k, pair in enumerate(pairs)]
     return np.stack(each, axis=1)
+
+
+class SetSize(Metric):
+    """Mean number of answers in a set, which has no upper bound of its own."""
+
+    numbers = ("set_size",)
+    bounds = (0.0, math.inf)
+    higher_is_better = False
+
+
+def set_metrics(names: Iterable[str]) -> dict[str, Metric]:
+    """The metric of each number of :func:`set_statistics`: all but the size are shares."""
+    return {name: SetSize() if name in SetSize.numbers else Metric() for name in names}
 
 
 def set_statistics(rule: SetRule, p: Predictions) -> dict[str, WeightedStatistic]:

@@ -2,23 +2,24 @@
 
 All groups share one set of resamples of the subjects, so that the gap between the best and the worst has an interval of
 its own: it is the gap of each resample. A gap is never negative, so with few subjects its interval lies above 0 also
-where groups do not differ.
+where groups do not differ. The interval of a group is made as that of a whole test set, of the group's own subjects.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from medgraft.benchmarks.metrics.bootstrap import Estimate
+from medgraft.benchmarks.metrics.intervals import intervals_over_seeds
 from medgraft.benchmarks.metrics.resampling import centre, interval, subject_bootstrap
+from medgraft.benchmarks.metrics.spread import LeftOut
 from medgraft.benchmarks.metrics.weighted import once
-from medgraft.metric import Array, WeightedStatistic, value_of
+from medgraft.metric import Array, Metric, WeightedStatistic, value_of
 
 FEWEST = 20
 """Test subjects that a group needs; smaller ones are joined, or left out by name where they are too few together."""
@@ -32,20 +33,6 @@ MOST_GROUPS = 50
 DIGITS = 6
 
 OTHERS, UNKNOWN = "others", "unknown"
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What there is to know of a metric.
-
-    Attributes:
-        higher_is_better: Whether more of it is better.
-        centred: Its smallest and largest value where its intervals are centred, see
-            :class:`medgraft.metric.Metric`; ``None`` where they are not.
-    """
-
-    higher_is_better: bool = True
-    centred: tuple[float, float] | None = None
 
 
 class Further(BaseModel):
@@ -146,46 +133,13 @@ def _bands(numbers: Array, train: Array, missing: Array) -> Array:
     return np.array(names, dtype=object)[np.searchsorted(ends, numbers, side="right").clip(max=len(names) - 1)]
 
 
-def by_groups(
-    name: str,
-    statistic: WeightedStatistic,
-    subjects: Array,
-    words: Array,
-    *,
-    higher_is_better: bool = True,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Groups | None:
-    """One metric in each group, from its statistic of all samples; see :func:`metrics_by_groups`.
-
-    Args:
-        name: Of the metric.
-        statistic: Weights ``[R, n]`` of test samples -> the metric ``[R]``.
-        subjects: ``int64 [n]`` subject number of each sample, from 0.
-        words: ``[n]`` group of each sample.
-        higher_is_better: Whether more of the metric is better.
-        resamples: Bootstrap resamples.
-        seed: Of the resampling.
-    """
-    n = len(words)
-
-    def of_rows(rows: Array) -> Mapping[str, WeightedStatistic]:
-        def part(weights: Array) -> Array:
-            whole = np.zeros((len(weights), n))
-            whole[:, rows] = weights
-            return statistic(whole)
-
-        return {name: part}
-
-    return metrics_by_groups(of_rows, {name: Kind(higher_is_better)}, subjects, words, resamples=resamples, seed=seed)
-
-
 def metrics_by_groups(
     of_rows: Callable[[Array], Mapping[str, WeightedStatistic]],
-    kinds: Mapping[str, Kind],
+    metrics: Mapping[str, Metric],
     subjects: Array,
     words: Array,
     *,
+    strata: Callable[[Array], Sequence[Array]] | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Groups | None:
@@ -195,9 +149,11 @@ def metrics_by_groups(
 
     Args:
         of_rows: Numbers of samples ``int64 [m]`` -> name of each metric -> its statistic of weights ``[R, m]``.
-        kinds: The metrics that are wanted, the primary one first.
+        metrics: Name of each number that is wanted -> its metric, the primary one first.
         subjects: ``int64 [n]`` subject number of each sample, from 0.
         words: ``[n]`` group of each sample.
+        strata: Numbers of samples ``int64 [m]`` -> ways to divide them into classes, each ``int64 [m]``, see
+            :meth:`medgraft.objective.Objective.strata`; ``None`` for numbers without classes.
         resamples: Bootstrap resamples.
         seed: Of the resampling.
     """
@@ -205,66 +161,66 @@ def metrics_by_groups(
     if len(masks) < 2:
         return None
     rows = {group: np.flatnonzero(mask) for group, mask in masks.items()}
-    parts = {group: _defined(of_rows, kinds, each) for group, each in rows.items()}
+    parts = {group: _defined(of_rows, metrics, each) for group, each in rows.items()}
     wanted = {
-        (group, name): once(_within(parts[group][name], each)) if name in parts[group] else _undefined
+        f"{group} {name}": once(_within(parts[group].get(name), each))
         for group, each in rows.items()
-        for name in kinds
+        for name in metrics
     }
-    statistics = {f"{group} {name}": each for (group, name), each in wanted.items()}
-    drawn = subject_bootstrap(statistics, subjects, resamples, seed)
-    found: list[Groups] = []
-    for name, kind in kinds.items():
-        values = {group: value_of(wanted[group, name], len(words)) for group in rows}
-        by_group = {group: drawn[f"{group} {name}"] for group in rows}
-        if kind.centred is not None:
-            by_group = {group: centre(each, values[group], kind.centred) for group, each in by_group.items()}
-        one = _groups(values, by_group, rows, subjects, higher_is_better=kind.higher_is_better)
-        found.append(one.model_copy(update={"metric": name, "joined": joined, "left_out": left_out}))
-    primary, *others = found
+    drawn = subject_bootstrap(wanted, subjects, resamples, seed)
+    estimates: dict[str, dict[str, Estimate]] = {}
+    for group, each in rows.items():
+        own = LeftOut(np.unique(subjects[each], return_inverse=True)[1], strata(each) if strata else ())
+        by_name = {name: drawn[f"{group} {name}"] for name in metrics}
+        estimates[group] = _estimates(parts[group], by_name, own, metrics)
+    found = [
+        _groups(name, metric, {group: each[name] for group, each in estimates.items()}, drawn, subjects)
+        for name, metric in metrics.items()
+    ]
+    primary, *others = [each.model_copy(update={"joined": joined, "left_out": left_out}) for each in found]
     return primary.model_copy(update={"further": {each.metric: _short(each) for each in others}})
 
 
-def _groups(
-    values: Mapping[str, float],
+def _estimates(
+    statistics: Mapping[str, WeightedStatistic],
     drawn: Mapping[str, Array],
-    rows: Mapping[str, Array],
-    subjects: Array,
-    *,
-    higher_is_better: bool,
+    left_out: LeftOut,
+    metrics: Mapping[str, Metric],
+) -> dict[str, Estimate]:
+    """The metrics of a group, undefined where there is no statistic; of each its resamples ``[R]``."""
+    n, known = len(left_out.groups), {name: metrics[name] for name in statistics}
+    ends = intervals_over_seeds([statistics], [drawn], left_out, known)
+    found: dict[str, Estimate] = {}
+    for name in metrics:
+        value = value_of(statistics[name], n) if name in statistics else float("nan")
+        low, high = ends[name] if np.isfinite(value) else (None, None)
+        defined = value if np.isfinite(value) else None
+        found[name] = Estimate(value=defined, ci_low=low, ci_high=high, n=n, n_subjects=left_out.n_subjects)
+    return found
+
+
+def _groups(
+    name: str, metric: Metric, estimates: dict[str, Estimate], drawn: Mapping[str, Array], subjects: Array
 ) -> Groups:
-    """One metric by groups, from its value, its resamples ``[R]`` and its samples ``[m]`` in each."""
-    groups: dict[str, Estimate] = {}
-    for group, each in rows.items():
-        value = values[group]
-        low, high, share = interval(drawn[group]) if np.isfinite(value) else (None, None, 0.0)
-        groups[group] = Estimate(
-            value=float(value) if np.isfinite(value) else None,
-            ci_low=low,
-            ci_high=high,
-            n=len(each),
-            n_subjects=len(np.unique(subjects[each])),
-            undefined_share=round(share, 4),
-        )
-    known = {group: each.value for group, each in groups.items() if each.value is not None}
-    worst = (min if higher_is_better else max)(known, key=lambda group: known[group]) if known else ""
-    gap = _gap(known, drawn, len(subjects), int(subjects.max()) + 1)
-    return Groups(metric="", groups=groups, worst=worst, gap=gap)
+    """One metric by groups; the gap is that of each resample ``[R]`` of the subjects."""
+    values = {group: each.value for group, each in estimates.items() if each.value is not None}
+    by_group = {group: drawn[f"{group} {name}"] for group in values}
+    if metric.centred:
+        by_group = {group: centre(each, values[group], metric.bounds) for group, each in by_group.items()}
+    worst = (min if metric.higher_is_better else max)(values, key=lambda group: values[group]) if values else ""
+    gap = _gap(values, by_group, len(subjects), int(subjects.max()) + 1)
+    return Groups(metric=name, groups=estimates, worst=worst, gap=gap)
 
 
 def _defined(
-    of_rows: Callable[[Array], Mapping[str, WeightedStatistic]], kinds: Mapping[str, Kind], rows: Array
+    of_rows: Callable[[Array], Mapping[str, WeightedStatistic]], metrics: Mapping[str, Metric], rows: Array
 ) -> Mapping[str, WeightedStatistic]:
     """The metrics of a group; none where one cannot be made of so few classes or samples."""
     try:
         statistics = of_rows(rows)
     except (ValueError, ArithmeticError):
         return {}
-    return {name: statistics[name] for name in kinds if name in statistics}
-
-
-def _undefined(weights: Array) -> Array:
-    return np.full(len(weights), np.nan)
+    return {name: statistics[name] for name in metrics if name in statistics}
 
 
 def _short(groups: Groups) -> Further:
@@ -278,8 +234,10 @@ def _short(groups: Groups) -> Further:
     return Further(groups=by_group, worst=groups.worst, gap=numbers(groups.gap))
 
 
-def _within(statistic: WeightedStatistic, rows: Array) -> WeightedStatistic:
-    """The statistic of some samples ``int64 [m]`` as a function of the weights of all."""
+def _within(statistic: WeightedStatistic | None, rows: Array) -> WeightedStatistic:
+    """The statistic of some samples ``int64 [m]`` as a function of the weights of all; ``None`` is undefined."""
+    if statistic is None:
+        return lambda weights: np.full(len(weights), np.nan)
     return lambda weights: statistic(np.take(weights, rows, axis=1))
 
 

@@ -122,5 +122,6 @@ def with_temperatures(p: Predictions, temperatures: tuple[float | None, ...]) ->
 
 def _sets(spec: CellSpec, val: Predictions, test: Predictions) -> Sets:
     rule = conformal.calibrate(val, spec.sets, spec.coverage, by_class=spec.sets_by_class)
-    numbers: dict[str, Estimate] = estimates(conformal.set_statistics(rule, test), test)
+    statistics = conformal.set_statistics(rule, test)
+    numbers: dict[str, Estimate] = estimates(statistics, test, metrics=conformal.set_metrics(statistics))
     return Sets(rule=rule, numbers=numbers)

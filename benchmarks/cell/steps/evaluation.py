@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from medgraft.adapter_protocols import reset_diagnostics
-from medgraft.benchmarks.calibration.conformal import set_statistics
+from medgraft.benchmarks.calibration.conformal import set_metrics, set_statistics
 from medgraft.benchmarks.calibration.summary import Calibration
 from medgraft.benchmarks.cell.steps.calibrating import calibrate, once_each
 from medgraft.benchmarks.cell.steps.loading import Loaded
 from medgraft.benchmarks.cell.steps.precomputing import Ready
 from medgraft.benchmarks.metrics.bootstrap import Estimate
-from medgraft.benchmarks.metrics.groups import Groups, Kind, metrics_by_groups, words_of
+from medgraft.benchmarks.metrics.groups import Groups, metrics_by_groups, words_of
 from medgraft.benchmarks.metrics.intervals import few_subjects
 from medgraft.benchmarks.objectives.evaluation import evaluate as evaluated
 from medgraft.benchmarks.results.intact import report_of
@@ -91,18 +91,18 @@ def _groups(loaded: Loaded, predictions: Predictions, calibration: Calibration |
     if primary not in numbers.statistics:
         return {}
     overall = [name for name, metric in numbers.metrics.items() if name in metric.numbers and name != primary]
-    kinds = {
-        name: Kind(each.higher_is_better, each.bounds if each.centred else None)
-        for name in [primary, *overall]
-        for each in [numbers.metrics[name]]
-    }
+    metrics = {name: numbers.metrics[name] for name in [primary, *overall]}
     sets = calibration.sets if calibration is not None else None
     if sets is not None:
-        kinds |= {"coverage": Kind(), "set_size": Kind(higher_is_better=False)}
+        metrics |= set_metrics(("coverage", "set_size"))
 
     def of_rows(rows: np.ndarray) -> Mapping[str, WeightedStatistic]:
         part = predictions.of(rows)
         return judged(part).statistics | ({} if sets is None else set_statistics(sets.rule, part))
+
+    def strata(rows: np.ndarray) -> Sequence[np.ndarray]:
+        part = predictions.of(rows)
+        return objective_of(part).strata(part)
 
     train, test = loaded.splits["train"], loaded.splits["test"]
     groups: dict[str, Groups] = {}
@@ -110,7 +110,7 @@ def _groups(loaded: Loaded, predictions: Predictions, calibration: Calibration |
         words = words_of(values, train)
         if words is None:
             continue
-        each = metrics_by_groups(of_rows, kinds, predictions.groups, words[test])
+        each = metrics_by_groups(of_rows, metrics, predictions.groups, words[test], strata=strata)
         if each is not None:
             groups[name] = each
     return groups

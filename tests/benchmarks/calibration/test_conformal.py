@@ -16,11 +16,13 @@ from medgraft.benchmarks.calibration.conformal import (
     PRESENT,
     calibrate,
     members,
+    set_metrics,
     set_statistics,
     sets,
     strangeness,
     threshold,
 )
+from medgraft.benchmarks.metrics.bootstrap import estimates
 from medgraft.metric import Predictions, value_of
 
 
@@ -144,6 +146,20 @@ def test_the_numbers_of_sets_are_counts():
     found = numbers(rule, p)  # sets {a}, {a, b}, {b}, {a}
     assert found["set_size"] == 1.25 and found["set_single"] == 0.75 and found["set_empty"] == 0
     assert found["coverage"] == 0.75 and found["coverage_a"] == 1 and found["coverage_b"] == pytest.approx(2 / 3)
+
+
+def test_a_mean_size_is_no_share_and_its_interval_does_not_end_at_one():
+    p = drawn(60, 3, K=3)
+    alone = calibrate(p).model_copy(update={"thresholds": (0.5,) * 3, "method": "lac"})
+    several = calibrate(p).model_copy(update={"thresholds": (0.9,) * 3, "method": "lac"})
+    for rule in (alone, several):
+        statistics = set_statistics(rule, p)
+        size = estimates(statistics, p, resamples=200, metrics=set_metrics(statistics))["set_size"]
+        assert size.ci_low < size.value < size.ci_high
+    sure = Predictions(np.eye(3)[p.targets], p.targets, p.groups, p.classes)
+    statistics = set_statistics(alone, sure)
+    found = estimates(statistics, sure, resamples=200, metrics=set_metrics(statistics))
+    assert (found["set_size"].ci_low, found["set_size"].ci_high) == (1, 1) and found["coverage"].ci_low < 1
 
 
 def test_a_label_is_two_answers():
