@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from medgraft.benchmarks.metrics.bootstrap import Estimate, estimate_of
-from medgraft.benchmarks.metrics.intervals import RESAMPLES, seed_interval
-from medgraft.benchmarks.metrics.resampling import centre, subject_bootstrap
-from medgraft.benchmarks.metrics.student import Ends
+from medgraft.benchmarks.metrics.bootstrap import Estimate, left_out_of
+from medgraft.benchmarks.metrics.intervals import RESAMPLES, intervals_over_seeds
+from medgraft.benchmarks.metrics.resampling import subject_bootstrap
+from medgraft.benchmarks.metrics.student import Ends, independent_difference, quantile
+from medgraft.benchmarks.metrics.weighted import mean_of
 from medgraft.judging import Judged, judged
-from medgraft.metric import Array, Metric, Predictions, value_of
-
-HOME_SEED, AWAY_SEED = 0, 1
-"""Persons at home and away are not the same, so they are drawn independently of each other."""
+from medgraft.metric import Metric, Predictions, WeightedStatistic, value_of
 
 
 @dataclass(frozen=True)
@@ -42,23 +41,15 @@ def compare(home: Predictions, away: Predictions) -> Compared:
     """
     ours, theirs = judged(home), judged(away)
     names = [name for name in ours.statistics if name in theirs.statistics]
-    drawn = [_drawn(each, p, names, seed) for each, p, seed in ((ours, home, HOME_SEED), (theirs, away, AWAY_SEED))]
-    result = Compared({}, {}, {})
-    for name in names:
-        sign = _sign(ours.metrics[name])
-        values = [value_of(each.statistics[name], len(p.targets)) for each, p in ((ours, home), (theirs, away))]
-        parts = [
-            estimate_of(value, by_name[name], len(p.targets), _subjects(p))
-            for value, by_name, p in zip(values, drawn, (home, away), strict=True)
-        ]
-        result.home[name], result.away[name] = parts
-        difference = sign * (drawn[0][name] - drawn[1][name])
-        result.drop[name] = estimate_of(sign * (values[0] - values[1]), difference, parts[1].n, parts[1].n_subjects)
-    return result
+    sides = [_estimates(ours, home, names), _estimates(theirs, away, names)]
+    drops = {name: _drop(ours.metrics[name], sides[0][name], sides[1][name]) for name in names}
+    return Compared(sides[0], sides[1], drops)
 
 
 def drop_over_seeds(seeds: Sequence[tuple[Predictions, Predictions]], name: str) -> tuple[Ends, Ends, Ends]:
     """Intervals of the means over seeds of one number at home, away, and of the difference.
+
+    Subjects at home and away are not the same; seeds are, so they count once, by their differences.
 
     Args:
         seeds: Of each seed the predictions at home and away; each side has the same samples for all.
@@ -69,42 +60,54 @@ def drop_over_seeds(seeds: Sequence[tuple[Predictions, Predictions]], name: str)
     """
     both = [(judged(home), judged(away)) for home, away in seeds]
     metric = both[0][0].metrics[name]
-    low, high = metric.bounds
-    sides: list[Array] = []
-    values: list[Array] = []
-    for side, seed in enumerate((HOME_SEED, AWAY_SEED)):
-        statistics = {str(s): pair[side].statistics[name] for s, pair in enumerate(both)}
-        groups, n = seeds[0][side].groups, len(seeds[0][side].targets)
-        by_seed = subject_bootstrap(statistics, groups, RESAMPLES, seed)
-        drawn = [by_seed[str(s)] for s in range(len(both))]
-        if metric.centred:
-            drawn = [
-                _centred(rows, pair[side], seeds[s][side], name)
-                for s, (rows, pair) in enumerate(zip(drawn, both, strict=True))
-            ]
-        sides.append(np.stack(drawn))
-        values.append(np.array([value_of(statistic, n) for statistic in statistics.values()]))
-    sign = _sign(metric)
-    width = high - low
-    return (
-        seed_interval(sides[0], values[0], metric.bounds),
-        seed_interval(sides[1], values[1], metric.bounds),
-        seed_interval(sign * (sides[0] - sides[1]), sign * (values[0] - values[1]), (-width, width)),
-    )
+    with_seeds: list[Ends] = []
+    without: list[Ends] = []
+    values: list[np.ndarray] = []
+    for side, p in enumerate(seeds[0]):
+        statistics = [pair[side].statistics[name] for pair in both]
+        values.append(np.array([value_of(each, len(p.targets)) for each in statistics]))
+        with_seeds.append(_ends([{name: each} for each in statistics], p, {name: metric})[name])
+        without.append(_ends([{name: mean_of(statistics)}], p, {name: metric})[name])
+    differences, S = values[0] - values[1], len(seeds)
+    spread = quantile(S - 1) * math.sqrt(float(differences.var(ddof=1)) / S) if S > 1 else 0.0
+    means = float(values[0].mean()), float(values[1].mean())
+    return with_seeds[0], with_seeds[1], _worse_by(metric, means, (without[0], without[1]), spread)
 
 
-def _drawn(each: Judged, p: Predictions, names: Sequence[str], seed: int) -> Mapping[str, Array]:
-    drawn = subject_bootstrap({name: each.statistics[name] for name in names}, p.groups, RESAMPLES, seed)
-    return {name: _centred(rows, each, p, name) if each.metrics[name].centred else rows for name, rows in drawn.items()}
+def _estimates(each: Judged, p: Predictions, names: Sequence[str]) -> dict[str, Estimate]:
+    """Value and interval of each number, as the graft's own result has them."""
+    statistics, n = {name: each.statistics[name] for name in names}, len(p.targets)
+    ends = _ends([statistics], p, {name: each.metrics[name] for name in names})
+    found: dict[str, Estimate] = {}
+    for name, statistic in statistics.items():
+        value, (low, high) = value_of(statistic, n), ends[name]
+        defined = None if math.isnan(value) else value
+        found[name] = Estimate(value=defined, ci_low=low, ci_high=high, n=n, n_subjects=_subjects(p))
+    return found
 
 
-def _centred(drawn: Array, each: Judged, p: Predictions, name: str) -> Array:
-    """Resamples ``[R]`` of a number whose interval is centred, see :class:`medgraft.metric.Metric`."""
-    return centre(drawn, value_of(each.statistics[name], len(p.targets)), each.metrics[name].bounds)
+def _ends(each: Sequence[dict[str, WeightedStatistic]], p: Predictions, metrics: dict[str, Metric]) -> dict[str, Ends]:
+    drawn = [subject_bootstrap(statistics, p.groups, RESAMPLES) for statistics in each]
+    return intervals_over_seeds(each, drawn, left_out_of(p), metrics)
 
 
-def _sign(metric: Metric) -> int:
-    return 1 if metric.higher_is_better else -1
+def _drop(metric: Metric, home: Estimate, away: Estimate) -> Estimate:
+    """By how much a number is worse away."""
+    found = Estimate(value=None, ci_low=None, ci_high=None, n=away.n, n_subjects=away.n_subjects)
+    if home.value is None or away.value is None:
+        return found
+    each = (home.ci_low, home.ci_high), (away.ci_low, away.ci_high)
+    low, high = _worse_by(metric, (home.value, away.value), each, 0.0)
+    value = home.value - away.value if metric.higher_is_better else away.value - home.value
+    return found.model_copy(update={"value": value, "ci_low": low, "ci_high": high})
+
+
+def _worse_by(metric: Metric, values: tuple[float, float], each: tuple[Ends, Ends], spread: float) -> Ends:
+    """Interval of the drop from those at home and away; ``spread`` is the half of one over seeds."""
+    if not metric.higher_is_better:
+        values, each = (values[1], values[0]), (each[1], each[0])
+    width = metric.bounds[1] - metric.bounds[0]
+    return independent_difference(values, each, (-width, width), spread)
 
 
 def _subjects(p: Predictions) -> int:

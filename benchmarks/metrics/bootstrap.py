@@ -9,10 +9,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from medgraft.benchmarks.metrics.intervals import intervals_over_seeds
-from medgraft.benchmarks.metrics.resampling import interval, subject_bootstrap
+from medgraft.benchmarks.metrics.resampling import subject_bootstrap
 from medgraft.benchmarks.metrics.spread import LeftOut
 from medgraft.judging import objective_of
-from medgraft.metric import Array, Metric, Predictions, WeightedStatistic, value_of
+from medgraft.metric import Metric, Predictions, WeightedStatistic, value_of
 
 METHOD = "logit-t"
 """Of the intervals of a result (``data.interval_method``); results without one have percentiles of the resamples."""
@@ -69,26 +69,11 @@ def estimates(
     for name, statistic in statistics.items():
         value = value_of(statistic, n)
         if name not in found or np.isnan(value):
-            result[name] = estimate_of(value, None, n, n_subjects)
+            defined = None if np.isnan(value) else value
+            result[name] = Estimate(value=defined, ci_low=None, ci_high=None, n=n, n_subjects=n_subjects)
             continue
         (low, high), share = found[name], round(float(np.isnan(drawn[name]).mean()), 4)
         result[name] = Estimate(
             value=value, ci_low=low, ci_high=high, n=n, n_subjects=n_subjects, undefined_share=share
         )
     return result
-
-
-def estimate_of(value: float, distribution: Array | None, n: int, n_subjects: int) -> Estimate:
-    """A number with its interval.
-
-    Args:
-        value: ``nan`` where it is undefined.
-        distribution: Resamples ``[R]``, ``nan`` where undefined; ``None`` for no interval.
-        n: Test samples.
-        n_subjects: Subjects they come from.
-    """
-    defined = None if np.isnan(value) else float(value)
-    low, high, share = interval(distribution) if distribution is not None and defined is not None else (None, None, 0.0)
-    return Estimate(
-        value=defined, ci_low=low, ci_high=high, n=n, n_subjects=n_subjects, undefined_share=round(share, 4)
-    )

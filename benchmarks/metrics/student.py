@@ -74,5 +74,37 @@ def ends(value: float, variance: float, freedom: float, bounds: Bounds, subjects
     return tuple(low + width * share / (share + (1 - share) * _power(-move)) for move in (-step, step))  # pyright: ignore
 
 
+def independent_difference(values: tuple[float, float], each: tuple[Ends, Ends], bounds: Bounds, beside: float) -> Ends:
+    """Interval of the first of two numbers less the second, where different subjects make them.
+
+    Distances from the values to their ends are added in quadrature: of the first to its lower and of the second to its
+    upper end below, the others above (Zou and Donner, "Construction of confidence limits about effect measures",
+    Statistics in Medicine 27, 2008). So it is as lopsided as the two are, and of two numbers at their bound it is not
+    empty.
+
+    Args:
+        values: The two numbers.
+        each: The interval of each.
+        bounds: Smallest and largest possible difference.
+        beside: Half of an interval of something else that moves the difference, such as seeds.
+
+    Returns:
+        Lower and upper end; ``None`` where either number has no interval.
+
+    Example:
+        >>> low, high = independent_difference((0.9, 0.6), ((0.86, 0.92), (0.5, 0.63)), (-1.0, 1.0), 0.0)
+        >>> round(low, 3), round(high, 3)
+        (0.25, 0.402)
+    """
+    (low, high), (other_low, other_high) = each
+    if low is None or high is None or other_low is None or other_high is None:
+        return None, None
+    first, second = values
+    below = math.hypot(first - low, other_high - second, beside)
+    above = math.hypot(high - first, second - other_low, beside)
+    difference = first - second
+    return max(difference - below, bounds[0]), min(difference + above, bounds[1])
+
+
 def _power(x: float) -> float:
     return float(np.exp(min(x, 700.0)))

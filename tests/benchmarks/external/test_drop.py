@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from medgraft.benchmarks.external.comparison import compare, drop_over_seeds
+from medgraft.benchmarks.metrics.bootstrap import estimates
 from medgraft.judging import judged, values
 from medgraft.metric import Predictions
 
@@ -41,6 +42,8 @@ def test_both_sides_are_what_they_are_alone_and_the_drop_is_their_difference():
         sign = 1 if judged(home).metrics[name].higher_is_better else -1  # more error there is a drop as well
         assert result.drop[name].value == pytest.approx(sign * (value - values(away)[name]), abs=1e-12)
     assert result.drop["auc_macro"].n_subjects == 20
+    for side, p in ((result.home, home), (result.away, away)):
+        assert side == estimates(judged(p).statistics, p, metrics=judged(p).metrics)  # as a cell's own result has them
 
 
 def test_more_error_is_a_drop_too():
@@ -81,3 +84,11 @@ def test_seeds_widen_it_and_one_alone_is_as_compared():
     assert low < np.mean([values(h)["accuracy"] - values(a)["accuracy"] for h, a in seeds]) < high
     one = drop_over_seeds(seeds[1:2], "accuracy")
     assert one[2] == pytest.approx((single.ci_low, single.ci_high), abs=1e-12)
+
+
+def test_numbers_at_their_bound_at_home_and_away_may_still_differ():
+    sure = np.arange(24) % 2
+    p = Predictions(np.eye(2)[sure], sure, np.arange(24), ("a", "b"))
+    drop = compare(p, p).drop["auc_macro"]
+    assert drop.value == 0 and drop.ci_low is not None and drop.ci_high is not None
+    assert drop.ci_low < -0.1 and drop.ci_high > 0.1
