@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medgraft.benchmarks.metrics.bootstrap import Estimate, left_out_of
+from medgraft.benchmarks.metrics.bootstrap import Estimate, estimates, left_out_of
 from medgraft.benchmarks.metrics.intervals import RESAMPLES, intervals_over_seeds
 from medgraft.benchmarks.metrics.resampling import subject_bootstrap
 from medgraft.benchmarks.metrics.student import Ends, independent_difference, quantile
 from medgraft.benchmarks.metrics.weighted import mean_of
-from medgraft.judging import Judged, judged
+from medgraft.judging import judged
 from medgraft.metric import Metric, Predictions, WeightedStatistic, value_of
 
 
@@ -41,7 +41,10 @@ def compare(home: Predictions, away: Predictions) -> Compared:
     """
     ours, theirs = judged(home), judged(away)
     names = [name for name in ours.statistics if name in theirs.statistics]
-    sides = [_estimates(ours, home, names), _estimates(theirs, away, names)]
+    sides = [
+        estimates({name: each.statistics[name] for name in names}, p, RESAMPLES, metrics=each.metrics)
+        for each, p in ((ours, home), (theirs, away))
+    ]
     drops = {name: _drop(ours.metrics[name], sides[0][name], sides[1][name]) for name in names}
     return Compared(sides[0], sides[1], drops)
 
@@ -74,18 +77,6 @@ def drop_over_seeds(seeds: Sequence[tuple[Predictions, Predictions]], name: str)
     return with_seeds[0], with_seeds[1], _worse_by(metric, means, (without[0], without[1]), spread)
 
 
-def _estimates(each: Judged, p: Predictions, names: Sequence[str]) -> dict[str, Estimate]:
-    """Value and interval of each number, as the graft's own result has them."""
-    statistics, n = {name: each.statistics[name] for name in names}, len(p.targets)
-    ends = _ends([statistics], p, {name: each.metrics[name] for name in names})
-    found: dict[str, Estimate] = {}
-    for name, statistic in statistics.items():
-        value, (low, high) = value_of(statistic, n), ends[name]
-        defined = None if math.isnan(value) else value
-        found[name] = Estimate(value=defined, ci_low=low, ci_high=high, n=n, n_subjects=_subjects(p))
-    return found
-
-
 def _ends(each: Sequence[dict[str, WeightedStatistic]], p: Predictions, metrics: dict[str, Metric]) -> dict[str, Ends]:
     drawn = [subject_bootstrap(statistics, p.groups, RESAMPLES) for statistics in each]
     return intervals_over_seeds(each, drawn, left_out_of(p), metrics)
@@ -108,7 +99,3 @@ def _worse_by(metric: Metric, values: tuple[float, float], each: tuple[Ends, End
         values, each = (values[1], values[0]), (each[1], each[0])
     width = metric.bounds[1] - metric.bounds[0]
     return independent_difference(values, each, (-width, width), spread)
-
-
-def _subjects(p: Predictions) -> int:
-    return int(p.groups.max()) + 1
