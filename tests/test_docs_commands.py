@@ -112,7 +112,10 @@ def sweeps() -> None:
     experts = ("--adapters", "tgh_moe", "--set", "tgh_moe.tasks=4")
     asked = (*experts, "--tasks", "brain_prompts", "--seeds", "0", "--limit", "12")
     medgraft(*run, *asked, "--results", "results/volumes")
-    for name in ("results-march", "results-april", "results/job-1", "results/job-2", "results/volumes_fair"):
+    for name in (
+        *("results-march", "results-april", "results/job-1", "results/job-2"),
+        *("results/volumes_fair", "results/volumes_by_language"),
+    ):
         shutil.copytree("results/phantom_chest", f"{name}/phantom_chest")
 
 
