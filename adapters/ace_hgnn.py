@@ -17,16 +17,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapter.knobs import SizeKnob
 from medgraft.adapters.kernels.hypergraph.op import cls_hyperedges, hypergraph_layer, read_cls
 from medgraft.adapters.parts.ace_graphs import GraphKind, NeighbourGraph
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
+from medgraft.encoder.towers import Reading, reads_text, towers_reading
 from medgraft.errors import ConfigError
 from medgraft.features import Condenser, Features
-from medgraft.knobs import SizeKnob
 from medgraft.modality import is_text
 from medgraft.ops import backends
-from medgraft.sites import Site
-from medgraft.towers import Reading, reads_text, towers_reading
 
 
 class BottleneckMap(nn.Module):

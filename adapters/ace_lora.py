@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapter.knobs import SizeKnob
 from medgraft.adapters.ace_hgnn import AceHgnnAdapter
 from medgraft.adapters.lora import Lora
 from medgraft.adapters.parts.ace_graphs import GraphKind
@@ -25,9 +26,8 @@ from medgraft.adapters.parts.ace_lora_files import BIOMEDCLIP, export_ace_lora, 
 from medgraft.adapters.parts.placement import DepthGroup
 from medgraft.checkpoints.weights import UNRECORDED
 from medgraft.encoder import DualEncoder, Encoder
-from medgraft.knobs import SizeKnob
-from medgraft.sites import Site
-from medgraft.towers import reads_text
+from medgraft.encoder.sites import Site
+from medgraft.encoder.towers import reads_text
 
 
 class AceLora(Adapter):

@@ -15,12 +15,12 @@ from pydantic import Field
 from torch import nn
 
 from medgraft.adapter import AdapterConfig, Attachment
+from medgraft.adapter.knobs import SizeKnob
+from medgraft.adapter.site_adapter import SiteAdapter
 from medgraft.adapters.parts.bottleneck import Bottleneck
 from medgraft.adapters.parts.placement import DepthGroup, Hits, select
 from medgraft.encoder import Encoder
-from medgraft.knobs import SizeKnob
-from medgraft.site_adapter import SiteAdapter
-from medgraft.sites import Site
+from medgraft.encoder.sites import Site
 
 
 class AdaptFormer(SiteAdapter):

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.adapters.parts.placement import towers_with_features, trained_dtype
-from medgraft.attention import attend
 from medgraft.encoder import Encoder
+from medgraft.encoder.attention import attend
+from medgraft.encoder.sites import Site
+from medgraft.encoder.towers import Reading
 from medgraft.features import Features
-from medgraft.sites import Site
-from medgraft.towers import Reading
 
 DEVIATION = 0.02
 """Standard deviation of fresh queries and maps, that of both published codes."""

@@ -24,8 +24,8 @@ from medgraft.adapter import Attachment
 from medgraft.adapters.coop import CoOp
 from medgraft.adapters.kgcoop import WrittenPrompts
 from medgraft.encoder import DualEncoder, Encoder
+from medgraft.encoder.sites import Site
 from medgraft.errors import ConfigError
-from medgraft.sites import Site
 
 
 def typical_prompts(images: Tensor, written: Tensor, scale: Tensor | float, tau: float) -> Tensor:

@@ -17,8 +17,8 @@ from medgraft.adapters.parts.placement import DepthGroup, Hits, select
 from medgraft.adapters.parts.substitution import Substitution
 from medgraft.attachment.blank_run import used_parameters
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
 from medgraft.errors import IncompatibleError
-from medgraft.sites import Site
 
 KINDS = {"projection", "layer", "norm", "branch"}
 

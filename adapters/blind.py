@@ -14,14 +14,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapter.knobs import SizeKnob
 from medgraft.adapters.parts.language import beside_language_model
 from medgraft.adapters.parts.placement import towers_with_features, trained_dtype
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
+from medgraft.encoder.towers import text_tower, visual_tower
 from medgraft.errors import IncompatibleError
 from medgraft.features import Features
-from medgraft.knobs import SizeKnob
-from medgraft.sites import Site
-from medgraft.towers import text_tower, visual_tower
 
 
 class Blind(Adapter):

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapter.knobs import SizeKnob
 from medgraft.adapters.kernels.bottleneck.op import bottleneck_3d
 from medgraft.adapters.linear_probe import mean_token
 from medgraft.adapters.parts.placement import TokenGrid, key_of
@@ -31,12 +32,11 @@ from medgraft.adapters.parts.real_slices import on_real_slices
 from medgraft.attachment.blank_run import blank_batch
 from medgraft.attachment.portable import Portable
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
 from medgraft.errors import IncompatibleError
 from medgraft.features import Features
-from medgraft.knobs import SizeKnob
 from medgraft.losses import label_guided_info_nce
 from medgraft.ops import backends
-from medgraft.sites import Site
 
 Positive = Annotated[int, Field(ge=1)]
 

@@ -16,13 +16,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapter.class_prompts import shared_embedding
+from medgraft.adapter.knobs import SizeKnob
 from medgraft.adapters.parts.placement import towers_with_features
-from medgraft.class_prompts import shared_embedding
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
+from medgraft.encoder.towers import Reading, reads_text
 from medgraft.features import Features
-from medgraft.knobs import SizeKnob
-from medgraft.sites import Site
-from medgraft.towers import Reading, reads_text
 
 
 class EmbeddingBottleneck(nn.Module):

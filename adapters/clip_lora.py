@@ -11,8 +11,8 @@ from types import MappingProxyType
 
 from pydantic import Field
 
+from medgraft.adapter.knobs import SizeKnob
 from medgraft.adapters.lora import Lora
-from medgraft.knobs import SizeKnob
 
 
 class ClipLora(Lora):

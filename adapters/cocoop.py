@@ -16,12 +16,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import AdapterConfig, Attachment
+from medgraft.adapter.class_prompts import unit_embedding
+from medgraft.adapter.knobs import SizeKnob
 from medgraft.adapters.coop import ContextPrompts
-from medgraft.class_prompts import unit_embedding
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
 from medgraft.features import Features
-from medgraft.knobs import SizeKnob
-from medgraft.sites import Site
 
 LEAST_WIDTH = 4
 """Hidden units at least, since a single ReLU is easily dead from the start; spaces of 64 and more never get there."""

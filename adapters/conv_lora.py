@@ -23,13 +23,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import AdapterConfig, Attachment, add_rows
+from medgraft.adapter.knobs import SizeKnob
+from medgraft.adapter.site_adapter import SiteAdapter
 from medgraft.adapters.parts.placement import DepthGroup, Hits, TokenGrid, check_rank, select, tower_of, unique
 from medgraft.attachment.portable import Portable
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
 from medgraft.features import Features
-from medgraft.knobs import SizeKnob
-from medgraft.site_adapter import SiteAdapter
-from medgraft.sites import Site
 
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 MODES = ("linear", "bilinear", "trilinear")

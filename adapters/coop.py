@@ -21,11 +21,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import AdapterConfig, Attachment, Support
-from medgraft.class_prompts import ClassAdapter
+from medgraft.adapter.class_prompts import ClassAdapter
+from medgraft.adapter.knobs import SizeKnob
 from medgraft.encoder import Encoder, TextEncoder
+from medgraft.encoder.sites import Site
 from medgraft.errors import CheckpointError, ConfigError
-from medgraft.knobs import SizeKnob
-from medgraft.sites import Site
 
 OTHER_TABLES = ("position", "type", "segment")
 """Parts of the names that libraries give to embeddings of something else than words."""

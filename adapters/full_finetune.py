@@ -14,8 +14,8 @@ from medgraft.adapters.parts.placement import DepthGroup, in_depth
 from medgraft.adapters.parts.substitution import Substitution
 from medgraft.attachment.blank_run import used_parameters
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
 from medgraft.errors import IncompatibleError
-from medgraft.sites import Site
 
 
 class FullFinetune(Adapter):

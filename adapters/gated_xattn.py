@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapter.knobs import SizeKnob
 from medgraft.adapters.parts.cross_attention import GatedMlp, IdeficsForm, MaskedCrossAttention, Visibility
 from medgraft.adapters.parts.perceiver_layers import feed_forward
 from medgraft.adapters.parts.placement import trained_dtype
@@ -29,11 +30,10 @@ from medgraft.adapters.parts.published_weights import join_key_value, part_of
 from medgraft.adapters.perceiver_resampler import PerceiverResampler, as_media
 from medgraft.checkpoints.weights import load_strict
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
+from medgraft.encoder.towers import shares_space, text_tower, visual_tower
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.features import Features
-from medgraft.knobs import SizeKnob
-from medgraft.sites import Site
-from medgraft.towers import shares_space, text_tower, visual_tower
 
 
 class GatedCrossAttention(nn.Module):

@@ -16,12 +16,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import AdapterConfig, Attachment
+from medgraft.adapter.knobs import SizeKnob
 from medgraft.adapters.parts.bottleneck import Bottleneck, SerialAdapter
 from medgraft.adapters.parts.placement import DepthGroup, Hits, select, tower_of, unique
 from medgraft.adapters.parts.substitution import Substitution
 from medgraft.encoder import Encoder
-from medgraft.knobs import SizeKnob
-from medgraft.sites import Site
+from medgraft.encoder.sites import Site
 
 
 class Houlsby(SerialAdapter):

@@ -16,8 +16,8 @@ from pydantic import Field
 from torch import Tensor
 
 from medgraft.adapter import AdapterConfig
-from medgraft.support_adapter import SupportAdapter
-from medgraft.support_set import SupportSet
+from medgraft.adapter.support_adapter import SupportAdapter
+from medgraft.adapter.support_set import SupportSet
 
 
 class Knn(SupportAdapter):

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
 from medgraft.features import Condenser, Features
-from medgraft.sites import Site
 
 Pooling = Literal["encoder", "cls", "mean", "cls+mean"]
 Solver = Literal["lbfgs", "sgd"]

@@ -23,15 +23,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment
+from medgraft.adapter.knobs import SizeKnob
 from medgraft.adapters.kernels.packed_lora import op as packed_lora
 from medgraft.adapters.parts.placement import DepthGroup, check_rank, in_depth
 from medgraft.attachment.portable import Portable
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site, match_sites
+from medgraft.encoder.stored import home_of, is_packed, weight_dtype, weight_of, weight_shape
 from medgraft.errors import ConfigError, IncompatibleError
-from medgraft.knobs import SizeKnob
 from medgraft.ops import backends
-from medgraft.sites import Site, match_sites
-from medgraft.stored import home_of, is_packed, weight_dtype, weight_of, weight_shape
 
 CONVOLUTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 

@@ -21,10 +21,10 @@ from medgraft.adapters.lora import Lora, LoraDelta
 from medgraft.checkpoints.folder import CONFIG_NAME, WEIGHTS_NAME
 from medgraft.checkpoints.weights import load_strict, read_weights
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
 from medgraft.errors import CheckpointError, ConfigError
 from medgraft.files.documents import read_json
 from medgraft.grafting import Grafted
-from medgraft.sites import Site
 
 PREFIX = "base_model.model."
 # Settings of peft's LoraConfig that make it another method, with the value under which it is LoRA.

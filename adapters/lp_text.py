@@ -21,9 +21,9 @@ from pydantic import Field
 from torch import Tensor
 
 from medgraft.adapter import AdapterConfig
+from medgraft.adapter.support_adapter import SupportAdapter
+from medgraft.adapter.support_set import SupportSet
 from medgraft.adapters.parts.unit_prototypes import MOMENTUM
-from medgraft.support_adapter import SupportAdapter
-from medgraft.support_set import SupportSet
 
 ALPHA_START = 250.0
 """Factor of the mean similarity of a class's images with its prompt that every ``alpha_k`` starts from."""

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
+from medgraft.encoder.towers import visual_tower
 from medgraft.errors import ConfigError, DataError
-from medgraft.sites import Site
-from medgraft.towers import visual_tower
 
 
 class NearestReport(Adapter):

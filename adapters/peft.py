@@ -16,13 +16,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapter.knobs import SizeKnob
 from medgraft.adapters.parts.placement import check_rank
 from medgraft.attachment.hooks import HALVES
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site, match_sites
 from medgraft.errors import ConfigError, IncompatibleError, UnknownNameError
-from medgraft.knobs import SizeKnob
 from medgraft.options import Option
-from medgraft.sites import Site, match_sites
 
 NAME = "default"
 # Methods of peft that cannot keep the contract of an adapter, and why.

@@ -23,17 +23,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapter.knobs import SizeKnob
 from medgraft.adapters.kernels.perceiver.op import normalised as kernel_normalised
 from medgraft.adapters.parts.perceiver_layers import Activation, PerceiverAttention, feed_forward
 from medgraft.adapters.parts.placement import towers_with_features, trained_dtype
 from medgraft.adapters.parts.published_weights import join_key_value, part_of
 from medgraft.checkpoints.weights import load_strict
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
+from medgraft.encoder.towers import Reading
 from medgraft.errors import CheckpointError, ConfigError
 from medgraft.features import Condenser, Features
-from medgraft.knobs import SizeKnob
-from medgraft.sites import Site
-from medgraft.towers import Reading
 
 
 class PerceiverResampler(nn.Module):

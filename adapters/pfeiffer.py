@@ -15,11 +15,11 @@ from pydantic import Field
 from torch import Tensor
 
 from medgraft.adapter import AdapterConfig
+from medgraft.adapter.knobs import SizeKnob
 from medgraft.adapters.parts.bottleneck import Bottleneck, SerialAdapter
 from medgraft.adapters.parts.placement import DepthGroup, Hits, select
 from medgraft.encoder import Encoder
-from medgraft.knobs import SizeKnob
-from medgraft.sites import Site
+from medgraft.encoder.sites import Site
 
 
 class Pfeiffer(SerialAdapter):

@@ -16,8 +16,8 @@ from pydantic import Field
 from torch import Tensor
 
 from medgraft.adapter import AdapterConfig
-from medgraft.support_adapter import SupportAdapter
-from medgraft.support_set import SupportSet
+from medgraft.adapter.support_adapter import SupportAdapter
+from medgraft.adapter.support_set import SupportSet
 
 PLAIN_SCALE = 1 / 0.07
 """Multiplier of the cosine where the encoder has none of its own; that which CLIP starts from."""

@@ -16,10 +16,10 @@ from pydantic import Field
 
 from medgraft.adapters.lora import Lora
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
+from medgraft.encoder.stored import weight_bits
+from medgraft.encoder.towers import text_tower
 from medgraft.errors import ConfigError, IncompatibleError
-from medgraft.sites import Site
-from medgraft.stored import weight_bits
-from medgraft.towers import text_tower
 
 BITS = 4
 

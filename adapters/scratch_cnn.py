@@ -21,12 +21,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapter.knobs import SizeKnob
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
+from medgraft.encoder.towers import grid_axes
 from medgraft.fast.convolution import average_pool_3d
 from medgraft.features import Features
-from medgraft.knobs import SizeKnob
-from medgraft.sites import Site
-from medgraft.towers import grid_axes
 
 
 class ResidualStage(nn.Module):

@@ -27,11 +27,11 @@ from medgraft.adapters.perceiver_resampler import PerceiverResampler, as_media
 from medgraft.adapters.spatial_pooling import SpatialPooling
 from medgraft.checkpoints.weights import load_strict
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
+from medgraft.encoder.towers import text_tower, visual_tower
 from medgraft.errors import IncompatibleError
 from medgraft.features import Features
 from medgraft.schedule import Phase, first_alone
-from medgraft.sites import Site
-from medgraft.towers import text_tower, visual_tower
 
 
 class SoftPrefix(Adapter):

@@ -18,15 +18,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapter.knobs import SizeKnob
 from medgraft.adapters.parts.placement import towers_with_features, trained_dtype
 from medgraft.adapters.parts.real_slices import by_depth
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
+from medgraft.encoder.towers import reads_text, visual_tower
 from medgraft.errors import ConfigError
 from medgraft.fast.convolution import average_pool_3d
 from medgraft.features import Condenser, Features
-from medgraft.knobs import SizeKnob
-from medgraft.sites import Site
-from medgraft.towers import reads_text, visual_tower
 
 Pooling = Literal["spatial", "sequence"]
 

@@ -22,10 +22,10 @@ from pydantic import Field
 from torch import Tensor
 
 from medgraft.adapter import AdapterConfig
+from medgraft.adapter.support_adapter import SupportAdapter
+from medgraft.adapter.support_set import SupportSet
 from medgraft.adapters.parts.unit_prototypes import cosine_logits, true_class_probability
 from medgraft.errors import ConfigError
-from medgraft.support_adapter import SupportAdapter
-from medgraft.support_set import SupportSet
 
 LEAST_WEIGHT = 1e-3
 """``lambda_k`` at least, as in the authors' code: a class of over 1,000 images counts as one of 1,000."""

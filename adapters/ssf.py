@@ -19,8 +19,8 @@ from medgraft.adapter import Adapter, AdapterConfig, Attachment
 from medgraft.adapters.parts.placement import DepthGroup, Hits, key_of, select, unique
 from medgraft.attachment.blank_run import used_parts
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
 from medgraft.errors import ConfigError, IncompatibleError
-from medgraft.sites import Site
 
 KINDS = {"projection", "layer", "norm", "branch"}
 

@@ -16,11 +16,11 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from medgraft.adapter import AdapterConfig, Attachment
+from medgraft.adapter.knobs import SizeKnob
+from medgraft.adapter.site_adapter import SiteAdapter
 from medgraft.adapters.parts.placement import DepthGroup, Hits, TokenGrid, select, tower_of
 from medgraft.encoder import Encoder
-from medgraft.knobs import SizeKnob
-from medgraft.site_adapter import SiteAdapter
-from medgraft.sites import Site
+from medgraft.encoder.sites import Site
 
 
 class GridBottleneck(nn.Module):

@@ -31,6 +31,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapter.knobs import SizeKnob
 from medgraft.adapters.parts.placement import DepthGroup, Hits, key_of, select, tower_of, unique
 from medgraft.adapters.parts.routing import evenness, top_k_gates
 from medgraft.adapters.parts.tgh.ffn_copies import Ffn, ffn_of
@@ -46,12 +47,11 @@ from medgraft.adapters.parts.tgh.layers import (
 )
 from medgraft.adapters.parts.tgh.report import RoutingReport
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
+from medgraft.encoder.towers import text_tower
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.features import Features
-from medgraft.knobs import SizeKnob
 from medgraft.schedule import ONE_PHASE, Phase
-from medgraft.sites import Site
-from medgraft.towers import text_tower
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import AdapterConfig, Attachment
-from medgraft.class_prompts import ClassAdapter
+from medgraft.adapter.class_prompts import ClassAdapter
 from medgraft.encoder import Encoder
-from medgraft.sites import Site
+from medgraft.encoder.sites import Site
 
 
 class TipAdapter(ClassAdapter):

@@ -18,11 +18,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapter.knobs import SizeKnob
 from medgraft.adapters.parts.placement import DepthGroup, Hits, key_of, select, tower_of, unique
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
 from medgraft.features import Features
-from medgraft.knobs import SizeKnob
-from medgraft.sites import Site
 
 
 class Vpt(Adapter):

@@ -21,18 +21,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapter.knobs import SizeKnob
 from medgraft.adapters.gated_xattn import GatedCrossAttention
 from medgraft.adapters.parts.language import beside_language_model, import_openflamingo, openflamingo_state
 from medgraft.adapters.parts.placement import trained_dtype
 from medgraft.adapters.perceiver_resampler import PerceiverResampler, as_media
 from medgraft.checkpoints.weights import load_strict
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
+from medgraft.encoder.towers import text_tower, visual_tower
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.features import Features
-from medgraft.knobs import SizeKnob
 from medgraft.schedule import Phase, first_alone
-from medgraft.sites import Site
-from medgraft.towers import text_tower, visual_tower
 
 
 class Xattn(Adapter):

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from medgraft.adapter import Adapter, Attachment, Support
 from medgraft.encoder import DualEncoder, Encoder
-from medgraft.sites import Site
+from medgraft.encoder.sites import Site
 
 
 class ZeroShot(Adapter):

@@ -14,9 +14,9 @@ from pydantic import Field
 from torch import Tensor
 
 from medgraft.adapter import AdapterConfig
+from medgraft.adapter.support_adapter import SupportAdapter
+from medgraft.adapter.support_set import SupportSet
 from medgraft.adapters.parts.unit_prototypes import cosine_logits, descended_prototypes
-from medgraft.support_adapter import SupportAdapter
-from medgraft.support_set import SupportSet
 
 
 class ZsLp(SupportAdapter):

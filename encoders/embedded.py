@@ -32,9 +32,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from medgraft.attention import AttentionLayout
 from medgraft.checkpoints.weights import file_digest, load_strict, read_weights
 from medgraft.encoder import DualEncoder, Encoder, EncoderSpec, TextEncoder
+from medgraft.encoder.attention import AttentionLayout
 from medgraft.encoders.parts.shipped import read_card, weights_folder
 from medgraft.features import Features
 from medgraft.modalities.image import luminance

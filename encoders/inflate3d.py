@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medgraft.attention import capture_cls_rows
 from medgraft.checkpoints.weights import read_weights
 from medgraft.encoder import DualEncoder, Encoder, EncoderSpec
+from medgraft.encoder.attention import capture_cls_rows
 from medgraft.encoders.parts.loading import origin
 from medgraft.encoders.parts.slice_attention import Inflation, SliceAttention, Turned
 from medgraft.encoders.slices import pad_slices, take_slices

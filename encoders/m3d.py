@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medgraft.attention import AttentionLayout
 from medgraft.checkpoints.weights import load_strict, read_weights
 from medgraft.encoder import Encoder, EncoderSpec
+from medgraft.encoder.attention import AttentionLayout
 from medgraft.encoders.parts.hub import demand
 from medgraft.encoders.parts.loading import StagedEncoder, file_in, finish, hub_file, options_of, origin, seeded
 from medgraft.encoders.parts.m3d_vit import PATCH, SIZE, M3DViT

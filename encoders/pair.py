@@ -12,10 +12,10 @@ import hashlib
 from typing import Any
 
 from medgraft.encoder import Encoder, MultimodalEncoder
+from medgraft.encoder.towers import reads_text
 from medgraft.errors import ConfigError
 from medgraft.registry import build_encoder, check_encoder
 from medgraft.sources import Source
-from medgraft.towers import reads_text
 
 FORM = "pair:<visual encoder>|<text encoder>, or more encoders, each of another modality"
 

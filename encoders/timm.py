@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medgraft.attention import AttentionLayout
 from medgraft.encoder import Encoder, EncoderSpec
+from medgraft.encoder.attention import AttentionLayout
 from medgraft.encoders.parts.hub import demand, fetching
 from medgraft.encoders.parts.loading import (
     StagedEncoder,

@@ -21,17 +21,17 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from medgraft import adapter_protocols, plugins
-from medgraft.adapter import Attachment
+from medgraft import plugins
+from medgraft.adapter import Attachment, protocols
 from medgraft.benchmarks.cohorts.places import data_of, write_phantom
 from medgraft.benchmarks.commands.main import app
 from medgraft.benchmarks.sweep.checks import check_names
 from medgraft.benchmarks.sweep.request import Sweep, read_sweep
 from medgraft.commands.site_picture import pages
+from medgraft.encoder.sites import SiteKind
 from medgraft.files.documents import parse_yaml
-from medgraft.sites import SiteKind
 from medgraft.suites import GROUP as SUITES
-from medgraft.task_names import is_task, task_class
+from medgraft.task.names import is_task, task_class
 from medgraft.testing import check_adapter
 
 ROOT = Path(__file__).parents[1]
@@ -129,7 +129,7 @@ def test_the_plugin_of_the_readme_keeps_every_rule(tmp_path, monkeypatch):
 
 def contract(real: type, method: str) -> Any:
     """A method of a base class, or of the protocol that offers it to adapters."""
-    owners = (real, *(each for each in vars(adapter_protocols).values() if inspect.isclass(each)))
+    owners = (real, *(each for each in vars(protocols).values() if inspect.isclass(each)))
     return next(getattr(owner, method) for owner in owners if hasattr(owner, method))
 
 
@@ -158,7 +158,7 @@ def test_the_signatures_in_the_guide_are_the_codes():
         for method, shown in vars(space[name]).items():
             if (
                 method.startswith("_")
-                or method in adapter_protocols.EARLIER_NAMES  # which a class has beside today's
+                or method in protocols.EARLIER_NAMES  # which a class has beside today's
                 or not (callable(shown) or isinstance(shown, staticmethod | classmethod))
                 or inspect.isclass(shown)
             ):

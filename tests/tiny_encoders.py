@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medgraft.attention import AttentionLayout
 from medgraft.encoder import Encoder, EncoderSpec
+from medgraft.encoder.attention import AttentionLayout
 from medgraft.encoders import embedded
 from medgraft.features import Features
 from medgraft.testing.tiny_language import LANGUAGE_ENCODERS

@@ -15,13 +15,13 @@ from latex2mathml.converter import convert
 from measured import Table, rows_of, tables
 
 from medgraft import plugins
-from medgraft.class_prompts import ClassAdapter
+from medgraft.adapter.class_prompts import ClassAdapter
+from medgraft.adapter.support_adapter import SupportAdapter
 from medgraft.encoder import Encoder
 from medgraft.errors import IncompatibleError
 from medgraft.grafting import graft
 from medgraft.options import described
 from medgraft.registry import adapter_facts, build_encoder, catalogue, recipe, resolve_adapter
-from medgraft.support_adapter import SupportAdapter
 
 ENCODERS = ("phantom_chest", "phantom_brain", "pixels:2d", "pixels:3d")
 """The encoders that come with the package, on which parameters are counted."""

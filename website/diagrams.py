@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import NamedTuple
 
-from medgraft.sites import Site
+from medgraft.encoder.sites import Site
 
 HEIGHT, TOP, BOX, GAP = 106, 34, 30, 6
 """Of a tower's row, of what lies above its boxes, of a box, and between two of them, in pixels."""

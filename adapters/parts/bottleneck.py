@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from medgraft.adapter.site_adapter import SiteAdapter
 from medgraft.adapters.parts.placement import tower_of
 from medgraft.encoder import Encoder
-from medgraft.site_adapter import SiteAdapter
-from medgraft.sites import Site
+from medgraft.encoder.sites import Site
 
 Activation = Callable[[Tensor], Tensor]
 

@@ -26,11 +26,11 @@ from medgraft.adapter import Support
 from medgraft.adapters.parts.published_weights import part_of
 from medgraft.checkpoints.weights import read_weights
 from medgraft.encoder import Encoder
+from medgraft.encoder.towers import text_tower, visual_tower
 from medgraft.errors import CheckpointError, ConfigError
 from medgraft.grafting import Grafted
 from medgraft.language_model import LanguageModel
 from medgraft.registry import build_adapter, build_encoder
-from medgraft.towers import text_tower, visual_tower
 
 if TYPE_CHECKING:
     from medgraft.adapters.soft_prefix import SoftPrefix

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgraft.adapters.kernels.perceiver import op as perceiver
-from medgraft.attention import attend
+from medgraft.encoder.attention import attend
 from medgraft.ops import backends
 
 Activation = Literal["gelu", "relu", "squared_relu"]

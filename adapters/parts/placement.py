@@ -13,9 +13,9 @@ from medgraft.adapters.parts.real_slices import on_real_slices
 from medgraft.attachment.blank_run import trace_features
 from medgraft.attachment.portable import Portable
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site, match_sites
+from medgraft.encoder.towers import Reading, grid_axes, towers_reading
 from medgraft.errors import ConfigError, IncompatibleError
-from medgraft.sites import Site, match_sites
-from medgraft.towers import Reading, grid_axes, towers_reading
 
 Hits = dict[str, list[Site]]
 DepthGroup = Literal["all", "bottom", "mid", "up", "half_bottom", "half_up", "top3"]
@@ -109,7 +109,7 @@ def select(
     Args:
         encoder: The encoder that offers the sites.
         sites: ``encoder.sites()``.
-        patterns: As for :func:`medgraft.sites.match_sites`.
+        patterns: As for :func:`medgraft.encoder.sites.match_sites`.
         kinds: Kinds of sites that the adapter can sit at; others that a pattern hits are passed over.
         depth: Group of blocks.
         what: Name of the adapter, for errors.

@@ -18,7 +18,8 @@ FOLDERS = {
     "medgraft.benchmarks": "benchmarks",
 }
 CONTRACTS = "contracts"
-"""Name of the room that the modules directly in ``src/medgraft`` are."""
+"""Name of the room that the modules directly in ``src/medgraft`` are, with those of one contract in a folder."""
+CONTRACT_FOLDERS = {"adapter", "encoder", "grafting", "metric", "plugins", "task", "typed"}
 
 ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
     "benchmarks": (
@@ -60,7 +61,7 @@ def room_of(path: Path) -> str:
     """The room that a file lies in; empty for the root of the harness, which only starts commands.
 
     Example:
-        >>> room_of(CHECKOUT / "adapters" / "kernels" / "moe" / "op.py"), room_of(CHECKOUT / "src/medgraft/task.py")
+        >>> room_of(CHECKOUT / "adapters/kernels/moe/op.py"), room_of(CHECKOUT / "src/medgraft/task/base.py")
         ('adapters/kernels', 'contracts')
     """
     parts = path.relative_to(CHECKOUT).parts[:-1]
@@ -69,6 +70,8 @@ def room_of(path: Path) -> str:
     if parts[0] != "src":
         return "/".join(parts[:2])
     inner = parts[2] if len(parts) > 2 else CONTRACTS
+    if inner in CONTRACT_FOLDERS:
+        return CONTRACTS
     return "commands of the core" if inner == "commands" else inner
 
 

@@ -22,8 +22,8 @@ from medgraft.benchmarks.metrics.classification import F1, Accuracy, Auc
 from medgraft.benchmarks.metrics.dense import Dice
 from medgraft.benchmarks.metrics.intervals import pooled_intervals
 from medgraft.benchmarks.metrics.regression import Errors
-from medgraft.judging import judged, values
 from medgraft.metric import Array, Metric, Predictions, value_of
+from medgraft.metric.judging import judged, values
 
 NAMES = ("auc_macro", "f1_macro", "balanced_accuracy", "precision_macro")
 STRENGTHS = np.linspace(-1.0, 3.0, 21)

@@ -31,11 +31,11 @@ from medgraft.benchmarks.metrics.resampling import subject_bootstrap
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.sweep.request import Sweep
 from medgraft.errors import ConfigError, DataError
-from medgraft.judging import judged
 from medgraft.metric import Predictions, value_of
+from medgraft.metric.judging import judged
 from medgraft.objective import objective_class, objective_name
 from medgraft.task import Task, TaskData
-from medgraft.task_names import build_task, task_class
+from medgraft.task.names import build_task, task_class
 
 Interval = tuple[float | None, float | None, float | None]
 ARMS = ("subject", "scan")

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from medgraft.adapter_protocols import diagnostics_of, reset_diagnostics
+from medgraft.adapter.protocols import diagnostics_of, reset_diagnostics
+from medgraft.adapter.sizing import sized, trainable_of
 from medgraft.benchmarks.audit.conflicting_questions import (
     QUESTIONS,
     SHARED_CEILING,
@@ -33,7 +34,6 @@ from medgraft.benchmarks.objectives.multiclass import MulticlassObjective
 from medgraft.benchmarks.training.trainer import Runner
 from medgraft.grafting import Grafted
 from medgraft.registry import TrainDefaults, build_adapters
-from medgraft.sizing import sized, trainable_of
 
 MARGIN = 0.3
 """By which ``tgh_moe`` must pass the shared ceiling."""

@@ -21,8 +21,8 @@ from medgraft.benchmarks.board.text import prose_without_paths, without_paths
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import MedgraftError
-from medgraft.judging import metric, metric_of
-from medgraft.task_names import task_facts
+from medgraft.metric.judging import metric, metric_of
+from medgraft.task.names import task_facts
 
 SCHEMA_VERSION = 1
 """Of ``leaderboard.json``. Raised when a field changes its meaning or goes; a new field alone does not raise it."""

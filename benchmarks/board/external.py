@@ -13,8 +13,8 @@ from medgraft.benchmarks.board.text import with_interval
 from medgraft.benchmarks.external.comparison import drop_over_seeds
 from medgraft.benchmarks.external.results import ExternalResult, StoredTest
 from medgraft.benchmarks.metrics.student import Bounds
-from medgraft.judging import metric_of
 from medgraft.metric import Predictions
+from medgraft.metric.judging import metric_of
 
 SIDES = ("home", "away", "drop")
 HEADS = ("encoder", "adapter", "tested on", "subjects", "number", *SIDES)

@@ -10,7 +10,7 @@ from medgraft.benchmarks.metrics.bootstrap import Estimate
 from medgraft.benchmarks.metrics.groups import Groups
 from medgraft.benchmarks.metrics.intervals import joined_interval
 from medgraft.benchmarks.metrics.student import Bounds
-from medgraft.judging import metric_of
+from medgraft.metric.judging import metric_of
 
 SET_SIZE = "set_size"
 HEADS = ("encoder", "adapter", "by", "group", "subjects", "value", "note")

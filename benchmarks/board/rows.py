@@ -32,8 +32,8 @@ from medgraft.benchmarks.results.verification import Verified, stored_prediction
 from medgraft.benchmarks.statistics.evidence import Evidence, evidence_on, measured_of, same_subjects
 from medgraft.benchmarks.statistics.ranks import BesideFull, Standing
 from medgraft.errors import MedgraftError
-from medgraft.judging import judged, metric_of, objective_of
 from medgraft.metric import Predictions
+from medgraft.metric.judging import judged, metric_of, objective_of
 from medgraft.objective import objective_class
 
 SPEEDS = ("train_samples_per_s", "inference_samples_per_s", "generated_tokens_per_s")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from medgraft.encoder import Encoder
+from medgraft.encoder.towers import select_towers
 from medgraft.errors import IncompatibleError
 from medgraft.registry import build_encoder
-from medgraft.towers import select_towers
 
 
 def select_encoder(name: str, inputs: tuple[str, ...]) -> Encoder:

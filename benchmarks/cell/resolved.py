@@ -19,7 +19,7 @@ from medgraft.registry import (
     resolve_encoder,
 )
 from medgraft.task import Task
-from medgraft.task_names import build_task, resolve_task, task_class
+from medgraft.task.names import build_task, resolve_task, task_class
 
 if TYPE_CHECKING:  # it brings torch, and mistakes of a request are told before that is imported
     from medgraft.adapter import Adapter

@@ -25,7 +25,7 @@ from medgraft.errors import DataError, MedgraftError, UnknownNameError
 from medgraft.files.content import file_facts
 from medgraft.registry import CohortEntry
 from medgraft.task import TaskData
-from medgraft.task_names import resolve_task
+from medgraft.task.names import resolve_task
 
 logger = logging.getLogger(__name__)
 

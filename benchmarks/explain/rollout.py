@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from medgraft.attention import capture_attention
 from medgraft.benchmarks.explain.scorer import Scorer
+from medgraft.encoder.attention import capture_attention
 from medgraft.errors import ConfigError
 
 READ_OUT = ("cls", "mean")

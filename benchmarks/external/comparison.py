@@ -13,8 +13,8 @@ from medgraft.benchmarks.metrics.intervals import RESAMPLES, intervals_over_seed
 from medgraft.benchmarks.metrics.resampling import subject_bootstrap
 from medgraft.benchmarks.metrics.student import Ends, independent_difference, quantile
 from medgraft.benchmarks.metrics.weighted import mean_of
-from medgraft.judging import judged
 from medgraft.metric import Metric, Predictions, WeightedStatistic, value_of
+from medgraft.metric.judging import judged
 
 
 @dataclass(frozen=True)

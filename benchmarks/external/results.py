@@ -22,8 +22,8 @@ from medgraft.benchmarks.results.store import ResultStore, StorageError
 from medgraft.benchmarks.results.verification import shape_problem
 from medgraft.benchmarks.results.writing import write_arrays, write_atomically
 from medgraft.commands.plain_text import one_line
-from medgraft.judging import values
 from medgraft.metric import Predictions
+from medgraft.metric.judging import values
 from medgraft.options import readable
 
 logger = logging.getLogger(__name__)

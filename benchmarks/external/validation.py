@@ -28,11 +28,11 @@ from medgraft.benchmarks.results.values import json_safe
 from medgraft.benchmarks.results.writing import write_arrays, write_atomically
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import DataError, MedgraftError
-from medgraft.judging import objective_of
 from medgraft.metric import Predictions
+from medgraft.metric.judging import objective_of
 from medgraft.objective import objective_name
 from medgraft.task import RawInputs, Task, TaskData
-from medgraft.task_names import build_task
+from medgraft.task.names import build_task
 
 SEEN = "the same image is in the training or validation samples at home"
 

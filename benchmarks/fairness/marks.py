@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 
+from medgraft.adapter.sizing import shown_count
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.errors import MedgraftError
 from medgraft.registry import adapter_facts, resolve_adapter
-from medgraft.sizing import shown_count
 
 
 def marks_of(cell: CellResult) -> tuple[str, ...]:

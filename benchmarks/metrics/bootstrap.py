@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from medgraft.benchmarks.metrics.intervals import intervals_over_seeds
 from medgraft.benchmarks.metrics.resampling import subject_bootstrap
 from medgraft.benchmarks.metrics.spread import LeftOut
-from medgraft.judging import objective_of
 from medgraft.metric import Metric, Predictions, WeightedStatistic, value_of
+from medgraft.metric.judging import objective_of
 
 METHOD = "logit-t"
 """Of the intervals of a result (``data.interval_method``); results without one have percentiles of the resamples."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from medgraft.benchmarks.metrics.bootstrap import Estimate, estimates
-from medgraft.judging import judged
 from medgraft.metric import Predictions
+from medgraft.metric.judging import judged
 
 
 def evaluate(p: Predictions, *, resamples: int = 1000, seed: int = 0) -> dict[str, Estimate]:

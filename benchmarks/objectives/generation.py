@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgraft.adapter_protocols import CopiesReports, looking_at, soft_tokens
+from medgraft.adapter.protocols import CopiesReports, looking_at, soft_tokens
 from medgraft.benchmarks.metrics.texts import choices, selection
 from medgraft.benchmarks.metrics.texts.clinical.truth import TRUTH
 from medgraft.benchmarks.metrics.texts.columns import GENERATED, REFERENCE, as_column
@@ -38,7 +38,7 @@ from medgraft.modality import TEXT
 from medgraft.objective import Batch, Objective, Outputs
 from medgraft.schedule import Phase
 from medgraft.task import TaskData
-from medgraft.text_options import CounterMeasures
+from medgraft.task.text_options import CounterMeasures
 from medgraft.world import World
 
 PROMPT = "prompt"

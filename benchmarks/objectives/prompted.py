@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medgraft.adapter_protocols import HeldToPrompts, LearnsClasses
+from medgraft.adapter.class_prompts import class_adapters
+from medgraft.adapter.protocols import HeldToPrompts, LearnsClasses
+from medgraft.adapter.support_set import SupportSet
 from medgraft.benchmarks.objectives.contrastive import ContrastiveObjective
 from medgraft.benchmarks.objectives.shared_space import embedding, joining
 from medgraft.benchmarks.objectives.support import embed, support_adapter
-from medgraft.class_prompts import class_adapters
 from medgraft.encoder import TextEncoder
 from medgraft.errors import ConfigError
 from medgraft.fast.short_texts import cut_texts
@@ -28,7 +29,6 @@ from medgraft.features import Features
 from medgraft.grafting import Grafted
 from medgraft.modality import TEXT
 from medgraft.objective import Batch, Outputs
-from medgraft.support_set import SupportSet
 from medgraft.task import TaskData
 
 IMAGES_AT_ONCE = 16

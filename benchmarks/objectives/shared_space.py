@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medgraft.adapter_protocols import prompt_ensemble
+from medgraft.adapter.protocols import prompt_ensemble
 from medgraft.encoder import Encoder
 from medgraft.features import Features
 from medgraft.grafting import Grafted

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgraft.adapter_protocols import ClassifiesBySupport
+from medgraft.adapter.protocols import ClassifiesBySupport
+from medgraft.adapter.support_set import SupportSet
 from medgraft.benchmarks.objectives.heads import joined
 from medgraft.errors import ConfigError
 from medgraft.grafting import Grafted
 from medgraft.objective import Outputs
-from medgraft.support_set import SupportSet
 from medgraft.task import TaskData
 
 RUN_AT_ONCE = 64

@@ -20,15 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter
-from medgraft.adapter_protocols import diagnostics_of
+from medgraft.adapter.protocols import diagnostics_of
 from medgraft.attachment.blank_run import leaves
 from medgraft.benchmarks.results.values import json_safe
 from medgraft.commands.plain_text import one_line
 from medgraft.commands.settings import Settings
 from medgraft.encoder import Encoder
+from medgraft.encoder.stored import as_bytes, stored_parts
 from medgraft.errors import MedgraftError, PluginError
 from medgraft.grafting import Grafted
-from medgraft.stored import as_bytes, stored_parts
 from medgraft.task import TaskData
 
 WORDS = 1 << 15

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from medgraft.benchmarks.calibration.conformal import COVERAGE, Method
 from medgraft.registry import TrainDefaults
-from medgraft.task_names import current_name, name_in_keys
+from medgraft.task.names import current_name, name_in_keys
 
 NUMBERS_VERSION = 6
 """Raised when a change of the harness changes numbers that no other part of a cell's key tells apart.

@@ -20,7 +20,7 @@ from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.results.writing import write_arrays, write_atomically
 from medgraft.benchmarks.texts import table as texts
 from medgraft.errors import MedgraftError
-from medgraft.task_names import name_in_keys
+from medgraft.task.names import name_in_keys
 
 logger = logging.getLogger(__name__)
 

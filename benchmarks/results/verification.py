@@ -32,8 +32,8 @@ from medgraft.benchmarks.results.result_files import UnreadableError, read_array
 from medgraft.benchmarks.texts.table import problem_of as texts_problem
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import MedgraftError
-from medgraft.judging import objective_of, values
 from medgraft.metric import Predictions, value_of
+from medgraft.metric.judging import objective_of, values
 
 logger = logging.getLogger(__name__)
 

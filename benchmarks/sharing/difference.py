@@ -27,8 +27,8 @@ from medgraft.benchmarks.results.verification import Verified, stored_prediction
 from medgraft.benchmarks.sharing.finding import Found
 from medgraft.benchmarks.sharing.matching import Pair
 from medgraft.benchmarks.statistics.pairs import holm
-from medgraft.judging import judged, metric_of
 from medgraft.metric import Predictions, value_of
+from medgraft.metric.judging import judged, metric_of
 
 Change = Literal["same", "within noise", "better", "worse", "undefined"]
 

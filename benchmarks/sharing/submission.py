@@ -23,7 +23,7 @@ from medgraft.benchmarks.suite.membership import misfit
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import UnknownNameError
 from medgraft.suites import find_suite
-from medgraft.task_names import name_in_keys
+from medgraft.task.names import name_in_keys
 
 Outcome = Literal["pass", "warn", "fail"]
 
@@ -354,7 +354,7 @@ def identifiers_of(material: Material, roots: Mapping[str, Path]) -> Identifiers
         MedgraftError: A cohort cannot be read, or no result is of it.
     """
     from medgraft.benchmarks.cohorts.places import data_files
-    from medgraft.task_names import build_task
+    from medgraft.task.names import build_task
 
     read = dict.fromkeys(cell.spec.cohort.name for cell in material.results.values())
     if unread := [name for name in roots if name not in read]:

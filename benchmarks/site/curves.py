@@ -14,8 +14,8 @@ import numpy as np
 
 from medgraft.benchmarks.metrics.classification import decisions
 from medgraft.commands.plain_text import one_line
-from medgraft.judging import objective_of
 from medgraft.metric import Array, Predictions
+from medgraft.metric.judging import objective_of
 
 Chart = dict[str, Any]
 MOST_CURVES = 6

@@ -22,14 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medgraft.adapter_protocols import looking_at, soft_tokens
+from medgraft.adapter.protocols import looking_at, soft_tokens
 from medgraft.encoder import MultimodalEncoder
+from medgraft.encoder.towers import visual_tower
 from medgraft.encoders.causal_lm import CausalLmSource
 from medgraft.errors import ConfigError
 from medgraft.grafting import Grafted
 from medgraft.language_model import Decoding, LanguageModel, Prompts
 from medgraft.registry import build_adapters, build_encoder
-from medgraft.towers import visual_tower
 
 ADAPTERS = ("soft_prefix", "xattn")
 VISUAL = "inflate3d:slices=16:embedded:chest"

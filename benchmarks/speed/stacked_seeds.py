@@ -26,7 +26,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.stateless import _reparametrize_module
 
-from medgraft.attention import fast_attention
 from medgraft.benchmarks.prefix_cache.inputs import TowerInputs, tower_inputs
 from medgraft.benchmarks.speed.contenders import (
     ADAPTERS,
@@ -37,6 +36,7 @@ from medgraft.benchmarks.speed.contenders import (
     prepared_images,
 )
 from medgraft.benchmarks.speed.jobs import restart
+from medgraft.encoder.attention import fast_attention
 from medgraft.errors import MedgraftError
 from medgraft.fast.cls_block import ClsReadOut
 from medgraft.fast.forms import Forms, fast_forms

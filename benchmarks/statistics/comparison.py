@@ -18,8 +18,8 @@ from medgraft.benchmarks.statistics.evidence import same_subjects
 from medgraft.benchmarks.statistics.pairs import differences, measured
 from medgraft.benchmarks.statistics.permutation import permutation_p
 from medgraft.errors import ConfigError, DataError
-from medgraft.judging import judged
 from medgraft.metric import Metric, Predictions, WeightedStatistic
+from medgraft.metric.judging import judged
 
 POWER = 0.8
 """Chance of seeing a difference that is there, for the number of subjects that it takes."""

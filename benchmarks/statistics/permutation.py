@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from medgraft.judging import judged
 from medgraft.metric import Array, Predictions, WeightedStatistic, value_of
+from medgraft.metric.judging import judged
 
 PERMUTATIONS = 2000
 BATCH = 250

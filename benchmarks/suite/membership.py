@@ -10,7 +10,7 @@ from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.errors import ConfigError
 from medgraft.registry import CohortEntry, PresetEntry, VariantEntry
 from medgraft.suites import Suite, SuiteTask
-from medgraft.task_names import build_task
+from medgraft.task.names import build_task
 
 FROZEN = (
     "tasks", "encoders", "seeds", "preset", "precision", "limit", "tune", "budget", "augment_views", "calibrate",

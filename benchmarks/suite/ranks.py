@@ -25,8 +25,8 @@ from medgraft.benchmarks.results.result_files import UnreadableError
 from medgraft.benchmarks.results.verification import stored_predictions
 from medgraft.benchmarks.suite.membership import misfit
 from medgraft.errors import MedgraftError
-from medgraft.judging import judged, metric_of
 from medgraft.metric import Predictions
+from medgraft.metric.judging import judged, metric_of
 from medgraft.registry import build_adapters
 from medgraft.suites import Suite, find_suite, suites
 

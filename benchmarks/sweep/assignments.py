@@ -18,7 +18,7 @@ from medgraft.errors import ConfigError, UnknownNameError, nearest
 from medgraft.launcher import launcher_class
 from medgraft.options import from_text, plain
 from medgraft.registry import TrainDefaults, adapter_class, resolve_adapter
-from medgraft.task_names import is_task, task_class
+from medgraft.task.names import is_task, task_class
 
 TRAIN = "train"
 FORM = "write NAME.OPTION=VALUE, for example lora.rank=4, or train.lr=1e-3 for every adapter that trains"

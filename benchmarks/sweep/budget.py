@@ -26,8 +26,8 @@ def within_budget(
     Raises:
         ConfigError: The user sets the option that the budget is to set.
     """
+    from medgraft.adapter.sizing import Sizing, sized
     from medgraft.benchmarks.cell.encoder import select_encoder
-    from medgraft.sizing import Sizing, sized
 
     encoders: dict[tuple[str, tuple[str, ...]], Any] = {}
     known: dict[str, Sizing | str] = {}

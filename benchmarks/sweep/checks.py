@@ -17,7 +17,7 @@ from medgraft.launcher import launcher_class
 from medgraft.objective import Objective
 from medgraft.options import checked
 from medgraft.registry import TrainDefaults, adapter_class, build_adapters, check_encoder
-from medgraft.task_names import is_task
+from medgraft.task.names import is_task
 
 MOST_CELLS = 10_000
 """Cells of a sweep that need no ``--yes``."""

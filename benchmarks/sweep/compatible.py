@@ -12,7 +12,7 @@ from medgraft.errors import IncompatibleError, MedgraftError
 from medgraft.objective import pair_of
 
 if TYPE_CHECKING:
-    from medgraft.adapter_protocols import ClassifiesBySupport
+    from medgraft.adapter.protocols import ClassifiesBySupport
 
 
 def misfit(row: ResolvedRow, views: int = 0) -> str:
@@ -25,9 +25,9 @@ def misfit(row: ResolvedRow, views: int = 0) -> str:
     Raises:
         MedgraftError: The encoder cannot be built at all.
     """
-    from medgraft.adapter_protocols import ClassifiesBySupport, LearnsClasses
+    from medgraft.adapter.protocols import ClassifiesBySupport, LearnsClasses
     from medgraft.benchmarks.cell.encoder import select_encoder
-    from medgraft.towers import shares_space
+    from medgraft.encoder.towers import shares_space
 
     objective, name = row.objective, row.encoder.full
     try:

@@ -26,7 +26,7 @@ from medgraft.files.content import announcing, verifying
 from medgraft.objective import objective_name
 from medgraft.plugins import discover
 from medgraft.task import Task, TaskData
-from medgraft.task_names import every_task, is_task, resolve_task
+from medgraft.task.names import every_task, is_task, resolve_task
 
 Candidates = Mapping[str, Mapping[str, Task]]
 """What ``--test-on`` names -> tasks that may be meant, by name; one where a task was named."""

@@ -13,7 +13,7 @@ from medgraft.benchmarks.sweep.recipe import task_options
 from medgraft.benchmarks.sweep.request import Sweep
 from medgraft.errors import ConfigError
 from medgraft.task import Task
-from medgraft.task_names import expand_tasks
+from medgraft.task.names import expand_tasks
 
 
 def fetch(sweep: Sweep, console: Console) -> None:

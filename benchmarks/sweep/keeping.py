@@ -11,7 +11,7 @@ from medgraft.benchmarks.cell.kept import KeptFacts, read_facts
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.results.store import ResultStore
 from medgraft.errors import ConfigError, MedgraftError
-from medgraft.judging import metric_of
+from medgraft.metric.judging import metric_of
 from medgraft.objective import objective_class
 
 

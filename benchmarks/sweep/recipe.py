@@ -9,7 +9,7 @@ from medgraft.benchmarks.sweep.request import Sweep, merged
 from medgraft.errors import ConfigError
 from medgraft.options import checked
 from medgraft.registry import TrainDefaults, adapter_facts
-from medgraft.task_names import name_in_keys
+from medgraft.task.names import name_in_keys
 
 
 def requested_adapters(sweep: Sweep) -> tuple[str, ...]:

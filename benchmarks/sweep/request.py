@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from medgraft.adapter.sizing import parse_count
 from medgraft.benchmarks.calibration.conformal import COVERAGE, Method
 from medgraft.benchmarks.cohorts.own.task_file import is_task_file, read_task_file
 from medgraft.benchmarks.commands.arguments import listed, listed_encoders, parse_seeds
@@ -19,9 +20,8 @@ from medgraft.errors import ConfigError, MedgraftError, UnknownNameError
 from medgraft.files.documents import read_yaml
 from medgraft.options import Options, Seed, checked
 from medgraft.registry import PresetEntry, catalogue
-from medgraft.sizing import parse_count
 from medgraft.suites import find_suite
-from medgraft.task_names import current_name, expand_where_known
+from medgraft.task.names import current_name, expand_where_known
 
 AUTO = Path("auto")
 """``--tensorboard`` without a folder."""

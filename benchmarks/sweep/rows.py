@@ -13,7 +13,7 @@ from medgraft.benchmarks.sweep.request import Sweep, known_encoder
 from medgraft.errors import ConfigError
 from medgraft.objective import objective_class
 from medgraft.registry import catalogue
-from medgraft.task_names import expand_tasks, task_facts
+from medgraft.task.names import expand_tasks, task_facts
 
 
 @dataclass(frozen=True)

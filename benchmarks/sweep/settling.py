@@ -12,13 +12,13 @@ from medgraft.benchmarks.cell.resolved import Resolver
 from medgraft.benchmarks.cohorts import places as cohorts
 from medgraft.benchmarks.sweep.recipe import task_options
 from medgraft.benchmarks.sweep.request import Sweep
-from medgraft.benchmarks.tasks.own import below
-from medgraft.benchmarks.tasks.table import Table
+from medgraft.benchmarks.tasks.own.own import below
+from medgraft.benchmarks.tasks.own.table import Table
 from medgraft.errors import ConfigError
 from medgraft.launcher import Resources
 from medgraft.options import as_text
 from medgraft.task import Task
-from medgraft.task_names import expand_tasks, is_task
+from medgraft.task.names import expand_tasks, is_task
 
 
 def settled(sweep: Sweep, resolver: Resolver, console: Console, *, make: bool = True) -> Sweep:

@@ -22,10 +22,10 @@ from medgraft.benchmarks.tuning.space import size_of
 from medgraft.benchmarks.tuning.study import RowStudy
 from medgraft.benchmarks.tuning.trials import TrialRuns
 from medgraft.commands.plain_text import one_line
-from medgraft.judging import metric_of
 from medgraft.launcher import make_launcher
+from medgraft.metric.judging import metric_of
 from medgraft.objective import objective_class
-from medgraft.task_names import build_task
+from medgraft.task.names import build_task
 
 
 def tuned(plan: Plan, sweep: Sweep, store: ResultStore, console: Console, *, fresh: bool, verbose: bool) -> Plan:

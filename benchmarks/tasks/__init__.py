@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from medgraft.task_names import build_task, task_class
+from medgraft.task.names import build_task, task_class
 
 __all__ = ["build_task", "task_class"]

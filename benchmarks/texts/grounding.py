@@ -15,7 +15,7 @@ from medgraft.benchmarks.texts.checking import abstained, judged_statements, sup
 from medgraft.benchmarks.texts.findings import FindingHead
 from medgraft.benchmarks.texts.neighbours import ReportIndex
 from medgraft.errors import ConfigError
-from medgraft.text_options import CounterMeasures
+from medgraft.task.text_options import CounterMeasures
 
 INDEX, HEAD = "reports.safetensors", "findings.safetensors"
 """Files beside a kept graft: training reports with their features, and the head of findings."""

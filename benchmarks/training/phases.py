@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medgraft.adapter import Adapter
-from medgraft.adapter_protocols import enter_phase, phases_of
+from medgraft.adapter.protocols import enter_phase, phases_of
 from medgraft.errors import ConfigError
 from medgraft.grafting import Grafted
 from medgraft.schedule import Phase, followed_by, phase_parameters, phase_starts

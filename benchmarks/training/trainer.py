@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgraft.adapter_protocols import set_task_ids
+from medgraft.adapter.protocols import set_task_ids
 from medgraft.benchmarks.prefix_cache.inputs import TowerInputs, drawn_batch
 from medgraft.benchmarks.training.best_weights import BestWeights
 from medgraft.benchmarks.training.observer import Observer

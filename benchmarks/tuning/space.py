@@ -13,9 +13,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from medgraft.adapter import Adapter
+from medgraft.adapter.knobs import SEARCH_VALUES
 from medgraft.benchmarks.results.chosen import Dimension
 from medgraft.errors import PluginError
-from medgraft.knobs import SEARCH_VALUES
 from medgraft.objective import Objective
 from medgraft.registry import TrainDefaults
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medgraft.attention import AttentionLayout
 from medgraft.encoder import EncoderSpec
+from medgraft.encoder.attention import AttentionLayout
 from medgraft.encoders.parts.loading import StagedEncoder, raw_image
 from medgraft.encoders.parts.monai_networks import Plan
 from medgraft.errors import ConfigError, DataError

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medgraft.attention import AttentionLayout, attend
 from medgraft.encoder import EncoderSpec
+from medgraft.encoder.attention import AttentionLayout, attend
 from medgraft.encoders.parts.hf.text import reads_any_length
 from medgraft.encoders.parts.hf.towers import find_layers, split_layouts
 from medgraft.encoders.parts.loading import LazyTokenizer, LibraryText, StagedEncoder, real_until, rgb_image

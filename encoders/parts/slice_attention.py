@@ -13,7 +13,7 @@ import torch
 from pydantic import ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
-from medgraft.attention import AttentionLayout, attend, mha_projection
+from medgraft.encoder.attention import AttentionLayout, attend, mha_projection
 from medgraft.errors import ConfigError
 from medgraft.options import Options
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+    from medgraft.adapter.site_adapter import SiteAdapter
     from medgraft.benchmarks.predict.classifier import GraftClassifier
     from medgraft.benchmarks.predict.predictor import load
     from medgraft.checkpoints.opening import load_graft
     from medgraft.encoder import DualEncoder, Encoder, EncoderSpec, TextEncoder
+    from medgraft.encoder.sites import Site, match_sites
     from medgraft.features import Features
     from medgraft.grafting import Grafted, encoder_of, graft, ungraft_all
     from medgraft.registry import build_encoder
-    from medgraft.site_adapter import SiteAdapter
-    from medgraft.sites import Site, match_sites
 
 __version__ = "0.1.0"
 
@@ -35,9 +35,9 @@ _HOME = {
     "encoder_of": "grafting",
     "graft": "grafting",
     "ungraft_all": "grafting",
-    "Site": "sites",
-    "SiteAdapter": "site_adapter",
-    "match_sites": "sites",
+    "Site": "encoder.sites",
+    "SiteAdapter": "adapter.site_adapter",
+    "match_sites": "encoder.sites",
     "build_encoder": "registry",
     "load": "benchmarks.predict.predictor",
     "load_graft": "checkpoints.opening",

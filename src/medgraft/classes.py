@@ -1,5 +1,5 @@
-"""Earlier name of :mod:`medgraft.class_prompts`, for code that imports it."""
+"""Earlier name of :mod:`medgraft.adapter.class_prompts`, for code that imports it."""
 
-from medgraft.class_prompts import ClassAdapter
+from medgraft.adapter.class_prompts import ClassAdapter
 
 __all__ = ["ClassAdapter"]

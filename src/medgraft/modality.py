@@ -15,7 +15,7 @@ import numpy as np
 
 from medgraft import plugins
 from medgraft.errors import ConfigError, DataError, PluginError
-from medgraft.untyped import is_a
+from medgraft.typed.values import is_a
 
 if TYPE_CHECKING:  # planning checks names of modalities before torch is imported
     from torch import Generator, Tensor

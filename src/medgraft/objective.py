@@ -71,10 +71,10 @@ class Objective:
         metrics: Names of the metrics that judge its predictions, in the order of a result.
         columns: Numbers of theirs that a board shows first, beside the primary one.
         one_class_each: Targets are one class for each sample.
-        learns_classes: Adapters that learn classes from their prompts (:class:`medgraft.class_prompts.ClassAdapter`)
-            fit it.
+        learns_classes: Adapters that learn classes from their prompts
+            (:class:`medgraft.adapter.class_prompts.ClassAdapter`) fit it.
         takes_support: It lets an adapter that classifies by its training features
-            (:class:`medgraft.support_adapter.SupportAdapter`) do so in the place of a head.
+            (:class:`medgraft.adapter.support_adapter.SupportAdapter`) do so in the place of a head.
         activation: What :meth:`activated` does, in words: ``softmax``, ``sigmoid``, or ``identity`` where predictions
             are :meth:`decision` itself.
         compares: It trains on pairs: two modalities of a sample, which :attr:`pair` names.

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from medgraft.errors import ConfigError, nearest
-from medgraft.untyped import is_a
+from medgraft.typed.values import is_a
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """What every random generator in use accepts."""

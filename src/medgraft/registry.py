@@ -397,7 +397,7 @@ def _random_weights() -> Generator[None]:
     """Random weights inside are always the same, whoever draws them; the caller's random state is untouched."""
     import torch
 
-    from medgraft.typed_torch import fork_random
+    from medgraft.typed.pytorch import fork_random
 
     with fork_random([]):
         torch.default_generator.manual_seed(RANDOM_SEED)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from medgraft.errors import CheckpointError, ConfigError, MedgraftError, PluginError, UnknownNameError
-from medgraft.untyped import is_a
+from medgraft.typed.values import is_a
 
 if TYPE_CHECKING:  # names are checked before torch is imported
     from medgraft.encoder import Encoder

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter
-from medgraft.attention import AttentionLayout
 from medgraft.encoder import Encoder, EncoderSpec
+from medgraft.encoder.attention import AttentionLayout
 from medgraft.features import Features
 from medgraft.grafting import Grafted
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medgraft.support_set import SupportSet
+from medgraft.adapter.support_set import SupportSet
 
 
 def unit(*shape: int, seed: int = 0) -> Tensor:

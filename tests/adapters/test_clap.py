@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from support_sets import of_classes, unit
 from torch import Tensor, nn
 
+from medgraft.adapter.support_set import SupportSet
 from medgraft.adapters.parts.unit_prototypes import true_class_probability
 from medgraft.errors import ConfigError
 from medgraft.registry import build_adapter
-from medgraft.support_set import SupportSet
 
 pytestmark = pytest.mark.usefixtures("seeded")
 UNEVEN = [0, 0, 0, 0, 2, 2, 1]

@@ -11,9 +11,9 @@ from language_folders import folder_of
 from medgraft import build_encoder, graft
 from medgraft.benchmarks.training.phases import Phases
 from medgraft.encoder import MultimodalEncoder
+from medgraft.encoder.stored import weight_bits
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.registry import build_adapters
-from medgraft.stored import weight_bits
 from medgraft.testing.tiny import TinyViT
 
 PROMPTS = ["the lungs are", "no"]

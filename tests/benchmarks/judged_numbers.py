@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from medgraft.judging import judged, values
 from medgraft.metric import Predictions, WeightedStatistic
+from medgraft.metric.judging import judged, values
 
 
 def points(p: Predictions) -> tuple[dict[str, float], dict[str, WeightedStatistic]]:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from medgraft import Grafted, plugins
 from medgraft.adapters.lora import Lora
-from medgraft.attention import AttentionLayout
 from medgraft.benchmarks.results.reading import read_results
 from medgraft.encoder import Encoder, EncoderSpec, MultimodalEncoder
+from medgraft.encoder.attention import AttentionLayout
 from medgraft.errors import ConfigError, DataError, PluginError, UnknownNameError
 from medgraft.features import Features
 from medgraft.losses import label_guided_info_nce
@@ -31,7 +31,7 @@ SOURCE = '''
 
 import numpy as np
 import torch
-from medgraft.attention import AttentionLayout
+from medgraft.encoder.attention import AttentionLayout
 from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.features import Features
 from medgraft.modality import Modality

@@ -56,9 +56,9 @@ def test_every_file_with_an_example_is_among_them():
 def test_there_are_examples():
     named = {test.name for name in MODULES for test in examples(name)}
     assert {
-        "medgraft.grafting.graft",
+        "medgraft.grafting.encoders.graft",
         "medgraft.adapters.parts.placement.depth_range",
-        "medgraft.task.subject_split",
+        "medgraft.task.base.subject_split",
         "medgraft.encoders.inflate3d.inflate",
         "medgraft.benchmarks.metrics.regression.weighted_ranks",
     } <= named

@@ -14,7 +14,7 @@ medgraft.options: Options
 medgraft.registry: TrainDefaults build_encoder
 medgraft.schedule: Phase ONE_PHASE
 medgraft.sources: check
-medgraft.class_prompts: ClassAdapter
+medgraft.adapter.class_prompts: ClassAdapter
 medgraft.classes: ClassAdapter
 medgraft.forms: fast_forms backward
 medgraft.testing: check_adapter check_encoder check_task Check ConformanceError

@@ -19,7 +19,7 @@ from medgraft.registry import (
     resolve_adapter,
     resolve_encoder,
 )
-from medgraft.task_names import resolve_task, variants_of
+from medgraft.task.names import resolve_task, variants_of
 
 BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medgraft.adapter import Adapter
-from medgraft.adapter_protocols import phases_of
+from medgraft.adapter.protocols import phases_of
 from medgraft.errors import ConfigError
 from medgraft.schedule import Phase, phase_parameters, phase_starts
 

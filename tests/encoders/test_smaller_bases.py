@@ -13,11 +13,11 @@ from language_folders import folder_of
 from medgraft import build_encoder, graft
 from medgraft.benchmarks.results.intact import FrozenEncoder
 from medgraft.checkpoints.weights import state_digest
+from medgraft.encoder.stored import stored_bytes, weight_bits, weight_of
 from medgraft.encoders.causal_lm import CausalLmSource, parse
 from medgraft.encoders.parts.hf import storage
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.language_model import Decoding
-from medgraft.stored import stored_bytes, weight_bits, weight_of
 
 how: Any = Decoding
 PROMPTS = ["the lungs are", "small left effusion is seen there"]

@@ -15,9 +15,9 @@ from torch import nn
 from medgraft.adapter import Adapter, Attachment, Support
 from medgraft.adapters.linear_probe import LinearProbe
 from medgraft.attachment.hooks import HALVES
+from medgraft.encoder.sites import Site, match_sites
 from medgraft.errors import IncompatibleError
 from medgraft.features import Condenser
-from medgraft.sites import Site, match_sites
 
 # -- what it says of itself -------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
-from medgraft.sites import Site, match_sites
+from medgraft.encoder.sites import Site, match_sites
 
 
 class Delta(nn.Module):

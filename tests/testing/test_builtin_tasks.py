@@ -7,7 +7,7 @@ import functools
 import pytest
 
 from medgraft import plugins
-from medgraft.task_names import variants_of
+from medgraft.task.names import variants_of
 from medgraft.testing import Check, check_task
 
 NAMES = [

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from medgraft.attachment.blank_run import trace_features
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
 from medgraft.errors import IncompatibleError
-from medgraft.sites import Site
 
 Activation = Callable[[Tensor], Tensor]
 

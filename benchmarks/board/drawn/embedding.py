@@ -25,7 +25,7 @@ from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import ConfigError, DataError, MedgraftError
 from medgraft.objective import objective_class
-from medgraft.task_names import build_task
+from medgraft.task.names import build_task
 
 if TYPE_CHECKING:  # boards are drawn where torch need not be imported
     from medgraft.benchmarks.cell.steps.precomputing import Ready

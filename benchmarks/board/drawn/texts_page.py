@@ -29,7 +29,7 @@ from medgraft.benchmarks.results.result_files import UnreadableError, read_array
 from medgraft.benchmarks.texts.table import has_texts, table_of
 from medgraft.errors import DataError, MedgraftError
 from medgraft.task import TaskData
-from medgraft.task_names import build_task
+from medgraft.task.names import build_task
 
 HEIGHT, STRIP, WIDTH = 224, 112, 896
 """Pixels: height of an image, height of a strip of slices, and the most that either is wide."""

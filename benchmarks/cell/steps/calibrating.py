@@ -15,8 +15,8 @@ from medgraft.benchmarks.metrics.bootstrap import Estimate, estimates
 from medgraft.benchmarks.metrics.calibration import OF_PROBABILITIES
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.errors import DataError
-from medgraft.judging import judged, objective_of
 from medgraft.metric import Predictions
+from medgraft.metric.judging import judged, objective_of
 from medgraft.objective import objective_name
 
 Predict = Callable[[np.ndarray], np.ndarray]

@@ -20,7 +20,7 @@ from medgraft.modality import TEXT
 from medgraft.objective import objective_name
 from medgraft.registry import adapter_facts, resolve_adapter, resolve_encoder
 from medgraft.task import SPLITS
-from medgraft.task_names import resolve_task
+from medgraft.task.names import resolve_task
 
 
 def describe_data(loaded: Loaded, evaluated: Evaluated) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medgraft.adapter_protocols import reset_diagnostics
+from medgraft.adapter.protocols import reset_diagnostics
 from medgraft.benchmarks.calibration.conformal import set_metrics, set_statistics
 from medgraft.benchmarks.calibration.summary import Calibration
 from medgraft.benchmarks.cell.steps.calibrating import calibrate, once_each
@@ -19,8 +19,8 @@ from medgraft.benchmarks.metrics.groups import Groups, metrics_by_groups, words_
 from medgraft.benchmarks.metrics.intervals import few_subjects
 from medgraft.benchmarks.objectives.evaluation import evaluate as evaluated
 from medgraft.benchmarks.results.intact import report_of
-from medgraft.judging import judged, objective_of
 from medgraft.metric import Predictions, WeightedStatistic
+from medgraft.metric.judging import judged, objective_of
 from medgraft.objective import objective_name
 
 

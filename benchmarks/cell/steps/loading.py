@@ -16,7 +16,7 @@ from medgraft.benchmarks.results.spec import CellSpec, CohortId
 from medgraft.encoder import Encoder
 from medgraft.objective import modalities
 from medgraft.task import RawInputs, Task, TaskData
-from medgraft.task_names import build_task, resolve_task
+from medgraft.task.names import build_task, resolve_task
 
 
 @dataclass(frozen=True)

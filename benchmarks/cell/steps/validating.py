@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from medgraft.benchmarks.cell.steps.precomputing import Ready
-from medgraft.judging import values
 from medgraft.metric import Predictions
+from medgraft.metric.judging import values
 from medgraft.objective import objective_name
 
 

@@ -13,7 +13,7 @@ import yaml
 from medgraft.errors import ConfigError
 from medgraft.files.documents import read_yaml
 from medgraft.task import Task
-from medgraft.task_names import NAME
+from medgraft.task.names import NAME
 
 ENDINGS = (".yaml", ".yml")
 FIELDS = {"task", "name", "data", "options"}

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from medgraft.benchmarks.tasks.brain_prompts import BY_NAME, BrainPrompts, Name
+from medgraft.benchmarks.tasks.brain.brain_prompts import BY_NAME, BrainPrompts, Name
 from medgraft.benchmarks.tasks.language.texts import SharesConfig, TextSample, multiple_choice, text_data
 from medgraft.benchmarks.tasks.questions import Wording
 from medgraft.task import Task, TaskData, Variant

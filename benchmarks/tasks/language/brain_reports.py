@@ -16,10 +16,10 @@ from medgraft.benchmarks.cohorts.adni.reader import load_spaced, read_adni
 from medgraft.benchmarks.cohorts.chest.questions import numbers_of
 from medgraft.benchmarks.cohorts.volumes.load import VOLUMES_VERSION
 from medgraft.benchmarks.metrics.texts.statements import to_json
-from medgraft.benchmarks.tasks.chest import attributes, reading
+from medgraft.benchmarks.tasks.brain.visit_splits import first_visits_only, strata_of
+from medgraft.benchmarks.tasks.chest.radiographs import attributes, reading
 from medgraft.benchmarks.tasks.language.brain_facts import norms_of, shares_of, statements_at, worded
 from medgraft.benchmarks.tasks.language.texts import SharesConfig, TextSample, text_data
-from medgraft.benchmarks.tasks.visit_splits import first_visits_only, strata_of
 from medgraft.files.content import file_facts
 from medgraft.files.one_file import reading_facts
 from medgraft.task import RawInputs, Task, TaskData, subject_split

@@ -29,7 +29,7 @@ from medgraft.benchmarks.texts.preferences import feedback_columns
 from medgraft.errors import DataError
 from medgraft.options import Seed
 from medgraft.task import RawInputs, TaskData, subject_split
-from medgraft.text_options import TextTaskConfig
+from medgraft.task.text_options import TextTaskConfig
 
 LETTERS = "ABCDEFGHIJ"
 """Letters of choices."""
@@ -64,7 +64,7 @@ class TextSample:
 
 
 class TextConfig(TextTaskConfig):
-    """Options of every task of texts, with those of :class:`medgraft.text_options.CounterMeasures`.
+    """Options of every task of texts, with those of :class:`medgraft.task.text_options.CounterMeasures`.
 
     Attributes:
         limit: Tokens of a generated text at most.

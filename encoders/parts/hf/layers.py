@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medgraft.attention import AttentionLayout, capture_cls_rows
+from medgraft.encoder.attention import AttentionLayout, capture_cls_rows
 from medgraft.errors import IncompatibleError
 
 SPLIT = (

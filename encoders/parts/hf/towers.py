@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medgraft.attention import AttentionLayout
 from medgraft.encoder import EncoderSpec
+from medgraft.encoder.attention import AttentionLayout
 from medgraft.encoders.parts.loading import LazyTokenizer, LibraryText, StagedEncoder, intensity, raw_image, real_until
 from medgraft.errors import ConfigError
 from medgraft.features import Features

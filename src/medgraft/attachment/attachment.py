@@ -31,10 +31,10 @@ from medgraft.attachment.hooks import (
 )
 from medgraft.attachment.portable import Portable
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
 from medgraft.errors import ConfigError
 from medgraft.features import Features
-from medgraft.sites import Site
-from medgraft.typed_torch import named_modules, own_parameters
+from medgraft.typed.pytorch import named_modules, own_parameters
 
 if TYPE_CHECKING:
     from medgraft.adapter import Adapter

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 
-from medgraft.sites import Site
+from medgraft.encoder.sites import Site
 
 
 class Coverage(dict[str, dict[str, list[str]]]):

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from medgraft.attachment.portable import Portable, portable
-from medgraft.attention import mha_forward
+from medgraft.encoder.attention import mha_forward
 from medgraft.errors import ConfigError
 from medgraft.features import Features
-from medgraft.typed_torch import own_parameters
+from medgraft.typed.pytorch import own_parameters
 
 if TYPE_CHECKING:
     from medgraft.attachment.attachment import Attachment

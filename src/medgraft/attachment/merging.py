@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from medgraft.adapter import Adapter
 from medgraft.attachment.blank_run import blank_batch
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import LINEAR, Site
+from medgraft.encoder.stored import is_packed, weight_bits, weight_of
 from medgraft.errors import ConfigError, MergeError
 from medgraft.features import Features
-from medgraft.sites import LINEAR, Site
-from medgraft.stored import is_packed, weight_bits, weight_of
-from medgraft.typed_torch import fork_random, named_modules, own_parameters, seed_random
-from medgraft.untyped import is_a
+from medgraft.typed.pytorch import fork_random, named_modules, own_parameters, seed_random
+from medgraft.typed.values import is_a
 
 logger = logging.getLogger(__name__)
 

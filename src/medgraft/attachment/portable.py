@@ -22,7 +22,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medgraft.untyped import is_a
+from medgraft.typed.values import is_a
 
 LOCALS = ".<locals>"
 DEEPEST = 8

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from medgraft.adapter import Adapter, Attachment
 from medgraft.attachment.blank_run import blank_batch, graph_of
 from medgraft.encoder import Encoder
+from medgraft.encoder.sites import Site
 from medgraft.errors import IncompatibleError, MedgraftError, UnreachedError
 from medgraft.features import Features
-from medgraft.sites import Site
-from medgraft.typed_torch import fork_random
-from medgraft.untyped import is_a
+from medgraft.typed.pytorch import fork_random
+from medgraft.typed.values import is_a
 
 logger = logging.getLogger(__name__)
 

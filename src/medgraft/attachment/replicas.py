@@ -18,7 +18,7 @@ from medgraft.adapter import Adapter
 from medgraft.attachment.hooks import Hook
 from medgraft.attachment.portable import LocalFunction, settle_functions
 from medgraft.encoder import Encoder
-from medgraft.typed_torch import own_buffers, own_modules, own_parameters
+from medgraft.typed.pytorch import own_buffers, own_modules, own_parameters
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 OWN = {"_parameters", "_buffers", "_modules", "_former_parameters", "_is_replica", "_replica_of", "training"}

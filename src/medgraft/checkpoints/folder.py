@@ -20,13 +20,13 @@ from torch import Tensor, nn
 import medgraft
 from medgraft import plugins
 from medgraft.adapter import Adapter
-from medgraft.adapter_protocols import ResizesForLoad
+from medgraft.adapter.protocols import ResizesForLoad
 from medgraft.checkpoints.model_card import write_card
 from medgraft.checkpoints.weights import UNRECORDED, file_digest, load_strict, read_weights
 from medgraft.errors import CheckpointError
 from medgraft.files.documents import read_json
 from medgraft.registry import RANDOM_SEED
-from medgraft.untyped import is_a
+from medgraft.typed.values import is_a
 
 if TYPE_CHECKING:
     from medgraft.grafting import Grafted

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from medgraft.checkpoints.torchscript import is_torchscript, load_torchscript
 from medgraft.checkpoints.unpickling import load_tensors
+from medgraft.encoder.stored import as_bytes, stored_parts
 from medgraft.errors import CheckpointError
 from medgraft.files.archives import check_weights, names_bytearray
 from medgraft.files.limits import RATIO_FROM
-from medgraft.stored import as_bytes, stored_parts
-from medgraft.untyped import is_a
+from medgraft.typed.values import is_a
 
 WRAPPERS = (
     *("state_dict", "model_state_dict", "model", "teacher", "net", "network", "network_weights", "model_ema"),

@@ -14,7 +14,7 @@ from medgraft import plugins
 from medgraft.errors import ConfigError, UnknownNameError
 from medgraft.options import Option, described, in_words
 from medgraft.registry import adapter_facts, build_encoder, catalogue, resolve_adapter
-from medgraft.task_names import current_name, task_class, task_facts, variants_of
+from medgraft.task.names import current_name, task_class, task_facts, variants_of
 
 if TYPE_CHECKING:
     from rich.console import Console

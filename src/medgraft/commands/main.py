@@ -148,8 +148,8 @@ def _show_broken(kinds: list[Kind], limit: float) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from medgraft import plugin_trials as probing
     from medgraft import plugins
+    from medgraft.plugins import trials as probing
 
     findings = probing.problems(kinds, limit)
     if not findings:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from medgraft.encoder import Encoder
-from medgraft.sites import Site
+from medgraft.encoder.sites import Site
 
 KINDS = {
     "input": "the prepared batch",

@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medgraft.attention import AttentionLayout
+from medgraft.encoder.attention import AttentionLayout
 
 
 class OneQuery:

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgraft.encoder import DualEncoder, Encoder
+from medgraft.encoder.sites import Site, block_roots, mlp_linears
 from medgraft.errors import ConfigError
 from medgraft.fast.cls_attention import OneQuery
 from medgraft.grafting import Grafted
-from medgraft.sites import Site, block_roots, mlp_linears
 
 Attention = Callable[..., Tensor]
 

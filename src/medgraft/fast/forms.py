@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from medgraft.attention import fast_attention
+from medgraft.encoder.attention import fast_attention
 from medgraft.fast.cls_block import ClsReadOut
 from medgraft.fast.convolution import exact_conv3d
 from medgraft.fast.linear import linear

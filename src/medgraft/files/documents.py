@@ -16,7 +16,7 @@ import yaml
 
 from medgraft.errors import ConfigError, MedgraftError
 from medgraft.files.limits import limit, within
-from medgraft.untyped import is_a
+from medgraft.typed.values import is_a
 
 NUMBERS = {
     "tag:yaml.org,2002:int": (r"[-+]?[0-9]+", "-+0123456789"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medgraft.modalities.spatial import Spatial, Variation
-from medgraft.untyped import is_a
+from medgraft.typed.values import is_a
 
 if TYPE_CHECKING:
     from medgraft.encoder import EncoderSpec

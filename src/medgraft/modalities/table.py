@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medgraft.modality import Modality
-from medgraft.untyped import is_a
+from medgraft.typed.values import is_a
 
 if TYPE_CHECKING:
     from medgraft.encoder import EncoderSpec

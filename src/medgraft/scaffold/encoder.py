@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from medgraft import Encoder, EncoderSpec, Features
-from medgraft.attention import AttentionLayout
+from medgraft.encoder.attention import AttentionLayout
 from medgraft.errors import UnknownNameError
 from torch import Tensor, nn
 

@@ -17,10 +17,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from medgraft.declared import declared
 from medgraft.errors import ConfigError, MedgraftError, UnknownNameError
 from medgraft.files.documents import read_yaml
 from medgraft.options import readable
+from medgraft.plugins.declared import declared
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any, Concatenate, Generic, Protocol, TypeVar
 
 import torch
 
-from medgraft.typed_torch import fork_random, seed_random
+from medgraft.typed.pytorch import fork_random, seed_random
 
 
 class ConformanceError(AssertionError):

@@ -15,7 +15,7 @@ from medgraft import plugins
 from medgraft.errors import ConfigError, UnknownNameError
 from medgraft.plugins import Kind
 from medgraft.registry import build_encoder, catalogue
-from medgraft.task_names import current_name
+from medgraft.task.names import current_name
 from medgraft.testing.check import Check, ConformanceError
 from medgraft.testing.suites import check_adapter, check_encoder, check_task
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from medgraft import plugins, sources
-from medgraft.attention import AttentionLayout, capture_cls_rows
 from medgraft.checkpoints.weights import state_digest
 from medgraft.encoder import Encoder, MultimodalEncoder
+from medgraft.encoder.attention import AttentionLayout, capture_cls_rows
+from medgraft.encoder.towers import grid_axes, reads_text
 from medgraft.errors import CheckpointError, ConfigError, MedgraftError
 from medgraft.features import Features
 from medgraft.modality import find_modality
@@ -27,9 +28,8 @@ from medgraft.testing.check import Rule, require, rule
 from medgraft.testing.encoder_subject import EncoderSubject
 from medgraft.testing.snapshots import difference, tensors_of
 from medgraft.testing.text_rules import padding_is_not_read, short_batches_agree
-from medgraft.towers import grid_axes, reads_text
-from medgraft.typed_torch import named_modules, seed_random
-from medgraft.untyped import is_a
+from medgraft.typed.pytorch import named_modules, seed_random
+from medgraft.typed.values import is_a
 
 WEIGHTS = re.compile(r"random|none|pretrained:[0-9a-f]{64}")
 # The same products in batches of another size sum in another order: a thousand roundings of float32.

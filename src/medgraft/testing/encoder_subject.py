@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgraft.attention import AttentionLayout
 from medgraft.encoder import Encoder
+from medgraft.encoder.attention import AttentionLayout
+from medgraft.encoder.towers import reads_text
 from medgraft.errors import CheckpointError, ConfigError
 from medgraft.modalities.text import EXAMPLES
 from medgraft.modality import find_modality
 from medgraft.registry import build_encoder
 from medgraft.testing.tiny import example_inputs
-from medgraft.towers import reads_text
 
 
 class EncoderSubject:

@@ -13,7 +13,7 @@ from os.path import isfile
 from pathlib import Path
 from typing import Any
 
-from medgraft.untyped import is_a
+from medgraft.typed.values import is_a
 
 LARGEST = 100_000
 """Files of a folder that are linked into a copy; no more, since a check must end."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.features import Features
-from medgraft.typed_torch import fork_random, seed_random
+from medgraft.typed.pytorch import fork_random, seed_random
 
 SIZE, WIDTH, HEADS, PATCH = (15, 22), 16, 2, 4
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from medgraft.encoder import Encoder
+from medgraft.encoder.stored import stored_parts
 from medgraft.features import Features
 from medgraft.grafting import Grafted
-from medgraft.stored import stored_parts
-from medgraft.typed_torch import named_modules, own_buffers, own_modules, own_parameters
-from medgraft.untyped import is_a
+from medgraft.typed.pytorch import named_modules, own_buffers, own_modules, own_parameters
+from medgraft.typed.values import is_a
 
 Tree = dict[str, dict[str, Any]]
 

@@ -108,7 +108,7 @@ def check_task(task: Task | type[Task] | str, data: Path | str | None = None, **
 def _task_class(task: object, config: dict[str, Any]) -> tuple[type[Task], str, dict[str, Any]]:
     """Class, label and options of what was passed as a task."""
     from medgraft.task import Task
-    from medgraft.task_names import task_class
+    from medgraft.task.names import task_class
 
     if isinstance(task, str):
         return task_class(task), task, config

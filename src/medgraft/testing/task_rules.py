@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from medgraft.errors import ConfigError, DataError, MedgraftError
 from medgraft.features import Features
-from medgraft.judging import judged
 from medgraft.metric import value_of
+from medgraft.metric.judging import judged
 from medgraft.modality import check_modalities, find_modality
 from medgraft.objective import Batch, Objective, make_objective, objective_class, objective_name, pair_of
 from medgraft.plugins import refused_version
@@ -26,8 +26,8 @@ from medgraft.task import SPLITS, Task, TaskConfig, TaskData
 from medgraft.testing.adapter_rules.declaration import require_documented
 from medgraft.testing.check import Rule, require, rule
 from medgraft.testing.file_copies import altered_copy, files_read
-from medgraft.typed_torch import back_propagate, seed_random
-from medgraft.untyped import is_a
+from medgraft.typed.pytorch import back_propagate, seed_random
+from medgraft.typed.values import is_a
 
 READ_PER_SPLIT = 3
 WIDTH = 6

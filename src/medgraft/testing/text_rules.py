@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from medgraft.encoder import Encoder, TextEncoder
+from medgraft.encoder.towers import reads_text
 from medgraft.fast.short_texts import text_lengths
 from medgraft.features import Features
 from medgraft.testing.check import require, rule
 from medgraft.testing.encoder_subject import EncoderSubject
 from medgraft.testing.snapshots import difference
-from medgraft.towers import reads_text
 
 # Sums over other numbers of masked places: a thousand roundings of float32.
 ATOL, RTOL = 1e-5, 1e-4

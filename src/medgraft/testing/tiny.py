@@ -19,13 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medgraft.attention import AttentionLayout
 from medgraft.encoder import Encoder, EncoderSpec, MultimodalEncoder, TextEncoder
+from medgraft.encoder.attention import AttentionLayout
 from medgraft.errors import ConfigError
 from medgraft.fast.convolution import average_pool_3d
 from medgraft.features import Features
 from medgraft.modality import find_modality
-from medgraft.typed_torch import fork_random
+from medgraft.typed.pytorch import fork_random
 
 Style = Literal["packed", "split", "mha"]
 SIZES: dict[int, tuple[int, ...]] = {2: (16, 24), 3: (8, 12, 16)}

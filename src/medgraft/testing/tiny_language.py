@@ -25,7 +25,7 @@ from medgraft.language_model import (
     laid_out,
 )
 from medgraft.testing.tiny import DEPTH, HEADS, TEXT_WIDTH, Block, TinyViT, layouts, randomise
-from medgraft.typed_torch import fork_random, named_modules
+from medgraft.typed.pytorch import fork_random, named_modules
 
 WORDS, CONTEXT = 64, 48
 BEGIN, END = 1, 2

@@ -13,7 +13,7 @@ from medgraft.errors import IncompatibleError
 from medgraft.features import Features
 from medgraft.grafting import Grafted
 from medgraft.losses import label_guided_info_nce
-from medgraft.typed_torch import back_propagate
+from medgraft.typed.pytorch import back_propagate
 
 CLASSES = 3
 LEARNING_RATE = 1e-2

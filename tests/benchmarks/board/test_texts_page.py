@@ -22,7 +22,7 @@ from medgraft.benchmarks.results.store import ResultStore
 from medgraft.errors import DataError
 from medgraft.metric import Predictions
 from medgraft.task import TaskData
-from medgraft.task_names import build_task
+from medgraft.task.names import build_task
 
 TASK = "iu_xray_reports"
 

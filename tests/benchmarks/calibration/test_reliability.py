@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import binomtest
 
 from medgraft.benchmarks.calibration.reliability import chance_error, curve, reliability, wilson
-from medgraft.judging import values
 from medgraft.metric import Predictions
+from medgraft.metric.judging import values
 
 
 def drawn(n: int, seed: int = 0, each: int = 1) -> Predictions:

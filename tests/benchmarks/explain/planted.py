@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medgraft.attention import AttentionLayout
 from medgraft.benchmarks.cell.kept import KeptFacts
 from medgraft.benchmarks.explain.scorer import Scorer
 from medgraft.encoder import Encoder, EncoderSpec
+from medgraft.encoder.attention import AttentionLayout
 from medgraft.features import Features
 from medgraft.grafting import Grafted, graft
 from medgraft.objective import Objective

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from medgraft.adapter.support_set import SupportSet
 from medgraft.benchmarks.cell.encoder import select_encoder
 from medgraft.benchmarks.cell.kept import KeptFacts, write_facts
 from medgraft.grafting import Grafted
 from medgraft.modality import find_modality
 from medgraft.registry import build_adapters
-from medgraft.support_set import SupportSet
 
 
 def kept(folder: Path, adapter: str = "lora", encoder: str = "phantom_chest", **facts: Any) -> Path:

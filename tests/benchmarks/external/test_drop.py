@@ -7,8 +7,8 @@ import pytest
 
 from medgraft.benchmarks.external.comparison import compare, drop_over_seeds
 from medgraft.benchmarks.metrics.bootstrap import estimates
-from medgraft.judging import judged, values
 from medgraft.metric import Predictions
+from medgraft.metric.judging import judged, values
 
 
 def predictions(seed: int, n: int, skill: float, objective: str = "multiclass") -> Predictions:

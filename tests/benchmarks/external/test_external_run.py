@@ -14,7 +14,7 @@ from sweeping import command
 
 from medgraft.benchmarks.external.results import StoredTest, stored_test
 from medgraft.benchmarks.external.validation import SEEN
-from medgraft.judging import values
+from medgraft.metric.judging import values
 
 
 def run(home: Path, *more: str, at: str = "home/cohort.csv"):

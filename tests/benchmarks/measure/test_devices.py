@@ -12,12 +12,12 @@ import tiny_encoders as tiny
 import torch
 from torch import Tensor
 
-from medgraft import grafting
 from medgraft.benchmarks.prefix_cache.inputs import TowerInputs
 from medgraft.benchmarks.training.trainer import Runner
 from medgraft.errors import IncompatibleError
 from medgraft.features import Features
 from medgraft.grafting import Grafted
+from medgraft.grafting import grafted as grafting
 from medgraft.objective import make_objective
 from medgraft.plugins import discover
 from medgraft.registry import build_adapters

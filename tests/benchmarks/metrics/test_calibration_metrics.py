@@ -11,8 +11,8 @@ from sklearn.metrics import brier_score_loss
 from medgraft.benchmarks.metrics.calibration import adaptive_bins, bins_for, weighted_ece
 from medgraft.benchmarks.metrics.resampling import centre
 from medgraft.benchmarks.objectives.evaluation import evaluate
-from medgraft.judging import judged, values
 from medgraft.metric import Predictions, value_of
+from medgraft.metric.judging import judged, values
 
 
 def drawn(n: int, K: int, seed: int = 0, sharper: float = 1.0) -> Predictions:

@@ -10,8 +10,8 @@ from sklearn.metrics import roc_auc_score
 
 from medgraft.benchmarks.metrics.bootstrap import estimates
 from medgraft.benchmarks.metrics.groups import FEWEST, OTHERS, Groups, metrics_by_groups, words_of
-from medgraft.judging import judged, objective_of, values
 from medgraft.metric import Metric, Predictions
+from medgraft.metric.judging import judged, objective_of, values
 
 
 def predictions(n: int, seed: int = 0) -> Predictions:

@@ -9,8 +9,8 @@ from medgraft.benchmarks.audit.interval_coverage import of_seeds, of_subjects
 from medgraft.benchmarks.metrics.bootstrap import left_out_of
 from medgraft.benchmarks.metrics.intervals import FEW, few_subjects, joined_interval, pooled_intervals, seed_interval
 from medgraft.benchmarks.objectives.evaluation import evaluate
-from medgraft.judging import judged, objective_of
 from medgraft.metric import Predictions
+from medgraft.metric.judging import judged, objective_of
 
 
 def predictions(seed: int, n: int = 60, *, strength: float = 1.0) -> Predictions:

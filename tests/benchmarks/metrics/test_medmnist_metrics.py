@@ -12,8 +12,8 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from medgraft.benchmarks.metrics.bootstrap import estimates
 from medgraft.benchmarks.metrics.medmnist import MedMnistAcc, MedMnistAuc
-from medgraft.judging import judged, values
 from medgraft.metric import Predictions, value_of
+from medgraft.metric.judging import judged, values
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from medgraft.benchmarks.metrics.published import AucFlattened, AucRescaled
 from medgraft.errors import UnknownNameError
-from medgraft.judging import values
 from medgraft.metric import Predictions, value_of
+from medgraft.metric.judging import values
 
 CLASSES = ("a", "b", "c")
 

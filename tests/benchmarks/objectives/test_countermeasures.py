@@ -16,11 +16,11 @@ from medgraft.benchmarks.metrics.texts.statements import statements_of
 from medgraft.benchmarks.objectives.generation import GenerationObjective
 from medgraft.benchmarks.tasks.language.chest_reports import ChestReports
 from medgraft.errors import CheckpointError, ConfigError
-from medgraft.judging import values
+from medgraft.metric.judging import values
 from medgraft.objective import Batch
 from medgraft.task import RawInputs, TaskData
+from medgraft.task.text_options import OFF
 from medgraft.testing.tiny_language import LANGUAGE_ENCODERS
-from medgraft.text_options import OFF
 
 N = 60
 SPLITS = {"train": np.arange(30), "val": np.arange(30, 45), "test": np.arange(45, N)}

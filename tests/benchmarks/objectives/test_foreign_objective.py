@@ -14,7 +14,7 @@ from medgraft import plugins
 from medgraft.benchmarks.board.rows import board_rows
 from medgraft.benchmarks.results.reading import read_results
 from medgraft.errors import DataError, UnknownNameError
-from medgraft.judging import metric
+from medgraft.metric.judging import metric
 from medgraft.objective import make_objective, objective_class, objective_name
 from medgraft.task import TaskData
 

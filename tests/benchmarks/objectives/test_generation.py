@@ -14,7 +14,7 @@ from medgraft import graft
 from medgraft.benchmarks.metrics.texts.columns import GENERATED, REFERENCE, texts_of
 from medgraft.benchmarks.objectives.generation import GenerationObjective
 from medgraft.errors import ConfigError, DataError, IncompatibleError
-from medgraft.judging import judged
+from medgraft.metric.judging import judged
 from medgraft.objective import Batch, make_objective
 from medgraft.task import RawInputs, TaskData
 from medgraft.testing.tiny import tiny_encoder

@@ -12,7 +12,7 @@ import torch
 from medgraft.benchmarks.objectives.evaluation import evaluate
 from medgraft.errors import DataError, UnknownNameError
 from medgraft.features import Features
-from medgraft.judging import objective_of
+from medgraft.metric.judging import objective_of
 from medgraft.objective import Batch, make_objective, objective_class
 from medgraft.task import RawInputs, TaskData
 

@@ -9,7 +9,7 @@ import torch
 from medgraft.benchmarks.phantoms.brain.latents import SETTINGS
 from medgraft.benchmarks.pretrain import slices as script
 from medgraft.benchmarks.pretrain.brain_sentences import FRAMES, TOPICS, draw_sentences, sentence_vocabulary
-from medgraft.benchmarks.tasks.brain_prompts import QUESTIONS
+from medgraft.benchmarks.tasks.brain.brain_prompts import QUESTIONS
 from medgraft.encoders.embedded import SPECIALS, WORD, assemble, read_card
 from medgraft.encoders.inflate3d import inflate
 

@@ -101,8 +101,8 @@ def test_a_failed_cell_has_nothing_to_agree_with(tmp_path):
 
 def pair(folder: Path, shift: float, *, beside: bool = True, env: dict[str, Any] | None = None, **changes: Any):
     """A stored result, and one whose scores moved by ``shift`` and whose metrics are those of the moved scores."""
-    from medgraft.judging import values
     from medgraft.metric import Predictions
+    from medgraft.metric.judging import values
 
     cell = store(folder / "a", **changes)
     path = ResultStore(folder / "a").path(cell.spec)

@@ -23,7 +23,7 @@ from medgraft.benchmarks.suite.text import show_suite
 from medgraft.benchmarks.sweep.request import read_sweep
 from medgraft.errors import ConfigError, UnknownNameError
 from medgraft.suites import Suite, find_suite, read_suite, suites
-from medgraft.task_names import build_task
+from medgraft.task.names import build_task
 
 DIGESTS = {
     "medgraft-brain v1.0": "bb7764ba70abb20324037bdb96522571d4287713234a6bdbe5dd113b1be4b663",

@@ -11,7 +11,7 @@ import pytest
 import torch
 from cells import Ran, ran, spec
 
-from medgraft.adapter_protocols import diagnostics_of
+from medgraft.adapter.protocols import diagnostics_of
 from medgraft.benchmarks.cell.steps.operations import uses_of
 
 PROMPTED: dict[str, dict[str, Any]] = {

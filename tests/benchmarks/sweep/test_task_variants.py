@@ -20,7 +20,7 @@ from medgraft.benchmarks.sweep.request import Sweep, read_sweep
 from medgraft.benchmarks.sweep.rows import resolve_row, rows
 from medgraft.errors import MedgraftError
 from medgraft.registry import Catalogue, catalogue
-from medgraft.task_names import build_task, expand_tasks, resolve_task, task_facts
+from medgraft.task.names import build_task, expand_tasks, resolve_task, task_facts
 
 SOURCE = '''
 """Films of a toy, and variants of what is asked of them."""

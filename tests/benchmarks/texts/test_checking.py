@@ -12,7 +12,7 @@ from medgraft.benchmarks.texts.checking import abstained, is_wrong, supported, t
 from medgraft.benchmarks.texts.findings import FindingHead, found_in
 from medgraft.benchmarks.texts.grounding import Draft, Grounding, Samples
 from medgraft.errors import ConfigError, DataError
-from medgraft.text_options import CounterMeasures
+from medgraft.task.text_options import CounterMeasures
 
 EFFUSION, CLEAR = "There is a small left pleural effusion.", "No pneumothorax."
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from medgraft import plugins
+from medgraft.adapter.knobs import SEARCH_VALUES
 from medgraft.benchmarks.tuning.space import DIMENSIONS, applied, epochs_around, size_of, space_of, with_default
 from medgraft.errors import PluginError
-from medgraft.knobs import SEARCH_VALUES
 from medgraft.objective import objective_class
 from medgraft.registry import TrainDefaults, adapter_facts, build_adapters, resolve_adapter
 

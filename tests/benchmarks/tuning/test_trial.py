@@ -30,7 +30,7 @@ def trial(root, **changes):
 @pytest.fixture
 def mined(monkeypatch, toy):
     """The toy task with explosive targets, armed once its data were checked."""
-    from medgraft.task_names import task_class
+    from medgraft.task.names import task_class
 
     cls = task_class("toy")
     load, check = cls.load, TaskData.check
@@ -66,7 +66,7 @@ def test_a_cell_does_and_would_explode(mined):
 @pytest.mark.parametrize("adapter", ["toy_gain", "linear_probe"])
 def test_other_test_labels_change_nothing(toy, monkeypatch, adapter):
     """With every label of the test split turned round the score is the same, to the last bit."""
-    from medgraft.task_names import task_class
+    from medgraft.task.names import task_class
 
     cls = task_class("toy")
     load = cls.load

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from medgraft.adapter import Adapter, Attachment
-from medgraft.attention import AttentionLayout
 from medgraft.encoder import Encoder, EncoderSpec
+from medgraft.encoder.attention import AttentionLayout
 from medgraft.errors import ConfigError, IncompatibleError, UnreachedError
 from medgraft.features import Features
 from medgraft.grafting import Grafted, graft

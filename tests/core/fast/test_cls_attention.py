@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from medgraft.attention import AttentionLayout
 from medgraft.encoder import Encoder
+from medgraft.encoder.attention import AttentionLayout
 from medgraft.errors import ConfigError
 from medgraft.fast.cls_attention import OneQuery
 from medgraft.fast.cls_block import ClsReadOut

@@ -23,8 +23,8 @@ from medgraft.testing.adapter_rules.subject import AdapterSubject
 from medgraft.testing.check import Rule, require, rule
 from medgraft.testing.snapshots import Tree, copied, difference, outputs_of, tree_difference, tree_of, weights_of
 from medgraft.testing.training import loss, steps
-from medgraft.typed_torch import named_modules
-from medgraft.untyped import is_a
+from medgraft.typed.pytorch import named_modules
+from medgraft.typed.values import is_a
 
 UNDO = (
     "Connect through the Attachment's methods (add_to_output, map_output, map_input, map_features, set_attribute), or "

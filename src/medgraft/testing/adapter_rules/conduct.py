@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 
-from medgraft.adapter_protocols import diagnostics_of, reset_diagnostics
+from medgraft.adapter.protocols import diagnostics_of, reset_diagnostics
 from medgraft.commands.settings import Settings
 from medgraft.testing.adapter_rules.subject import AdapterSubject, restored_settings
 from medgraft.testing.check import Rule, require, rule
 from medgraft.testing.snapshots import outputs_of
 from medgraft.testing.training import steps
-from medgraft.untyped import is_a
+from medgraft.typed.values import is_a
 
 SEED = 3
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medgraft.encoder.stored import twin
 from medgraft.grafting import Grafted
-from medgraft.stored import twin
 from medgraft.testing.adapter_rules.subject import AdapterSubject
 from medgraft.testing.check import Rule, require, rule
 from medgraft.testing.snapshots import difference, outputs_of
 from medgraft.testing.training import loss, steps
-from medgraft.typed_torch import back_propagate
+from medgraft.typed.pytorch import back_propagate
 
 REMEDY = (
     "Reach what the adapter holds through self, through modules, or through variables of the functions that you give "

@@ -16,7 +16,7 @@ from medgraft.plugins import refused_version
 from medgraft.testing.adapter_rules.subject import AdapterSubject
 from medgraft.testing.check import Rule, require, rule
 from medgraft.testing.snapshots import outputs_of, tree_difference, tree_of
-from medgraft.untyped import is_a
+from medgraft.typed.values import is_a
 
 NOWHERE = "no.such.site"
 MIN_WORDS = 3

@@ -18,8 +18,8 @@ from medgraft.testing.adapter_rules.subject import AdapterSubject
 from medgraft.testing.check import Rule, require, rule
 from medgraft.testing.snapshots import difference, outputs_of, tensors_of
 from medgraft.testing.training import loss, steps
-from medgraft.typed_torch import back_propagate, norm_along, seed_random
-from medgraft.untyped import is_a
+from medgraft.typed.pytorch import back_propagate, norm_along, seed_random
+from medgraft.typed.values import is_a
 
 Run = Callable[[dict[str, Tensor]], Mapping[str, Features]]
 SEED_REMEDY = "Draw every random number from torch's global generator, and none in evaluation mode."

@@ -9,7 +9,7 @@ from medgraft.testing.adapter_rules.subject import AdapterSubject
 from medgraft.testing.check import Rule, require, rule
 from medgraft.testing.snapshots import outputs_of
 from medgraft.testing.training import loss
-from medgraft.typed_torch import back_propagate, norm_along
+from medgraft.typed.pytorch import back_propagate, norm_along
 
 SMALL_RATE = 1e-5
 """A usual learning rate, which bfloat16 rounds away from any number above 0.003."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medgraft.adapter_protocols import Precomputes
+from medgraft.adapter.protocols import Precomputes
 from medgraft.fast.cls_block import ClsReadOut
 from medgraft.fast.forms import fast_forms
 from medgraft.fast.short_texts import cut_texts
@@ -17,7 +17,7 @@ from medgraft.testing.adapter_rules.subject import AdapterSubject
 from medgraft.testing.check import Rule, require, rule
 from medgraft.testing.snapshots import difference
 from medgraft.testing.training import steps
-from medgraft.typed_torch import back_propagate
+from medgraft.typed.pytorch import back_propagate
 
 
 def _pooled(grafted: Grafted, inputs: dict[str, Tensor | Features]) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from medgraft.registry import adapter_class, build_adapter, resolve_adapter
 from medgraft.testing.tiny import ENCODERS, example_inputs
 from medgraft.testing.tiny_language import LANGUAGE_ENCODERS, PACKED_ENCODERS
 from medgraft.testing.training import CLASSES
-from medgraft.typed_torch import fork_random, seed_random
+from medgraft.typed.pytorch import fork_random, seed_random
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from medgraft.cohort import write_phantom
 from medgraft.errors import ConfigError, DataError, UnknownNameError
 from medgraft.modality import find_modality
 from medgraft.task import SPLITS
-from medgraft.task_names import build_task, variants_of
+from medgraft.task.names import build_task, variants_of
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Tasks on volumes and notes of heads."""

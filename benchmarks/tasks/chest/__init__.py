@@ -1,0 +1,1 @@
+"""Tasks on radiographs of the chest."""

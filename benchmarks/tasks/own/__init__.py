@@ -1,0 +1,1 @@
+"""Tasks on data that no plugin was written for."""

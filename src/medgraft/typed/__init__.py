@@ -1,0 +1,1 @@
+"""Types where PyTorch, plugins and files leave them open."""
