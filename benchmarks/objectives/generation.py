@@ -89,7 +89,7 @@ class GenerationObjective(Objective):
         self.decoding = Decoding.model_validate(dict(data.decoding))
         self.measures = CounterMeasures.model_validate(dict(data.countermeasures))
         self.grounding = Grounding(self.measures)
-        self.tuning = PreferenceTuning(data, self.references, self.measures.beta)
+        self.tuning = PreferenceTuning(data, self.references, self.measures.beta, self.measures.chosen_weight)
         self._model: LanguageModel | None = None
         self._features: dict[int, np.ndarray] = {}
         self._reports: dict[int, list[str]] = {}

@@ -35,10 +35,12 @@ class PreferenceTuning:
         data: The task's data.
         references: Right text of each sample.
         beta: How strongly it is held.
+        chosen_weight: Weight of the better texts' own loss beside the comparison, as by Pang et al., "Iterative
+            Reasoning Preference Optimization", NeurIPS 2024 (arXiv 2404.19733), equation 1; 0 for none.
     """
 
-    def __init__(self, data: TaskData, references: list[str], beta: float) -> None:
-        self.data, self.references, self.beta = data, references, beta
+    def __init__(self, data: TaskData, references: list[str], beta: float, chosen_weight: float = 0.0) -> None:
+        self.data, self.references, self.beta, self.chosen_weight = data, references, beta, chosen_weight
         self.begun = False
         self.pairs: dict[int, list[tuple[str, str]]] = {}
         self._before: dict[tuple[int, int], tuple[float, float]] = {}
@@ -115,4 +117,4 @@ class PreferenceTuning:
             self.beta,
         )
         self._turns.update(int(i) for i in index)
-        return torch.where(paired, preferred, mean).mean()
+        return torch.where(paired, preferred + self.chosen_weight * mean, mean).mean()

@@ -14,7 +14,15 @@ medgraft.options: Options
 medgraft.registry: TrainDefaults build_encoder
 medgraft.schedule: Phase ONE_PHASE
 medgraft.sources: check
+medgraft.adapter: Adapter AdapterConfig Attachment Support
 medgraft.adapter.class_prompts: ClassAdapter
+medgraft.adapter_protocols: HasDiagnostics LearnsClasses Precomputes
+medgraft.class_prompts: ClassAdapter
+medgraft.support_adapter: SupportAdapter
+medgraft.encoder: DualEncoder Encoder EncoderSpec MultimodalEncoder TextEncoder
+medgraft.grafting: Grafted encoder_of graft ungraft_all
+medgraft.metric: Metric Predictions
+medgraft.objective: Objective
 medgraft.classes: ClassAdapter
 medgraft.forms: fast_forms backward
 medgraft.testing: check_adapter check_encoder check_task Check ConformanceError

@@ -24,6 +24,8 @@ class CounterMeasures(Options):
         confidence: What a statement's confidence is: the ``head``'s probability, or the ``likelihood`` of its sentence.
         preferences: Share of the training steps, the last ones, that prefer the better of two texts; 0 for none.
         beta: How strongly preferences are held to what was learnt before them.
+        chosen_weight: Weight of the better texts' own loss beside the comparison, which alone may make both texts of a
+            pair less likely; 0 for the comparison alone.
         feedback: Table of preferred texts, a CSV file in the folder of the data; without one, pairs are made of the
             right texts.
     """
@@ -34,6 +36,7 @@ class CounterMeasures(Options):
     confidence: Literal["head", "likelihood"] = "head"
     preferences: float = Field(0.0, ge=0, lt=1)
     beta: float = Field(0.1, gt=0)
+    chosen_weight: float = Field(0.0, ge=0)
     feedback: str = ""
 
     @property

@@ -124,7 +124,7 @@ def test_feedback_is_a_file_of_the_data_alone(tmp_path):
             feedback_columns(name, tmp_path, ["a"])
 
 
-def objective(**columns: list[str]) -> GenerationObjective:
+def objective(chosen_weight: float = 0.0, **columns: list[str]) -> GenerationObjective:
     data = TaskData(
         inputs={"image": RawInputs(lambda i: None, 6, "nothing")},
         targets=np.zeros(6, np.int64),
@@ -137,14 +137,15 @@ def objective(**columns: list[str]) -> GenerationObjective:
             **{name: np.array(each) for name, each in columns.items()},
         },
         decoding={"limit": 5},
-        countermeasures={"preferences": 0.25},
+        countermeasures={"preferences": 0.25, "chosen_weight": chosen_weight},
     )
     return GenerationObjective(data, ("image",))
 
 
-def test_the_last_phase_begins_at_the_model_before_it_and_prefers_the_better_text():
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_the_last_phase_begins_at_the_model_before_it_and_prefers_the_better_text(weight):
     torch.manual_seed(0)
-    grafted, tuned = graft(LANGUAGE_ENCODERS["language-2d"](), "soft_prefix"), objective()
+    grafted, tuned = graft(LANGUAGE_ENCODERS["language-2d"](), "soft_prefix"), objective(weight)
     images = torch.rand(6, 1, 16, 24)
     index = np.array([0, 1, 2, 3])
 
@@ -157,14 +158,15 @@ def test_the_last_phase_begins_at_the_model_before_it_and_prefers_the_better_tex
     assert set(tuned.tuning.pairs) >= {0, 2}
     paired = np.array([0, 2])
     first = tuned.loss(grafted, run(paired), Batch(torch.zeros(2), index=paired))
-    assert first.item() == pytest.approx(np.log(2), abs=1e-5) and before.item() != first.item()
+    own = objective().loss(grafted, run(paired), Batch(torch.zeros(2), index=paired))  # of the better texts alone
+    assert first.item() == pytest.approx(np.log(2) + weight * own.item(), abs=1e-5) and before.item() != first.item()
     optimizer = torch.optim.Adam(grafted.trainable_parameters(), lr=0.01)
     for _ in range(8):
         loss = tuned.loss(grafted, run(paired), Batch(torch.zeros(2), index=paired))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss.item() < np.log(2) - 0.02
+    assert loss.item() < first.item() - 0.02
 
 
 def test_a_phase_of_preferences_without_pairs_is_refused():
