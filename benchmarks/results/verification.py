@@ -75,7 +75,7 @@ class DataFacts(_Facts):
     answers: tuple[tuple[int, ...], ...] = ()
     generator: str | None = None
     bayes_f1_macro: float | None = None
-    table_baselines: dict[str, dict[str, list[str] | tuple[float | None, float | None, float | None]]] = Field(
+    table_baselines: dict[str, dict[str, list[str] | int | tuple[float | None, float | None, float | None]]] = Field(
         default_factory=dict
     )
     reader: _Reader | None = None

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import json
 
 import pytest
 
 from medgraft import plugins
-from medgraft.task.names import variants_of
+from medgraft.benchmarks.results.values import json_safe
+from medgraft.benchmarks.results.verification import DataFacts
+from medgraft.task.names import build_task, variants_of
 from medgraft.testing import Check, check_task
+from medgraft.testing.phantoms import small_phantom
 
 NAMES = [
     name for task, plugin in plugins.discover("task").items() if plugin.builtin for name in (task, *variants_of(task))
@@ -24,3 +28,12 @@ def checks(name: str) -> dict[str, Check]:
 @pytest.mark.parametrize(("name", "check"), [(name, check) for name in NAMES for check in checks(name)])
 def test_a_built_in_task_conforms(name, check):
     checks(name)[check]()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if ":" not in name])
+def test_a_board_reads_what_a_built_in_task_says_of_its_data(name):
+    """A fact of another type than a board expects would leave every result of the task out of it."""
+    task = build_task(name)
+    facts = json_safe(task.load(small_phantom(task.cohort)).provenance)
+    DataFacts.model_validate_json(json.dumps(facts))
