@@ -41,19 +41,23 @@ MOST_KEPT = 8
 _fitted_before: dict[str, dict[str, Any]] = {}
 
 
-def predictors(frame: pd.DataFrame) -> pd.DataFrame:
-    """The columns of :data:`PREDICTORS` from an ADNI table, NaN where missing."""
+def predictors(frame: pd.DataFrame, baselines: Mapping[str, tuple[str, ...]] = PREDICTORS) -> pd.DataFrame:
+    """The columns of some baselines from an ADNI table, NaN where missing."""
     table = frame.assign(
         female=[{"F": 1.0, "M": 0.0}.get(sex, np.nan) for sex in frame["sex"]],
-        hippocampus_icv=frame["Hippocampus"] / frame["ICV"],
+        hippocampus_icv=frame["Hippocampus"] / frame["ICV"] if "ICV" in frame else np.nan,
     )
-    names = list(dict.fromkeys(name for columns in PREDICTORS.values() for name in columns))
+    names = list(dict.fromkeys(name for columns in baselines.values() for name in columns))
     numbers: Any = table[names].apply(pd.to_numeric, errors="coerce")
     return numbers.astype(float)
 
 
 def table_baselines(
-    frame: pd.DataFrame, targets: np.ndarray, splits: Mapping[str, np.ndarray], classes: Sequence[str]
+    frame: pd.DataFrame,
+    targets: np.ndarray,
+    splits: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+    baselines: Mapping[str, tuple[str, ...]] = PREDICTORS,
 ) -> dict[str, Any]:
     """Fits every baseline whose columns the cohort has.
 
@@ -64,20 +68,23 @@ def table_baselines(
         targets: ``int64 [n]`` class indices.
         splits: ``train`` and ``test`` row numbers.
         classes: Names of the classes.
+        baselines: Name -> columns of the table.
 
     Returns:
         Name -> ``fields``, ``n_train``, and the metrics of :data:`REPORTED`, each ``[value, low, high]`` with a
         95% interval over subjects; or ``unavailable`` with the columns that hold nothing in the training rows.
     """
-    table, subjects = predictors(frame), frame["subject"].to_numpy(str)
-    digest = hashlib.sha256(repr((list(table), list(classes), len(splits["train"]))).encode())
+    table, subjects = predictors(frame, baselines), frame["subject"].to_numpy(str)
+    digest = hashlib.sha256(repr((baselines, list(classes), len(splits["train"]))).encode())
     for part in (table.to_numpy(), np.asarray(targets), subjects, splits["train"], splits["test"]):
         digest.update(np.ascontiguousarray(part).tobytes())
     key = digest.hexdigest()
     if key not in _fitted_before:  # a task is loaded several times in a process, and the fits take seconds
         if len(_fitted_before) >= MOST_KEPT:
             _fitted_before.pop(next(iter(_fitted_before)))
-        _fitted_before[key] = _all_baselines(table, targets, subjects, splits["train"], splits["test"], classes)
+        _fitted_before[key] = _all_baselines(
+            table, targets, subjects, splits["train"], splits["test"], classes, baselines
+        )
     return copy.deepcopy(_fitted_before[key])
 
 
@@ -88,10 +95,11 @@ def _all_baselines(
     train: np.ndarray,
     test: np.ndarray,
     classes: Sequence[str],
+    baselines: Mapping[str, tuple[str, ...]],
 ) -> dict[str, Any]:
     _, groups = np.unique(subjects[test], return_inverse=True)
     out: dict[str, Any] = {}
-    for name, columns in PREDICTORS.items():
+    for name, columns in baselines.items():
         values = table[list(columns)].to_numpy()
         if empty := [column for k, column in enumerate(columns) if np.isnan(values[train, k]).all()]:
             out[name] = {"unavailable": empty}

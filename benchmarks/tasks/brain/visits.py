@@ -31,26 +31,21 @@ Contrast = Literal["CN-MCI-AD", "CN-AD", "CN-MCI", "MCI-AD"]
 WITHOUT_TEXT = "no field for the note"
 
 
-class VisitConfig(TaskConfig):
-    """Options of every task on visits.
+class SplitConfig(TaskConfig):
+    """Options of a split by subject.
 
     Attributes:
-        text_policy: Which fields the clinical note may use; none of them ever holds the label itself.
-            ``without_criteria`` leaves out MMSE and CDR, which define it; ``cognitive`` has MMSE, ``full`` both.
-        train_visits: ``all`` visits of the training subjects, or their first one only.
         test_fraction: Share of subjects in the test split.
         val_fraction: Share of subjects in the validation split.
         split_seed: Defines the split, for all seeds of a sweep.
     """
 
-    text_policy: TextPolicy = "cognitive"
-    train_visits: Literal["all", "baseline"] = "all"
     test_fraction: float = Field(0.3, gt=0, lt=1)
     val_fraction: float = Field(0.1, gt=0, lt=1)
     split_seed: Seed = 0
 
     @model_validator(mode="after")
-    def _some_train(self) -> VisitConfig:
+    def _some_train(self) -> SplitConfig:
         if self.test_fraction + self.val_fraction >= 1:
             raise ValueError("test_fraction and val_fraction leave no subject for training")
         return self
@@ -60,6 +55,19 @@ class VisitConfig(TaskConfig):
         """Share of the subjects in each split."""
         train = 1 - self.test_fraction - self.val_fraction
         return {"train": train, "val": self.val_fraction, "test": self.test_fraction}
+
+
+class VisitConfig(SplitConfig):
+    """Options of every task on visits.
+
+    Attributes:
+        text_policy: Which fields the clinical note may use; none of them ever holds the label itself.
+            ``without_criteria`` leaves out MMSE and CDR, which define it; ``cognitive`` has MMSE, ``full`` both.
+        train_visits: ``all`` visits of the training subjects, or their first one only.
+    """
+
+    text_policy: TextPolicy = "cognitive"
+    train_visits: Literal["all", "baseline"] = "all"
 
 
 class ContrastConfig(VisitConfig):
