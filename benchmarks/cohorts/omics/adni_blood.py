@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from medgraft.benchmarks.cohorts.adni.columns import subject_id
-from medgraft.benchmarks.cohorts.adni.merge import find_merge, folders_below, read_merge
+from medgraft.benchmarks.cohorts.adni.merge import find_merge, folders_below, read_merge, to_floats
 from medgraft.benchmarks.cohorts.omics.expression import Expression, numbers_of, one_column_each, read_expression
 from medgraft.benchmarks.cohorts.tables.reading import ReadReport, read_table
 from medgraft.benchmarks.cohorts.tables.table_rows import dialect_of
@@ -99,7 +99,7 @@ def _profile(
     def fact(name: str) -> list[Any]:
         return [facts[name].iloc[k] if name in facts else "" for k in columns]
 
-    rin = pd.to_numeric(pd.Series(fact("rin")), errors="coerce").to_numpy(float)
+    rin = to_floats(pd.Series(fact("rin"))).to_numpy(float)
     visit = [str(each).strip().lower() for each in fact("visit")]
     return table, pd.DataFrame({"subject": [subjects[k] for k in columns], "visit": visit, "rin": rin})
 
@@ -145,7 +145,7 @@ def people_of(root: Path, samples: pd.DataFrame, report: ReadReport) -> pd.DataF
     if place is None:
         raise DataError(f"{root} has a table of expression and no ADNIMERGE, which has the diagnoses; put it there")
     visits = read_merge(place, report).sort_values("month", kind="stable")
-    known = visits[visits["dx"].notna()]
+    known: Any = visits[visits["dx"].notna()]
     first = known.drop_duplicates("subject").set_index("subject")
     by_visit = known.drop_duplicates(["subject", "session"]).set_index(["subject", "session"])
     rows = []
@@ -156,18 +156,17 @@ def people_of(root: Path, samples: pd.DataFrame, report: ReadReport) -> pd.DataF
             rows.append({"subject": subject, "dx_source": "the first visit", **first.loc[subject]})
         else:
             rows.append({"subject": subject, "dx_source": "none", "dx": None})
-    people = pd.DataFrame(rows)
+    people: Any = pd.DataFrame(rows)
     columns = ["subject", "dx", "dx_source", "age", "sex", "apoe4", "education", "site"]
-    return people.reindex(columns=columns).assign(prs=_scores(root, samples["subject"], report))
+    return people.reindex(columns=columns).assign(prs=_scores(root, list(samples["subject"]), report))
 
 
-def _scores(root: Path, subjects: pd.Series, report: ReadReport) -> np.ndarray:
+def _scores(root: Path, subjects: list[str], report: ReadReport) -> np.ndarray:
     """Polygenic score of each subject, NaN where there is none."""
     if not (root / SCORES).is_file():
         return np.full(len(subjects), np.nan)
     table = read_table(root / SCORES, ("PTID", "PRS"))
-    numbers = pd.to_numeric(table["PRS"], errors="coerce")
-    scores = dict(zip(map(subject_id, table["PTID"]), numbers, strict=True))
+    scores = dict(zip(map(subject_id, table["PTID"]), to_floats(pd.Series(table["PRS"])), strict=True))
     values = np.array([scores.get(subject, np.nan) for subject in subjects], float)
     if missing := int(np.isnan(values).sum()):
         report.note(f"a sample without a score in {SCORES}", missing)

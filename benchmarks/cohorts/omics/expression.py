@@ -8,6 +8,7 @@ the highest mean, as MaxMean of Miller et al., "Strategies for aggregating gene 
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -90,8 +91,8 @@ def numbers_of(table: pd.DataFrame, report: ReadReport) -> np.ndarray:
     Raises:
         DataError: No cell is a number.
     """
-    columns = [pd.to_numeric(table.iloc[:, k], errors="coerce").to_numpy(float) for k in range(table.shape[1])]
-    values = np.stack(columns, axis=1)
+    columns: list[Any] = [pd.to_numeric(table.iloc[:, k], errors="coerce") for k in range(table.shape[1])]
+    values = np.stack([column.to_numpy(float) for column in columns], axis=1)
     odd = int((~np.isfinite(values)).sum() - table.isna().to_numpy().sum())
     if odd:
         report.note("an expression that is no number; treated as missing", odd)
@@ -138,7 +139,7 @@ def one_column_each(values: np.ndarray, genes: Sequence[str], samples: Sequence[
 
 def _of_h5ad(path: Path) -> Expression:
     try:
-        import anndata
+        anndata: Any = importlib.import_module("anndata")
     except ImportError as error:
         raise DataError(f"{path.name} needs anndata to be read; pip install medgraft[omics], or give a .csv") from error
     try:

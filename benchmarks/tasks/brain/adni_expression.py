@@ -70,7 +70,7 @@ class AdniExpression(Task):
         used, left_out = self._used(people)
         if not used.any():
             raise DataError(f"no sample has a diagnosis of {config.contrast} ({left_out})")
-        frame, values = people[used].reset_index(drop=True), table.values[used]
+        frame, values = pd.DataFrame(people[used]).reset_index(drop=True), table.values[used]
         classes = tuple(config.contrast.split("-"))
         targets = np.array([classes.index(dx) for dx in frame["dx"]], np.int64)
         subjects = frame["subject"].to_numpy(str)
@@ -105,16 +105,16 @@ class AdniExpression(Task):
         """Which samples are used, ``bool [n]``, and how many are not for each reason."""
         used, left_out = np.zeros(len(people), bool), Counter[str]()
         seen: set[str] = set()
-        for i, row in enumerate(people.itertuples()):
-            if row.dx not in self.config.contrast.split("-"):
+        for i, (subject, dx, rin) in enumerate(zip(people["subject"], people["dx"], people["rin"], strict=True)):
+            if dx not in self.config.contrast.split("-"):
                 left_out["no diagnosis of the contrast"] += 1
-            elif row.rin < self.config.least_rin:
+            elif rin < self.config.least_rin:
                 left_out["RNA integrity too low"] += 1
-            elif row.subject in seen:
+            elif subject in seen:
                 left_out["a further sample of a subject"] += 1
             else:
                 used[i] = True
-                seen.add(str(row.subject))
+                seen.add(subject)
         return used, dict(left_out)
 
 
