@@ -16,9 +16,9 @@ medgraft.schedule: Phase ONE_PHASE
 medgraft.sources: check
 medgraft.adapter: Adapter AdapterConfig Attachment Support
 medgraft.adapter.class_prompts: ClassAdapter
-medgraft.adapter_protocols: HasDiagnostics LearnsClasses Precomputes
-medgraft.class_prompts: ClassAdapter
-medgraft.support_adapter: SupportAdapter
+medgraft.adapter.protocols: HasDiagnostics LearnsClasses Precomputes
+medgraft.adapter.class_prompts: ClassAdapter
+medgraft.adapter.support_adapter: SupportAdapter
 medgraft.encoder: DualEncoder Encoder EncoderSpec MultimodalEncoder TextEncoder
 medgraft.grafting: Grafted encoder_of graft ungraft_all
 medgraft.metric: Metric Predictions
