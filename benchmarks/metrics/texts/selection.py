@@ -31,7 +31,14 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
 OF_KINDS = ("answers_by_kind",)
 """Of questions, whose kinds are known."""
 
-CLINICAL = ("finding_f1", "hallucination", "hallucination_counts", "entailment")
+CLINICAL = (
+    "finding_f1",
+    "hallucination",
+    "hallucination_counts",
+    "entailment",
+    "false_assertions",
+    "assertion_coverage",
+)
 """Of reports."""
 
 LEARNED = {
