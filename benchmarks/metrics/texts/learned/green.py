@@ -40,10 +40,10 @@ class Green(Metric):
     def statistics(self, p: Predictions) -> Mapping[str, WeightedStatistic]:
         """See :class:`medgraft.metric.Metric`; ``p`` has the column that :func:`.green_model.green_counts` makes."""
         counts = p.columns[COLUMN]
-        readable = ~np.isnan(counts).any(axis=1)
+        unreadable = np.isnan(counts).any(axis=1).astype(float)
         matched, all_of = np.nan_to_num(counts[:, 0]), np.nan_to_num(counts).sum(axis=1)
         scores = np.divide(matched, all_of, out=np.zeros(len(counts)), where=matched > 0)
-        return {"green": share(scores, readable), "green_undefined": weighted_mean((~readable).astype(float))}
+        return {"green": share(scores, 1 - unreadable), "green_undefined": weighted_mean(unreadable)}
 
 
 def counts_of(answer: str) -> tuple[int, ...] | None:

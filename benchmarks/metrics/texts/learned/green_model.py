@@ -102,7 +102,7 @@ def _answers(model: LanguageModel, asked: Sequence[str]) -> list[str | None]:
     answers: list[str | None] = [None] * len(asked)
     for start in range(0, len(fitting), BATCH):
         batch = fitting[start : start + BATCH]
-        decoding = Decoding(limit=TOKENS - lengths[batch[-1]])
+        decoding = Decoding.model_validate({"limit": TOKENS - lengths[batch[-1]]})
         made = model.generate(model.prompts([asked[i] for i in batch]), decoding)
         for i, text in zip(batch, made.texts, strict=True):
             answers[i] = text

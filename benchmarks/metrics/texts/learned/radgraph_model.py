@@ -13,7 +13,7 @@ import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def radgraph_f1(folder: Path, texts: Sequence[str], references: Sequence[str]) -
         ConfigError: The package is not installed.
         DataError: A file is missing, or the package cannot read it.
     """
-    read = annotations(folder, [*texts, *references])
+    read = annotated(folder, [*texts, *references])
     pairs = zip(read[: len(texts)], read[len(texts) :], strict=True)
     return np.array([agreement(said, meant) for said, meant in pairs], np.float64).reshape(-1, 3)
 
@@ -58,10 +58,10 @@ def agreement(said: Mapping[str, Any], meant: Mapping[str, Any]) -> tuple[float,
     with _quiet():
         from radgraph.rewards import compute_reward
 
-    return compute_reward(said, meant, "all")
+    return cast(tuple[float, float, float], compute_reward(said, meant, "all"))
 
 
-def annotations(folder: Path, texts: Sequence[str]) -> list[dict[str, Any]]:
+def annotated(folder: Path, texts: Sequence[str]) -> list[dict[str, Any]]:
     """Annotations of each text in RadGraph's form; none of an empty one, which the package does not annotate either.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from medgraft.benchmarks.metrics.texts.columns import GENERATED, REFERENCE, as_c
 from medgraft.benchmarks.metrics.texts.learned import radgraph_model
 from medgraft.benchmarks.metrics.texts.learned.judges import judged_columns
 from medgraft.benchmarks.metrics.texts.learned.radgraph_f1 import COLUMN, RadGraphF1
-from medgraft.benchmarks.metrics.texts.learned.radgraph_model import agreement, annotations, radgraph_f1
+from medgraft.benchmarks.metrics.texts.learned.radgraph_model import agreement, annotated, radgraph_f1
 from medgraft.benchmarks.metrics.texts.selection import fitting, misfit
 from medgraft.errors import DataError
 from medgraft.metric import Predictions, value_of
@@ -37,7 +38,12 @@ def judges(tmp_path_factory) -> Path:
         each.mkdir(parents=True)
     (encoder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n")
     (encoder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
-    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    shape: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
     BertConfig(vocab_size=5 + len(WORDS), max_position_embeddings=16, **shape).save_pretrained(encoder)
     bert = {"type": "pretrained_transformer_mismatched", "model_name": "nobody/on-no-hub", "max_length": 16}
     modules = {
@@ -76,7 +82,7 @@ def judges(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def read(judges):
-    return annotations(judges / "radgraph", [*TEXTS, *REFERENCES])
+    return annotated(judges / "radgraph", [*TEXTS, *REFERENCES])
 
 
 def test_the_packages_model_annotates_texts_from_a_local_folder(judges, read):
@@ -88,11 +94,11 @@ def test_the_packages_model_annotates_texts_from_a_local_folder(judges, read):
             assert entity["label"] in LABELS
             assert all(kind in RELATIONS and other in found["entities"] for kind, other in entity["relations"])
     assert any(entity["relations"] for found in read for entity in found["entities"].values())
-    assert annotations(judges / "radgraph", TEXTS[2:3]) == read[2:3], "other texts change nothing"
+    assert annotated(judges / "radgraph", TEXTS[2:3]) == read[2:3], "other texts change nothing"
 
 
 def test_longer_texts_than_the_encoder_reads_are_annotated_in_parts(judges):
-    (found,) = annotations(judges / "radgraph", ["small left effusion . " * 10])
+    (found,) = annotated(judges / "radgraph", ["small left effusion . " * 10])
     assert max(entity["end_ix"] for entity in found["entities"].values()) > 16
 
 
@@ -116,7 +122,7 @@ def test_the_weights_are_those_of_the_file(judges, read):
             scores = out @ torch.relu(hidden @ span + bias) + last
             if scores.max() > 0:  # the score of no entity is 0
                 expected[start, end] = LABELS[int(scores.argmax())]
-    (found,) = annotations(judges / "radgraph", ["heart is enlarged"])
+    (found,) = annotated(judges / "radgraph", ["heart is enlarged"])
     assert expected == {(each["start_ix"], each["end_ix"]): each["label"] for each in found["entities"].values()}
 
 
@@ -142,7 +148,7 @@ def test_columns_and_numbers_with_the_same_text_empty_texts_and_no_weights_neede
     assert misfit(Predictions(np.zeros((6, 1)), np.zeros(6, np.int64), np.arange(6), (), columns=columns))
 
 
-def annotated(*entities: tuple[str, str, list[tuple[str, str]]]) -> dict:
+def by_hand(*entities: tuple[str, str, list[tuple[str, str]]]) -> dict:
     """Annotations in RadGraph's form, of words, labels and relations."""
     return {
         "entities": {
@@ -153,7 +159,7 @@ def annotated(*entities: tuple[str, str, list[tuple[str, str]]]) -> dict:
 
 
 PRESENT, ABSENT, ANATOMY = LABELS[0], LABELS[1], LABELS[2]
-MEANT = annotated(
+MEANT = by_hand(
     ("effusion", PRESENT, [("located_at", "2")]), ("left", ANATOMY, []), ("edema", ABSENT, []), ("heart", ANATOMY, [])
 )
 
@@ -164,7 +170,7 @@ MEANT = annotated(
         (MEANT, (1, 1, 1)),
         # Another side: 3 of 4 entities in each; the relation points elsewhere.
         (
-            annotated(
+            by_hand(
                 ("effusion", PRESENT, [("located_at", "2")]),
                 ("right", ANATOMY, []),
                 ("edema", ABSENT, []),
@@ -174,13 +180,13 @@ MEANT = annotated(
         ),
         # No relation: all of 3 entities, of 4 meant; the effusion is no longer the same with its relation.
         (
-            annotated(("effusion", PRESENT, []), ("left", ANATOMY, []), ("edema", ABSENT, [])),
+            by_hand(("effusion", PRESENT, []), ("left", ANATOMY, []), ("edema", ABSENT, [])),
             (2 * 1 * 0.75 / 1.75, 2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4), 2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4)),
         ),
         # Said twice counts once; present is not absent.
-        (annotated(("edema", PRESENT, []), ("heart", ANATOMY, []), ("heart", ANATOMY, [])), (1 / 3, 1 / 3, 1 / 3)),
-        (annotated(("fracture", PRESENT, [])), (0, 0, 0)),
-        (annotated(), (0, 0, 0)),
+        (by_hand(("edema", PRESENT, []), ("heart", ANATOMY, []), ("heart", ANATOMY, [])), (1 / 3, 1 / 3, 1 / 3)),
+        (by_hand(("fracture", PRESENT, [])), (0, 0, 0)),
+        (by_hand(), (0, 0, 0)),
     ],
 )
 def test_f1_of_annotations_by_hand(said, expected):
@@ -194,7 +200,7 @@ def test_f1_lies_between_0_and_1_and_stricter_conventions_find_no_more():
     def drawn() -> dict:
         n = int(rng.integers(1, 6))
         related = [[("modify", str(rng.integers(1, n + 1)))] * int(rng.integers(0, 2)) for _ in range(n)]
-        return annotated(*((WORDS[rng.integers(0, 4)], LABELS[rng.integers(0, 2)], each) for each in related))
+        return by_hand(*((WORDS[rng.integers(0, 4)], LABELS[rng.integers(0, 2)], each) for each in related))
 
     for _ in range(50):
         said, meant = drawn(), drawn()
