@@ -22,7 +22,7 @@ from medgraft.benchmarks.metrics.texts.learned.chexbert_model import chexbert_la
 from medgraft.benchmarks.metrics.texts.learned.green import COLUMN as GREEN
 from medgraft.benchmarks.metrics.texts.learned.green_model import green_counts
 from medgraft.benchmarks.metrics.texts.learned.radgraph_f1 import COLUMN as RADGRAPH
-from medgraft.benchmarks.metrics.texts.learned.radgraph_model import radgraph_f1
+from medgraft.benchmarks.metrics.texts.learned.radgraph_model import model_in, radgraph_f1
 from medgraft.errors import ConfigError, MedgraftError
 from medgraft.metric import Array, Predictions
 
@@ -64,7 +64,7 @@ def _chexbert(folder: Path, texts: Sequence[str], references: Sequence[str]) -> 
 
 
 def _radgraph(folder: Path, texts: Sequence[str], references: Sequence[str]) -> Judged:
-    return Judged({RADGRAPH: radgraph_f1(folder, texts, references)})
+    return Judged({RADGRAPH: radgraph_f1(folder, texts, references)}, model_in(folder))
 
 
 def _green(folder: Path, texts: Sequence[str], references: Sequence[str]) -> Judged:

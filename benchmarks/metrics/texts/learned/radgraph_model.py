@@ -72,7 +72,7 @@ def annotated(folder: Path, texts: Sequence[str]) -> list[dict[str, Any]]:
 
     _demand()
     different = list(dict.fromkeys(text for text in texts if text.strip()))
-    name = _model_in(folder)
+    name = model_in(folder)
     try:
         with _quiet(), torch.no_grad():
             model = _opened(folder, name)
@@ -90,7 +90,12 @@ def _demand() -> None:
         raise ConfigError("RadGraph-F1 is made with the package radgraph: pip install medgraft[judges]")
 
 
-def _model_in(folder: Path) -> str:
+def model_in(folder: Path) -> str:
+    """Name of the model that a folder holds.
+
+    Raises:
+        DataError: There is none, or a file is missing.
+    """
     named = next((name for name in MODELS if (folder / name).is_dir()), None)
     if named is None:
         raise DataError(f"the folder of RadGraph has none of the folders {', '.join(MODELS)}")

@@ -138,7 +138,8 @@ def test_columns_and_numbers_with_the_same_text_empty_texts_and_no_weights_neede
     assert scores[0].tolist() == [1, 1, 1] and read[0]["entities"]
     assert (scores[3:] == 0).all(), "a text or a reference is empty"
     assert scores[1].tolist() == list(agreement(read[1], read[7]))
-    assert added.facts["radgraph"].startswith("weights ") and "left out" in added.facts["chexbert"]
+    assert added.facts["radgraph"].startswith("weights ") and added.facts["radgraph"].endswith("; radgraph-xl")
+    assert "left out" in added.facts["chexbert"]
     columns = {GENERATED: as_column(TEXTS), REFERENCE: as_column(REFERENCES), **added.columns}
     p = Predictions(np.zeros((6, 1)), np.zeros(6, np.int64), np.arange(6), (), columns=columns)
     assert not misfit(p) and "radgraph_f1" in fitting(p)
