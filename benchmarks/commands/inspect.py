@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from medgraft.benchmarks.cohorts.own.data import OwnData
     from medgraft.benchmarks.cohorts.own.inspection import Inspection
-    from medgraft.benchmarks.tasks.own.own.own_data import OwnTask
+    from medgraft.benchmarks.tasks.own.own_data import OwnTask
 
 
 def inspect(
@@ -63,7 +63,7 @@ def _inspect_own(
 ) -> None:
     from medgraft.benchmarks.cohorts.own.inspection import inspected
     from medgraft.benchmarks.cohorts.own.task_file import write_task_file
-    from medgraft.benchmarks.tasks.own.own.own import own_task
+    from medgraft.benchmarks.tasks.own.own import own_task
 
     task, place = own_task(data, assignments, root)
     samples, columns = task.read(place)

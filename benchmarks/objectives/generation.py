@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgraft.adapter.protocols import CopiesReports, looking_at, soft_tokens
+from medgraft.adapter.protocols import Asked, CopiesReports, looking_at, soft_tokens
 from medgraft.benchmarks.metrics.texts import choices, selection
 from medgraft.benchmarks.metrics.texts.clinical.truth import TRUTH
 from medgraft.benchmarks.metrics.texts.columns import GENERATED, REFERENCE, as_column
@@ -91,6 +92,7 @@ class GenerationObjective(Objective):
         self.grounding = Grounding(self.measures)
         self.tuning = PreferenceTuning(data, self.references, self.measures.beta, self.measures.chosen_weight)
         self._model: LanguageModel | None = None
+        self._copying: CopiesReports | None = None
         self._features: dict[int, np.ndarray] = {}
         self._reports: dict[int, list[str]] = {}
         self._asked: dict[int, str] = {}
@@ -128,7 +130,7 @@ class GenerationObjective(Objective):
         grafted.eval()
         if (copier := _copier(grafted)) is not None:
             features = embed(lambda outputs: joined(outputs, self.inputs), run, index)
-            copier.fit_reports(features, [self.references[i] for i in index])
+            copier.fit_reports(features, [self.references[i] for i in index], self._questions(index))
         if not self.measures.need_features and not self.measures.abstain:
             return
         splits = {name: np.asarray(self.data.splits.get(name, ()), np.int64) for name in ("val", "test")}
@@ -138,6 +140,11 @@ class GenerationObjective(Objective):
         self.grounding = Grounding.fit(self.measures, self._samples(index), self._samples(splits["val"]))
         subjects = [str(self.data.subjects[i]) for i in everything]
         self._reports = dict(zip(map(int, everything), self.grounding.similar(frozen, subjects), strict=True))
+
+    def _questions(self, index: np.ndarray) -> list[Asked]:
+        """What the samples ``index`` are asked, ``[n]``."""
+        kinds = self.data.columns.get(KIND)
+        return [Asked(self.prompts[i], "" if kinds is None else str(kinds[i])) for i in index]
 
     def _samples(self, index: np.ndarray) -> Samples:
         width = len(next(iter(self._features.values())))
@@ -193,8 +200,8 @@ class GenerationObjective(Objective):
     # -- predicting ---------------------------------------------------------------------------------------------------
 
     def context(self, grafted: Grafted) -> Any:
-        """Keeps the language model, which turns tokens into texts."""
-        self._model = language_model(grafted)
+        """Keeps the language model, which turns tokens into texts, and what copies texts in its place."""
+        self._model, self._copying = language_model(grafted), _copier(grafted)
         return None
 
     def resume_at(self, stem: Path) -> None:
@@ -229,7 +236,7 @@ class GenerationObjective(Objective):
     def _decode(self, grafted: Grafted, outputs: Outputs, prompts: Prompts, index: np.ndarray) -> Generated:
         """Texts of a batch: kept ones, those of an adapter that copies reports, or the language model's."""
         if (copier := _copier(grafted)) is not None:
-            texts = tuple(copier.reports_for(joined(outputs, self.inputs)))
+            texts = tuple(copier.reports_for(joined(outputs, self.inputs), self._questions(index)))
             return Generated(texts, tuple(() for _ in texts), tuple("end" for _ in texts))
         if self._decoded is not None and (kept := self._decoded.get(index.tolist())) is not None:
             return kept
@@ -265,6 +272,8 @@ class GenerationObjective(Objective):
         if self.options:
             columns[choices.OPTION_SCORES] = self.options.column(test)
         judged = judged_columns(texts, [self.references[i] for i in test])
+        if self._copying is not None and KIND in self.data.columns:
+            self.data.provenance["copied_from"] = dict(Counter(self._copying.copied_from(self._questions(test))))
         if judged.facts:
             self.data.provenance["judges"] = judged.facts
         columns |= judged.columns

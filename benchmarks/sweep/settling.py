@@ -12,8 +12,8 @@ from medgraft.benchmarks.cell.resolved import Resolver
 from medgraft.benchmarks.cohorts import places as cohorts
 from medgraft.benchmarks.sweep.recipe import task_options
 from medgraft.benchmarks.sweep.request import Sweep
-from medgraft.benchmarks.tasks.own.own.own import below
-from medgraft.benchmarks.tasks.own.own.table import Table
+from medgraft.benchmarks.tasks.own.own import below
+from medgraft.benchmarks.tasks.own.table import Table
 from medgraft.errors import ConfigError
 from medgraft.launcher import Resources
 from medgraft.options import as_text

@@ -21,7 +21,7 @@ from medgraft.benchmarks.cohorts.chest.chexpert import (
     read_chexpert,
     select_5x200,
 )
-from medgraft.benchmarks.tasks.chest.radiographs.chexpert import (
+from medgraft.benchmarks.tasks.chest.chexpert import (
     ATTRIBUTES,
     Chexpert5x200,
     hold_out,
@@ -29,9 +29,9 @@ from medgraft.benchmarks.tasks.chest.radiographs.chexpert import (
     provenance,
     stack,
 )
-from medgraft.benchmarks.tasks.chest.radiographs.radiographs import attributes, radiographs
-from medgraft.benchmarks.tasks.chest.radiographs.rsna import RsnaZeroShot
-from medgraft.benchmarks.tasks.chest.radiographs.siim import SiimZeroShot
+from medgraft.benchmarks.tasks.chest.radiographs import attributes, radiographs
+from medgraft.benchmarks.tasks.chest.rsna import RsnaZeroShot
+from medgraft.benchmarks.tasks.chest.siim import SiimZeroShot
 from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
 from medgraft.benchmarks.tasks.zero_shot import ChestZeroShot
 from medgraft.errors import DataError

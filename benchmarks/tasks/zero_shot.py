@@ -17,7 +17,7 @@ import pandas as pd
 
 from medgraft.benchmarks.cohorts.chest.chexpert_labels import CHEXPERT_14
 from medgraft.benchmarks.cohorts.chest.mimic import MimicTable, has_mimic, read_mimic
-from medgraft.benchmarks.tasks.chest.radiographs.radiographs import PromptConfig, attributes, radiographs
+from medgraft.benchmarks.tasks.chest.radiographs import PromptConfig, attributes, radiographs
 from medgraft.task import RawInputs, Task, TaskConfig, TaskData
 
 NO_PAIRS = (

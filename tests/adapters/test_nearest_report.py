@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from medgraft import graft
+from medgraft.adapter.protocols import Asked
 from medgraft.adapters.nearest_report import NearestReport
 from medgraft.errors import ConfigError, DataError, IncompatibleError
 from medgraft.testing.tiny_language import LANGUAGE_ENCODERS
@@ -31,6 +32,54 @@ def test_a_saved_one_copies_the_same(tmp_path):
     first.save(tmp_path)
     second.load(tmp_path)
     assert second.adapters["nearest_report"].reports_for(torch.eye(3, 4)) == TEXTS
+
+
+SIDE, SIZE = Asked("which side", "open:side"), Asked("how large", "open:size")
+ANSWERS = ["left", "right", "small", "large"]
+
+
+@pytest.fixture
+def asked() -> NearestReport:
+    """Four films, each asked one of two questions; the first two lie near each other, as the last two do."""
+    adapter = NearestReport()
+    keys = torch.tensor([[1, 0], [0, 1], [1, 0.1], [0.1, 1]])
+    adapter.fit_reports(keys, ANSWERS, [SIDE, SIDE, SIZE, SIZE])
+    return adapter
+
+
+@pytest.mark.parametrize(
+    ("question", "answers", "chosen"),
+    [
+        (SIDE, ["left", "right"], "the same question"),
+        (SIZE, ["small", "large"], "the same question"),
+        (Asked("how big", "open:size"), ["small", "large"], "the same kind"),
+        (Asked("how large", "open:side"), ["small", "large"], "the same question"),  # words come before kinds
+        (Asked("which lobe", "open:lobe"), ["left", "right"], "any"),
+        (Asked("which lobe"), ["left", "right"], "any"),
+    ],
+)
+def test_an_answer_is_copied_from_whoever_was_asked_the_same(asked, question, answers, chosen):
+    films = torch.tensor([[5, 0.0], [0, 5]])
+    assert asked.reports_for(films, [question] * 2) == answers
+    assert asked.copied_from([question]) == [chosen]
+
+
+def test_each_row_of_a_batch_is_asked_its_own_question(asked):
+    films = torch.tensor([[5, 0.1], [5, 0.1], [0.1, 5], [0.1, 5]])
+    assert asked.reports_for(films, [SIZE, SIDE, SIDE, SIZE]) == ["small", "left", "right", "large"]
+    assert asked.reports_for(films) == ["left", "left", "right", "right"]
+
+
+def test_a_saved_one_knows_what_was_asked(asked, tmp_path):
+    first, second = (graft(LANGUAGE_ENCODERS["language-2d"](), "nearest_report") for _ in range(2))
+    first.adapters["nearest_report"].fit_reports(torch.eye(2), ["left", "small"], [SIDE, SIZE])
+    first.save(tmp_path)
+    second.load(tmp_path)
+    loaded = second.adapters["nearest_report"]
+    assert loaded.reports_for(torch.eye(2), [SIZE, SIDE]) == ["small", "left"]
+    assert loaded.copied_from([SIZE, Asked("", "open:side")]) == ["the same question", "the same kind"]
+    loaded.fit_reports(torch.eye(2), ["left", "small"])
+    assert loaded.copied_from([SIZE]) == ["any"]
 
 
 def test_there_must_be_something_to_copy_and_to_see():

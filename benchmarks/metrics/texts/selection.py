@@ -10,7 +10,9 @@ from medgraft.benchmarks.metrics.texts.columns import GENERATED, REFERENCE, text
 from medgraft.benchmarks.metrics.texts.kinds import KIND
 from medgraft.benchmarks.metrics.texts.learned.bert_score import COLUMN as BERT_SCORE
 from medgraft.benchmarks.metrics.texts.learned.chexbert_labels import GENERATED_LABELS
+from medgraft.benchmarks.metrics.texts.learned.green import COLUMN as GREEN
 from medgraft.benchmarks.metrics.texts.learned.judges import column_misfit
+from medgraft.benchmarks.metrics.texts.learned.radgraph_f1 import COLUMN as RADGRAPH
 from medgraft.benchmarks.metrics.texts.statements import from_json, statements_of
 from medgraft.errors import DataError
 from medgraft.metric import Predictions
@@ -29,10 +31,22 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
 OF_KINDS = ("answers_by_kind",)
 """Of questions, whose kinds are known."""
 
-CLINICAL = ("finding_f1", "hallucination", "hallucination_counts", "entailment")
+CLINICAL = (
+    "finding_f1",
+    "hallucination",
+    "hallucination_counts",
+    "entailment",
+    "false_assertions",
+    "assertion_coverage",
+)
 """Of reports."""
 
-LEARNED = {"bert_score": BERT_SCORE, "chexbert_f1": GENERATED_LABELS}
+LEARNED = {
+    "bert_score": BERT_SCORE,
+    "chexbert_f1": GENERATED_LABELS,
+    "radgraph_f1": RADGRAPH,
+    "green": GREEN,
+}
 """By trained models -> the column that says that its weights were there."""
 
 ALL = (*LIBRARIES, *LEARNED, *OF_KINDS, *CLINICAL)

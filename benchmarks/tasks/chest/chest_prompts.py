@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from medgraft.benchmarks.tasks.chest.radiographs.chexpert import Chexpert
+from medgraft.benchmarks.tasks.chest.chexpert import Chexpert
 from medgraft.benchmarks.tasks.questions import UNKNOWN, Question, Wording, ask
 from medgraft.errors import DataError
 from medgraft.options import Seed
@@ -82,7 +82,7 @@ class ChestPrompts(Task):
     config: Config
 
     def load(self, root: Path) -> TaskData:
-        """Reads what :class:`~medgraft.benchmarks.tasks.chest.radiographs.chexpert.Chexpert` reads, and asks for each finding.
+        """Reads what :class:`~medgraft.benchmarks.tasks.chest.chexpert.Chexpert` reads, and asks for each finding.
 
         Raises:
             DataError: The folder holds no CheXpert, or no training image has an answer to some question.

@@ -28,7 +28,7 @@ from medgraft.benchmarks.cohorts.chest.chexpert import (
 )
 from medgraft.benchmarks.cohorts.images.grey import IMAGES_VERSION
 from medgraft.benchmarks.cohorts.images.load import load_radiograph
-from medgraft.benchmarks.tasks.chest.radiographs.radiographs import PromptConfig, attributes
+from medgraft.benchmarks.tasks.chest.radiographs import PromptConfig, attributes
 from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
 from medgraft.errors import DataError
 from medgraft.files.content import file_facts

@@ -13,7 +13,7 @@ import numpy as np
 
 from medgraft.benchmarks.cohorts.chest.chexpert_labels import COMPETITION_5, apply_uncertainty
 from medgraft.benchmarks.cohorts.chest.mimic import read_mimic
-from medgraft.benchmarks.tasks.chest.radiographs.radiographs import PromptConfig, reading
+from medgraft.benchmarks.tasks.chest.radiographs import PromptConfig, reading
 from medgraft.benchmarks.tasks.zero_shot import ChestZeroShot, Scored
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from medgraft.benchmarks.cohorts.chest.nih import NIH_14, NihTable, read_nih
-from medgraft.benchmarks.tasks.chest.radiographs.radiographs import PromptConfig, attributes, radiographs, reading
+from medgraft.benchmarks.tasks.chest.radiographs import PromptConfig, attributes, radiographs, reading
 from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
 from medgraft.benchmarks.tasks.zero_shot import ChestZeroShot, Scored
 from medgraft.errors import DataError

@@ -13,7 +13,7 @@ import numpy as np
 
 from medgraft.benchmarks.cohorts.chest.challenge_frame import DrawnOn
 from medgraft.benchmarks.cohorts.chest.rsna import RsnaTable, boxes_inside, read_rsna
-from medgraft.benchmarks.tasks.chest.radiographs.radiographs import PromptConfig, SplitConfig, labelled, reading
+from medgraft.benchmarks.tasks.chest.radiographs import PromptConfig, SplitConfig, labelled, reading
 from medgraft.benchmarks.tasks.label_budget import LabelBudget
 from medgraft.benchmarks.tasks.zero_shot import ChestZeroShot, Scored
 from medgraft.errors import DataError

@@ -13,7 +13,7 @@ import numpy as np
 from medgraft.benchmarks.cohorts.chest.challenge_frame import DrawnOn
 from medgraft.benchmarks.cohorts.chest.siim import masks_inside, read_siim
 from medgraft.benchmarks.cohorts.images.load import squared
-from medgraft.benchmarks.tasks.chest.radiographs.radiographs import PromptConfig, SplitConfig, labelled, reading
+from medgraft.benchmarks.tasks.chest.radiographs import PromptConfig, SplitConfig, labelled, reading
 from medgraft.benchmarks.tasks.label_budget import LabelBudget
 from medgraft.benchmarks.tasks.zero_shot import ChestZeroShot, Scored
 from medgraft.task import Task, TaskData
@@ -44,7 +44,7 @@ class Siim(Task):
 class SiimZeroShot(ChestZeroShot):
     """Pneumothorax or not by prompts; adapters train on MIMIC-CXR pairs beside the cohort, or not at all.
 
-    The names of the metrics are those of :class:`~medgraft.benchmarks.tasks.chest.radiographs.rsna.RsnaZeroShot`.
+    The names of the metrics are those of :class:`~medgraft.benchmarks.tasks.chest.rsna.RsnaZeroShot`.
     """
 
     cohort = "siim"

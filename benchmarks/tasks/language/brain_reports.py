@@ -17,7 +17,7 @@ from medgraft.benchmarks.cohorts.chest.questions import numbers_of
 from medgraft.benchmarks.cohorts.volumes.load import VOLUMES_VERSION
 from medgraft.benchmarks.metrics.texts.statements import to_json
 from medgraft.benchmarks.tasks.brain.visit_splits import first_visits_only, strata_of
-from medgraft.benchmarks.tasks.chest.radiographs.radiographs import attributes, reading
+from medgraft.benchmarks.tasks.chest.radiographs import attributes, reading
 from medgraft.benchmarks.tasks.language.brain_facts import norms_of, shares_of, statements_at, worded
 from medgraft.benchmarks.tasks.language.texts import SharesConfig, TextSample, text_data
 from medgraft.files.content import file_facts

@@ -20,7 +20,7 @@ from medgraft.benchmarks.cohorts.chest.questions import FilmQuestion, drawn, num
 from medgraft.benchmarks.metrics.texts.statements import Statement, to_json
 from medgraft.benchmarks.phantoms.chest.studies import Study
 from medgraft.benchmarks.phantoms.chest.texts.truth import film_statements, marked, studies_at
-from medgraft.benchmarks.tasks.chest.radiographs.chexpert import (
+from medgraft.benchmarks.tasks.chest.chexpert import (
     ATTRIBUTES,
     has_test_table,
     hold_out,
@@ -28,7 +28,7 @@ from medgraft.benchmarks.tasks.chest.radiographs.chexpert import (
     provenance,
     stack,
 )
-from medgraft.benchmarks.tasks.chest.radiographs.radiographs import attributes
+from medgraft.benchmarks.tasks.chest.radiographs import attributes
 from medgraft.benchmarks.tasks.language.texts import (
     OfficialConfig,
     TextSample,

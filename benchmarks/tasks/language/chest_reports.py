@@ -15,8 +15,8 @@ from pydantic import Field
 
 from medgraft.benchmarks.cohorts.chest.chexpert import read_chexpert
 from medgraft.benchmarks.phantoms.chest.texts.truth import marked, truths_at
-from medgraft.benchmarks.tasks.chest.radiographs.chexpert import ATTRIBUTES, image_inputs, provenance
-from medgraft.benchmarks.tasks.chest.radiographs.radiographs import attributes
+from medgraft.benchmarks.tasks.chest.chexpert import ATTRIBUTES, image_inputs, provenance
+from medgraft.benchmarks.tasks.chest.radiographs import attributes
 from medgraft.benchmarks.tasks.language.texts import SharesConfig, TextSample, shares, text_data, usable
 from medgraft.errors import DataError
 from medgraft.task import Task, TaskData

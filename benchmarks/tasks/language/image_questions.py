@@ -12,7 +12,7 @@ from medgraft.benchmarks.cohorts.images.grey import IMAGES_VERSION
 from medgraft.benchmarks.cohorts.images.load import load_photograph
 from medgraft.benchmarks.cohorts.texts.records import ImageQuestion, QuestionTable
 from medgraft.benchmarks.phantoms.chest.texts.truth import truths_at
-from medgraft.benchmarks.tasks.chest.radiographs.radiographs import radiographs, reading
+from medgraft.benchmarks.tasks.chest.radiographs import radiographs, reading
 from medgraft.benchmarks.tasks.language.texts import (
     TextConfig,
     TextSample,

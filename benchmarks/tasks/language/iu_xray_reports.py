@@ -12,7 +12,7 @@ from pydantic import Field
 
 from medgraft.benchmarks.cohorts.texts.iu_xray import read_iu_xray
 from medgraft.benchmarks.phantoms.chest.texts.truth import truths_at
-from medgraft.benchmarks.tasks.chest.radiographs.radiographs import radiographs, reading
+from medgraft.benchmarks.tasks.chest.radiographs import radiographs, reading
 from medgraft.benchmarks.tasks.language.texts import (
     SharesConfig,
     TextSample,

@@ -14,7 +14,7 @@ from pydantic import Field
 from medgraft.benchmarks.cohorts.chest.mimic import FRONTAL, MimicTable, read_mimic
 from medgraft.benchmarks.cohorts.tables.reading import ReadReport
 from medgraft.benchmarks.phantoms.chest.texts.truth import truths_at
-from medgraft.benchmarks.tasks.chest.radiographs.radiographs import attributes, radiographs, reading
+from medgraft.benchmarks.tasks.chest.radiographs import attributes, radiographs, reading
 from medgraft.benchmarks.tasks.language.texts import OfficialConfig, TextSample, official, text_data, usable
 from medgraft.errors import DataError
 from medgraft.task import Task, TaskData

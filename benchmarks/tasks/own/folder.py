@@ -11,7 +11,7 @@ from medgraft.benchmarks.cohorts.own.files import Finder
 from medgraft.benchmarks.cohorts.own.folder import table_of
 from medgraft.benchmarks.cohorts.own.options import OwnConfig
 from medgraft.benchmarks.cohorts.own.reading import Reading
-from medgraft.benchmarks.tasks.own.own.own_data import OwnTask
+from medgraft.benchmarks.tasks.own.own_data import OwnTask
 
 
 class Folder(OwnTask):

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from medgraft.benchmarks.cohorts.own.tables import has_table, table_at
-from medgraft.benchmarks.tasks.own.own.folder import Folder
-from medgraft.benchmarks.tasks.own.own.own_data import OwnTask
-from medgraft.benchmarks.tasks.own.own.table import Table
+from medgraft.benchmarks.tasks.own.folder import Folder
+from medgraft.benchmarks.tasks.own.own_data import OwnTask
+from medgraft.benchmarks.tasks.own.table import Table
 from medgraft.errors import ConfigError, DataError
 from medgraft.options import checked, from_text
 

@@ -14,7 +14,7 @@ from medgraft.benchmarks.cohorts.own.options import OwnConfig
 from medgraft.benchmarks.cohorts.own.reading import Reading
 from medgraft.benchmarks.cohorts.own.tables import table_at
 from medgraft.benchmarks.cohorts.tables.reading import read_table
-from medgraft.benchmarks.tasks.own.own.own_data import OwnTask
+from medgraft.benchmarks.tasks.own.own_data import OwnTask
 
 
 class Table(OwnTask):

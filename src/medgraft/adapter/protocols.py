@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -90,16 +90,38 @@ class LooksAtMedia(Protocol):
         ...
 
 
+class Asked(NamedTuple):
+    """What a sample's text answers.
+
+    Attributes:
+        question: The prompt's words.
+        kind: Kind of the question, such as ``closed:side``; empty where a task has none.
+    """
+
+    question: str
+    kind: str = ""
+
+
 @runtime_checkable
 class CopiesReports(Protocol):
     """Answers with the text of a training sample, in the place of a language model."""
 
-    def fit_reports(self, features: Tensor, reports: Sequence[str]) -> None:
-        """Called once before training, with the frozen features ``[n, D]`` and the texts of the training samples."""
+    def fit_reports(self, features: Tensor, reports: Sequence[str], asked: Sequence[Asked] = ()) -> None:
+        """Called once before training.
+
+        Args:
+            features: Frozen ones of the training samples, ``[n, D]``.
+            reports: Text of each.
+            asked: What each answers; none where all answer the same.
+        """
         ...
 
-    def reports_for(self, features: Tensor) -> list[str]:
-        """A text for each row of features ``[B, D]``."""
+    def reports_for(self, features: Tensor, asked: Sequence[Asked] = ()) -> list[str]:
+        """A text for each row of features ``[B, D]``, to what is asked of it."""
+        ...
+
+    def copied_from(self, asked: Sequence[Asked]) -> list[str]:
+        """Among which training samples the text for each of these is chosen, in words."""
         ...
 
 

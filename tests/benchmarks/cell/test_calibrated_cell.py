@@ -20,7 +20,7 @@ from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.results.store import ResultStore
 from medgraft.benchmarks.results.verification import check
 from medgraft.benchmarks.sweep.checks import check_calibratable
-from medgraft.benchmarks.tasks.own.own.table import Table
+from medgraft.benchmarks.tasks.own.table import Table
 from medgraft.errors import ConfigError, DataError
 from medgraft.metric import Predictions, value_of
 from medgraft.objective import objective_class

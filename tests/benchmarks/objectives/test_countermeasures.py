@@ -84,6 +84,30 @@ def test_the_nearest_report_is_a_row_like_any_other(images):
     assert texts_of(found.columns["prompt"]) == ["what is seen"] * 15
 
 
+def test_the_nearest_answer_is_copied_from_films_that_were_asked_the_same(images):
+    """Of two questions in turn; the second has other words in testing, so that its kind must do."""
+    turn = np.arange(N) % 2 == 1
+    later = np.isin(np.arange(N), SPLITS["test"])
+    columns = {
+        "prompt": np.where(turn, np.where(later, "how big is it", "how large"), "what is seen"),
+        "reference": np.where(turn, np.where(SICK, "large", "small"), np.where(SICK, THERE, CLEAR)),
+        "kind": np.where(turn, "open:size", "open:finding"),
+    }
+    grafted = graft(LANGUAGE_ENCODERS["language-2d"](), "nearest_report")
+    objective = GenerationObjective(replace(data(), columns=columns), ("image",))
+
+    def run(index: np.ndarray) -> Any:
+        return grafted.encode({"image": images[index]})
+
+    objective.prepare_adapters(grafted, run, SPLITS["train"])
+    found = predicted(grafted, objective, run)
+    answers = np.array(texts_of(found.columns[GENERATED]))
+    asked = turn[SPLITS["test"]]
+    assert set(answers[asked]) == {"large", "small"} and set(answers[~asked]) == {THERE, CLEAR}
+    assert values(found)["exact_match"] > 0.9
+    assert objective.data.provenance["copied_from"] == {"the same kind": int(asked.sum()), "the same question": 7}
+
+
 def test_what_the_head_does_not_support_is_denied_or_left_out(images):
     grafted, objective, run = made(images, "nearest_report", supported="negate")
     grafted.adapters["nearest_report"].fit_reports(torch.eye(1, 32), [f"{THERE} There is a lung nodule."])

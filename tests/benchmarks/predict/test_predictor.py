@@ -15,7 +15,7 @@ import medgraft
 from medgraft.benchmarks.cell.kept import FACTS, read_facts
 from medgraft.benchmarks.cell.steps.keeping import keep
 from medgraft.benchmarks.predict.predictor import Predictor
-from medgraft.benchmarks.tasks.own.own.table import Table
+from medgraft.benchmarks.tasks.own.table import Table
 from medgraft.errors import CheckpointError, DataError
 from medgraft.options import checked
 

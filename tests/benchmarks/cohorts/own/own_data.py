@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from medgraft.benchmarks.tasks.own.own.table import Table
+from medgraft.benchmarks.tasks.own.table import Table
 from medgraft.options import checked
 
 

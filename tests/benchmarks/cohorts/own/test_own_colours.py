@@ -17,7 +17,7 @@ from medgraft.benchmarks.cohorts.own.inspection import has_colour, inspected
 from medgraft.benchmarks.predict.predictor import Predictor
 from medgraft.benchmarks.predict.samples import items_of
 from medgraft.benchmarks.prefix_cache.inputs import preprocessing_digest
-from medgraft.benchmarks.tasks.own.own.folder import Folder
+from medgraft.benchmarks.tasks.own.folder import Folder
 from medgraft.errors import ConfigError
 from medgraft.modality import find_modality, prepared
 from medgraft.options import checked

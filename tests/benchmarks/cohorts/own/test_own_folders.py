@@ -7,7 +7,7 @@ import os
 import pytest
 from own_data import picture, volume
 
-from medgraft.benchmarks.tasks.own.own.folder import Folder
+from medgraft.benchmarks.tasks.own.folder import Folder
 from medgraft.errors import DataError
 from medgraft.options import checked
 

@@ -19,7 +19,7 @@ from medgraft.benchmarks.cell.steps.training import train
 from medgraft.benchmarks.cohorts.chest.chexpert import read_chexpert
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.tasks import build_task
-from medgraft.benchmarks.tasks.chest.radiographs.radiographs import attributes
+from medgraft.benchmarks.tasks.chest.radiographs import attributes
 from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
 from medgraft.errors import ConfigError, DataError
 
