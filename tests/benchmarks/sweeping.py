@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner, Result
 
 
@@ -61,3 +63,13 @@ def command(*arguments: str) -> Result:
     from medgraft.benchmarks.commands.main import app
 
     return CliRunner().invoke(app, list(arguments))
+
+
+def typed(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """``medgraft ...`` in a folder, on a wide terminal, in this process: imports and the fork server are paid once."""
+    with contextlib.chdir(cwd), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "200")
+        done = command(*map(str, arguments))
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception  # a process of its own would have ended with a traceback
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)

@@ -14,21 +14,7 @@ from pathlib import Path
 
 import pytest
 from own_data import picture, two_classes
-
-MEDGRAFT = (sys.executable, "-m", "medgraft.benchmarks.commands.main")
-
-
-def medgraft(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-    return subprocess.run(
-        [*MEDGRAFT, *map(str, arguments)],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
+from sweeping import typed as medgraft
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +56,8 @@ def test_a_folder_is_predicted_and_gone_on_with(home, tmp_path):
 def test_a_kill_loses_one_batch_at_most(home, tmp_path):
     for k in range(60):
         picture(tmp_path / "new" / f"{k:02d}.png", k)
-    command = [*MEDGRAFT, "predict", str(grafts(home)[0]), "new", "--out", "p.csv", "--batch", "1"]
+    program = [sys.executable, "-m", "medgraft.benchmarks.commands.main"]
+    command = [*program, "predict", str(grafts(home)[0]), "new", "--out", "p.csv", "--batch", "1"]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL
     )

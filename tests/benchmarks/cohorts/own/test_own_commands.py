@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 from own_data import picture, table, two_classes
+from sweeping import typed as medgraft
 
 from medgraft.benchmarks.cohorts.own.task_file import read_task_file
 from medgraft.errors import ConfigError
-
-
-def medgraft(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "medgraft.benchmarks.commands.main", *map(str, arguments)]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200", "MEDGRAFT_CACHE": str(cwd / "cache")}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280, check=False)
 
 
 def test_inspect_shows_what_was_understood(tmp_path):
