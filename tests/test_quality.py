@@ -15,8 +15,8 @@ from medgraft.benchmarks.sweep.run import sweep_and_show
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-# Each adapter on the tasks of its kind, as a default sweep runs it: ace_lora on volumes would be trained for minutes and
-# is asked nothing here.
+# Each adapter on the tasks of its kind, as a default sweep runs it: ace_lora on volumes would be trained for minutes,
+# and nothing is asked of it here.
 TASKS = {"ace_lora": ("chexpert", "chexpert_5x200"), "brain_adapter": ("adni_image", "adni_image_text")}
 
 

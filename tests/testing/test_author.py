@@ -49,9 +49,21 @@ def test_conformance(check):
 """
 
 
-def run(folder, **parts: str) -> str:
+ON_ONE = """
+import pytest
+from acme_gain import Gain
+from medgraft.testing import check_adapter
+from medgraft.testing.tiny import ENCODERS
+
+@pytest.mark.parametrize("check", check_adapter(Gain, encoders={"one": ENCODERS["packed-2d"]}), ids=str)
+def test_conformance(check):
+    check()
+"""
+
+
+def run(folder, test: str = TEST, **parts: str) -> str:
     (folder / "acme_gain.py").write_text(ADAPTER.format(**parts))
-    (folder / "test_acme_gain.py").write_text(TEST)
+    (folder / "test_acme_gain.py").write_text(test)
     environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "test_acme_gain.py"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, check=False).stdout
@@ -66,7 +78,7 @@ def test_a_sound_third_party_passes(tmp_path):
 
 @pytest.mark.slow
 def test_a_broken_third_party_is_told_which_rule_and_what_to_change(tmp_path):
-    told = run(tmp_path, gain="(torch.exp(self.gain) + 1)", limit="1")
+    told = run(tmp_path, ON_ONE, gain="(torch.exp(self.gain) + 1)", limit="1")
     assert "1 failed" in told
     assert "test_conformance[identity_at_the_start_is_true]" in told
     assert "Start as the identity" in told

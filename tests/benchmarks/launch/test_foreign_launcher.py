@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from distributions import install
-from sweeping import Toy
+from sweeping import Toy, typed
 from test_resume import numbers, stored
 
 from medgraft.benchmarks.results.reading import read_results
@@ -76,12 +76,19 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def installed(toy: Toy, site: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    monkeypatch.syspath_prepend(str(site))  # for refused()
     return toy
 
 
 def run(toy: Toy, launcher: str, folder: Path, *more: str, adapters: str = "toy_gain"):
     options = toy.options("--seeds", "0,1", "--results", str(folder), "--launcher", launcher, *more)
     return toy.run("--adapters", adapters, *options, cwd=folder.parent)
+
+
+def refused(toy: Toy, launcher: str, folder: Path, *more: str):
+    """The same in this process, for what ends before a worker starts."""
+    options = toy.options("--seeds", "0,1", "--results", str(folder), "--launcher", launcher, *more)
+    return typed("run", "--adapters", "toy_gain", *options, cwd=folder.parent)
 
 
 def rows(folder: Path) -> list[CellResult]:
@@ -141,7 +148,7 @@ def test_a_worker_that_never_began_is_a_row(installed, tmp_path, launcher, statu
     ],
 )
 def test_one_that_does_not_work_costs_one_sentence(installed, tmp_path, launcher, sentence):
-    done = run(installed, launcher, tmp_path / "r")
+    done = refused(installed, launcher, tmp_path / "r")
     (line,) = done.stderr.splitlines()
     assert re.match(sentence, line), line
     assert done.returncode == 2 and stored(tmp_path / "r") == {}
@@ -155,10 +162,10 @@ def test_one_that_does_not_work_costs_one_sentence(installed, tmp_path, launcher
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_runs(installed, tmp_path, more, sentence):
-    done = run(installed, "plain", tmp_path / "r", *more)
+    done = refused(installed, "plain", tmp_path / "r", *more)
     assert done.returncode == 2 and sentence in done.stderr and stored(tmp_path / "r") == {}
 
 
 def test_options_of_a_launcher_that_is_not_in_use_are_refused(installed, tmp_path):
-    done = run(installed, "local", tmp_path / "r", "--set", "plain.nice=1")
+    done = refused(installed, "local", tmp_path / "r", "--set", "plain.nice=1")
     assert done.returncode == 2 and "the sweep runs by 'local'; give --launcher plain" in done.stderr
