@@ -15,7 +15,8 @@ import tiny_encoders as tiny
 import torch
 from distributions import GOOD, SAMPLE, install
 
-from medgraft import plugins
+from medgraft import adapter as adapter_module
+from medgraft import declared, plugins
 from medgraft.adapter import base as adapter_module
 from medgraft.errors import ConfigError, PluginError, UnknownNameError
 from medgraft.grafting import graft
@@ -109,6 +110,16 @@ def test_ours_are_declared_like_any_others():
 
 def test_the_versions_of_the_contract_agree():
     assert plugins.SUPPORTED_API == adapter_module.API_VERSION
+
+
+def test_inside_a_block_the_installed_distributions_are_looked_at_once(monkeypatch):
+    looks, look = [], declared._installed
+    monkeypatch.setattr(declared, "_installed", lambda: looks.append(1) or look())
+    with declared.looked_at_once():
+        assert "lora" in plugins.discover("adapter") and "image" in plugins.discover("modality")
+    assert len(looks) == 1
+    plugins.discover("adapter")
+    assert len(looks) == 2  # what is installed later is seen
 
 
 @pytest.mark.slow
