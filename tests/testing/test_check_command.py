@@ -16,7 +16,7 @@ from medgraft import plugins
 from medgraft.benchmarks.commands.main import app
 from medgraft.commands import console
 from medgraft.errors import ConfigError, UnknownNameError
-from medgraft.plugins import Plugin
+from medgraft.plugins import Plugin, discovery
 from medgraft.testing import command
 from medgraft.testing.adapter_rules import subject
 from medgraft.testing.check import Check, ConformanceError
@@ -35,9 +35,10 @@ def broken(monkeypatch):
     """A registered adapter that declares another identity than it has."""
     discover = plugins.discover
     made = Plugin("adapter", "acme_wrong", "broken_adapters:NotTheIdentity", "acme", "1.0")
-    monkeypatch.setattr(
-        plugins, "discover", lambda kind: discover(kind) | ({"acme_wrong": made} if kind == "adapter" else {})
-    )
+    for module in (plugins, discovery):  # the name that is offered, and the one that the module itself calls
+        monkeypatch.setattr(
+            module, "discover", lambda kind: discover(kind) | ({"acme_wrong": made} if kind == "adapter" else {})
+        )
 
 
 def test_a_sound_plugin_is_a_table_and_exit_code_zero(medgraft):

@@ -15,12 +15,11 @@ import tiny_encoders as tiny
 import torch
 from distributions import GOOD, SAMPLE, install
 
-from medgraft import adapter as adapter_module
-from medgraft import declared, plugins
+from medgraft import plugins
 from medgraft.adapter import base as adapter_module
 from medgraft.errors import ConfigError, PluginError, UnknownNameError
 from medgraft.grafting import graft
-from medgraft.plugins import discovery
+from medgraft.plugins import declared, discovery
 from medgraft.registry import build_adapter, build_encoder, resolve_adapter, resolve_encoder
 
 
