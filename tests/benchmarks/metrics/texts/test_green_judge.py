@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from language_folders import folder_of
+from language_folders import folder_of  # pyright: ignore[reportMissingImports]
 
 from medgraft.benchmarks.metrics.texts.columns import GENERATED, REFERENCE, as_column
 from medgraft.benchmarks.metrics.texts.learned import green_model
