@@ -44,6 +44,17 @@ class NearestReport(Adapter):
         "it holds the features and the reports of every training sample, which are not to leave with a model"
     )
 
+    class Config(AdapterConfig):
+        """Options.
+
+        Attributes:
+            same_question: Of questions, only training samples that were asked the same count, where there are any.
+        """
+
+        same_question: bool = True
+
+    config: Config
+
     keys: Tensor | None
     reports: Tensor | None
     questions: Tensor | None
@@ -113,6 +124,8 @@ class NearestReport(Adapter):
 
     def _like(self, asked: Asked) -> tuple[str, Tensor | None]:
         """Which training samples are asked the same, and their numbers ``[m]``; ``None`` for all."""
+        if not self.config.same_question:
+            return ANY, None
         if self._alike is None:
             self._alike = self._groups()
         for level, name in ((QUESTION, asked.question), (KIND, asked.kind)):

@@ -64,6 +64,13 @@ def test_an_answer_is_copied_from_whoever_was_asked_the_same(asked, question, an
     assert asked.copied_from([question]) == [chosen]
 
 
+def test_all_training_samples_count_where_the_question_shall_not_matter():
+    other = NearestReport(NearestReport.Config(same_question=False))
+    other.fit_reports(torch.tensor([[1, 0], [0, 1], [1, 0.1], [0.1, 1]]), ANSWERS, [SIDE, SIDE, SIZE, SIZE])
+    assert other.reports_for(torch.tensor([[5, 0.5], [0.5, 5]]), [SIDE] * 2) == ["small", "large"]
+    assert other.copied_from([SIDE]) == ["any"]
+
+
 def test_each_row_of_a_batch_is_asked_its_own_question(asked):
     films = torch.tensor([[5, 0.1], [5, 0.1], [0.1, 5], [0.1, 5]])
     assert asked.reports_for(films, [SIZE, SIDE, SIDE, SIZE]) == ["small", "left", "right", "large"]
