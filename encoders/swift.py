@@ -31,7 +31,7 @@ from medgraft.features import Features
 from medgraft.options import Options
 from medgraft.sources import Source, check_weights
 
-__all__ = ["SwiFT", "SwiftEncoder", "SwiftSource"]
+__all__ = ["SwiFT", "SwiftEncoder", "SwiftSource", "prepare_run"]
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "hcp": {
@@ -72,6 +72,20 @@ class Windows(Options):
     """
 
     windows: int = Field(4, ge=1, le=256)
+
+
+def load_checkpoint(network: SwiFT, path: Path, sha256: str | None = None) -> None:
+    """Loads a file of the authors' training, or another with the network's names, strictly; heads are left out.
+
+    Args:
+        network: What receives the weights.
+        path: Lightning's checkpoint, a bare state dict or safetensors.
+        sha256: Expected digest of the file.
+
+    Raises:
+        CheckpointError: The file cannot be read, or is of another configuration.
+    """
+    load_file(network, path, sha256, drop=NOT_ENCODER)
 
 
 class SwiftEncoder(StagedEncoder):
@@ -244,7 +258,7 @@ class SwiftSource(Source):
         network.norm = nn.Identity()
         if isinstance(source, Path):
             source = file_in(source, FILES)
-            load_file(network, source, sha256, drop=NOT_ENCODER)
+            load_checkpoint(network, source, sha256)
         return finish(SwiftEncoder(_spec(name, network, chosen.windows, source), network), source)
 
 

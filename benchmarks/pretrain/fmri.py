@@ -30,9 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgraft.checkpoints.weights import file_digest
-from medgraft.encoders.parts.matching import load_file
-from medgraft.encoders.parts.swift.runs import prepare_run
-from medgraft.encoders.swift import CONFIGS, NOT_ENCODER, SwiFT
+from medgraft.encoders.swift import CONFIGS, SwiFT, load_checkpoint, prepare_run
 from medgraft.errors import DataError, MedgraftError
 from medgraft.losses import local_contrast, nt_xent
 
@@ -272,7 +270,7 @@ def pretrain(options: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(options.seed)
     network = SwiFT(**CONFIGS[options.model])
     if options.start is not None:
-        load_file(network, options.start, drop=NOT_ENCODER[:2])
+        load_checkpoint(network, options.start)
     *size, frames = network.img_size
     subjects, skipped = prepare_runs(options.runs, options.out / "prepared", size, frames)
     order = np.random.default_rng([options.seed, 0]).permutation(len(subjects))
