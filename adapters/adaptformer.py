@@ -17,7 +17,7 @@ from torch import nn
 from medgraft.adapter import AdapterConfig, Attachment
 from medgraft.adapter.knobs import SizeKnob
 from medgraft.adapter.site_adapter import SiteAdapter
-from medgraft.adapters.parts.bottleneck import Bottleneck
+from medgraft.adapters.parts.bottleneck import Bottleneck, branch_width
 from medgraft.adapters.parts.placement import DepthGroup, Hits, select
 from medgraft.encoder import Encoder
 from medgraft.encoder.sites import Site
@@ -69,8 +69,7 @@ class AdaptFormer(SiteAdapter):
     def build(self, encoder: Encoder, site: Site) -> Bottleneck:
         """The bottleneck beside one branch, ``[B, N, C] -> [B, N, C]``."""
         like = next(encoder.get_submodule(site.path).parameters())
-        dim = like.shape[1] if site.in_mha else like.shape[0]
-        return Bottleneck(dim, self.config.width, F.relu, 0.0, like)
+        return Bottleneck(branch_width(encoder, site), self.config.width, F.relu, 0.0, like)
 
     def connect(self, attachment: Attachment, site: Site, module: nn.Module) -> None:
         """Adds what the bottleneck makes of the branch's input ``[B, N, C]``, scaled, to the branch's output."""

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from medgraft.adapter import AdapterConfig, Attachment
 from medgraft.adapter.knobs import SizeKnob
-from medgraft.adapters.parts.bottleneck import Bottleneck, SerialAdapter
-from medgraft.adapters.parts.placement import DepthGroup, Hits, select, tower_of, unique
+from medgraft.adapters.parts.bottleneck import Bottleneck, SerialAdapter, branch_width
+from medgraft.adapters.parts.placement import DepthGroup, Hits, select, unique
 from medgraft.adapters.parts.substitution import Substitution
 from medgraft.encoder import Encoder
 from medgraft.encoder.sites import Site
@@ -80,13 +80,12 @@ class Houlsby(SerialAdapter):
         self.norm.clear()
         if not self.config.norms:
             return attachment
-        touched = {(site.tower, site.block) for site in unique(self.select(encoder, sites))}
+        chosen = unique(self.select(encoder, sites))
+        widths = {(site.tower, site.block): branch_width(encoder, site) for site in chosen}
         norms = [
             site
             for site in sites.values()
-            if site.kind == "norm"
-            and (site.tower, site.block) in touched
-            and _width(encoder.get_submodule(site.path)) == tower_of(encoder, site).spec.dim
+            if site.kind == "norm" and _width(encoder.get_submodule(site.path)) == widths.get((site.tower, site.block))
         ]
         if norms:
             attachment.record({"norms": norms})

@@ -23,7 +23,7 @@ from medgraft.adapters.parts.placement import towers_with_features, trained_dtyp
 from medgraft.adapters.parts.real_slices import by_depth
 from medgraft.encoder import Encoder
 from medgraft.encoder.sites import Site
-from medgraft.encoder.towers import reads_text, visual_tower
+from medgraft.encoder.towers import reads_text, towers_reading
 from medgraft.errors import ConfigError
 from medgraft.fast.convolution import average_pool_3d
 from medgraft.features import Condenser, Features
@@ -158,10 +158,13 @@ class SpatialPoolingAdapter(Adapter):
         self.pooling = nn.ModuleDict()
 
     def supports(self, encoder: Encoder) -> Support:
-        """Fits every encoder with a visual tower."""
-        if visual_tower(encoder) is not None:
-            return Support(True)
-        return Support(False, "it reads text only; spatial pooling needs the token grid of images or volumes")
+        """Fits every encoder with a visual tower whose tokens lie along one to three axes."""
+        visual = towers_reading(encoder, "visual")
+        if not visual:
+            return Support(False, "it reads text only; spatial pooling needs the token grid of images or volumes")
+        if many := [name for name, tower in visual.items() if len(tower.spec.input_size) > 3]:
+            return Support(False, f"tokens of {many[0]} lie along more than three axes; spatial pooling averages three")
+        return Support(True)
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Adds pooling and projection to the features of each visual tower."""

@@ -24,9 +24,9 @@ from medgraft.encoders.parts.hf.storage import Storage, library_for
 from medgraft.encoders.parts.hf.text import spec_of_text
 from medgraft.encoders.parts.hub import demand, fetching
 from medgraft.encoders.parts.loading import finish, options_of, origin, seeded
+from medgraft.encoders.parts.name_options import named, parse, values_of
 from medgraft.encoders.parts.quiet import quiet
 from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
-from medgraft.options import as_text, checked, from_text
 from medgraft.sources import Source, check_hub_id, check_weights
 
 __all__ = ["EMBEDDED_TOKENIZER", "CausalLmSource", "fresh_embedded", "parse"]
@@ -63,10 +63,7 @@ class CausalLmSource(Source):
             >>> CausalLmSource.with_options("gpt2,bits=8", {"bits": 4})
             'gpt2,bits=4'
         """
-        model, texts = parse(model)
-        values = {name: _value(name, text) for name, text in texts.items()} | dict(options)
-        checked(Storage, values, "options of causal_lm")
-        return ",".join([model, *(f"{name}={as_text(value)}" for name, value in values.items())])
+        return named(Storage, model, options, "options of causal_lm")
 
     @staticmethod
     def check(model: str, weights: str) -> None:
@@ -147,29 +144,8 @@ def _embedded(name: str, weights: str, sha256: str | None, stored: Storage, *, o
     return encoder.stored_as(stored)
 
 
-def parse(model: str) -> tuple[str, dict[str, str]]:
-    """Model and options of a name.
-
-    Example:
-        >>> parse("meta-llama/Llama-3.2-1B,bits=4,library=torchao")
-        ('meta-llama/Llama-3.2-1B', {'bits': '4', 'library': 'torchao'})
-    """
-    parts, options = model.split(","), {}
-    while len(parts) > 1 and "=" in parts[-1]:
-        name, _, value = parts.pop().partition("=")
-        options[name.strip()] = value.strip()
-    return ",".join(parts), dict(reversed(options.items()))
-
-
-def _value(name: str, text: str) -> Any:
-    """A text of a name as the value of that option."""
-    field = Storage.model_fields.get(name)
-    return text if field is None else from_text(field.annotation, text)
-
-
 def _storage(texts: Mapping[str, str], options: Mapping[str, Any]) -> Storage:
-    values = {name: _value(name, text) for name, text in texts.items()} | dict(options)
-    return checked(Storage, values, "options of causal_lm")
+    return values_of(Storage, texts, options, "options of causal_lm")
 
 
 def _model_type(model: str) -> str:

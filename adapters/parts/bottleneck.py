@@ -7,9 +7,9 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from medgraft.adapter.site_adapter import SiteAdapter
-from medgraft.adapters.parts.placement import tower_of
 from medgraft.encoder import Encoder
 from medgraft.encoder.sites import Site
+from medgraft.encoder.stored import weight_shape
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -44,6 +44,17 @@ class Bottleneck(nn.Module):
         return self.up(self.activation(self.down(x)))
 
 
+def branch_width(encoder: Encoder, site: Site) -> int:
+    """Width of what a branch adds to its block's tokens; the blocks of a hierarchy differ in it.
+
+    Args:
+        encoder: The encoder.
+        site: The branch.
+    """
+    shape = weight_shape(encoder.get_submodule(site.path))
+    return shape[1] if site.in_mha else shape[0]
+
+
 class SerialAdapter(SiteAdapter):
     """Base of adapters with ``h <- h + bottleneck(h)`` behind each selected branch, before the residual addition."""
 
@@ -51,9 +62,9 @@ class SerialAdapter(SiteAdapter):
     bottleneck: nn.ModuleDict
 
     def build(self, encoder: Encoder, site: Site) -> Bottleneck:
-        """The bottleneck of one branch, over the width of its tower."""
+        """The bottleneck of one branch, over the width of its block's tokens."""
         like = next(encoder.get_submodule(site.path).parameters())
-        return self.build_bottleneck(tower_of(encoder, site).spec.dim, like)
+        return self.build_bottleneck(branch_width(encoder, site), like)
 
     def build_bottleneck(self, dim: int, like: Tensor) -> Bottleneck:
         """The bottleneck over tokens ``[B, N, dim]``, of the type and on the device of ``like``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from medgraft.errors import ConfigError
@@ -77,6 +78,63 @@ def gathered_info_nce(
     lengths = _lengths(image, labels, group)
     joined = None if labels is None else world.gather(labels, lengths).detach()
     return label_guided_info_nce(world.gather(image, lengths), world.gather(text, lengths), scale, joined)
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.1) -> Tensor:
+    """Normalised temperature-scaled cross-entropy: each view tells its partner from all other views.
+
+    Chen et al., "SimCLR", ICML 2020 (arXiv 2002.05709), equation 1, over all ``2 N`` views: the negatives of a view are
+    the other ``2 N - 2``, those of its own side included. SwiFT's instance contrast (Kim et al., NeurIPS 2023, arXiv
+    2307.05916) is this loss over two windows of each subject of a batch, at different times.
+
+    Args:
+        first: Embeddings ``[..., N, C]`` of any length; their cosines are compared.
+        second: Row ``i`` is the partner of row ``i``, ``[..., N, C]``.
+        temperature: Divides the cosines.
+
+    Returns:
+        The mean over the views of each batch of leading axes, ``[...]``; a scalar for ``[N, C]``. 0 for one pair alone.
+
+    Raises:
+        ConfigError: The two differ in shape, or the temperature is not above 0.
+
+    Example:
+        >>> unit = torch.eye(3)
+        >>> round(nt_xent(unit, unit, temperature=1.0).item(), 4)
+        0.9048
+    """
+    if first.shape != second.shape or first.ndim < 2:
+        raise ConfigError(f"nt_xent compares views [..., N, C] of one shape, not {first.shape} and {second.shape}")
+    if not temperature > 0:
+        raise ConfigError(f"nt_xent divides by its temperature, which is {temperature}; give one above 0")
+    views = F.normalize(torch.cat([first, second], dim=-2), dim=-1)
+    count = first.shape[-2]
+    cosines = views @ views.transpose(-1, -2) / temperature
+    itself = torch.eye(2 * count, dtype=torch.bool, device=views.device)
+    positive = cosines.roll(count, dims=-1).diagonal(dim1=-2, dim2=-1)
+    return (torch.logsumexp(cosines.masked_fill(itself, float("-inf")), dim=-1) - positive).mean(dim=-1)
+
+
+def local_contrast(first: Tensor, second: Tensor, temperature: float = 0.1) -> Tensor:
+    """Local-local contrast: within a subject, two views of one window against the views of its other windows.
+
+    Dave et al., "TCLR", CVIU 2022 (arXiv 2101.07974), as SwiFT trains with it: :func:`nt_xent` of the windows of each
+    subject, summed (not averaged) over the subjects of a batch.
+
+    Args:
+        first: Embeddings of one augmentation of ``K`` windows of ``B`` subjects, ``[B, K, C]``.
+        second: Those of another augmentation, ``[B, K, C]``.
+        temperature: Divides the cosines.
+
+    Returns:
+        The sum over subjects, a scalar.
+
+    Example:
+        >>> windows = torch.eye(2).expand(3, 2, 2)
+        >>> round(local_contrast(windows, windows, temperature=1.0).item(), 4)  # 3 log(1 + 2 / e)
+        1.6543
+    """
+    return nt_xent(first, second, temperature).sum()
 
 
 def _lengths(image: Tensor, labels: Tensor | None, group: dist.ProcessGroup | None) -> list[int]:

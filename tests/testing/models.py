@@ -135,6 +135,7 @@ MODELS: dict[str, Callable[[], Encoder]] = {
     "medicalnet-resnet": volumes("medicalnet", "resnet10", img_size=(32, 32, 32), widen_factor=0.125),
     "neuro_simclr-resnet": volumes("neuro_simclr", "t1", img_size=(32, 32, 32), widen_factor=0.125),
     "swin_unetr-ssl": volumes("swin_unetr", "ssl", img_size=(32, 32, 32), feature_size=12, depths=(1, 1, 1, 1)),
+    "swift-tiny": volumes("swift", "tiny", windows=3),
     "pair-embedded": lambda: build_encoder("pair:embedded:brain@random|embedded:chest@random"),
     "monai-vit": monai("vit", **MONAI_VIT),
     "monai-vit-cls": monai("vit", classification=True, qkv_bias=True, **MONAI_VIT),

@@ -24,8 +24,8 @@ class VolumeSequence(Modality):
     variation = Variation(shift=0.05, scale=0.1, contrast=0.1, brightness=0.0)
 
     def example(self, random: np.random.Generator) -> np.ndarray:
-        """Noise on a background of 0, ``float32 [6, 10, 12, 11]``."""
-        values = random.random((6, 10, 12, 11), dtype=np.float32) + 0.5
+        """Noise on a background of 0, ``float32 [24, 10, 12, 11]``."""
+        values = random.random((24, 10, 12, 11), dtype=np.float32) + 0.5
         values[:, :2] = 0
         return values
 

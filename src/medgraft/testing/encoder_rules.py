@@ -75,7 +75,8 @@ def features_fit_the_spec(subject: EncoderSubject, case: str) -> None:
     require(finite, "tokens or pooled are not finite")
     if axes := grid_axes(tower):
         require(len(features.grid) == axes, f"grid {features.grid} has another rank than the input of {axes} axes")
-    heads = {layout.heads for layout in tower.attention}
+    last = tower.attention[-1:]  # stages of a hierarchy may have narrower tokens and fewer heads than the features
+    heads = {layout.heads for layout in tower.attention if layout.dim == last[0].dim}
     require(heads <= {tower.spec.heads}, f"spec.heads is {tower.spec.heads}, the attention has {sorted(heads)}")
     mask = features.mask
     require(mask is None or (mask.shape == (B, N) and mask.dtype == torch.bool), "mask is not bool [B, N]")

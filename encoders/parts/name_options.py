@@ -1,0 +1,56 @@
+"""Options behind a model's name, ``llama,bits=4`` or ``hcp,windows=8``, so that a command line can give them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from medgraft.options import Options, as_text, checked, from_text
+
+Config = TypeVar("Config", bound=Options)
+
+
+def parse(model: str) -> tuple[str, dict[str, str]]:
+    """Model and options of a name.
+
+    Example:
+        >>> parse("meta-llama/Llama-3.2-1B,bits=4,library=torchao")
+        ('meta-llama/Llama-3.2-1B', {'bits': '4', 'library': 'torchao'})
+    """
+    parts, options = model.split(","), {}
+    while len(parts) > 1 and "=" in parts[-1]:
+        name, _, value = parts.pop().partition("=")
+        options[name.strip()] = value.strip()
+    return ",".join(parts), dict(reversed(options.items()))
+
+
+def values_of(config: type[Config], texts: Mapping[str, str], options: Mapping[str, Any], what: str) -> Config:
+    """The options of a name, and those that are given in their place.
+
+    Args:
+        config: What they must be.
+        texts: As :func:`parse` found them.
+        options: Values.
+        what: Whose they are, for the error.
+
+    Raises:
+        ConfigError: One does not exist or is out of range.
+    """
+    return checked(config, _values(config, texts) | dict(options), what)
+
+
+def named(config: type[Options], model: str, options: Mapping[str, Any], what: str) -> str:
+    """The name of a model with options in it, in place of those that it holds.
+
+    Raises:
+        ConfigError: One does not exist or is out of range.
+    """
+    model, texts = parse(model)
+    values = _values(config, texts) | dict(options)
+    checked(config, values, what)
+    return ",".join([model, *(f"{name}={as_text(value)}" for name, value in values.items())])
+
+
+def _values(config: type[Options], texts: Mapping[str, str]) -> dict[str, Any]:
+    fields = config.model_fields
+    return {name: from_text(fields[name].annotation, text) if name in fields else text for name, text in texts.items()}

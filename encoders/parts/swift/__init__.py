@@ -1,0 +1,1 @@
+"""SwiFT: its network, and runs of fMRI as it reads them."""
