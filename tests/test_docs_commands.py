@@ -1,6 +1,7 @@
 """The commands of README and docs that train nothing are run, page by page, in a folder such as a reader has.
 
-What trains is in ``test_docs_runs.py``, and the quickstart is run as a whole elsewhere.
+What trains is in ``test_docs_runs.py``, and the quickstart is run as a whole in ``benchmarks/predict/test_quickstart.py``.
+Checkpoints, scans and data sets that a reader has are made-up files of the published layouts (``readers_files.py``).
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def publish(folder: Path) -> None:
     m3d_projector(folder / "mm_projector.bin")
     openflamingo_checkpoint(folder / "checkpoint.pt")
     write_phantom("medmnist", folder / "medmnist", {"samples": 100, "size": 64}, 1)
-    raw = {"form": "raw", "n_subjects": 4, "spacing": 4.0, "max_visits": 1}
+    raw = {"form": "raw", "n_subjects": 4, "spacing": 6.0, "max_visits": 1}
     write_phantom("adni", folder / "data/adni-raw", raw, 1)
 
 
@@ -173,7 +174,7 @@ def real(words: list[str]) -> list[str]:
         words = [re.sub(made_up, name, word) for word in words]
     if words[0] == "prepare":  # of the phantom's voxels, and into a folder of its own
         words = ["data/prepared" if word == "data/adni" else {"8": "1"}.get(word, word) for word in words]
-        words += ["--spacing", "4", "--no-n4"]
+        words += ["--spacing", "6", "--no-n4"]
     if words[0] == "cohort":
         words = [str(SMALLER.get(option, word)) for option, word in zip(["", *words], words, strict=False)]
         unsaid = UNSAID.get(words[1], ())
@@ -190,7 +191,7 @@ def test_the_commands_of_a_page_do_what_it_says(page, reader, tmp_path, monkeypa
 
 
 def test_nearly_all_of_them_are_run():
-    assert sum(map(len, PAGES.values())) > 75
+    assert sum(map(len, PAGES.values())) > 70
     others = [" ".join(inner) for each in commands() if (inner := in_medgraft(each.values[0])) is not None]
     assert all(any(each.startswith(beginning) for each in others) for beginning in NOT_HERE), "of no page any more"
 
