@@ -1,6 +1,6 @@
 """The commands of README and docs that train nothing are run, page by page, in a folder such as a reader has.
 
-What trains is in ``test_docs_runs.py``, and the quickstart is run as a whole in ``benchmarks/predict/test_quickstart.py``.
+What trains is in ``test_docs_runs.py``; ``benchmarks/predict/test_quickstart.py`` runs the quickstart as a whole.
 Checkpoints, scans and data sets that a reader has are made-up files of the published layouts (``readers_files.py``).
 """
 
