@@ -4,14 +4,14 @@ Test sets are drawn again and again from one population whose metrics are known 
 three classes, several samples of each, whose logits are the class, the subject and chance. The share of test sets whose
 interval holds the population's metric is the coverage. With seeds, the strength of the class differs from seed to seed,
 by as much that the metric's deviation over seeds is a multiple of its deviation over test sets; the population's metric
-is then the mean over all seeds.
+is then the mean over all seeds. Differences of two rows on the same test sets, and gaps between groups, likewise.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +20,11 @@ from medgraft.benchmarks.metrics.bootstrap import estimates, left_out_of
 from medgraft.benchmarks.metrics.calibration import Brier
 from medgraft.benchmarks.metrics.classification import F1, Accuracy, Auc
 from medgraft.benchmarks.metrics.dense import Dice
-from medgraft.benchmarks.metrics.intervals import pooled_intervals
+from medgraft.benchmarks.metrics.groups import metrics_by_groups
+from medgraft.benchmarks.metrics.intervals import paired_interval, pooled_intervals
 from medgraft.benchmarks.metrics.regression import Errors
 from medgraft.metric import Array, Metric, Predictions, value_of
-from medgraft.metric.judging import judged, values
+from medgraft.metric.judging import judged, objective_of, values
 
 NAMES = ("auc_macro", "f1_macro", "balanced_accuracy", "precision_macro")
 STRENGTHS = np.linspace(-1.0, 3.0, 21)
@@ -34,6 +35,8 @@ JUDGED: tuple[tuple[Metric, ...], ...] = ((Auc(), F1(), Accuracy(), Brier()), (E
 RESAMPLES = 200
 CLUSTERED = ("auc_macro", "f1_b", "f1_macro", "balanced_accuracy", "accuracy", "brier", "mae", "dice")
 """Numbers whose coverage is simulated; ``f1_b`` is that of the rarer class alone."""
+PAIRED = ("f1_macro", "auc_macro", "accuracy")
+"""Numbers of which differences of two rows, and gaps between groups, are simulated."""
 
 
 def draw(
@@ -54,6 +57,11 @@ def draw(
 def _values(p: Predictions) -> Array:
     numbers = values(p)
     return np.array([numbers[name] for name in NAMES])
+
+
+def _numbers(p: Predictions, names: Sequence[str]) -> dict[str, float]:
+    statistics = judged(p).statistics
+    return {name: value_of(statistics[name], len(p.targets)) for name in names}
 
 
 @dataclass(frozen=True)
@@ -148,33 +156,145 @@ def of_seeds(subjects: int, seeds: int, ratio: float, repetitions: int, seed: in
     return dict(zip(NAMES, (held / repetitions).tolist(), strict=True))
 
 
+def of_differences(
+    subjects: int, seeds: int, spread: float, repetitions: int, names: Sequence[str] = PAIRED, seed: int = 0
+) -> dict[str, Coverage]:
+    """Coverage of paired differences of two rows on the same subjects, three of ten of the rarer class.
+
+    Args:
+        subjects: Of a test set, three samples of each.
+        seeds: Of either row.
+        spread: Deviation of a row's strength over its seeds; the rows' mean strengths are 1 and 1.6.
+        repetitions: Pairs of rows.
+        names: Numbers wanted.
+        seed: Of the drawing.
+    """
+    rng, shares = np.random.default_rng([seed, subjects, seeds]), (0.7, 0.3)
+    at = STRENGTHS if spread else np.array([1.0, 1.6])
+    curves = [_numbers(draw(rng, LARGE, [strength], shares)[0], names) for strength in at]
+    many = rng.normal(0.0, spread, 20_000)
+    held, without = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+    truth = {
+        name: np.subtract(*(np.interp(mean + many, at, curve).mean() for mean in (1.6, 1.0)))
+        for name, curve in ((name, [each[name] for each in curves]) for name in names)
+    }
+    for _ in range(repetitions):
+        strengths = np.concatenate([mean + rng.normal(0.0, spread, seeds) for mean in (1.6, 1.0)])
+        rows = draw(rng, subjects, strengths.tolist(), shares, PER_SUBJECT)
+        seen, left_out = [judged(p) for p in rows], left_out_of(rows[0])
+        for name in names:
+            parts = [each.statistics[name] for each in seen]
+            ends = paired_interval(parts[:seeds], parts[seeds:], left_out, seen[0].metrics[name], RESAMPLES)
+            without[name] += ends[0] is None
+            held[name] += _holds(ends, truth[name])
+    return {
+        name: Coverage(held[name] / max(repetitions - without[name], 1), without[name] / repetitions) for name in names
+    }
+
+
+def of_gaps(strengths: Sequence[float], subjects: int, repetitions: int, seed: int = 0) -> dict[str, Coverage]:
+    """Coverage of the gap between groups of people, of whom three in ten are of the rarer class.
+
+    Args:
+        strengths: Of each group.
+        subjects: Of each group, one sample of each.
+        repetitions: Test sets.
+        seed: Of the drawing.
+    """
+    rng, shares = np.random.default_rng([seed, subjects, len(strengths)]), (0.7, 0.3)
+    words = np.repeat([f"group {g}" for g in range(len(strengths))], subjects)
+    large = [_numbers(draw(rng, LARGE, [strength], shares)[0], PAIRED) for strength in strengths]
+    truth = {name: float(np.ptp([each[name] for each in large])) if len(set(strengths)) > 1 else 0.0 for name in PAIRED}
+    held, without = dict.fromkeys(PAIRED, 0), dict.fromkeys(PAIRED, 0)
+    for _ in range(repetitions):
+        parts = [draw(rng, subjects, [strength], shares)[0] for strength in strengths]
+        scores, targets = (np.concatenate([getattr(p, name) for p in parts]) for name in ("scores", "targets"))
+        p = Predictions(scores, targets, np.arange(len(words)), parts[0].classes)
+        metrics = {name: judged(p).metrics[name] for name in PAIRED}
+        found = metrics_by_groups(
+            lambda rows, p=p: judged(p.of(rows)).statistics,
+            metrics,
+            p.groups,
+            words,
+            strata=lambda rows, p=p: objective_of(p).strata(p.of(rows)),
+            resamples=RESAMPLES,
+        )
+        for name in PAIRED:
+            of_metric = found.of(name) if found is not None else None
+            gap = (None, None) if of_metric is None else (of_metric.gap.ci_low, of_metric.gap.ci_high)
+            without[name] += gap[0] is None
+            held[name] += _holds(gap, truth[name])
+    return {
+        name: Coverage(held[name] / max(repetitions - without[name], 1), without[name] / repetitions) for name in PAIRED
+    }
+
+
 def _holds(ends: tuple[float | None, float | None], value: float) -> bool:
     low, high = ends
     return low is not None and high is not None and low <= value <= high
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Writes two tables of coverage to the output."""
+    """Writes tables of coverage to the output."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.audit.interval_coverage", description=__doc__)
     parser.add_argument("--repetitions", type=int, default=1000, help="test sets of a row; a quarter for seeds")
+    parser.add_argument("--tables", nargs="+", choices=list(TABLES), default=list(TABLES), help="default: all")
     options = parser.parse_args(arguments)
-    lines = [f"| subjects | prevalence | {' | '.join(CLUSTERED)} |", "|---" * (2 + len(CLUSTERED)) + "|"]
-    for subjects in (30, 100, 300):
-        for prevalence in (0.1, 0.5):
-            coverage = of_subjects(subjects, prevalence, options.repetitions)
-            cells = (
-                f"{each.share:.3f}" + (f" ({each.without:.0%} none)" if each.without else "")
-                for each in coverage.values()
-            )
-            lines.append(f"| {subjects} | {prevalence:g} | {' | '.join(cells)} |")
-    heads = " | ".join(NAMES)
-    lines += ["", f"| seeds | deviation over seeds / over test sets | {heads} |", "|---" * (2 + len(NAMES)) + "|"]
+    parts = ["\n".join(TABLES[name](options.repetitions)) for name in options.tables]
+    sys.stdout.write("\n\n".join(parts) + "\n")
+    return 0
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(each)} |" for each in (heads, ["---"] * len(heads), *rows)]
+
+
+def _cells(coverage: dict[str, Coverage]) -> list[str]:
+    return [f"{each.share:.3f}" + (f" ({each.without:.0%} none)" if each.without else "") for each in coverage.values()]
+
+
+def _subjects_table(repetitions: int) -> list[str]:
+    rows = [
+        [str(subjects), f"{prevalence:g}", *_cells(of_subjects(subjects, prevalence, repetitions))]
+        for subjects in (30, 100, 300)
+        for prevalence in (0.1, 0.5)
+    ]
+    return _table(["subjects", "prevalence", *CLUSTERED], rows)
+
+
+def _seeds_table(repetitions: int) -> list[str]:
+    rows = []
     for seeds in (2, 3, 5):
         for ratio in (0.0, 1.0, 2.0):
-            coverage = of_seeds(100, seeds, ratio, max(options.repetitions // 4, 1))
-            lines.append(f"| {seeds} | {ratio:g} | {' | '.join(f'{coverage[name]:.3f}' for name in NAMES)} |")
-    sys.stdout.write("\n".join(lines) + "\n")
-    return 0
+            coverage = of_seeds(100, seeds, ratio, max(repetitions // 4, 1))
+            rows.append([str(seeds), f"{ratio:g}", *(f"{coverage[name]:.3f}" for name in NAMES)])
+    return _table(["seeds", "deviation over seeds / over test sets", *NAMES], rows)
+
+
+def _differences_table(repetitions: int) -> list[str]:
+    rows = [
+        [str(subjects), str(seeds), f"{spread:g}", *_cells(of_differences(subjects, seeds, spread, repetitions))]
+        for subjects in (30, 100)
+        for seeds, spread in ((1, 0.0), (3, 0.3))
+    ]
+    return _table(["subjects", "seeds", "deviation of strength over seeds", *PAIRED], rows)
+
+
+def _gaps_table(repetitions: int) -> list[str]:
+    rows = [
+        [", ".join(f"{each:g}" for each in strengths), *_cells(of_gaps(strengths, 40, repetitions))]
+        for strengths in ((1.0, 1.0), (0.8, 1.2), (1.0,) * 4, (0.5, 1.0, 1.0, 1.5))
+    ]
+    return _table(["strength in each group of 40 subjects", *PAIRED], rows)
+
+
+TABLES: dict[str, Callable[[int], list[str]]] = {
+    "subjects": _subjects_table,
+    "seeds": _seeds_table,
+    "differences": _differences_table,
+    "gaps": _gaps_table,
+}
+"""Table -> its lines, of so many repetitions."""
 
 
 if __name__ == "__main__":

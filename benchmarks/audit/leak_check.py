@@ -26,8 +26,8 @@ from medgraft.benchmarks.cell.steps.precomputing import build
 from medgraft.benchmarks.cell.steps.training import train
 from medgraft.benchmarks.cohorts import places as cohorts
 from medgraft.benchmarks.measure.environment import use_threads
-from medgraft.benchmarks.metrics.intervals import seed_interval
-from medgraft.benchmarks.metrics.resampling import subject_bootstrap
+from medgraft.benchmarks.metrics.bootstrap import left_out_of
+from medgraft.benchmarks.metrics.intervals import paired_interval, pooled_intervals
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.sweep.request import Sweep
 from medgraft.errors import ConfigError, DataError
@@ -137,27 +137,28 @@ def run_arm(spec: CellSpec, task: Task, data: TaskData, root: Path) -> Predictio
 
 
 def compare(arms: Mapping[str, Sequence[Predictions]], metric: str) -> dict[str, Interval]:
-    """Means over the seeds of both arms and of their difference; intervals resample subjects and seeds, alike in both.
+    """Means over the seeds of both arms and of their difference, with intervals over subjects and seeds.
+
+    Those of the arms are a result's, that of the difference is paired by subject and by seed
+    (:func:`medgraft.benchmarks.metrics.intervals.paired_interval`).
 
     Args:
         arms: ``subject`` and ``scan`` -> predictions per seed, all of the same test scans.
         metric: Name of a metric.
     """
     one = next(iter(arms.values()))[0]
+    left_out, kind = left_out_of(one), judged(one).metrics[metric]
     statistics = {arm: [judged(p).statistics[metric] for p in each] for arm, each in arms.items()}
-    values = {
-        arm: np.array([value_of(each, len(one.groups)) for each in several]) for arm, several in statistics.items()
+    means = {
+        arm: float(np.mean([value_of(each, len(one.groups)) for each in several]))
+        for arm, several in statistics.items()
     }
-    parts = {f"{arm} {s}": statistic for arm, several in statistics.items() for s, statistic in enumerate(several)}
-    drawn = subject_bootstrap(parts, one.groups)
-    spread = {arm: np.stack([drawn[f"{arm} {s}"] for s in range(len(each))]) for arm, each in statistics.items()}
-    values["difference"] = values["scan"] - values["subject"]
-    spread["difference"] = spread["scan"] - spread["subject"]
-    low, high = judged(one).metrics[metric].bounds
-    bounds = dict.fromkeys(arms, (low, high)) | {"difference": (low - high, high - low)}
-    return {
-        name: (float(each.mean()), *seed_interval(spread[name], each, bounds[name])) for name, each in values.items()
-    }
+    found: dict[str, Interval] = {}
+    for arm, several in statistics.items():
+        ends = pooled_intervals([{metric: each} for each in several], left_out, {metric: kind})[metric]
+        found[arm] = (means[arm], *ends)
+    ends = paired_interval(statistics["scan"], statistics["subject"], left_out, kind)
+    return {**found, "difference": (means["scan"] - means["subject"], *ends)}
 
 
 def longitudinal(sweep: Sweep, announce: Callable[[str], None], jobs: int) -> Sweep:

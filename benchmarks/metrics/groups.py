@@ -1,8 +1,9 @@
 """Metrics in groups of test subjects: by sex, age band, site, scanner, view; the worst group, and the gap.
 
-All groups share one set of resamples of the subjects, so that the gap between the best and the worst has an interval of
-its own: it is the gap of each resample. A gap is never negative, so with few subjects its interval lies above 0 also
-where groups do not differ. The interval of a group is made as that of a whole test set, of the group's own subjects.
+The interval of a group is made as that of a whole test set, of the group's own subjects. That of the gap between the
+best and the worst group is made of those (:func:`medgraft.benchmarks.metrics.student.range_interval`): it begins at 0
+unless some two groups are told apart, since the gap of groups that do not differ is never negative and only by chance
+0. Where people are in several groups, as with views of one person, what they have in common makes it too wide.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from medgraft.benchmarks.metrics.bootstrap import Estimate
-from medgraft.benchmarks.metrics.intervals import intervals_over_seeds
-from medgraft.benchmarks.metrics.resampling import centre, interval, subject_bootstrap
+from medgraft.benchmarks.metrics.intervals import Uncertainty, over_seeds
+from medgraft.benchmarks.metrics.resampling import subject_bootstrap
 from medgraft.benchmarks.metrics.spread import LeftOut
+from medgraft.benchmarks.metrics.student import level_of_pairs, range_interval
 from medgraft.benchmarks.metrics.weighted import once
-from medgraft.metric import Array, Metric, WeightedStatistic, value_of
+from medgraft.metric import Array, Metric, WeightedStatistic
 
 FEWEST = 20
 """Test subjects that a group needs; smaller ones are joined, or left out by name where they are too few together."""
@@ -168,48 +170,43 @@ def metrics_by_groups(
         for name in metrics
     }
     drawn = subject_bootstrap(wanted, subjects, resamples, seed)
-    estimates: dict[str, dict[str, Estimate]] = {}
+    known: dict[str, dict[str, Uncertainty]] = {}
+    sizes: dict[str, tuple[int, int]] = {}
     for group, each in rows.items():
         own = LeftOut(np.unique(subjects[each], return_inverse=True)[1], strata(each) if strata else ())
         by_name = {name: drawn[f"{group} {name}"] for name in metrics}
-        estimates[group] = _estimates(parts[group], by_name, own, metrics)
+        of_group = {name: metrics[name] for name in parts[group]}
+        known[group] = over_seeds([parts[group]], [by_name], own, of_group)
+        sizes[group] = len(each), own.n_subjects
+    whole = len(subjects), int(subjects.max()) + 1
     found = [
-        _groups(name, metric, {group: each[name] for group, each in estimates.items()}, drawn, subjects)
+        _groups(name, metric, {group: each.get(name) for group, each in known.items()}, sizes, whole)
         for name, metric in metrics.items()
     ]
     primary, *others = [each.model_copy(update={"joined": joined, "left_out": left_out}) for each in found]
     return primary.model_copy(update={"further": {each.metric: _short(each) for each in others}})
 
 
-def _estimates(
-    statistics: Mapping[str, WeightedStatistic],
-    drawn: Mapping[str, Array],
-    left_out: LeftOut,
-    metrics: Mapping[str, Metric],
-) -> dict[str, Estimate]:
-    """The metrics of a group, undefined where there is no statistic; of each its resamples ``[R]``."""
-    n, known = len(left_out.groups), {name: metrics[name] for name in statistics}
-    ends = intervals_over_seeds([statistics], [drawn], left_out, known)
-    found: dict[str, Estimate] = {}
-    for name in metrics:
-        value = value_of(statistics[name], n) if name in statistics else float("nan")
-        low, high = ends[name] if np.isfinite(value) else (None, None)
-        defined = value if np.isfinite(value) else None
-        found[name] = Estimate(value=defined, ci_low=low, ci_high=high, n=n, n_subjects=left_out.n_subjects)
-    return found
-
-
 def _groups(
-    name: str, metric: Metric, estimates: dict[str, Estimate], drawn: Mapping[str, Array], subjects: Array
+    name: str,
+    metric: Metric,
+    known: Mapping[str, Uncertainty | None],
+    sizes: Mapping[str, tuple[int, int]],
+    whole: tuple[int, int],
 ) -> Groups:
-    """One metric by groups; the gap is that of each resample ``[R]`` of the subjects."""
-    values = {group: each.value for group, each in estimates.items() if each.value is not None}
-    by_group = {group: drawn[f"{group} {name}"] for group in values}
-    if metric.centred:
-        by_group = {group: centre(each, values[group], metric.bounds) for group, each in by_group.items()}
+    """One metric by groups, of each and of the whole the samples and the subjects."""
+    defined = {group: each for group, each in known.items() if each is not None and np.isfinite(each.value)}
+    estimates = {group: _estimate(defined.get(group), sizes[group]) for group in known}
+    values = {group: each.value for group, each in defined.items()}
     worst = (min if metric.higher_is_better else max)(values, key=lambda group: values[group]) if values else ""
-    gap = _gap(values, by_group, len(subjects), int(subjects.max()) + 1)
-    return Groups(metric=name, groups=estimates, worst=worst, gap=gap)
+    return Groups(metric=name, groups=estimates, worst=worst, gap=_gap(list(defined.values()), metric, whole))
+
+
+def _estimate(known: Uncertainty | None, size: tuple[int, int]) -> Estimate:
+    """The metric of a group, undefined where there is no statistic."""
+    low, high = known.ends() if known is not None else (None, None)
+    value = None if known is None else known.value
+    return Estimate(value=value, ci_low=low, ci_high=high, n=size[0], n_subjects=size[1])
 
 
 def _defined(
@@ -252,10 +249,12 @@ def _large_enough(words: Array, subjects: Array) -> tuple[dict[str, Array], dict
     return masks, {}, small
 
 
-def _gap(known: Mapping[str, float], drawn: Mapping[str, Array], n: int, n_subjects: int) -> Estimate:
+def _gap(known: Sequence[Uncertainty], metric: Metric, size: tuple[int, int]) -> Estimate:
+    """Between the best and the worst of the groups in which the metric is defined."""
+    n, n_subjects = size
     if len(known) < 2:
         return Estimate(value=None, ci_low=None, ci_high=None, n=n, n_subjects=n_subjects)
-    each = np.stack([drawn[group] for group in known])
-    low, high, share = interval(each.max(axis=0) - each.min(axis=0))
-    value = max(known.values()) - min(known.values())
-    return Estimate(value=value, ci_low=low, ci_high=high, n=n, n_subjects=n_subjects, undefined_share=round(share, 4))
+    values, level = [each.value for each in known], level_of_pairs(len(known))
+    each, together = [one.ends() for one in known], [one.ends(level) for one in known]
+    low, high = range_interval(values, each, together, metric.bounds[1] - metric.bounds[0])
+    return Estimate(value=max(values) - min(values), ci_low=low, ci_high=high, n=n, n_subjects=n_subjects)

@@ -18,7 +18,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from medgraft.benchmarks.metrics.spread import BATCH
-from medgraft.benchmarks.metrics.student import LEVEL
 from medgraft.metric import Array, WeightedStatistic
 
 
@@ -67,12 +66,3 @@ def centre(distribution: Array, value: float, bounds: tuple[float, float]) -> Ar
     if not len(defined) or np.isnan(value):
         return distribution
     return (distribution - (defined.mean() - value)).clip(*bounds)
-
-
-def interval(distribution: Array) -> tuple[float | None, float | None, float]:
-    """Percentile interval of the defined ones of ``[R]`` resamples, and the share of undefined ones."""
-    undefined = np.isnan(distribution)
-    if undefined.all():
-        return None, None, 1.0
-    low, high = np.quantile(distribution[~undefined], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high), float(undefined.mean())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,14 +14,14 @@ Bounds = tuple[float, float]
 
 
 @functools.lru_cache(maxsize=4096)
-def quantile(freedom: float) -> float:
-    """Upper end of Student's interval of level :data:`LEVEL`."""
+def quantile(freedom: float, level: float = LEVEL) -> float:
+    """Upper end of Student's interval of a level."""
     from scipy.special import stdtrit  # what scipy.stats calls, without the second that its import takes
 
-    return float(stdtrit(freedom, (1 + LEVEL) / 2))
+    return float(stdtrit(freedom, (1 + level) / 2))
 
 
-def ends(value: float, variance: float, freedom: float, bounds: Bounds, subjects: int) -> Ends:
+def ends(value: float, variance: float, freedom: float, bounds: Bounds, subjects: int, level: float = LEVEL) -> Ends:
     """Student's interval on the scale on which a metric has no bounds.
 
     The logit between two bounds, the logarithm of the distance from one, the value itself without any: there few
@@ -35,6 +36,7 @@ def ends(value: float, variance: float, freedom: float, bounds: Bounds, subjects
         freedom: Degrees of freedom of the variance.
         bounds: Smallest and largest possible value.
         subjects: Those that a value at its bound rests on.
+        level: Of the interval.
 
     Returns:
         Lower and upper end; ``None`` where there is no variance to be had.
@@ -50,7 +52,7 @@ def ends(value: float, variance: float, freedom: float, bounds: Bounds, subjects
     if math.isnan(variance) or math.isnan(value):
         return None, None
     low, high = bounds
-    half = quantile(freedom) * math.sqrt(variance)
+    half = quantile(freedom, level) * math.sqrt(variance)
     from_low, to_high = value - low, high - value
     if from_low < 0 or to_high < 0 or (math.isinf(low) and math.isinf(high)):
         return value - half, value + half
@@ -68,10 +70,20 @@ def ends(value: float, variance: float, freedom: float, bounds: Bounds, subjects
         )
     width = high - low
     if not from_low or not to_high:
-        least = ((1 - LEVEL) / 2) ** (1 / max(subjects, 1)) * width
-        return (high - width + least, high) if not to_high else (low, low + width - least)
+        least = never_seen(subjects, level) * width
+        return (high - least, high) if not to_high else (low, low + least)
     share, step = from_low / width, half * width / (from_low * to_high)
     return tuple(low + width * share / (share + (1 - share) * _power(-move)) for move in (-step, step))  # pyright: ignore
+
+
+def never_seen(subjects: int, level: float = LEVEL) -> float:
+    """Share of a population that may be so while none of ``subjects`` is: Clopper and Pearson's upper end.
+
+    Example:
+        >>> round(never_seen(31), 3)
+        0.112
+    """
+    return 1 - ((1 - level) / 2) ** (1 / max(subjects, 1))
 
 
 def independent_difference(values: tuple[float, float], each: tuple[Ends, Ends], bounds: Bounds, beside: float) -> Ends:
@@ -104,6 +116,53 @@ def independent_difference(values: tuple[float, float], each: tuple[Ends, Ends],
     above = math.hypot(high - first, second - other_low, beside)
     difference = first - second
     return max(difference - below, bounds[0]), min(difference + above, bounds[1])
+
+
+def range_interval(values: Sequence[float], each: Sequence[Ends], together: Sequence[Ends], width: float) -> Ends:
+    """Interval of the largest of several numbers less the smallest, where different subjects make them.
+
+    The range is the largest of the differences of pairs, so it is below a bound where every pair is: the upper end is
+    the largest upper end of a pair, and needs no allowance for how many there are, since only the pair that is truly
+    furthest apart can be missed (the intersection-union principle, Berger, Technometrics 24, 1982). It is above a bound
+    where some pair is: the lower end is the largest lower end of a pair, from intervals that hold for all pairs
+    together. Pairs are those of :func:`independent_difference`. The lower end is 0 unless some pair is separated, which
+    of equal numbers happens in 5%; percentiles of resampled ranges never hold a range of 0.
+
+    Args:
+        values: The ``G`` numbers, two or more.
+        each: The interval of each.
+        together: The interval of each at the level :func:`level_of_pairs` of ``G``.
+        width: Largest possible range.
+
+    Returns:
+        Lower and upper end; ``None`` where some number has no interval.
+
+    Example:
+        >>> ends = [(0.86, 0.92), (0.5, 0.63), (0.55, 0.75)]
+        >>> low, high = range_interval([0.9, 0.6, 0.7], ends, ends, 1.0)
+        >>> round(low, 3), round(high, 3)
+        (0.25, 0.402)
+    """
+    pairs = [(i, j) for i in range(len(values)) for j in range(len(values)) if i != j]
+    lows, highs = [0.0], []
+    for i, j in pairs:
+        low, _ = independent_difference((values[i], values[j]), (together[i], together[j]), (-width, width), 0.0)
+        _, high = independent_difference((values[i], values[j]), (each[i], each[j]), (-width, width), 0.0)
+        if low is None or high is None:
+            return None, None
+        lows.append(low)
+        highs.append(high)
+    return max(lows), max(highs)
+
+
+def level_of_pairs(numbers: int) -> float:
+    """Level at which intervals of the differences of all pairs hold together, by Bonferroni's inequality.
+
+    Example:
+        >>> level_of_pairs(2), round(level_of_pairs(4), 4)
+        (0.95, 0.9917)
+    """
+    return 1 - (1 - LEVEL) / max(numbers * (numbers - 1) // 2, 1)
 
 
 def _power(x: float) -> float:

@@ -1,11 +1,11 @@
 """What moved between two folders of results: by how much, whether by more than noise, and what it cost.
 
 Where the predictions of both lie beside them, on the same test samples of the same subjects and for the same seeds, the
-difference is paired: each resample of the subjects is drawn for both, and the seeds are resampled with it
-(:func:`medgraft.benchmarks.metrics.intervals.seed_interval`). Otherwise both rows' own intervals are added up in
-quadrature, as if they were of other subjects, which is too wide where they are not. Of many rows some move by chance,
-so what counts as moved is decided together: by Holm's procedure (Scandinavian Journal of Statistics 6, 1979) over the
-rows' two-sided p values, which are those of a normal distribution with the interval's width.
+difference is paired by subject and by seed (:func:`medgraft.benchmarks.metrics.intervals.paired_interval`). Otherwise
+both rows' own intervals are added up in quadrature, as if they were of other subjects, which is too wide where they are
+not. Of many rows some move by chance, so what counts as moved is decided together: by Holm's procedure (Scandinavian
+Journal of Statistics 6, 1979) over the rows' two-sided p values, which are those of a normal distribution with the
+interval's width.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Literal
 import numpy as np
 
 from medgraft.benchmarks.board.rows import median, metrics_of
-from medgraft.benchmarks.metrics.intervals import RESAMPLES, seed_interval
-from medgraft.benchmarks.metrics.resampling import centre, subject_bootstrap
+from medgraft.benchmarks.metrics.bootstrap import left_out_of
+from medgraft.benchmarks.metrics.intervals import paired_interval
 from medgraft.benchmarks.metrics.student import Ends
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.result_files import UnreadableError
@@ -27,7 +27,7 @@ from medgraft.benchmarks.results.verification import Verified, stored_prediction
 from medgraft.benchmarks.sharing.finding import Found
 from medgraft.benchmarks.sharing.matching import Pair
 from medgraft.benchmarks.statistics.pairs import holm
-from medgraft.metric import Predictions, value_of
+from medgraft.metric import Predictions
 from medgraft.metric.judging import judged, metric_of
 
 Change = Literal["same", "within noise", "better", "worse", "undefined"]
@@ -152,16 +152,8 @@ def _paired_ends(both: Sequence[tuple[Verified, Verified]], name: str) -> Ends |
     judgements = [(judged(p), judged(q)) for p, q in pairs]
     if not all(name in side.statistics for pair in judgements for side in pair):
         return None
-    metric = judgements[0][0].metrics[name]
-    low, high = metric.bounds
-    statistics = {f"{s} {i}": side.statistics[name] for s, pair in enumerate(judgements) for i, side in enumerate(pair)}
-    drawn = dict(subject_bootstrap(statistics, first.groups, RESAMPLES))
-    values = {key: value_of(statistic, len(first.targets)) for key, statistic in statistics.items()}
-    if metric.centred:
-        drawn = {key: centre(rows, values[key], metric.bounds) for key, rows in drawn.items()}
-    rows = np.stack([drawn[f"{s} 1"] - drawn[f"{s} 0"] for s in range(len(pairs))])
-    deltas = np.array([values[f"{s} 1"] - values[f"{s} 0"] for s in range(len(pairs))])
-    return seed_interval(rows, deltas, (low - high, high - low))
+    old, new = ([pair[side].statistics[name] for pair in judgements] for side in (0, 1))
+    return paired_interval(new, old, left_out_of(first), judgements[0][0].metrics[name])
 
 
 def _predictions(result: Verified) -> Predictions | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from medgraft.adapters.parts.ace_lora_files import SOURCE_NAME, export_ace_lora,
 from medgraft.benchmarks.commands.main import app
 from medgraft.checkpoints.folder import WEIGHTS_NAME, read_config
 from medgraft.checkpoints.weights import UNRECORDED, read_weights
+from medgraft.commands.main import LAYOUTS
 from medgraft.errors import CheckpointError
 from medgraft.grafting import graft
+from medgraft.plugins import BUILTIN_DISTRIBUTION, discover, load
 from medgraft.registry import build_encoder
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -269,11 +272,19 @@ def test_the_command_imports_and_exports(run, content, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("lora", "knows no layout of its authors' files; ace_lora does"), ("ace_lra", "mean ace_lora")]
+    ("name", "says"),
+    [("lora", "reads no file of its authors; ace_lora, soft_prefix and xattn do"), ("ace_lra", "mean ace_lora")],
 )
 def test_the_command_refuses_in_one_sentence(run, content, tmp_path, name, says):
     done = run("import", name, write(content, tmp_path), "--out", tmp_path / "out")
     assert done.exit_code == 2 and says in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_those_that_the_refusal_names_are_those_that_can():
+    own = [load(plugin) for plugin in discover("adapter").values() if plugin.distribution == BUILTIN_DISTRIBUTION]
+    for function, said in LAYOUTS.items():
+        able = {each.__module__.rpartition(".")[2] for each in own if hasattr(each, function)}
+        assert able == set(re.findall(r"\w+_\w+|xattn", said))
 
 
 @pytest.mark.slow

@@ -210,7 +210,7 @@ def describe(
 
 @app.command("import")
 def import_file(
-    adapter: Annotated[str, typer.Argument(help="Whose file it is: ace_lora.")],
+    adapter: Annotated[str, typer.Argument(help="Whose file it is: ace_lora, soft_prefix or xattn.")],
     file: Annotated[Path, typer.Argument(help="The published checkpoint.")],
     out: Annotated[Path, typer.Option(help="Adapter folder to write.")],
     encoder: Annotated[str | None, typer.Option(help="Encoder it was trained on. Default: the method's own.")] = None,
@@ -235,13 +235,18 @@ def export_layout(folder: Path, layout: str, out: Path) -> str:
     return _layout(layout, "export_file")(folder, out)
 
 
+LAYOUTS = {"import_file": "ace_lora, soft_prefix and xattn do", "export_file": "ace_lora does"}
+"""What an adapter may offer for its authors' files -> which of ours do."""
+
+
 def _layout(adapter: str, function: str) -> Callable[..., str]:
     from medgraft.errors import ConfigError
     from medgraft.registry import adapter_class, resolve_adapter
 
     converter = getattr(adapter_class(resolve_adapter(adapter)), function, None)
     if converter is None:
-        raise ConfigError(f"adapter {adapter!r} knows no layout of its authors' files; ace_lora does")
+        what = "reads no file of its authors" if function == "import_file" else "writes no layout of its authors"
+        raise ConfigError(f"adapter {adapter!r} {what}; {LAYOUTS[function]}")
     return converter
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from medgraft.benchmarks.audit.leak_check import compare, exposed, leak_check, scan_level
 from medgraft.benchmarks.sweep.request import read_sweep
@@ -78,7 +79,45 @@ def test_the_difference_is_paired():
     assert found["difference"][0] == pytest.approx(found["scan"][0] - found["subject"][0])
     assert 0 < found["difference"][1] < found["difference"][0] < found["difference"][2]
     same = compare({"subject": arms["scan"], "scan": arms["scan"]}, "accuracy")
-    assert same["difference"] == (0.0, 0.0, 0.0), "the resamples of both arms are the same"
+    most = 1 - 0.025 ** (1 / 80)  # Clopper and Pearson's upper end of 0 in 80: nobody is judged otherwise here
+    assert same["difference"] == pytest.approx((0.0, -most, most))
+
+
+def test_the_difference_is_that_of_students_t_where_every_subject_has_one_scan():
+    """Of accuracies it is the paired t interval of the subjects' differences, their classes being no strata of it."""
+    rng = np.random.default_rng(1)
+    targets, groups = np.arange(60) % 2, np.arange(60)
+    right = {arm: rng.random(60) < share for arm, share in (("subject", 0.6), ("scan", 0.8))}
+    arms = {
+        arm: [Predictions(np.eye(2)[np.where(each, targets, 1 - targets)], targets, groups, ("a", "b"))]
+        for arm, each in right.items()
+    }
+    difference = right["scan"].astype(float) - right["subject"]
+    value, low, high = compare(arms, "accuracy")["difference"]
+    assert value == pytest.approx(difference.mean())
+    half = stats.t.ppf(0.975, 59) * difference.std(ddof=1) / np.sqrt(60)
+    assert low is not None and high is not None
+    # resamples, of which there are 1,000, may find up to a tenth more; strata of 30 a sixtieth
+    assert half * 0.99 < (high - low) / 2 < half * 1.12 and (low + high) / 2 == pytest.approx(value)
+
+
+def test_seeds_of_both_arms_go_together():
+    """What a seed does to both arms cancels; what it does to one of them widens the interval."""
+    targets, groups = np.arange(80) % 2, np.arange(80)
+
+    def arm(rights: tuple[int, ...]) -> list[Predictions]:
+        return [
+            Predictions(np.eye(2)[np.where(groups < right, targets, 1 - targets)], targets, groups, ("a", "b"))
+            for right in rights
+        ]
+
+    def width(subject: tuple[int, ...], scan: tuple[int, ...]) -> float:
+        _, low, high = compare({"subject": arm(subject), "scan": arm(scan)}, "accuracy")["difference"]
+        assert low is not None and high is not None
+        return high - low
+
+    alike, apart = width((40, 50, 60), (50, 60, 70)), width((40, 50, 60), (70, 60, 50))
+    assert alike < 0.6 * apart
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from medgraft.benchmarks.metrics.bootstrap import estimates
 from medgraft.benchmarks.metrics.groups import FEWEST, OTHERS, Groups, metrics_by_groups, words_of
+from medgraft.benchmarks.metrics.student import independent_difference, level_of_pairs, range_interval
 from medgraft.metric import Metric, Predictions
 from medgraft.metric.judging import judged, objective_of, values
 
@@ -50,6 +51,40 @@ def test_a_group_has_the_metric_of_its_samples(seed, share):
     assert result.worst == min(expected, key=expected.get)
     assert result.gap.value == pytest.approx(abs(expected["x"] - expected["y"]), abs=1e-9)
     assert 0 <= result.gap.ci_low <= result.gap.ci_high
+
+
+numbers = st.tuples(st.floats(0, 0.2), st.floats(0.3, 0.7), st.floats(0.8, 1))
+
+
+@settings(max_examples=100, deadline=None)
+@given(several=st.lists(numbers, min_size=2, max_size=5), data=st.data())
+def test_the_interval_of_a_gap_is_that_of_its_pairs(several, data):
+    values = [value for _, value, _ in several]
+    each = [(low, high) for low, _, high in several]
+    low, high = range_interval(values, each, each, 1.0)
+    assert low is not None and high is not None and 0 <= low <= np.ptp(values) <= high <= 1
+    order = data.draw(st.permutations(range(len(several))))
+    again = range_interval([values[i] for i in order], [each[i] for i in order], [each[i] for i in order], 1.0)
+    assert again == (low, high)
+    first, second = independent_difference((values[0], values[1]), (each[0], each[1]), (-1.0, 1.0), 0.0)
+    assert first is not None and second is not None
+    assert low >= max(first, -second, 0.0) and high >= max(second, -first)  # a pair more makes neither end smaller
+    if len(several) == 2:
+        assert (low, high) == pytest.approx((max(first, -second, 0.0), max(second, -first)))
+    assert range_interval(values, [*each[:-1], (None, None)], each, 1.0) == (None, None)
+
+
+def test_groups_that_do_not_differ_have_a_gap_that_may_be_nothing():
+    p = predictions(200, 2)
+    result = grouped(p, ["x", "y"] * 100)
+    assert result.gap.ci_low == 0.0 < result.gap.value <= result.gap.ci_high
+    p.scores[::2] = p.scores[::2, ::-1]  # the group x is told wrongly throughout
+    apart = grouped(p, ["x", "y"] * 100)
+    assert 0 < apart.gap.ci_low < apart.gap.value < apart.gap.ci_high
+
+
+def test_more_groups_take_a_wider_lower_end():
+    assert [level_of_pairs(G) for G in (2, 3, 5)] == pytest.approx([0.95, 1 - 0.05 / 3, 0.995])
 
 
 def test_less_is_worse_or_better():
