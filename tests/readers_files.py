@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from language_folders import folder_of
-from oasis_data import row2, write
+from language_folders import folder_of  # pyright: ignore[reportMissingImports]
+from oasis_data import row2, write  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 from medgraft.benchmarks.cohorts.chest.chexpert import read_chexpert
