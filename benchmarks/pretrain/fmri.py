@@ -84,7 +84,7 @@ def read_run(path: Path) -> np.ndarray:
     except Exception as error:  # nibabel raises what its parts raise
         raise DataError(f"a file cannot be read as NIfTI ({type(error).__name__})") from error
     if values.ndim != 4:
-        raise DataError(f"a file holds {values.ndim} axes; a run has three of space and one of time")
+        raise DataError(f"a file holds {values.ndim} axes; a run has three of space and one of time", "not four axes")
     return np.moveaxis(values, -1, 0)
 
 
@@ -123,10 +123,10 @@ def prepare_runs(root: Path, folder: Path, size: Sequence[int], frames: int) -> 
             run = read_run(path)
             windows = len(run) // frames
             if windows < 2:
-                raise DataError(f"a run has fewer than two windows of {frames} volumes")
+                raise DataError(f"a run has fewer than two windows of {frames} volumes", "fewer than two windows")
             prepared = prepare_run(run, size, frames, windows)[0]
         except DataError as error:
-            reason = re.sub(r"\d[\d.e+-]*", "N", str(error).partition(";")[0])
+            reason = error.reason or "not readable"
             skipped[reason] = skipped.get(reason, 0) + 1
             continue
         np.save(folder / f"{number}.npy", prepared.half().numpy())

@@ -50,7 +50,8 @@ def brain_scale(run: np.ndarray) -> BrainScale:
     if deviation <= 1e-6 * abs(mean) or count < 2:
         raise DataError(
             f"a run of shape {list(run.shape)} has {count} voxels that are not 0 and a deviation of {deviation:.3g} "
-            "over them, so it shows no brain; leave the run out or look at its mask"
+            "over them, so it shows no brain; leave the run out or look at its mask",
+            "no brain in it",
         )
     return BrainScale(mean, deviation, (lowest - mean) / deviation)
 
@@ -93,9 +94,11 @@ def prepare_run(raw: Any, size: Sequence[int], frames: int, windows: int) -> Ten
     if run.ndim != 4 or 0 in run.shape or run.dtype.kind not in "fiu":
         raise DataError(f"a run must be numbers [T, x, y, z], got {run.dtype} of shape {list(run.shape)}")
     if len(run) < frames:
-        raise DataError(f"a run of {len(run)} volumes is shorter than a window of {frames}; leave the run out")
+        problem = f"a run of {len(run)} volumes is shorter than a window of {frames}; leave the run out"
+        raise DataError(problem, "shorter than a window")
     if not all(np.isfinite(volume).all() for volume in run):
-        raise DataError("a run must be finite; it holds nan or inf, so censored volumes must be cut out of it")
+        problem = "a run must be finite; it holds nan or inf, so censored volumes must be cut out of it"
+        raise DataError(problem, "not finite")
     scale = brain_scale(run)
     prepared = torch.zeros(1, windows * frames, *size)
     for number, start in enumerate(window_starts(len(run), frames, windows)):
