@@ -26,7 +26,7 @@ class AdniExpression(Cohort):
             genes: Genes, of which a quarter have two probe sets.
         """
 
-        subjects: int = Field(400, ge=12, le=9000, alias="n_subjects")
+        subjects: int = Field(400, ge=4, le=9000, alias="n_subjects")
         genes: int = Field(1000, ge=4, le=50_000, alias="n_genes")
 
     @classmethod
