@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from medgraft.encoder import Encoder, EncoderSpec
-from medgraft.encoders.parts.eeg.electrodes import Missing, check_names
+from medgraft.encoders.parts.eeg.electrodes import Missing
 from medgraft.encoders.parts.eeg.networks import NETWORKS, Network, adopt, check_channels, library, network, width_of
 from medgraft.encoders.parts.eeg.recordings import MICROVOLTS, SCALINGS, Preparation
 from medgraft.encoders.parts.eeg.towers import check_droppable
 from medgraft.encoders.parts.hub import demand
 from medgraft.encoders.parts.loading import file_in, finish, hub_file, options_of, origin, seeded
 from medgraft.encoders.parts.matching import load_file
-from medgraft.errors import CheckpointError, ConfigError, DataError, UnknownNameError
+from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
 from medgraft.sources import Source
 
 FILES = ("model.safetensors", "pytorch_model.bin")

@@ -128,7 +128,7 @@ class CrissCrossBlock(nn.Module):
 
 
 class ResidualPair(nn.ModuleList):
-    """A layer of BIOT's linear transformer, attention and feed-forward, which the library keeps as a list of the two."""
+    """A layer of BIOT's linear transformer: attention and feed-forward, in the library a list of the two."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, N, C] -> [B, N, C]``."""

@@ -136,7 +136,7 @@ NETWORKS: dict[str, Network] = {
 
 
 def library() -> Any:
-    """braindecode's module of models.
+    """The module ``braindecode.models``.
 
     Raises:
         PluginError: It is not installed.

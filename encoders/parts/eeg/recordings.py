@@ -109,7 +109,7 @@ class Preparation:
         }[self.missing]
         return (
             f"{SCALINGS[self.scaling].words}; the first {self.length / self.rate:g} s at {self.rate:g} Hz (polyphase "
-            f"resampling), shorter ones followed by zeros; not filtered; recordings in {self.unit}; electrodes that are "
+            f"resampling), shorter ones followed by zeros; not filtered; recorded in {self.unit}; electrodes that are "
             f"missing, flat or saturated are {treatment}"
         )
 
