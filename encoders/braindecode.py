@@ -66,9 +66,8 @@ class BraindecodeSource(Source):
             **options: Passed to braindecode's class, for example ``num_layers``.
 
         Raises:
-            ConfigError: An option does not fit the model.
+            ConfigError: An option does not fit the model, or braindecode is not installed.
             CheckpointError: The weights cannot be fetched, read or fitted.
-            PluginError: braindecode is not installed.
         """
         name, source, kind = f"braindecode:{model}", origin(weights, sha256), NETWORKS[model]
         preparation = _preparation(name, kind, channels, seconds, unit, missing)
@@ -85,7 +84,8 @@ class BraindecodeSource(Source):
             path = file_in(Path(path), FILES)
             load_file(built, path, sha256, drop=NOT_ENCODER, refit=lambda state: adopt(built, state))
         spec = _facts(name, kind, preparation, source, built)
-        encoder = kind.tower(spec, built, preparation)
+        with seeded():  # a tower may rearrange layers into new ones
+            encoder = kind.tower(spec, built, preparation)
         if spec.dim == 0:
             encoder.train(False)
             encoder.spec = spec.model_copy(update={"dim": width_of(encoder)})
@@ -118,9 +118,9 @@ def _facts(name: str, kind: Network, preparation: Preparation, source: str | Pat
         "EEGPT": lambda: (built.embed_dim, built.num_heads, "mean"),
         "BIOT": lambda: (built.embed_dim, built.num_heads, "mean"),
         "BENDR": lambda: (
-            built.encoder_h,
+            built.contextualizer.transformer_dim,
             built.contextualizer.transformer_layers[0].self_attn.num_heads,
-            "start token",
+            "start token, through the output layer",
         ),
         "LUNA": lambda: (built.embed_dim * built.num_queries, built.num_heads * built.num_queries, "mean"),
     }

@@ -57,14 +57,15 @@ def positions() -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def _head() -> tuple[float, float, float]:
-    """Centre of the sphere through all electrodes of the template, in metres, whatever a recording has of them."""
+def head_centre() -> Any:
+    """Centre ``(x, y, z)`` in metres of the sphere through all electrodes of the template, whichever are recorded."""
     import mne
 
     montage = mne.channels.make_dig_montage(positions(), coord_frame="head")
     info: Any = mne.create_info(list(positions()), 1.0, "eeg")
     info.set_montage(montage)
-    centre = mne.bem.fit_sphere_to_headshape(info, dig_kinds=("eeg",), units="m", verbose="ERROR")[1]
+    kinds: Any = ("eeg",)  # MNE's stubs say a word
+    centre = mne.bem.fit_sphere_to_headshape(info, dig_kinds=kinds, units="m", verbose="ERROR")[1]
     return float(centre[0]), float(centre[1]), float(centre[2])
 
 
@@ -90,7 +91,7 @@ def spline(sources: tuple[str, ...], targets: tuple[str, ...]) -> np.ndarray:
     evoked = mne.EvokedArray(values, info, verbose="ERROR")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        evoked.interpolate_bads(reset_bads=False, origin=_head(), method={"eeg": "spline"}, verbose="ERROR")
+        evoked.interpolate_bads(reset_bads=False, origin=head_centre(), method={"eeg": "spline"}, verbose="ERROR")
     return np.asarray(evoked.data[len(sources) :], np.float64)
 
 

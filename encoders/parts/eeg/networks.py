@@ -23,7 +23,7 @@ from medgraft.encoders.parts.eeg.towers import (
     LunaTower,
     WholeNetwork,
 )
-from medgraft.errors import ConfigError, PluginError
+from medgraft.errors import ConfigError
 
 BIPOLAR = (
     *("Fp1-F7", "F7-T7", "T7-P7", "P7-O1", "Fp2-F8", "F8-T8", "T8-P8", "P8-O2"),
@@ -139,14 +139,14 @@ def library() -> Any:
     """The module ``braindecode.models``.
 
     Raises:
-        PluginError: It is not installed.
+        ConfigError: It is not installed.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its dependencies, about themselves
             import braindecode.models as models
     except ImportError as error:
-        raise PluginError(f"{INSTALL} ({error})") from error
+        raise ConfigError(f"{INSTALL} ({error})") from error
     return models
 
 
@@ -226,14 +226,11 @@ def adopt(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
         state: Tensors of any shape by name.
     """
     mine = model.state_dict()
-    state = {_library_name(key): value for key, value in state.items()}
-    for key in ("temporal_embedding",):
-        if key in state and key in mine and state[key].ndim == 3 and state[key].shape[1] > mine[key].shape[1]:
-            state[key] = state[key][:, : mine[key].shape[1]]
-    for key in ("chans_id",):
-        if key in mine:
-            state[key] = mine[key]
-    return state
+    state = {key if key in mine else _library_name(key): value for key, value in state.items()}
+    table = "temporal_embedding"
+    if table in state and table in mine and state[table].ndim == 3 and state[table].shape[1] > mine[table].shape[1]:
+        state[table] = state[table][:, : mine[table].shape[1]]
+    return {**state, **{key: mine[key] for key in ("chans_id",) if key in mine}}
 
 
 def _library_name(key: str) -> str:
@@ -242,7 +239,7 @@ def _library_name(key: str) -> str:
         return tables[key]
     if key.startswith("patch_embed.") and key.split(".")[1][:4] in ("conv", "norm"):
         return key.replace("patch_embed.", "patch_embed.temporal_conv.", 1)
-    return key
+    return key.replace(".mlp.fc1.", ".mlp.0.").replace(".mlp.fc2.", ".mlp.2.")
 
 
 def width_of(encoder: EegEncoder) -> int:

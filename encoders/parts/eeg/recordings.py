@@ -9,7 +9,6 @@ from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
-from scipy.signal import resample_poly
 
 from medgraft.encoders.parts.eeg.electrodes import AUXILIARY, Missing, channel_map, electrode
 from medgraft.errors import DataError
@@ -199,7 +198,7 @@ def resampled(values: np.ndarray, rate: float, goal: float) -> np.ndarray:
     """Channels at another rate, by a polyphase filter that keeps what is below half of the lower rate.
 
     ``scipy.signal.resample_poly`` and not MNE's resampling through the Fourier transform, which takes a window for a
-    period and so mixes its two ends. Rates are taken as a ratio of integers up to 1000.
+    period and so mixes its two ends. Rates are taken as a ratio of integers up to 20,000.
 
     Args:
         values: ``[C, T]``.
@@ -212,9 +211,11 @@ def resampled(values: np.ndarray, rate: float, goal: float) -> np.ndarray:
     Raises:
         DataError: The rates are too far apart.
     """
-    ratio = Fraction(goal / rate).limit_denominator(1000)
+    ratio = Fraction(goal / rate).limit_denominator(20_000)
     if not 1e-3 <= goal / rate <= 1e3:
         raise DataError(f"a recording of {rate:g} Hz cannot be brought to {goal:g} Hz")
     if ratio == 1:
         return values
+    from scipy.signal import resample_poly  # only here, since it takes its time to import
+
     return resample_poly(values, ratio.numerator, ratio.denominator, axis=1, padtype="line")

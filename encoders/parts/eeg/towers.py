@@ -316,10 +316,11 @@ class BendrTower(EegEncoder):
         return torch.cat([start, tokens], dim=1)
 
     def pool(self, x: Tensor) -> Features:
-        """Last norm and output layer, ``[B, 1 + N, 3 * width] -> [B, 1 + N, width]``."""
+        """Last norm of ``[B, 1 + N, 3 * width]``; the output layer behind it gives ``pooled``, ``[B, width]``."""
         context = self.model.contextualizer
-        tokens = context.output_layer(context.norm(x).transpose(1, 2)).transpose(1, 2)
-        return Features(tokens, tokens[:, 0], 1, (tokens.shape[1] - 1,))
+        tokens = context.norm(x)
+        pooled = context.output_layer(tokens[:, :1].transpose(1, 2))[:, :, 0]
+        return Features(tokens, pooled, 1, (tokens.shape[1] - 1,))
 
 
 class LunaTower(EegEncoder):
