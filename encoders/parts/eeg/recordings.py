@@ -109,7 +109,7 @@ class Preparation:
         return (
             f"{SCALINGS[self.scaling].words}; the first {self.length / self.rate:g} s at {self.rate:g} Hz (polyphase "
             f"resampling), shorter ones followed by zeros; not filtered; recorded in {self.unit}; electrodes that are "
-            f"missing, flat or saturated are {treatment}"
+            f"missing, flat or saturated are {treatment}; channels {', '.join(self.channels)}"
         )
 
     def __call__(self, raw: Any) -> np.ndarray:
