@@ -108,6 +108,11 @@ def sweep_here(words: list[str], own: dict[str, Path], files: Path) -> Sweep | N
     return sweep_of(values, own)
 
 
+def other_data(words: list[str], files: Path) -> dict[str, Path]:
+    """Cohorts that a command reads in another form than its small phantom has."""
+    return {cohort: files / name for said, (cohort, name) in OTHER_DATA.items() if said in " ".join(words)}
+
+
 @pytest.mark.parametrize("words", runs())
 def test_a_run_of_the_docs_is_planned_and_trains(words, own_data, readers_files, trained, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -120,7 +125,7 @@ def test_a_run_of_the_docs_is_planned_and_trains(words, own_data, readers_files,
     wanted = {name for each in sweep.adapters or () for name in each.split("+")}
     assert planned and (wanted <= planned or "--dry-run" not in words or sweep.encoders), plan.skipped
     mine = [cell for cell in plan.cells if not sweep.adapters or cell.adapter in sweep.adapters]
-    other = {cohort: readers_files / name for said, (cohort, name) in OTHER_DATA.items() if said in " ".join(words)}
+    other = other_data(words, readers_files)
     kinds = {(cell.task, cell.encoder, cell.adapter, *other): cell for cell in reversed(mine)}
     assert mine
     for kind in [kind for kind in reversed(kinds) if kind not in trained][:1]:
@@ -131,7 +136,7 @@ def test_a_run_of_the_docs_is_planned_and_trains(words, own_data, readers_files,
 
 
 @pytest.mark.parametrize("words", [each for each in runs() if HUB.search(" ".join(in_medgraft(each.values[0]) or []))])
-def test_without_the_weights_of_a_hub_the_command_says_so_in_a_sentence(words, own_data, monkeypatch):
+def test_without_the_weights_of_a_hub_the_command_says_so_in_a_sentence(words, own_data, readers_files, monkeypatch):
     """Or, where they are installed, reads them."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     values = asked(in_medgraft(words) or [])
@@ -143,7 +148,8 @@ def test_without_the_weights_of_a_hub_the_command_says_so_in_a_sentence(words, o
         try:
             check_names(asking := sweep.model_copy(update={"encoders": [name]}))
             cell = make_plan(asking, Console(file=io.StringIO()), make=False).cells[0]
-            load(CellSpec.model_validate({**cell.model_dump(), "limit": 8}), root_of(cell.cohort.name, own_data))
+            data = own_data | other_data(words, readers_files)
+            load(CellSpec.model_validate({**cell.model_dump(), "limit": 8}), root_of(cell.cohort.name, data))
         except MedgraftError as error:
             missing += 1
             assert "\n" not in str(error) and REMEDY.search(str(error)), error

@@ -392,8 +392,10 @@ def test_importing_the_sources_imports_no_library():
     code = (
         "import sys, medgraft.encoders.timm, medgraft.encoders.transformers, medgraft.encoders.open_clip\n"
         "import medgraft.encoders.m3d, medgraft.encoders.monai, medgraft.encoders.pixels\n"
+        "import medgraft.encoders.braindecode\n"
         "medgraft.encoders.timm.TimmSource.models()\n"
-        "print([n for n in ('timm', 'transformers', 'open_clip', 'monai', 'torchvision') if n in sys.modules])"
+        "heavy = ('timm', 'transformers', 'open_clip', 'monai', 'torchvision', 'braindecode', 'mne')\n"
+        "print([n for n in heavy if n in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

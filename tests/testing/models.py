@@ -36,6 +36,22 @@ CLIP_TEXT = {"context_length": 12, "vocab_size": 60, "width": 32, "heads": 2, "l
 MONAI_VIT = {"img_size": (32, 32, 16), "hidden_size": 32, "mlp_dim": 48, "num_layers": 2, "num_heads": 2}
 M3D_VIT = {"dim": 48, "depth": 2, "heads": 2, "mlp_dim": 96}
 DEPTH_64 = {"depth": 2, "img_size": 64}
+EEG_SIX = ("Fp1", "Fp2", "C3", "C4", "O1", "O2")
+TINY_EEG: dict[str, dict[str, Any]] = {
+    "labram": {"num_layers": 2, "seconds": 2, "channels": EEG_SIX},
+    "cbramod": {"n_layer": 2, "dim_feedforward": 64, "seconds": 2, "channels": EEG_SIX},
+    "eegpt": {"depth": 2, "embed_dim": 32, "num_heads": 2, "seconds": 1, "channels": EEG_SIX},
+    "biot": {"num_layers": 2, "embed_dim": 32, "num_heads": 2, "seconds": 2},
+    "bendr": {
+        "seconds": 3,
+        "encoder_h": 32,
+        "contextualizer_hidden": 64,
+        "transformer_layers": 2,
+        "transformer_heads": 2,
+    },
+    "luna": {"depth": 2, "embed_dim": 16, "seconds": 5, "channels": EEG_SIX},
+    "eegnet": {"seconds": 2, "channels": EEG_SIX},
+}
 
 
 def timm(model: str, **options: Any) -> Callable[[], Encoder]:
@@ -60,6 +76,12 @@ def monai(model: str, **options: Any) -> Callable[[], Encoder]:
     from medgraft.encoders.monai import MonaiSource
 
     return lambda: MonaiSource.build(model, "random", **options)
+
+
+def eeg(model: str, **options: Any) -> Callable[[], Encoder]:
+    from medgraft.encoders.braindecode import BraindecodeSource
+
+    return lambda: BraindecodeSource.build(model, "random", **options)
 
 
 def volumes(source: str, model: str, **options: Any) -> Callable[[], Encoder]:
@@ -136,6 +158,7 @@ MODELS: dict[str, Callable[[], Encoder]] = {
     "neuro_simclr-resnet": volumes("neuro_simclr", "t1", img_size=(32, 32, 32), widen_factor=0.125),
     "swin_unetr-ssl": volumes("swin_unetr", "ssl", img_size=(32, 32, 32), feature_size=12, depths=(1, 1, 1, 1)),
     "swift-tiny": volumes("swift", "tiny", windows=3),
+    **{f"braindecode-{name}": eeg(name, **options) for name, options in TINY_EEG.items()},
     "pair-embedded": lambda: build_encoder("pair:embedded:brain@random|embedded:chest@random"),
     "monai-vit": monai("vit", **MONAI_VIT),
     "monai-vit-cls": monai("vit", classification=True, qkv_bias=True, **MONAI_VIT),
