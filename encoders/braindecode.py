@@ -1,25 +1,30 @@
 """Encoders of EEG from braindecode: foundation models (LaBraM, CBraMod, EEGPT, BIOT, BENDR, LUNA ...) and specialists.
 
 ``braindecode:labram``. A raw sample is a :class:`~medgraft.modalities.signal.Recording`; what each network was trained
-on (rate, window, unit, channels) is brought about from it and said in the spec's ``intensity``.
+on (rate, window, unit, channels) is brought about from it and said in the spec's ``intensity``. Options may stand in
+the name, ``braindecode:labram,unit=V,missing=drop``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal
+
+from pydantic import Field
 
 from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.encoders.parts.eeg.electrodes import Missing
 from medgraft.encoders.parts.eeg.networks import NETWORKS, Network, adopt, check_channels, library, network, width_of
-from medgraft.encoders.parts.eeg.recordings import MICROVOLTS, SCALINGS, Preparation
+from medgraft.encoders.parts.eeg.recordings import SCALINGS, Preparation
 from medgraft.encoders.parts.eeg.towers import check_droppable
 from medgraft.encoders.parts.hub import demand
 from medgraft.encoders.parts.loading import file_in, finish, hub_file, options_of, origin, seeded
 from medgraft.encoders.parts.matching import load_file
+from medgraft.encoders.parts.name_options import named, parse, values_of
 from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
-from medgraft.sources import Source
+from medgraft.options import Options
+from medgraft.sources import Source, check_weights
 
 FILES = ("model.safetensors", "pytorch_model.bin")
 NOT_ENCODER = (
@@ -30,10 +35,51 @@ NOT_ENCODER = (
 )
 
 
+WHAT = "options of braindecode"
+
+
+class Recorded(Options):
+    """How recordings are read.
+
+    Attributes:
+        unit: What their values are in.
+        missing: What becomes of electrodes that one lacks: they are interpolated, dropped, or it is refused.
+        seconds: Length of a window; unless given, what the network was trained on.
+    """
+
+    unit: Literal["uV", "mV", "V"] = "uV"
+    missing: Missing = "interpolate"
+    seconds: float | None = Field(None, gt=0)
+
+
 class BraindecodeSource(Source):
     """Entry point ``braindecode``."""
 
-    name = "braindecode"
+    name, hub_ids = "braindecode", True
+    Config = Recorded
+
+    @staticmethod
+    def with_options(model: str, options: Mapping[str, Any]) -> str:
+        """The name of a model with options in it, in place of those that it holds.
+
+        Example:
+            >>> BraindecodeSource.with_options("labram,unit=V", {"missing": "drop"})
+            'labram,unit=V,missing=drop'
+        """
+        return named(Recorded, model, options, WHAT)
+
+    @classmethod
+    def check(cls, model: str, weights: str) -> None:
+        """Raises for a model that there is not, options that cannot be read, and weights that are nowhere."""
+        cls._parsed(model, {})
+        check_weights(f"braindecode:{model}", weights)
+
+    @classmethod
+    def _parsed(cls, model: str, options: Mapping[str, Any]) -> tuple[str, Recorded]:
+        base, texts = parse(model)
+        if base not in NETWORKS:
+            raise UnknownNameError("braindecode encoder", base, NETWORKS)
+        return base, values_of(Recorded, texts, options, WHAT)
 
     @classmethod
     def models(cls) -> dict[str, str]:
@@ -47,30 +93,27 @@ class BraindecodeSource(Source):
         weights: str,
         sha256: str | None,
         channels: Sequence[str] | None = None,
-        seconds: float | None = None,
-        unit: str = "uV",
-        missing: str = "interpolate",
         **options: Any,
     ) -> Encoder:
         """Builds an encoder of recordings, prepared as ``[channels, T]``.
 
         Args:
-            model: A key of :meth:`models`.
+            model: A key of :meth:`models`, options behind it.
             weights: ``"default"`` (published on the hub), ``"random"``, or a local file or a folder with one.
             sha256: Expected digest of the local file.
             channels: Electrodes that the network is given, in this order, where it takes any; unless given, those that
                 it was trained on or the 19 of the 10-20 system.
-            seconds: Length of a window; unless given, what the network was trained on.
-            unit: What the recordings' values are in: ``uV``, ``mV`` or ``V``.
-            missing: What becomes of electrodes that a recording lacks: ``interpolate``, ``drop`` or ``refuse``.
-            **options: Passed to braindecode's class, for example ``num_layers``.
+            **options: As :class:`Recorded` says, in place of what the name says; others are passed to braindecode's
+                class, for example ``num_layers``.
 
         Raises:
             ConfigError: An option does not fit the model, or braindecode is not installed.
             CheckpointError: The weights cannot be fetched, read or fitted.
         """
-        name, source, kind = f"braindecode:{model}", origin(weights, sha256), NETWORKS[model]
-        preparation = _preparation(name, kind, channels, seconds, unit, missing)
+        own = {option: options.pop(option) for option in Recorded.model_fields if option in options}
+        base, recorded = cls._parsed(model, own)
+        name, source, kind = f"braindecode:{cls.with_options(model, own)}", origin(weights, sha256), NETWORKS[base]
+        preparation = _preparation(name, kind, channels, recorded)
         if source == "default":
             if not kind.hub:
                 raise CheckpointError(f"encoder {name}: no weights of it are published; use @random or @/path/to/file")
@@ -92,21 +135,17 @@ class BraindecodeSource(Source):
         return finish(encoder, source, preparation.words)
 
 
-def _preparation(
-    name: str, kind: Network, channels: Sequence[str] | None, seconds: float | None, unit: str, missing: str
-) -> Preparation:
-    for option, value, known in (("unit", unit, MICROVOLTS), ("missing", missing, get_args(Missing))):
-        if value not in known:
-            raise UnknownNameError(f"{option} of {name}", str(value), list(known))
+def _preparation(name: str, kind: Network, channels: Sequence[str] | None, recorded: Recorded) -> Preparation:
+    seconds = recorded.seconds
     names = kind.channels if channels is None else tuple(channels)
     if isinstance(channels, str) or not names or len(set(names)) != len(names):
         raise ConfigError(f"encoder {name}: channels {channels!r} must be a list of different electrodes")
-    length = (kind.seconds if seconds is None else float(seconds)) * kind.rate
+    length = (kind.seconds if seconds is None else seconds) * kind.rate
     if not length > 0 or abs(length - round(length)) > 1e-6 or round(length) % kind.patch:
         raise ConfigError(
             f"encoder {name}: a window of {seconds} s is not a whole number of patches of {kind.patch / kind.rate:g} s"
         )
-    preparation = Preparation(names, kind.rate, round(length), kind.scaling, unit, missing)  # type: ignore[arg-type]
+    preparation = Preparation(names, kind.rate, round(length), kind.scaling, recorded.unit, recorded.missing)
     check_droppable(name, kind.tower, preparation)
     return preparation
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from medgraft.adapter.site_adapter import SiteAdapter
+from medgraft.adapters.parts.placement import tower_of
 from medgraft.encoder import Encoder
 from medgraft.encoder.sites import Site
 from medgraft.encoder.stored import weight_shape
@@ -47,11 +48,16 @@ class Bottleneck(nn.Module):
 def branch_width(encoder: Encoder, site: Site) -> int:
     """Width of what a branch adds to its block's tokens; the blocks of a hierarchy differ in it.
 
+    A branch that ends in no layer of its own, such as one that joins what two attentions give, has the tower's.
+
     Args:
         encoder: The encoder.
         site: The branch.
     """
-    shape = weight_shape(encoder.get_submodule(site.path))
+    module = encoder.get_submodule(site.path)
+    if not site.in_mha and not hasattr(module, "weight"):
+        return tower_of(encoder, site).spec.dim
+    shape = weight_shape(module)
     return shape[1] if site.in_mha else shape[0]
 
 

@@ -17,9 +17,10 @@ from medgraft.encoders.parts.eeg import networks
 from medgraft.encoders.parts.eeg.electrodes import TEN_TWENTY, channel_map, electrode, positions
 from medgraft.encoders.parts.eeg.networks import BIPOLAR, NETWORKS
 from medgraft.encoders.parts.eeg.recordings import resampled
-from medgraft.errors import CheckpointError, ConfigError, DataError, IncompatibleError
+from medgraft.errors import CheckpointError, ConfigError, DataError, IncompatibleError, MedgraftError
 from medgraft.grafting import graft
 from medgraft.modalities.signal import Recording
+from medgraft.registry import build_encoder
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -113,7 +114,8 @@ def test_adapters_train_on_every_transformer_and_leave_it_as_it_was(name, adapte
         before = encoder(x).tokens
     grafted = graft(encoder, adapter).train()
     features = grafted.encode({"signal": x})["signal"]
-    sum((each * torch.linspace(-1, 2, each.shape[-1])).sum() for each in (features.tokens, features.pooled)).backward()
+    parts = [(each * torch.linspace(-1, 2, each.shape[-1])).sum() for each in (features.tokens, features.pooled)]
+    torch.stack(parts).sum().backward()
     gradients = [p.grad for p in grafted.trainable_parameters()]
     assert (
         gradients and all(g is not None for g in gradients) and any(bool(g.any()) for g in gradients if g is not None)
@@ -356,9 +358,18 @@ OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
     "channel twice": ("labram", {"channels": ("Fp1", "Fp1")}, "different"),
     "channels as one word": ("labram", {"channels": "Fp1"}, "list"),
     "part of a patch": ("labram", {"seconds": 1.5}, "whole number"),
-    "no time": ("eegnet", {"seconds": 0}, "whole number"),
+    "no time": ("eegnet", {"seconds": 0}, "greater than 0"),
     "unknown option": ("labram", {"depth_of": 3}, "depth_of"),
 }
+
+
+def test_options_may_stand_in_the_name_and_are_part_of_it():
+    named = build_encoder("braindecode:eegnet,unit=V,seconds=2@random")
+    built = BraindecodeSource.build("eegnet", "random", unit="V", seconds=2)
+    assert named.spec == built.spec and named.spec.name == "braindecode:eegnet,unit=V,seconds=2"
+    for name, words in (("eegnet,unit=nV", "nV"), ("eegnet,units=V", "units"), ("eegnett", "did you mean eegnet")):
+        with pytest.raises(MedgraftError, match=words):
+            build_encoder(f"braindecode:{name}@random")
 
 
 @pytest.mark.parametrize("case", OPTIONS)
