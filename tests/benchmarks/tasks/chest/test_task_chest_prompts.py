@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from medgraft.benchmarks.tasks import build_task
-from medgraft.benchmarks.tasks.chest.chexpert import Chexpert
 from medgraft.benchmarks.tasks.chest import chest_prompts
+from medgraft.benchmarks.tasks.chest.chexpert import Chexpert
 from medgraft.errors import ConfigError, DataError
 
 ALONE = [
