@@ -43,12 +43,16 @@ class AdniExpression(Cohort):
         write_blood(out, **config.model_dump(by_alias=True))
 
     def revision(self, root: Path) -> str:
-        """Left to the harness for text; of an h5ad its content too.
+        """Digest of the table of expression, which may be h5ad, and of the tables that say whose it is.
 
         Raises:
             DataError: There is no table of expression.
         """
-        from medgraft.benchmarks.cohorts.omics.adni_blood import find_profile
+        from medgraft.benchmarks.cohorts.adni.merge import find_merge
+        from medgraft.benchmarks.cohorts.omics.adni_blood import SCORES, find_profile
+        from medgraft.benchmarks.cohorts.tables.reading import ReadReport
         from medgraft.files.content import file_facts
 
-        return file_facts([str(find_profile(Path(root)))], Path(root))
+        place, merge = Path(root), find_merge(Path(root), ReadReport())
+        files = [find_profile(place), *([merge] if merge else []), place / SCORES]
+        return file_facts([str(file) for file in files if file.is_file()], place)
