@@ -24,7 +24,8 @@ from medgraft.benchmarks.cohorts.omics.expression import Logarithm, in_logarithm
 from medgraft.benchmarks.cohorts.omics.scaling import GeneScaling
 from medgraft.benchmarks.cohorts.tables.reading import PHANTOM_MARKER, generator_of, is_phantom
 from medgraft.benchmarks.cohorts.tables.tabular import table_baselines
-from medgraft.benchmarks.tasks.brain.visits import Contrast, SplitConfig
+from medgraft.benchmarks.tasks.brain.visits import Contrast
+from medgraft.benchmarks.tasks.splits import SplitConfig
 from medgraft.errors import DataError
 from medgraft.task import RawInputs, Task, TaskData, subject_split
 

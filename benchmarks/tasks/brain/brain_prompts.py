@@ -21,11 +21,11 @@ from medgraft.benchmarks.cohorts.volumes.load import VOLUMES_VERSION
 from medgraft.benchmarks.tasks.brain.adni import DIAGNOSES
 from medgraft.benchmarks.tasks.brain.visit_splits import first_visits_only, strata_of
 from medgraft.benchmarks.tasks.questions import UNKNOWN, Question, Wording, ask
+from medgraft.benchmarks.tasks.splits import SplitConfig
 from medgraft.errors import DataError
 from medgraft.files.content import file_facts
 from medgraft.files.one_file import reading_facts
-from medgraft.options import Seed
-from medgraft.task import RawInputs, Task, TaskConfig, TaskData, Variant, subject_split
+from medgraft.task import RawInputs, Task, TaskData, Variant, subject_split
 
 AGE_LIMITS = (70.0, 80.0)
 """Years at which the second and the third age group begin."""
@@ -119,29 +119,21 @@ class BrainPrompts(Task):
         "ventricles": Variant(defaults={"questions": ("ventricles",)}),
     }
 
-    class Config(TaskConfig):
+    class Config(SplitConfig):
         """Options.
 
         Attributes:
             questions: What is asked, in this order, which is also the order of the tasks that adapters are told.
             wording: ``held_out`` asks validation and test in wordings that training never used, ``seen`` in its own.
             train_visits: ``all`` visits of the training subjects, or their first one only.
-            test_fraction: Share of subjects in the test split.
-            val_fraction: Share of subjects in the validation split.
-            split_seed: Defines the split, for all seeds of a sweep.
         """
 
         questions: tuple[Name, ...] = Field(("diagnosis", "age", "sex", "ventricles"), min_length=1)
         wording: Wording = "held_out"
         train_visits: Literal["all", "baseline"] = "all"
-        test_fraction: float = Field(0.3, gt=0, lt=1)
-        val_fraction: float = Field(0.1, gt=0, lt=1)
-        split_seed: Seed = 0
 
         @model_validator(mode="after")
-        def _consistent(self) -> BrainPrompts.Config:
-            if self.test_fraction + self.val_fraction >= 1:
-                raise ValueError("test_fraction and val_fraction leave no subject for training")
+        def _asked_once(self) -> BrainPrompts.Config:
             if len(set(self.questions)) != len(self.questions):
                 raise ValueError(f"questions names one twice: {', '.join(self.questions)}")
             return self
@@ -201,10 +193,7 @@ class BrainPrompts(Task):
 
     def _splits(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
         config = self.config
-        fractions = {
-            "train": 1 - config.test_fraction - config.val_fraction,
-            "val": config.val_fraction,
-            "test": config.test_fraction,
-        }
-        splits = subject_split(frame["subject"].to_numpy(str), strata_of(frame, ("dx",)), fractions, config.split_seed)
+        splits = subject_split(
+            frame["subject"].to_numpy(str), strata_of(frame, ("dx",)), config.fractions, config.split_seed
+        )
         return first_visits_only(frame, splits, training_too=config.train_visits == "baseline")

@@ -15,46 +15,19 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, model_validator
 
 from medgraft.benchmarks.cohorts.tables.clinical_text import TEXT_FIELDS, TextPolicy, compose_text, fields_in
 from medgraft.benchmarks.cohorts.tables.visit_table import VisitTable
 from medgraft.benchmarks.cohorts.volumes.load import VOLUMES_VERSION, load_spaced, parts_of
 from medgraft.benchmarks.tasks.brain.visit_splits import first_visits_only, strata_of
+from medgraft.benchmarks.tasks.splits import SplitConfig
 from medgraft.errors import DataError
 from medgraft.files.content import file_facts
 from medgraft.files.one_file import reading_facts
-from medgraft.options import Seed
 from medgraft.task import RawInputs, Task, TaskConfig, TaskData, subject_split
 
 Contrast = Literal["CN-MCI-AD", "CN-AD", "CN-MCI", "MCI-AD"]
 WITHOUT_TEXT = "no field for the note"
-
-
-class SplitConfig(TaskConfig):
-    """Options of a split by subject.
-
-    Attributes:
-        test_fraction: Share of subjects in the test split.
-        val_fraction: Share of subjects in the validation split.
-        split_seed: Defines the split, for all seeds of a sweep.
-    """
-
-    test_fraction: float = Field(0.3, gt=0, lt=1)
-    val_fraction: float = Field(0.1, gt=0, lt=1)
-    split_seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _some_train(self) -> SplitConfig:
-        if self.test_fraction + self.val_fraction >= 1:
-            raise ValueError("test_fraction and val_fraction leave no subject for training")
-        return self
-
-    @property
-    def fractions(self) -> dict[str, float]:
-        """Share of the subjects in each split."""
-        train = 1 - self.test_fraction - self.val_fraction
-        return {"train": train, "val": self.val_fraction, "test": self.test_fraction}
 
 
 class VisitConfig(SplitConfig):

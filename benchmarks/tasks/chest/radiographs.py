@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from medgraft.benchmarks.cohorts.images.grey import IMAGES_VERSION
 from medgraft.benchmarks.cohorts.images.load import load_radiograph, squared
 from medgraft.benchmarks.cohorts.tables.reading import ReadReport
 from medgraft.benchmarks.tasks.label_budget import LabelBudget, class_table, within_budget
+from medgraft.benchmarks.tasks.splits import SplitConfig
 from medgraft.files.content import file_facts
 from medgraft.files.one_file import reading_facts
-from medgraft.options import Seed
 from medgraft.task import RawInputs, TaskConfig, TaskData, subject_split
 
 if TYPE_CHECKING:
@@ -27,33 +27,16 @@ PROMPTS = ("a chest X-ray image of {}.", "Findings suggesting {}.")
 """The two templates of ACE-LoRA (Aydin et al., 2026)."""
 
 
-class SplitConfig(TaskConfig):
-    """Options of tasks on cohorts without an official split.
-
-    Attributes:
-        test_fraction: Share of subjects in the test split.
-        val_fraction: Share of subjects in the validation split.
-        split_seed: Defines the split, for all seeds of a sweep.
-    """
+class FilmSplitConfig(SplitConfig):
+    """Options of tasks on cohorts without an official split; those of :class:`SplitConfig` with smaller shares."""
 
     test_fraction: float = Field(0.15, gt=0, lt=1)
     val_fraction: float = Field(0.15, gt=0, lt=1)
-    split_seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _some_train(self) -> SplitConfig:
-        if self.test_fraction + self.val_fraction >= 1:
-            raise ValueError("test_fraction and val_fraction leave no subject for training")
-        return self
 
     def parts(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
         """Split -> rows ``[m]`` of a frame with ``subject`` and ``target``, by subject, stratified by target."""
-        fractions = {
-            "train": 1 - self.test_fraction - self.val_fraction,
-            "val": self.val_fraction,
-            "test": self.test_fraction,
-        }
-        return subject_split(frame["subject"].to_numpy(str), frame["target"].to_numpy(), fractions, self.split_seed)
+        subjects = frame["subject"].to_numpy(str)
+        return subject_split(subjects, frame["target"].to_numpy(), self.fractions, self.split_seed)
 
 
 class PromptConfig(TaskConfig):
@@ -111,7 +94,7 @@ def radiographs(paths: Sequence[str], root: Path, *, square: bool = False) -> Ra
 def labelled(
     table: RsnaTable | SiimTable,
     root: Path,
-    split: SplitConfig,
+    split: FilmSplitConfig,
     budget: LabelBudget,
     classes: tuple[str, ...],
     *,

@@ -13,7 +13,7 @@ import numpy as np
 
 from medgraft.benchmarks.cohorts.chest.challenge_frame import DrawnOn
 from medgraft.benchmarks.cohorts.chest.rsna import RsnaTable, boxes_inside, read_rsna
-from medgraft.benchmarks.tasks.chest.radiographs import PromptConfig, SplitConfig, labelled, reading
+from medgraft.benchmarks.tasks.chest.radiographs import FilmSplitConfig, PromptConfig, labelled, reading
 from medgraft.benchmarks.tasks.label_budget import LabelBudget
 from medgraft.benchmarks.tasks.zero_shot import ChestZeroShot, Scored
 from medgraft.errors import DataError
@@ -30,7 +30,7 @@ class Rsna(Task):
     cohort = "rsna"
     primary = "auc_macro"
 
-    class Config(SplitConfig, LabelBudget):
+    class Config(FilmSplitConfig, LabelBudget):
         """Options: those of the split and of the label budget, and below.
 
         Attributes:
@@ -61,7 +61,7 @@ class RsnaZeroShot(ChestZeroShot):
     spoken = CLASSES
     further_metrics = ("auc_flattened",)
 
-    class Config(SplitConfig, PromptConfig):
+    class Config(FilmSplitConfig, PromptConfig):
         """Options: those of the split and the prompts, and below.
 
         Attributes:
@@ -99,7 +99,7 @@ class RsnaDetection(Task):
     version = 2
     primary = "map"
 
-    class Config(SplitConfig, LabelBudget):
+    class Config(FilmSplitConfig, LabelBudget):
         """Options: those of the split and of the label budget, and below.
 
         Attributes:

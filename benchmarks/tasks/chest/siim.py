@@ -13,7 +13,7 @@ import numpy as np
 from medgraft.benchmarks.cohorts.chest.challenge_frame import DrawnOn
 from medgraft.benchmarks.cohorts.chest.siim import masks_inside, read_siim
 from medgraft.benchmarks.cohorts.images.load import squared
-from medgraft.benchmarks.tasks.chest.radiographs import PromptConfig, SplitConfig, labelled, reading
+from medgraft.benchmarks.tasks.chest.radiographs import FilmSplitConfig, PromptConfig, labelled, reading
 from medgraft.benchmarks.tasks.label_budget import LabelBudget
 from medgraft.benchmarks.tasks.zero_shot import ChestZeroShot, Scored
 from medgraft.task import Task, TaskData
@@ -29,7 +29,7 @@ class Siim(Task):
     cohort = "siim"
     primary = "auc_macro"
 
-    class Config(SplitConfig, LabelBudget):
+    class Config(FilmSplitConfig, LabelBudget):
         """Options: those of the split, by study, and of the label budget."""
 
     config: Config
@@ -52,7 +52,7 @@ class SiimZeroShot(ChestZeroShot):
     spoken = CLASSES
     further_metrics = ("auc_flattened",)
 
-    class Config(SplitConfig, PromptConfig):
+    class Config(FilmSplitConfig, PromptConfig):
         """Options: those of the split and the prompts, and below.
 
         Attributes:
@@ -86,7 +86,7 @@ class SiimSegmentation(Task):
     version = 2
     primary = "dice"
 
-    class Config(SplitConfig, LabelBudget):
+    class Config(FilmSplitConfig, LabelBudget):
         """Options: those of the split and of the label budget, and below.
 
         Attributes:

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from medgraft.benchmarks.cohorts.tables.reading import ReadReport
 from medgraft.benchmarks.tasks.language.usable import EMPTY, FOREIGN, Language, fault_of
+from medgraft.benchmarks.tasks.splits import SplitConfig
 from medgraft.benchmarks.texts.preferences import feedback_columns
 from medgraft.errors import DataError
 from medgraft.options import Seed
@@ -89,30 +90,10 @@ class OfficialConfig(TextConfig):
     split_seed: Seed = 0
 
 
-class SharesConfig(TextConfig):
-    """Options where the data name no splits.
-
-    Attributes:
-        test_fraction: Share of the patients that are tested on.
-        val_fraction: Share of the patients left for validation.
-        split_seed: Defines these shares, for all seeds of a sweep.
-    """
+class SharesConfig(TextConfig, SplitConfig):
+    """Options where the data name no splits; those of :class:`SplitConfig` with a smaller test split."""
 
     test_fraction: float = Field(0.2, gt=0, lt=1)
-    val_fraction: float = Field(0.1, gt=0, lt=1)
-    split_seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _some_train(self) -> SharesConfig:
-        if self.test_fraction + self.val_fraction >= 1:
-            raise ValueError("test_fraction and val_fraction leave no patient to train on; lower them")
-        return self
-
-    @property
-    def fractions(self) -> dict[str, float]:
-        """Split -> share of the patients."""
-        train = 1 - self.test_fraction - self.val_fraction
-        return {"train": train, "val": self.val_fraction, "test": self.test_fraction}
 
 
 def one_line(text: object) -> str:

@@ -104,7 +104,7 @@ def test_shares_are_by_patient_and_leave_some_to_train_on():
     _, splits = shares(samples, SHARES)
     homes = [{samples[i].subject for i in index} for index in splits.values()]
     assert [len(home) for home in homes] == [14, 2, 4] and len(set.union(*homes)) == 20
-    with pytest.raises(ConfigError, match="leave no patient to train on"):
+    with pytest.raises(ConfigError, match="leave no subject for training"):
         checked(SharesConfig, {"test_fraction": 0.6, "val_fraction": 0.4}, "options")
 
 
