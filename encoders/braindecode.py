@@ -21,10 +21,10 @@ from medgraft.encoders.parts.eeg.towers import check_droppable
 from medgraft.encoders.parts.hub import demand
 from medgraft.encoders.parts.loading import file_in, finish, hub_file, options_of, origin, seeded
 from medgraft.encoders.parts.matching import load_file
-from medgraft.encoders.parts.name_options import named, parse, values_of
+from medgraft.encoders.parts.name_options import OptionsInName, parse, values_of
 from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
 from medgraft.options import Options
-from medgraft.sources import Source, check_weights
+from medgraft.sources import check_weights
 
 FILES = ("model.safetensors", "pytorch_model.bin")
 NOT_ENCODER = (
@@ -33,9 +33,6 @@ NOT_ENCODER = (
     r"^(logits|projection_head|logit_scale|codebook|mask_token)",
     r"^(predictor|reconstructor|encoder\.chan_conv|chan_proj|chan_conv)\.",
 )
-
-
-WHAT = "options of braindecode"
 
 
 class Recorded(Options):
@@ -52,21 +49,11 @@ class Recorded(Options):
     seconds: float | None = Field(None, gt=0)
 
 
-class BraindecodeSource(Source):
+class BraindecodeSource(OptionsInName):
     """Entry point ``braindecode``."""
 
-    name, hub_ids = "braindecode", True
+    name = "braindecode"
     Config = Recorded
-
-    @staticmethod
-    def with_options(model: str, options: Mapping[str, Any]) -> str:
-        """The name of a model with options in it, in place of those that it holds.
-
-        Example:
-            >>> BraindecodeSource.with_options("labram,unit=V", {"missing": "drop"})
-            'labram,unit=V,missing=drop'
-        """
-        return named(Recorded, model, options, WHAT)
 
     @classmethod
     def check(cls, model: str, weights: str) -> None:
@@ -79,7 +66,7 @@ class BraindecodeSource(Source):
         base, texts = parse(model)
         if base not in NETWORKS:
             raise UnknownNameError("braindecode encoder", base, NETWORKS)
-        return base, values_of(Recorded, texts, options, WHAT)
+        return base, values_of(Recorded, texts, options, "options of braindecode")
 
     @classmethod
     def models(cls) -> dict[str, str]:

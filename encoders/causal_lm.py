@@ -24,10 +24,10 @@ from medgraft.encoders.parts.hf.storage import Storage, library_for
 from medgraft.encoders.parts.hf.text import spec_of_text
 from medgraft.encoders.parts.hub import demand, fetching
 from medgraft.encoders.parts.loading import finish, options_of, origin, seeded
-from medgraft.encoders.parts.name_options import named, parse, values_of
+from medgraft.encoders.parts.name_options import OptionsInName, parse, values_of
 from medgraft.encoders.parts.quiet import quiet
 from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
-from medgraft.sources import Source, check_hub_id, check_weights
+from medgraft.sources import check_hub_id, check_weights
 
 __all__ = ["EMBEDDED_TOKENIZER", "CausalLmSource", "fresh_embedded", "parse"]
 
@@ -49,21 +49,11 @@ FAMILIES = {
 """Families with a line each; the library's others are taken by their ``model_type``, too."""
 
 
-class CausalLmSource(Source):
+class CausalLmSource(OptionsInName):
     """Entry point ``causal_lm``."""
 
-    name, hub_ids = "causal_lm", True
+    name = "causal_lm"
     Config = Storage
-
-    @staticmethod
-    def with_options(model: str, options: Mapping[str, Any]) -> str:
-        """The name of a model with options in it, in place of those that it holds.
-
-        Example:
-            >>> CausalLmSource.with_options("gpt2,bits=8", {"bits": 4})
-            'gpt2,bits=4'
-        """
-        return named(Storage, model, options, "options of causal_lm")
 
     @staticmethod
     def check(model: str, weights: str) -> None:

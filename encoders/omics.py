@@ -19,7 +19,6 @@ places for leaves the last ones empty.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,10 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from medgraft.checkpoints.weights import load_strict, read_weights
-from medgraft.encoder import Encoder, EncoderSpec
+from medgraft.encoder import EncoderSpec
 from medgraft.encoder.attention import AttentionLayout
 from medgraft.encoders.embedded import Block
-from medgraft.encoders.parts.loading import finish, origin, seeded
+from medgraft.encoders.parts.loading import StagedEncoder, finish, origin, seeded
 from medgraft.errors import ConfigError
 from medgraft.features import Features
 from medgraft.sources import Source
@@ -43,7 +42,7 @@ HIDDEN, WIDTH = 1024, 512
 TOKENS, DIM, HEADS, DEPTH = 512, 128, 4, 4
 
 
-class Row(Encoder):
+class Row(StagedEncoder):
     """``omics:row``, and how a row is prepared for all of them.
 
     Args:
@@ -51,12 +50,6 @@ class Row(Encoder):
     """
 
     has_cls = False
-
-    def encode(self, x: Tensor, *, start: int = 0) -> Features:
-        """``[B, G + 2]`` -> tokens ``[B, G + 2, 1]`` and pooled ``[B, G + 2]``."""
-        if start != 0:
-            raise ConfigError(f"encoder {self.spec.name} can only be run whole; it has no stage {start}")
-        return Features(tokens=x[:, :, None], pooled=x, n_prefix=0, grid=(x.shape[1],))
 
     def prepare(self, raw: Any) -> Tensor:
         """A row ``float32 [g + 2]``, ``g`` at most the encoder's genes -> ``float32 [G + 2]``.
@@ -75,6 +68,21 @@ class Row(Encoder):
         x[: len(row) - GENOTYPE], x[places - GENOTYPE :] = row[:-GENOTYPE], row[-GENOTYPE:]
         return torch.from_numpy(x)
 
+    def checked(self, x: Tensor) -> Tensor:
+        """A prepared batch, once its shape is known to be right: ``[B, G + 2]``."""
+        if x.ndim != 2 or x.shape[1] != self.spec.input_size[0]:
+            shape = f"[B, {self.spec.input_size[0]}]"
+            raise ConfigError(f"encoder {self.spec.name} takes {shape}, got {list(x.shape)}; use its prepare()")
+        return x
+
+    def embed(self, x: Tensor) -> Tensor:
+        """``[B, G + 2]`` as it is."""
+        return x
+
+    def pool(self, x: Tensor) -> Features:
+        """``[B, G + 2]`` -> tokens ``[B, G + 2, 1]`` and pooled ``[B, G + 2]``."""
+        return Features(tokens=x[:, :, None], pooled=x, n_prefix=0, grid=(x.shape[1],))
+
 
 class RowMlp(Row):
     """``omics:mlp``: one token, the second hidden layer.
@@ -88,12 +96,13 @@ class RowMlp(Row):
         self.fc1, self.norm1 = nn.Linear(spec.input_size[0], HIDDEN), nn.LayerNorm(HIDDEN)
         self.fc2, self.norm2 = nn.Linear(HIDDEN, WIDTH), nn.LayerNorm(WIDTH)
 
-    def encode(self, x: Tensor, *, start: int = 0) -> Features:
-        """``[B, G + 2]`` -> tokens ``[B, 1, 512]`` and pooled ``[B, 512]``."""
-        if start != 0:
-            raise ConfigError(f"encoder {self.spec.name} can only be run whole; it has no stage {start}")
+    def embed(self, x: Tensor) -> Tensor:
+        """``[B, G + 2]`` -> ``[B, 512]``."""
         x = nn.functional.gelu(self.norm1(self.fc1(x)))
-        x = nn.functional.gelu(self.norm2(self.fc2(x)))
+        return nn.functional.gelu(self.norm2(self.fc2(x)))
+
+    def pool(self, x: Tensor) -> Features:
+        """``[B, 512]`` -> tokens ``[B, 1, 512]`` and pooled ``[B, 512]``."""
         return Features(tokens=x[:, None], pooled=x, n_prefix=0, grid=(1,))
 
 
@@ -119,8 +128,7 @@ class GeneTokens(Row):
             AttentionLayout("packed", f"blocks.{i}.qkv", heads=spec.heads, dim=spec.dim, out_path=f"blocks.{i}.proj")
             for i in range(DEPTH)
         ]
-        self.block_stages = range(1, DEPTH + 1)
-        self.n_stages = DEPTH + 1
+        self.set_blocks([f"blocks.{i}" for i in range(DEPTH)])
 
     def embed(self, x: Tensor) -> Tensor:
         """Rows ``[B, G + 2]`` -> ``[B, 1 + 2 + 512, C]``; genes stand in the row's order, ties go to the first."""
@@ -130,27 +138,10 @@ class GeneTokens(Row):
         values = x.gather(1, places)[:, :, None]
         return torch.cat([self.cls.expand(len(x), -1, -1), self.gene(places) + self.value(values)], dim=1)
 
-    def prefix(self, x: Tensor, stop: int) -> Tensor:
-        """``[B, G + 2]`` -> ``[B, N, C]``; stage 1 follows the embedding, stage ``1 + i`` precedes block ``i``."""
-        if stop == 0:
-            return x
-        x = self.embed(x)
-        for block in self.blocks[: stop - 1]:
-            x = block(x)
-        return x
-
-    def encode(self, x: Tensor, *, start: int = 0) -> Features:
-        """Features of rows ``[B, G + 2]`` or of a hidden state ``[B, N, C]``; ``pooled`` is the CLS token."""
-        if start == 0:
-            x, start = self.embed(x), 1
-        for block in self.blocks[start - 1 :]:
-            x = block(x)
+    def pool(self, x: Tensor) -> Features:
+        """``[B, N, C]`` -> its last norm, of which the CLS token is ``pooled``."""
         x = self.norm(x)
         return Features(tokens=x, pooled=x[:, 0], n_prefix=1, grid=(x.shape[1] - 1,))
-
-    def block_paths(self) -> Sequence[str]:
-        """``blocks.0`` and so on."""
-        return [f"blocks.{i}" for i in range(len(self.blocks))]
 
 
 class OmicsSource(Source):

@@ -23,13 +23,13 @@ from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.encoder.attention import AttentionLayout
 from medgraft.encoders.parts.loading import StagedEncoder, file_in, finish, options_of, origin, seeded
 from medgraft.encoders.parts.matching import load_file
-from medgraft.encoders.parts.name_options import named, parse, values_of
+from medgraft.encoders.parts.name_options import OptionsInName, parse, values_of
 from medgraft.encoders.parts.swift.network import SwiFT, WindowAttention
 from medgraft.encoders.parts.swift.runs import prepare_run, real_windows
 from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
 from medgraft.features import Features
 from medgraft.options import Options
-from medgraft.sources import Source, check_weights
+from medgraft.sources import check_weights
 
 __all__ = ["SwiFT", "SwiftEncoder", "SwiftSource", "prepare_run"]
 
@@ -192,21 +192,11 @@ class SwiftEncoder(StagedEncoder):
         return Features(tokens.flatten(1, 2), pooled, 0, grid, mask=mask)
 
 
-class SwiftSource(Source):
+class SwiftSource(OptionsInName):
     """Entry point ``swift``."""
 
-    name, hub_ids = "swift", True
+    name = "swift"
     Config = Windows
-
-    @staticmethod
-    def with_options(model: str, options: Mapping[str, Any]) -> str:
-        """The name of a model with options in it, in place of those that it holds.
-
-        Example:
-            >>> SwiftSource.with_options("hcp", {"windows": 8})
-            'hcp,windows=8'
-        """
-        return named(Windows, model, options, "options of swift")
 
     @classmethod
     def models(cls) -> dict[str, str]:

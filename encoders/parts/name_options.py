@@ -3,11 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from medgraft.options import Options, as_text, checked, from_text
+from medgraft.sources import Source
 
 Config = TypeVar("Config", bound=Options)
+
+
+class OptionsInName(Source):
+    """Base of sources whose models' names hold options.
+
+    Attributes:
+        Config: The options.
+    """
+
+    hub_ids = True
+    Config: ClassVar[type[Options]]
+
+    @classmethod
+    def with_options(cls, model: str, options: Mapping[str, Any]) -> str:
+        """The name of a model with options in it, in place of those that it holds.
+
+        Raises:
+            ConfigError: One does not exist or is out of range.
+
+        Example:
+            >>> from medgraft.encoders.causal_lm import CausalLmSource
+            >>> CausalLmSource.with_options("gpt2,bits=8", {"bits": 4})
+            'gpt2,bits=4'
+        """
+        model, texts = parse(model)
+        values = _values(cls.Config, texts) | dict(options)
+        checked(cls.Config, values, f"options of {cls.name}")
+        return ",".join([model, *(f"{name}={as_text(value)}" for name, value in values.items())])
 
 
 def parse(model: str) -> tuple[str, dict[str, str]]:
@@ -37,18 +66,6 @@ def values_of(config: type[Config], texts: Mapping[str, str], options: Mapping[s
         ConfigError: One does not exist or is out of range.
     """
     return checked(config, _values(config, texts) | dict(options), what)
-
-
-def named(config: type[Options], model: str, options: Mapping[str, Any], what: str) -> str:
-    """The name of a model with options in it, in place of those that it holds.
-
-    Raises:
-        ConfigError: One does not exist or is out of range.
-    """
-    model, texts = parse(model)
-    values = _values(config, texts) | dict(options)
-    checked(config, values, what)
-    return ",".join([model, *(f"{name}={as_text(value)}" for name, value in values.items())])
 
 
 def _values(config: type[Options], texts: Mapping[str, str]) -> dict[str, Any]:
