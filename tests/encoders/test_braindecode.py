@@ -328,8 +328,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "one electrode twice": (noise(names=("T3", "T7", "C3", "C4")), "two channels for T7"),
     "bipolar": (noise(names=BIPOLAR), "bipolar"),
     "too few to interpolate": (noise(names=("Fp1", "C3")), "cannot be interpolated from 2"),
-    "no rate": (Recording(noise().values, TEN_TWENTY, None), "one rate"),  # type: ignore[arg-type]
-    "several rates": (Recording(noise().values, TEN_TWENTY, (200.0, 100.0)), "resample"),  # type: ignore[arg-type]
+    "no rate": (Recording(noise().values, TEN_TWENTY, None), "one rate"),  # type: ignore[arg-type]  # as a reader may give it
+    "several rates": (Recording(noise().values, TEN_TWENTY, (200.0, 100.0)), "resample"),  # type: ignore[arg-type]  # as a reader may give it
     "rate of zero": (Recording(noise().values, TEN_TWENTY, 0.0), "0"),
     "rate without an end": (Recording(noise().values, TEN_TWENTY, float("nan")), "nan"),
     "rate far off": (Recording(noise().values, TEN_TWENTY, 1e6), "cannot be brought"),

@@ -36,4 +36,5 @@ def test_a_board_reads_what_a_built_in_task_says_of_its_data(name):
     """A fact of another type than a board expects would leave every result of the task out of it."""
     task = build_task(name)
     facts = json_safe(task.load(small_phantom(task.cohort)).provenance)
-    DataFacts.model_validate_json(json.dumps(facts))
+    read = DataFacts.model_validate_json(json.dumps(facts))
+    assert read.model_dump(exclude_unset=True).keys() == facts.keys() & DataFacts.model_fields.keys()

@@ -152,7 +152,8 @@ class LabramTower(EegEncoder):
     def embed(self, x: Tensor, present: Tensor | None = None) -> Tensor:
         """Patches of 1 s with their electrode and time, behind a CLS token, ``[B, 1 + C * patches, width]``."""
         model, B = self.model, len(x)
-        places: Any = self.places if present is None else self.places[present]  # type: ignore[index]
+        assert isinstance(self.places, Tensor)
+        places = self.places if present is None else self.places[present]
         tokens = torch.cat([model.cls_token.expand(B, -1, -1), model.patch_embed(x)], dim=1)
         if model.position_embedding is not None:
             used = model.position_embedding[:, torch.cat([places.new_zeros(1), places])]
