@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -129,4 +131,31 @@ def oasis2_table(folder: Path) -> Path:
             facts = {"MMSE": int(random.integers(18, 25) if ill else random.integers(27, 31)), "Age": 70 + number % 20}
             rows.append(row2(f"{number:04d}", visit, 0.5 if ill else 0, group, **facts))
     write(folder / "oasis_longitudinal.csv", rows)
+    return folder
+
+
+def fmri_run(path: Path, volumes: int, seed: int, axes: int = 4) -> Path:
+    """A brain of 14 voxels of 2 mm a side, with a pattern of its subject, which other noise covers in every volume."""
+    import nibabel as nib
+
+    random = np.random.default_rng(seed)
+    values = np.zeros((14, 14, 14, volumes), np.float32)
+    values[2:-2, 2:-2, 2:-2] = 100 + 20 * random.standard_normal((10, 10, 10, 1))
+    values[2:-2, 2:-2, 2:-2] += 5 * random.standard_normal((10, 10, 10, volumes))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(values if axes == 4 else values[..., 0], np.diag([2.0, 2.0, 2.0, 1.0])), path)
+    return path
+
+
+def sentence_model(folder: Path, words: Iterable[str]) -> Path:
+    """A small BERT with fresh weights, and a tokenizer that knows these words."""
+    from transformers import BertConfig, BertModel
+
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(words)]
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=len(vocabulary), intermediate_size=32, **sizes)
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
     return folder

@@ -1,6 +1,7 @@
 """The commands of README and docs that train nothing are run, page by page, in a folder such as a reader has.
 
-What trains is in ``test_docs_runs.py``; ``benchmarks/predict/test_quickstart.py`` runs the quickstart as a whole.
+What trains is in ``test_docs_runs.py``, what measures or pre-trains in ``test_docs_programs.py``;
+``benchmarks/predict/test_quickstart.py`` runs the quickstart as a whole.
 Checkpoints, scans and data sets that a reader has are made-up files of the published layouts (``readers_files.py``).
 """
 
@@ -8,12 +9,9 @@ from __future__ import annotations
 
 import gzip
 import re
-import runpy
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from readers_files import (
@@ -203,24 +201,3 @@ def test_what_is_run_elsewhere_cannot_be_run_here_and_is_run_there(words):
     done = CliRunner().invoke(app, words.split())
     assert done.exit_code != 0 and words.split()[1].partition(":")[0] in done.output
     assert f'"medgraft {words}' in WALK.read_text(), "the walk names the command that it runs"
-
-
-def programs() -> list[Any]:
-    """The ``python -m`` of README and docs that are no sweep; what they do is tested with their modules.
-
-    ``benchmarks.audit.schema`` is not among them: it takes no option and writes into the repository, and
-    ``tests/benchmarks/audit/test_schema_page.py`` holds what it would write against what is there.
-    """
-    found = [each for each in commands() if each.values[0][:2] == ["python", "-m"] and not in_medgraft(each.values[0])]
-    return [each for each in found if each.values[0][2] != "benchmarks.audit.schema"]
-
-
-@pytest.mark.parametrize("words", programs())
-def test_a_program_takes_the_options_that_a_page_gives_it(words, monkeypatch, capsys):
-    name = words[2] if words[2].startswith("medgraft.") else f"medgraft.{words[2]}"
-    monkeypatch.setattr(sys, "argv", [words[2], "--help"])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module(name, run_name="__main__", alter_sys=False)
-    told = capsys.readouterr().out
-    assert ended.value.code in (0, None)
-    assert all(re.search(rf"(?<![\w-]){word}\b", told) for word in words if word.startswith("--")), told

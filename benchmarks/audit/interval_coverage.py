@@ -29,6 +29,7 @@ from medgraft.metric.judging import judged, objective_of, values
 NAMES = ("auc_macro", "f1_macro", "balanced_accuracy", "precision_macro")
 STRENGTHS = np.linspace(-1.0, 3.0, 21)
 LARGE = 60_000
+"""Subjects that stand for the population."""
 PER_SUBJECT = 3
 JUDGED: tuple[tuple[Metric, ...], ...] = ((Auc(), F1(), Accuracy(), Brier()), (Errors(),), (Dice(),))
 """Metrics of the classes, the numbers and the masks of a simulated test set."""
@@ -78,7 +79,12 @@ class Coverage:
 
 
 def of_subjects(
-    subjects: int, prevalence: float, repetitions: int, names: Sequence[str] = CLUSTERED, seed: int = 0
+    subjects: int,
+    prevalence: float,
+    repetitions: int,
+    names: Sequence[str] = CLUSTERED,
+    seed: int = 0,
+    large: int = LARGE,
 ) -> dict[str, Coverage]:
     """Coverage of a single cell's intervals, three samples per subject.
 
@@ -88,11 +94,12 @@ def of_subjects(
         repetitions: Test sets.
         names: Numbers wanted, of :data:`CLUSTERED`.
         seed: Of the drawing.
+        large: Subjects that stand for the population.
     """
     rng = np.random.default_rng([seed, subjects, round(100 * prevalence)])
     truth = {
         name: value_of(part, len(p.targets))
-        for p, metrics in zip(_clustered(rng, LARGE, prevalence), JUDGED, strict=True)
+        for p, metrics in zip(_clustered(rng, large, prevalence), JUDGED, strict=True)
         for metric in metrics
         for name, part in metric.statistics(p).items()
     }
@@ -128,7 +135,9 @@ def _clustered(rng: np.random.Generator, subjects: int, prevalence: float) -> li
     return [classes, numbers, masks]
 
 
-def of_seeds(subjects: int, seeds: int, ratio: float, repetitions: int, seed: int = 0) -> dict[str, float]:
+def of_seeds(
+    subjects: int, seeds: int, ratio: float, repetitions: int, seed: int = 0, large: int = LARGE
+) -> dict[str, float]:
     """Coverage of a board row's intervals.
 
     Args:
@@ -137,9 +146,10 @@ def of_seeds(subjects: int, seeds: int, ratio: float, repetitions: int, seed: in
         ratio: Deviation of the AUC over seeds, in deviations over test sets.
         repetitions: Rows.
         seed: Of the drawing.
+        large: Subjects that stand for the population.
     """
     rng, shares = np.random.default_rng(seed), (1 / 3, 1 / 3, 1 / 3)
-    curve = np.array([_values(draw(rng, LARGE, [strength], shares)[0]) for strength in STRENGTHS])
+    curve = np.array([_values(draw(rng, large, [strength], shares)[0]) for strength in STRENGTHS])
     at = [int(np.argmin(np.abs(STRENGTHS - each))) for each in (0.8, 1.2)]
     slope = (curve[at[1], 0] - curve[at[0], 0]) / (STRENGTHS[at[1]] - STRENGTHS[at[0]])
     spread = np.std([_values(draw(rng, subjects, [1.0], shares)[0])[0] for _ in range(200)])
@@ -157,7 +167,13 @@ def of_seeds(subjects: int, seeds: int, ratio: float, repetitions: int, seed: in
 
 
 def of_differences(
-    subjects: int, seeds: int, spread: float, repetitions: int, names: Sequence[str] = PAIRED, seed: int = 0
+    subjects: int,
+    seeds: int,
+    spread: float,
+    repetitions: int,
+    names: Sequence[str] = PAIRED,
+    seed: int = 0,
+    large: int = LARGE,
 ) -> dict[str, Coverage]:
     """Coverage of paired differences of two rows on the same subjects, three of ten of the rarer class.
 
@@ -168,10 +184,11 @@ def of_differences(
         repetitions: Pairs of rows.
         names: Numbers wanted.
         seed: Of the drawing.
+        large: Subjects that stand for the population.
     """
     rng, shares = np.random.default_rng([seed, subjects, seeds]), (0.7, 0.3)
     at = STRENGTHS if spread else np.array([1.0, 1.6])
-    curves = [_numbers(draw(rng, LARGE, [strength], shares)[0], names) for strength in at]
+    curves = [_numbers(draw(rng, large, [strength], shares)[0], names) for strength in at]
     many = rng.normal(0.0, spread, 20_000)
     held, without = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     truth = {
@@ -192,7 +209,9 @@ def of_differences(
     }
 
 
-def of_gaps(strengths: Sequence[float], subjects: int, repetitions: int, seed: int = 0) -> dict[str, Coverage]:
+def of_gaps(
+    strengths: Sequence[float], subjects: int, repetitions: int, seed: int = 0, large: int = LARGE
+) -> dict[str, Coverage]:
     """Coverage of the gap between groups of people, of whom three in ten are of the rarer class.
 
     Args:
@@ -200,10 +219,11 @@ def of_gaps(strengths: Sequence[float], subjects: int, repetitions: int, seed: i
         subjects: Of each group, one sample of each.
         repetitions: Test sets.
         seed: Of the drawing.
+        large: Subjects that stand for the population.
     """
     rng, shares = np.random.default_rng([seed, subjects, len(strengths)]), (0.7, 0.3)
     words = np.repeat([f"group {g}" for g in range(len(strengths))], subjects)
-    large = [_numbers(draw(rng, LARGE, [strength], shares)[0], PAIRED) for strength in strengths]
+    large = [_numbers(draw(rng, large, [strength], shares)[0], PAIRED) for strength in strengths]
     truth = {name: float(np.ptp([each[name] for each in large])) if len(set(strengths)) > 1 else 0.0 for name in PAIRED}
     held, without = dict.fromkeys(PAIRED, 0), dict.fromkeys(PAIRED, 0)
     for _ in range(repetitions):
@@ -239,8 +259,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.audit.interval_coverage", description=__doc__)
     parser.add_argument("--repetitions", type=int, default=1000, help="test sets of a row; a quarter for seeds")
     parser.add_argument("--tables", nargs="+", choices=list(TABLES), default=list(TABLES), help="default: all")
+    parser.add_argument("--population", type=int, default=LARGE, help="subjects that stand for the population")
     options = parser.parse_args(arguments)
-    parts = ["\n".join(TABLES[name](options.repetitions)) for name in options.tables]
+    parts = ["\n".join(TABLES[name](options.repetitions, options.population)) for name in options.tables]
     sys.stdout.write("\n\n".join(parts) + "\n")
     return 0
 
@@ -253,48 +274,53 @@ def _cells(coverage: dict[str, Coverage]) -> list[str]:
     return [f"{each.share:.3f}" + (f" ({each.without:.0%} none)" if each.without else "") for each in coverage.values()]
 
 
-def _subjects_table(repetitions: int) -> list[str]:
+def _subjects_table(repetitions: int, large: int) -> list[str]:
     rows = [
-        [str(subjects), f"{prevalence:g}", *_cells(of_subjects(subjects, prevalence, repetitions))]
+        [str(subjects), f"{prevalence:g}", *_cells(of_subjects(subjects, prevalence, repetitions, large=large))]
         for subjects in (30, 100, 300)
         for prevalence in (0.1, 0.5)
     ]
     return _table(["subjects", "prevalence", *CLUSTERED], rows)
 
 
-def _seeds_table(repetitions: int) -> list[str]:
+def _seeds_table(repetitions: int, large: int) -> list[str]:
     rows = []
     for seeds in (2, 3, 5):
         for ratio in (0.0, 1.0, 2.0):
-            coverage = of_seeds(100, seeds, ratio, max(repetitions // 4, 1))
+            coverage = of_seeds(100, seeds, ratio, max(repetitions // 4, 1), large=large)
             rows.append([str(seeds), f"{ratio:g}", *(f"{coverage[name]:.3f}" for name in NAMES)])
     return _table(["seeds", "deviation over seeds / over test sets", *NAMES], rows)
 
 
-def _differences_table(repetitions: int) -> list[str]:
+def _differences_table(repetitions: int, large: int) -> list[str]:
     rows = [
-        [str(subjects), str(seeds), f"{spread:g}", *_cells(of_differences(subjects, seeds, spread, repetitions))]
+        [
+            str(subjects),
+            str(seeds),
+            f"{spread:g}",
+            *_cells(of_differences(subjects, seeds, spread, repetitions, large=large)),
+        ]
         for subjects in (30, 100)
         for seeds, spread in ((1, 0.0), (3, 0.3))
     ]
     return _table(["subjects", "seeds", "deviation of strength over seeds", *PAIRED], rows)
 
 
-def _gaps_table(repetitions: int) -> list[str]:
+def _gaps_table(repetitions: int, large: int) -> list[str]:
     rows = [
-        [", ".join(f"{each:g}" for each in strengths), *_cells(of_gaps(strengths, 40, repetitions))]
+        [", ".join(f"{each:g}" for each in strengths), *_cells(of_gaps(strengths, 40, repetitions, large=large))]
         for strengths in ((1.0, 1.0), (0.8, 1.2), (1.0,) * 4, (0.5, 1.0, 1.0, 1.5))
     ]
     return _table(["strength in each group of 40 subjects", *PAIRED], rows)
 
 
-TABLES: dict[str, Callable[[int], list[str]]] = {
+TABLES: dict[str, Callable[[int, int], list[str]]] = {
     "subjects": _subjects_table,
     "seeds": _seeds_table,
     "differences": _differences_table,
     "gaps": _gaps_table,
 }
-"""Table -> its lines, of so many repetitions."""
+"""Table -> its lines, of so many repetitions and so large a population."""
 
 
 if __name__ == "__main__":

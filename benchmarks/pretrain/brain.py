@@ -196,6 +196,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2_500)
     parser.add_argument("--note-steps", type=int, default=1_500)
     parser.add_argument("--batch-size", type=int, default=24)
+    parser.add_argument("--held-out", type=int, default=200, help="volumes that are only tested on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2, help="processes that draw the volumes")
@@ -214,7 +215,7 @@ def main() -> None:
     )
     note_readout, note_log = fit_notes(towers["text"], options.note_steps, 64, options.seed)
     model.freeze()
-    held_raw, held, _ = generate_ageing(200, 7_700 + options.seed, jobs=1)
+    held_raw, held, _ = generate_ageing(options.held_out, 7_700 + options.seed, jobs=1)
     rng = np.random.default_rng([options.seed, 3])
     rows = [draw_note_row(rng, missing=0.0) for _ in range(500)]
     with torch.no_grad():

@@ -192,10 +192,17 @@ class Trainer:
         return self.model
 
 
-def evaluate(model: DualEncoder, setting: str, jobs: int) -> dict[str, Any]:
-    """Probes the frozen image tower on held-out patients of one setting, beside pixels and random weights."""
-    train = generate(4000, 101, setting, jobs=jobs, stream="train")
-    test = generate(1500, 101, setting, jobs=jobs, stream="test")
+def evaluate(model: DualEncoder, setting: str, counts: tuple[int, int], jobs: int) -> dict[str, Any]:
+    """Probes the frozen image tower on held-out patients of one setting, beside pixels and random weights.
+
+    Args:
+        model: The encoder.
+        setting: Of the generator.
+        counts: Radiographs that the probes are trained on, and tested on.
+        jobs: Processes that draw them.
+    """
+    train = generate(counts[0], 101, setting, jobs=jobs, stream="train")
+    test = generate(counts[1], 101, setting, jobs=jobs, stream="test")
     labels = train.labels[list(PROBED)].to_numpy()
     mask, targets = labels != -1, np.nan_to_num(labels) == 1
     truth = test.truth[list(PROBED)].to_numpy()
@@ -223,6 +230,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=30_000)
     parser.add_argument("--steps", type=int, default=4_000)
     parser.add_argument("--batch-size", type=int, default=96)
+    parser.add_argument("--held-out", type=int, nargs=2, default=(4_000, 1_500), help="films to probe with, and on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2, help="processes that draw the radiographs")
@@ -250,7 +258,9 @@ def main() -> None:
     }
     # Written before the held-out check too, which takes minutes: a stopped run keeps what it trained.
     (options.out / "chest.json").write_text(json.dumps(card, indent=1) + "\n")
-    card["held_out"] = {setting: evaluate(model, setting, options.jobs) for setting in ("default", "pretrain")}
+    card["held_out"] = {
+        setting: evaluate(model, setting, options.held_out, options.jobs) for setting in ("default", "pretrain")
+    }
     (options.out / "chest.json").write_text(json.dumps(card, indent=1) + "\n")
     logger.info("held out: %s", json.dumps(card["held_out"]))
 

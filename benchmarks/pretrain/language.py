@@ -60,7 +60,7 @@ HELD_OUT, VOCABULARY_STREAM = 10_000_019, 10_000_079
 WARM_UP, PEAK, DECAY = 100, 2e-3, 0.25
 
 
-def train_tokenizer(seed: int, count: int = 6_000) -> Any:
+def train_tokenizer(seed: int, count: int) -> Any:
     """A byte-level BPE of at most :data:`VOCABULARY` tokens, numbers digit by digit.
 
     Args:
@@ -191,6 +191,8 @@ class Trainer:
             path: Where the state is kept; ``None`` for nowhere.
             every: Seconds between two writings of it.
         """
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
         written = time.monotonic()
         while self.step < self.steps:
             self.take_step()
@@ -266,6 +268,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for language.safetensors, .json and tokenizer")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--rows", type=int, default=4, help=f"rows of {ROW} tokens per step")
+    parser.add_argument("--documents", type=int, default=6_000, help="that the tokenizer is trained on")
+    parser.add_argument("--held-out", type=int, default=200, help="documents of each part that are only tested on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--state", type=Path, help="file that the run goes on from if it was stopped")
@@ -273,13 +277,14 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
     state = torch.load(options.state, weights_only=True) if options.state and options.state.is_file() else None
-    words = train_tokenizer(options.seed) if state is None else tokenizer_from(state["words"])
+    words = train_tokenizer(options.seed, options.documents) if state is None else tokenizer_from(state["words"])
     trainer = Trainer(words, options.steps, options.rows, options.seed)
     if state is not None:
         trainer.go_on_from(state)
         logger.info("goes on from step %d of %s", trainer.step, options.state)
     trainer.run(options.state)
-    write(options.out, trainer, {name: getattr(options, name) for name in ("steps", "rows", "seed", "threads")})
+    run = {name: getattr(options, name) for name in ("steps", "rows", "documents", "seed", "threads")}
+    write(options.out, trainer, run, options.held_out)
 
 
 if __name__ == "__main__":

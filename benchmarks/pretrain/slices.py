@@ -256,13 +256,12 @@ def read_slices(tower: Encoder, readout: Readout, slices: Tensor, count: int) ->
     return torch.stack(rows)
 
 
-def held_out(model: DualEncoder, readout: Readout, topics: Readout, scale: tuple[Tensor, Tensor], seed: int, jobs: int):
+def held_out(model: DualEncoder, readout: Readout, topics: Readout, people: tuple[Tensor, Tensor], seed: int):
     """Variance explained in people who were not trained on, from 6 and 12 slices, and topics told rightly.
 
-    ``scale`` is mean and deviation of the targets, ``[T]`` each.
+    ``people`` is their slices ``uint8 [n, slices, H, W]`` and their standardised targets ``[n, T]``.
     """
-    slices, targets = draw_slices(120, 5_500 + seed, jobs)
-    standard = (targets - scale[0]) / scale[1]
+    slices, standard = people
     towers = model.towers()
     result: dict[str, Any] = {"slices_r2": {}}
     for count in (6, 12):
@@ -285,6 +284,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3_000)
     parser.add_argument("--sentence-steps", type=int, default=150)
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--held-out", type=int, default=120, help="volumes that are only tested on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1, help="processes that draw the volumes")
@@ -303,6 +303,8 @@ def main() -> None:
     trainer.run(None if options.state is None else options.state / f"checkpoint-{options.seed}-{options.steps}.pt")
     topics, sentence_log = fit_sentences(towers["text"], options.sentence_steps, 64, options.seed)
     model.freeze()
+    others, truth = draw_slices(options.held_out, 5_500 + options.seed, options.jobs)
+    people = (others, (truth - mean) / deviation)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "slices.safetensors"
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
@@ -318,7 +320,7 @@ def main() -> None:
         "environment": {"torch": torch.__version__, "machine": platform.machine()},
         "log": trainer.log,
         "sentence_log": sentence_log,
-        "held_out": held_out(model, trainer.readout, topics, (mean, deviation), options.seed, options.jobs),
+        "held_out": held_out(model, trainer.readout, topics, people, options.seed),
     }
     (options.out / "slices.json").write_text(json.dumps(card, indent=1) + "\n")
     logger.info("held out: %s", json.dumps(card["held_out"]))

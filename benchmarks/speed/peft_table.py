@@ -110,16 +110,16 @@ def methods() -> list[str]:
     return sorted(kind.value.lower() for kind in PEFT_TYPE_TO_CONFIG_MAPPING)
 
 
-def render(rows: dict[str, dict[str, str]], version: str) -> str:
+def render(rows: dict[str, dict[str, str]], version: str, asked: str = "") -> str:
     """The page: methods that run somewhere with their numbers of parameters, then the others with their reasons."""
     columns = list(COLUMNS)
     works = {m: cells for m, cells in rows.items() if any(not cell.startswith("no") for cell in cells.values())}
     lines = [
         "# peft's methods on each library's encoders",
         "",
-        f"Made by `python -m benchmarks.speed.peft_table --out docs/peft.md` with peft {version}. A number counts",
-        "trained parameters of a graft that was attached, trained for two steps and taken off again, the encoder",
-        "bit-equal afterwards. Encoders, with random weights: "
+        f"Made by `python -m benchmarks.speed.peft_table --out docs/peft.md{asked}` with peft {version}. A number",
+        "counts trained parameters of a graft that was attached, trained for two steps and taken off again, the",
+        "encoder bit-equal afterwards. Encoders, with random weights: "
         + ", ".join(f"`{name}` ({', '.join(targets)})" for name, targets in COLUMNS.values())
         + ".",
         "",
@@ -152,17 +152,19 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--method", action="append", choices=methods(), help="may be repeated; all by default")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     warnings.simplefilter("ignore")
 
-    rows: dict[str, dict[str, str]] = {method: {} for method in methods()}
+    rows: dict[str, dict[str, str]] = {method: {} for method in options.method or methods()}
     for column, (name, targets) in COLUMNS.items():
         with image_tower(name) as encoder:
             for method in rows:
                 rows[method][column] = attempt(method, encoder, targets)
                 logger.info("%s %s: %s", column, method, rows[method][column])
-    options.out.write_text(render(rows, peft.__version__))
+    asked = "".join(f" --method {method}" for method in options.method or ())
+    options.out.write_text(render(rows, peft.__version__, asked))
 
 
 if __name__ == "__main__":

@@ -56,8 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.second_sweep", description=__doc__)
     parser.add_argument("--adapter", default="lora")
     parser.add_argument("--task", default="chexpert")
+    parser.add_argument("--data", help="COHORT=FOLDER of the task; a phantom without")
     options = parser.parse_args(arguments)
     sweep = ["--adapters", options.adapter, "--tasks", options.task, "--epochs", "1", "--no-baselines"]
+    sweep += ["--data", options.data] if options.data else []
     with tempfile.TemporaryDirectory(prefix="medgraft-second-sweep-") as folder:
         first, second = first_and_second(sweep, Path(folder))
     sys.stdout.write(f"{options.adapter} on {options.task}: first sweep {first:.1f} s, second {second:.1f} s\n")

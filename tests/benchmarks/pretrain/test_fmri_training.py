@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from readers_files import fmri_run
 
 from medgraft.benchmarks.pretrain import fmri as script
 from medgraft.checkpoints.weights import read_weights
@@ -17,24 +17,14 @@ from medgraft.losses import local_contrast, nt_xent
 from medgraft.registry import build_encoder
 
 
-def write_run(path, volumes, seed, axes=4):
-    """A brain with a pattern of its subject, which other noise covers in every volume."""
-    random = np.random.default_rng(seed)
-    values = np.zeros((14, 14, 14, volumes), np.float32)
-    values[2:-2, 2:-2, 2:-2] = 100 + 20 * random.standard_normal((10, 10, 10, 1))
-    values[2:-2, 2:-2, 2:-2] += 5 * random.standard_normal((10, 10, 10, volumes))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(values if axes == 4 else values[..., 0], np.diag([2.0, 2.0, 2.0, 1.0])), path)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     for number in range(6):
-        write_run(root / f"sub-{number:02}" / "func" / f"sub-{number:02}_run-1_bold.nii.gz", 12, number)
-    write_run(root / "sub-00" / "func" / "sub-00_run-2_bold.nii.gz", 8, 50)
-    write_run(root / "sub-90" / "func" / "sub-90_bold.nii.gz", 7, 90)  # one window
-    write_run(root / "sub-91" / "anat" / "sub-91_T1w.nii.gz", 8, 91, axes=3)
+        fmri_run(root / f"sub-{number:02}" / "func" / f"sub-{number:02}_run-1_bold.nii.gz", 12, number)
+    fmri_run(root / "sub-00" / "func" / "sub-00_run-2_bold.nii.gz", 8, 50)
+    fmri_run(root / "sub-90" / "func" / "sub-90_bold.nii.gz", 7, 90)  # one window
+    fmri_run(root / "sub-91" / "anat" / "sub-91_T1w.nii.gz", 8, 91, axes=3)
     (root / "sub-92_bold.nii").write_bytes(b"no image")
     return root
 
@@ -122,7 +112,7 @@ def test_the_terms_are_the_losses_of_their_embeddings(monkeypatch):
 
 
 def test_a_folder_without_two_subjects_is_refused(tmp_path):
-    write_run(tmp_path / "runs" / "sub-01_bold.nii.gz", 8, 0)
+    fmri_run(tmp_path / "runs" / "sub-01_bold.nii.gz", 8, 0)
     with pytest.raises(DataError, match="runs of 1 subjects, and contrast needs two"):
         script.prepare_runs(tmp_path / "runs", tmp_path / "prepared", (16, 16, 16), 4)
     with pytest.raises(SystemExit, match="there is no NIfTI file"):
