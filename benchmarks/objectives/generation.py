@@ -90,7 +90,7 @@ class GenerationObjective(Objective):
         self.decoding = Decoding.model_validate(dict(data.decoding))
         self.measures = CounterMeasures.model_validate(dict(data.countermeasures))
         self.grounding = Grounding(self.measures)
-        self.tuning = PreferenceTuning(data, self.references, self.measures.beta, self.measures.chosen_weight)
+        self.tuning = PreferenceTuning(data, self.references, self.measures)
         self._model: LanguageModel | None = None
         self._copying: CopiesReports | None = None
         self._features: dict[int, np.ndarray] = {}

@@ -1,9 +1,8 @@
 """Better and worse texts of a sample, made of the labels or read from people's feedback, and the loss that prefers.
 
 Rafailov et al., "Direct Preference Optimization: Your Language Model is Secretly a Reward Model", NeurIPS 2023 (arXiv
-2305.18290), equation 7. TRL's ``DPOTrainer`` has the same loss, and a test holds the two together, gradients too. It
-does not train here: it gives token ids to a model of transformers alone, and soft tokens and cross-attention bring the
-image in.
+2305.18290), equation 7. TRL's ``DPOTrainer`` has the same loss, and a test holds the two together, gradients too; its
+others are in :mod:`medgraft.benchmarks.texts.trl_losses`.
 """
 
 from __future__ import annotations

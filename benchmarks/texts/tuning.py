@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,12 +18,32 @@ from medgraft.benchmarks.texts.preferences import (
     stored_pairs,
 )
 from medgraft.benchmarks.texts.stored import truths_of
-from medgraft.errors import DataError
+from medgraft.errors import ConfigError, DataError
 from medgraft.language_model import LanguageModel, Prompts
 from medgraft.task import TaskData
+from medgraft.task.text_options import CounterMeasures
+
+if TYPE_CHECKING:
+    from medgraft.benchmarks.texts.trl_losses import TrlLoss
 
 AT_ONCE = 16
 """Samples whose pairs run in one batch before the phase begins."""
+
+
+def trl_loss(name: str, beta: float) -> TrlLoss:
+    """A loss of TRL's trainer.
+
+    Raises:
+        ConfigError: TRL is not installed.
+    """
+    try:
+        from medgraft.benchmarks.texts.trl_losses import TrlLoss
+    except ImportError as error:
+        raise ConfigError(
+            f"preference_loss={name} needs trl ({error.name} is not installed): pip install 'medgraft[preferences]', "
+            "or take preference_loss=dpo"
+        ) from error
+    return TrlLoss(name, beta)
 
 
 class PreferenceTuning:
@@ -34,13 +55,15 @@ class PreferenceTuning:
     Args:
         data: The task's data.
         references: Right text of each sample.
-        beta: How strongly it is held.
-        chosen_weight: Weight of the better texts' own loss beside the comparison, as by Pang et al., "Iterative
-            Reasoning Preference Optimization", NeurIPS 2024 (arXiv 2404.19733), equation 1; 0 for none.
+        measures: The loss, how strongly the model is held, and the weight of the better texts' own loss beside the
+            comparison, as by Pang et al., "Iterative Reasoning Preference Optimization", NeurIPS 2024 (arXiv
+            2404.19733), equation 1.
     """
 
-    def __init__(self, data: TaskData, references: list[str], beta: float, chosen_weight: float = 0.0) -> None:
-        self.data, self.references, self.beta, self.chosen_weight = data, references, beta, chosen_weight
+    def __init__(self, data: TaskData, references: list[str], measures: CounterMeasures) -> None:
+        self.data, self.references = data, references
+        self.beta, self.chosen_weight = measures.beta, measures.chosen_weight
+        self.name, self._trl = measures.preference_loss, None
         self.begun = False
         self.pairs: dict[int, list[tuple[str, str]]] = {}
         self._before: dict[tuple[int, int], tuple[float, float]] = {}
@@ -51,7 +74,10 @@ class PreferenceTuning:
 
         Raises:
             DataError: There is none.
+            ConfigError: The loss is one of TRL, which is not installed.
         """
+        if self.name != "dpo":
+            self._trl = trl_loss(self.name, self.beta)
         if (column := self.data.columns.get(PREFERENCES)) is not None:
             self.pairs = stored_pairs(column, index)
             what = "the feedback has no row of a training sample"
@@ -110,11 +136,10 @@ class PreferenceTuning:
             return mean.mean()
         keys = [(int(i), self._turns[int(i)] % len(self.pairs.get(int(i), "x"))) for i in index]
         before = mean.new_tensor([self._before.get(key, (0.0, 0.0)) for key in keys])
-        preferred = dpo_loss(
-            -mean * real.sum(dim=1),
-            log_probability(model, prompts, rejected),
-            (before[:, 0], before[:, 1]),
-            self.beta,
-        )
         self._turns.update(int(i) for i in index)
-        return torch.where(paired, preferred + self.chosen_weight * mean, mean).mean()
+        if self._trl is not None:
+            compared = self._trl.of(model, prompts, (chosen, rejected), before, paired)
+        else:
+            worse = log_probability(model, prompts, rejected)
+            compared = dpo_loss(-mean * real.sum(dim=1), worse, (before[:, 0], before[:, 1]), self.beta)
+        return torch.where(paired, compared + self.chosen_weight * mean, mean).mean()

@@ -11,6 +11,11 @@ from pydantic import Field
 from medgraft.options import Options
 from medgraft.task import TaskConfig
 
+PreferenceLoss = Literal[
+    "dpo", "sigmoid", "sigmoid_norm", "hinge", "ipo", "nca_pair", "sppo_hard", "apo_zero", "apo_down", "discopop"
+]
+"""Losses of pairs of texts that ask for no further number."""
+
 
 class CounterMeasures(Options):
     """Counter-measures, all of them off unless asked for.
@@ -23,6 +28,8 @@ class CounterMeasures(Options):
             assessed". 0 for no abstention.
         confidence: What a statement's confidence is: the ``head``'s probability, or the ``likelihood`` of its sentence.
         preferences: Share of the training steps, the last ones, that prefer the better of two texts; 0 for none.
+        preference_loss: How two texts are compared: ``dpo``, or a loss of TRL's ``DPOTrainer`` by its name there, of
+            which ``sigmoid`` is the same as ``dpo``.
         beta: How strongly preferences are held to what was learnt before them.
         chosen_weight: Weight of the better texts' own loss beside the comparison, which alone may make both texts of a
             pair less likely; 0 for the comparison alone.
@@ -35,6 +42,7 @@ class CounterMeasures(Options):
     abstain: float = Field(0.0, ge=0, lt=1)
     confidence: Literal["head", "likelihood"] = "head"
     preferences: float = Field(0.0, ge=0, lt=1)
+    preference_loss: PreferenceLoss = "dpo"
     beta: float = Field(0.1, gt=0)
     chosen_weight: float = Field(0.0, ge=0)
     feedback: str = ""
