@@ -145,7 +145,7 @@ def baseline_lines(baselines: Mapping[str, Any]) -> list[str]:
     """The numbers of :func:`table_baselines` as a Markdown table; nothing where there are none."""
     if not baselines:
         return []
-    head = ["| tables alone | fields | " + " | ".join(REPORTED) + " |", "|---" * (2 + len(REPORTED)) + "|"]
+    head = ["| without encoder | fields | " + " | ".join(REPORTED) + " |", "|---" * (2 + len(REPORTED)) + "|"]
     body = []
     for name, facts in baselines.items():
         if "unavailable" in facts:
