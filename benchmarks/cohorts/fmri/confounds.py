@@ -80,7 +80,7 @@ def kept_volumes(table: pd.DataFrame, threshold: float, path: str) -> NDArray[np
     if threshold <= 0:
         return np.arange(len(table))
     if DISPLACEMENT in table:
-        moved = np.asarray(pd.to_numeric(table[DISPLACEMENT], errors="coerce"), float)
+        moved = np.array(pd.to_numeric(table[DISPLACEMENT], errors="coerce"), float)
     else:
         steps = np.abs(np.diff(_numbers(table, SIX, path), axis=0, prepend=np.nan))
         moved = steps[:, :3].sum(axis=1) + RADIUS * steps[:, 3:].sum(axis=1)

@@ -41,7 +41,8 @@ def table_of(rows: list[dict[str, object]], report: ReadReport, layout: str, roo
         layout: See :class:`RestTable`.
         root: Where an ``atlas.nii.gz`` may lie.
     """
-    frame = pd.DataFrame(rows, columns=pd.Index(COLUMNS)).sort_values(["subject", "image"], kind="stable")
+    frame = pd.DataFrame(rows, columns=pd.Index(COLUMNS), dtype=object)  # None stays None
+    frame = frame.astype({"age": float, "step": float}).sort_values(["subject", "image"], kind="stable")
     report.used = len(frame)
     atlases = [path for name in ("atlas.nii.gz", "atlas.nii") if (path := root / name).is_file()]
     return RestTable(frame.reset_index(drop=True), report, layout, atlases[0] if atlases else None)
