@@ -202,6 +202,6 @@ def _from_runs(runs: Sequence[RunFiles], how: Cleaning, atlas: Path | None) -> C
     what = (
         f"{BLOCKS} x {BLOCKS} x {BLOCKS} blocks of the image grid, no atlas"
         if atlas is None
-        else f"{count} of an atlas"
+        else f"{count} regions of an atlas"
     )
     return Connectivity(values, what, dict(reasons))
