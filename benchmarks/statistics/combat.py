@@ -47,6 +47,8 @@ def combat(features: Array, sites: Array, train: Array) -> tuple[Array, str]:
         library: Any = importlib.import_module("combatlearn")
     except ImportError as error:
         raise NotInstalledError(f"not harmonised: {INSTALL}") from error
+    if not np.isfinite(features).all():
+        raise DataError("not harmonised: the features hold numbers that are not finite")
     seen = features[train]
     varies = seen.var(axis=0) > LEAST_VARIANCE * np.maximum(np.square(seen).mean(axis=0), 1e-300)
     table = pd.DataFrame(features[:, varies])

@@ -19,6 +19,9 @@ RUNS_VERSION = 1
 Confounds = Literal["none", "6", "24"]
 VOXELS_AT_ONCE = 50_000
 
+LEAST_FREE = 4
+"""Volumes that must be left beyond what is regressed out, without which nothing but noise of rounding is left."""
+
 
 @dataclass(frozen=True)
 class Cleaning:
@@ -100,7 +103,8 @@ def read_run(files: RunFiles, how: Cleaning) -> Run:
     Raises:
         DataError: The file is no run; the mask is of another shape or place; a voxel of the brain is not finite; it is
             0 all over; a table of confounds is missing, of another length or without motion; a filter needs a
-            repetition time that neither header nor sidecar has; or too few volumes are left.
+            repetition time that neither header nor sidecar has; or too few volumes are left, or fewer than are needed
+            for what is regressed out.
     """
     series = load_series(files.image)
     brain = _brain(files, series)
@@ -162,6 +166,10 @@ def _cleaned(
             )
         filters |= {"t_r": step, "filter": "butterworth"}
     columns = None if motion is None else motion[:, motion.std(axis=0) > 0]
+    taken = (0 if columns is None else columns.shape[1]) + how.detrend + 1
+    if taken + LEAST_FREE > len(kept):
+        why = f"a mean, a trend and parameters of motion take {taken} of {len(kept)} volumes"
+        raise DataError(f"{image}: {why}, which leaves nothing of them; regress fewer out", "too few volumes to clean")
     mask = kept if len(kept) < len(values) else None
     out = np.zeros((len(kept), *values.shape[1:]), np.float32)
     places = np.flatnonzero(brain)

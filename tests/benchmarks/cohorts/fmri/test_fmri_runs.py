@@ -100,6 +100,13 @@ def test_scrubbed_volumes_are_cut_out_and_too_few_are_refused(files):
     assert error.value.reason == "too few volumes without motion"
 
 
+def test_what_leaves_nothing_of_a_run_is_refused(files):
+    """Twenty volumes minus a mean and 24 parameters would be zeros, scaled up to noise by whoever standardises them."""
+    with pytest.raises(DataError, match="25 of 20 volumes") as error:
+        read_run(files, Cleaning(confounds="24"))
+    assert error.value.reason == "too few volumes to clean"
+
+
 def test_displacement_is_powers_where_the_table_has_none():
     table = pd.DataFrame(np.zeros((4, 6)), columns=pd.Index(SIX))
     table.loc[2:, "trans_y"], table.loc[3, "rot_z"] = 0.3, 0.01  # 0.3 mm, then 0.5 mm on a sphere of 50 mm
