@@ -60,7 +60,7 @@ def read_fmriprep(root: Path, *, column: str = "", task: str = "rest") -> RestTa
         "site": _first(names, SITES),
     }
     report, rows = ReadReport(), []
-    runs = _runs(root, task, report)
+    runs = derived_runs(root, task, report)
     people = {str(row["participant_id"]).strip(): row for row in table.to_dict("records")}
     for subject, files in runs.items():
         person = people.get(subject)
@@ -113,8 +113,18 @@ def _said(person: dict[Any, Any], column: str) -> str | None:
     return str(int(value)) if whole else str(value).strip()
 
 
-def _runs(root: Path, task: str, report: ReadReport) -> dict[str, list[dict[str, object]]]:
-    """Subject -> image, mask, confounds and time between volumes of each of its runs, one space and resolution each."""
+def derived_runs(root: Path, task: str, report: ReadReport) -> dict[str, list[dict[str, object]]]:
+    """Runs of each subject in MNI space, of each one space and resolution.
+
+    Args:
+        root: Where they are looked for; ``sourcedata`` is passed over.
+        task: Label of the runs.
+        report: Takes counts of other runs.
+
+    Returns:
+        Subject -> ``image``, ``mask``, ``confounds``, ``regions`` and ``step`` of each run, see
+        :class:`~medgraft.benchmarks.cohorts.fmri.table.RestTable`.
+    """
     found: dict[str, dict[str, list[tuple[str, str]]]] = {}
     there: set[str] = set()
     other = Counter[str]()

@@ -12,6 +12,8 @@ from pydantic import Field
 from medgraft.benchmarks.cohorts.files.made_up import made_up_paths
 from medgraft.cohort import Cohort, CohortConfig
 
+Layout = Literal["abide", "fmriprep", "adni"]
+
 
 class RestConfig(CohortConfig):
     """Options of a phantom of resting-state fMRI; an option's alias is the writer's parameter.
@@ -29,24 +31,14 @@ class RestConfig(CohortConfig):
     size: int = Field(16, ge=8, le=96)
 
 
-class Abide(Cohort):
-    """Preprocessed runs of people with autism and controls from many sites, with ABIDE's table of people."""
+class RestPhantom(Cohort):
+    """Base of cohorts of resting-state fMRI, whose phantoms differ in their layout.
 
-    title = "ABIDE I, preprocessed: resting-state fMRI, autism and controls"
-    small: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {"subjects": 48, "sites": 3, "volumes": 12, "size": 16, "seed": 3}
-    )
+    Attributes:
+        layout: Of the files.
+    """
 
-    class Config(RestConfig):
-        """Options of the phantom.
-
-        Attributes:
-            regions: Write series by region beside the runs, as ``rois_cc200`` are.
-        """
-
-        regions: bool = True
-
-    layout: ClassVar[Literal["abide", "fmriprep"]] = "abide"
+    layout: ClassVar[Layout]
 
     @classmethod
     def generator_version(cls) -> str:
@@ -66,3 +58,22 @@ class Abide(Cohort):
 
         options = {"n_runs": 1, "regions": False} | config.model_dump(by_alias=True)
         write_rest(out, **options, layout=self.layout)
+
+
+class Abide(RestPhantom):
+    """Preprocessed runs of people with autism and controls from many sites, with ABIDE's table of people."""
+
+    title = "ABIDE I, preprocessed: resting-state fMRI, autism and controls"
+    small: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"subjects": 48, "sites": 3, "volumes": 12, "size": 16, "seed": 3}
+    )
+    layout = "abide"
+
+    class Config(RestConfig):
+        """Options of the phantom.
+
+        Attributes:
+            regions: Write series by region beside the runs, as ``rois_cc200`` are.
+        """
+
+        regions: bool = True

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from medgraft.benchmarks.cohorts.plugins.abide import Abide, RestConfig
+from medgraft.benchmarks.cohorts.plugins.abide import RestConfig, RestPhantom
 from medgraft.errors import DataError
 
 
-class Fmriprep(Abide):
+class Fmriprep(RestPhantom):
     """Any study with a table of participants whose runs went through fMRIPrep."""
 
     title = "fMRIPrep's derivatives: resting-state fMRI and a table of participants"
@@ -30,7 +30,7 @@ class Fmriprep(Abide):
 
         runs: int = Field(1, ge=1, le=10, alias="n_runs")
 
-    layout: ClassVar[Literal["abide", "fmriprep"]] = "fmriprep"
+    layout = "fmriprep"
 
     def revision(self, root: Path) -> str:
         """Digest of the table of participants, which may lie above the derivatives, and of the runs.

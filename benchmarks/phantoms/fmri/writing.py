@@ -1,4 +1,4 @@
-"""The fMRI phantom as files: ABIDE as nilearn lays it out, or derivatives as fMRIPrep writes them."""
+"""The fMRI phantom as files: ABIDE as nilearn lays it out, or fMRIPrep's derivatives, of any study or of ADNI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medgraft.benchmarks.phantoms.fmri.people import STEPS, Person, best_scores,
 from medgraft.cohort import PHANTOM_MARKER
 
 GENERATOR_VERSION = "rest-1"
-Layout = Literal["abide", "fmriprep"]
+Layout = Literal["abide", "fmriprep", "adni"]
 EXTENT = 192.0
 """Edge of the image in mm, however many voxels it has."""
 
@@ -56,8 +56,8 @@ def write_rest(
             if layout == "abide":
                 _abide_run(out, person, made, size, regions=regions)
             else:
-                _fmriprep_run(out, person, made, size, run if runs > 1 else None)
-    (_abide_table if layout == "abide" else _participants)(out, people)
+                _fmriprep_run(out, _parts(person, layout, run if runs > 1 else None), person, made, size)
+    {"abide": _abide_table, "fmriprep": _participants, "adni": _merge}[layout](out, people)
     best = best_scores(volumes)
     marker = {
         "generator": GENERATOR_VERSION,
@@ -119,10 +119,24 @@ def _abide_table(out: Path, people: list[Person]) -> None:
     pd.DataFrame(columns).to_csv(out / "Phenotypic_V1_0b_preprocessed1.csv")
 
 
-def _fmriprep_run(out: Path, person: Person, made: Made, size: int, run: int | None) -> None:
-    label = f"sub-90{person.number:04d}"
-    stem = f"{label}_task-rest" + ("" if run is None else f"_run-{run + 1}")
-    folder = out / label / "func"
+def ptid(person: Person) -> str:
+    """A person in ADNI's layout, as no real one is called; see :mod:`medgraft.benchmarks.cohorts.files.made_up`."""
+    thousand, number = divmod(person.number, 1000)
+    return f"{999 - thousand}_S_{9000 - 1000 * thousand + number}"
+
+
+def _parts(person: Person, layout: Layout, run: int | None) -> list[str]:
+    """Parts of a run's name, the folders that it lies in first."""
+    if layout == "adni":
+        names = [f"sub-ADNI{ptid(person).replace('_', '')}", "ses-M000"]
+    else:
+        names = [f"sub-90{person.number:04d}"]
+    return [*names, "task-rest", *([] if run is None else [f"run-{run + 1}"])]
+
+
+def _fmriprep_run(out: Path, parts: list[str], person: Person, made: Made, size: int) -> None:
+    stem = "_".join(parts)
+    folder = out.joinpath(*(part for part in parts if part.startswith(("sub-", "ses-")))) / "func"
     step = STEPS[person.site % len(STEPS)]
     _save(folder / f"{stem}_{SPACE}_desc-preproc_bold.nii.gz", made.values, size, step)
     _save(folder / f"{stem}_{SPACE}_desc-brain_mask.nii.gz", brain_mask(size).astype(np.int16), size, 0)
@@ -134,6 +148,22 @@ def _fmriprep_run(out: Path, person: Person, made: Made, size: int, run: int | N
         table[f"{name}_derivative1"] = np.diff(made.motion[:, k], prepend=np.nan)
     place = folder / f"{stem}_desc-confounds_timeseries.tsv"
     table.to_csv(place, sep="\t", index=False, na_rep="n/a", float_format="%.6f")
+
+
+def _merge(out: Path, people: list[Person]) -> None:
+    """ADNIMERGE, with Alzheimer's disease in the place of autism and ages 48 years higher."""
+    columns = {
+        "RID": [int(ptid(person)[-4:]) for person in people],
+        "PTID": [ptid(person) for person in people],
+        "VISCODE": "bl",
+        "SITE": [999 - person.site for person in people],
+        "EXAMDATE": "2011-05-02",
+        "AGE": [round(person.age + 48, 2) for person in people],
+        "PTGENDER": ["Female" if person.female else "Male" for person in people],
+        "DX": ["Dementia" if person.autism else "CN" for person in people],
+        "Month": 0,
+    }
+    pd.DataFrame(columns).to_csv(out / "ADNIMERGE.csv", index=False)
 
 
 def _participants(out: Path, people: list[Person]) -> None:
