@@ -18,7 +18,7 @@ class Fmriprep(RestPhantom):
 
     title = "fMRIPrep's derivatives: resting-state fMRI and a table of participants"
     small: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {"subjects": 36, "sites": 3, "runs": 2, "volumes": 12, "size": 16, "seed": 3}
+        {"subjects": 24, "sites": 3, "runs": 2, "volumes": 40, "size": 12, "seed": 3}
     )
 
     class Config(RestConfig):

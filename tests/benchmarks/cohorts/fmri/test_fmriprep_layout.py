@@ -28,7 +28,7 @@ def folder(tmp_path) -> Path:
 def test_each_run_has_its_mask_table_and_time(folder):
     table = read_fmriprep(folder)
     first = table.frame.iloc[0]
-    assert len(table.frame) == 72 and table.frame["subject"].nunique() == 36 and not table.report.skipped
+    assert len(table.frame) == 48 and table.frame["subject"].nunique() == 24 and not table.report.skipped
     assert first["image"].endswith(BOLD) and first["step"] == 2.0
     assert first["mask"].endswith("_run-1_space-MNI152NLin2009cAsym_res-2_desc-brain_mask.nii.gz")
     assert first["confounds"].endswith("sub-900000_task-rest_run-1_desc-confounds_timeseries.tsv")
@@ -39,7 +39,7 @@ def test_the_table_of_participants_may_lie_with_the_raw_data(folder):
     raw = folder.parents[1]
     shutil.move(folder / "participants.tsv", raw / "participants.tsv")
     for place in (folder, raw):
-        assert len(read_fmriprep(place).frame) == 72
+        assert len(read_fmriprep(place).frame) == 48
         assert cohort_class("fmriprep")().revision(folder)
     (raw / "participants.tsv").unlink()
     with pytest.raises(DataError, match=r"no participants\.tsv"):
@@ -87,22 +87,28 @@ def test_a_missing_sidecar_leaves_the_time_to_the_header(folder):
     assert read_fmriprep(folder).frame.iloc[0]["step"] == 0
     data = Fmriprep(Fmriprep.Config(baseline=False)).load(folder)
     assert (
-        sum(data.provenance["repetition_times"].values()) == 72 and "unknown" not in data.provenance["repetition_times"]
+        sum(data.provenance["repetition_times"].values()) == 48 and "unknown" not in data.provenance["repetition_times"]
     )
 
 
 def test_classes_are_the_words_of_a_column(folder):
     path = folder / "participants.tsv"
     table = pd.read_csv(path, sep="\t")
-    table["stage"] = ["AD", "CN", "MCI", "n/a"] * 9
+    table["stage"] = ["AD", "CN", "MCI", "n/a"] * 6
     table.to_csv(path, sep="\t", index=False)
-    data = Fmriprep(Fmriprep.Config(column="stage", classes=("CN", "AD"), baseline=False)).load(folder)
-    assert data.classes == ("CN", "AD") and np.bincount(data.targets).tolist() == [18, 18]
-    assert data.provenance["left_out"] == {"no diagnosis of the task": 36}
-    assert Fmriprep(Fmriprep.Config(column="stage", baseline=False)).load(folder).classes == ("AD", "CN", "MCI")
+    data = Fmriprep(Fmriprep.Config(column="stage", classes=("CN", "AD"), baseline=False, val_fraction=0.2)).load(
+        folder
+    )
+    assert data.classes == ("CN", "AD") and np.bincount(data.targets).tolist() == [12, 12]
+    assert data.provenance["left_out"] == {"no diagnosis of the task": 24}
+    assert Fmriprep(Fmriprep.Config(column="stage", baseline=False, val_fraction=0.2)).load(folder).classes == (
+        "AD",
+        "CN",
+        "MCI",
+    )
     for config, why in (
         ({"column": "nothing"}, "no column nothing"),
-        ({"column": "age"}, "36 different words"),
+        ({"column": "age"}, "24 different words"),
         ({"column": "stage", "classes": ("CN", "FTD")}, "no run is of FTD"),
     ):
         with pytest.raises(DataError, match=why):
@@ -110,9 +116,9 @@ def test_classes_are_the_words_of_a_column(folder):
 
 
 def test_runs_that_move_are_left_out_by_their_reason_and_others_are_shorter(folder):
-    data = FmriprepAge(FmriprepAge.Config(scrub=0.5, detrend=True)).load(folder)
+    data = FmriprepAge(FmriprepAge.Config(scrub=0.5, confounds="24", detrend=True)).load(folder)
     lengths = {len(data.inputs["volume_sequence"].read(i)) for i in range(12)}
-    assert min(lengths) < 12 and max(lengths) <= 12
+    assert min(lengths) < 40 and max(lengths) <= 40
     plain = FmriprepAge(FmriprepAge.Config()).load(folder)
     assert plain.inputs["volume_sequence"].fingerprint != data.inputs["volume_sequence"].fingerprint
     one, other = (each.provenance["table_baselines"]["functional connectivity"] for each in (plain, data))
