@@ -19,6 +19,8 @@ from medgraft.benchmarks.board.parts import is_part, part_tables
 from medgraft.benchmarks.board.probabilities import HEADS as PROBABILITY_HEADS
 from medgraft.benchmarks.board.probabilities import probability_rows
 from medgraft.benchmarks.board.rows import BoardRow
+from medgraft.benchmarks.board.sites import EXPLAINED as OF_SITES
+from medgraft.benchmarks.board.sites import site_heads, site_rows
 from medgraft.benchmarks.board.text import prose_without_paths, with_interval, without_paths
 from medgraft.benchmarks.cohorts.tables.tabular import baseline_lines
 from medgraft.benchmarks.fairness.basis import why_apart
@@ -80,6 +82,9 @@ def markdown(rows: Sequence[BoardRow], options: BoardOptions) -> str:
         if table := probability_rows(members):
             heads, cells = without_dashes(PROBABILITY_HEADS, table)
             lines += ["Probabilities and conformal sets:", "", *_as_markdown(cells, heads)]
+        if table := site_rows(members):
+            heads, cells = without_dashes(site_heads(speaking(members).primary), table)
+            lines += [OF_SITES, "", *_as_markdown(cells, heads)]
         for metric in dict.fromkeys([speaking(members).primary, *options.also]) if options.groups else ():
             if table := group_rows(members, metric):
                 lines += [

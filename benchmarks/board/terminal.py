@@ -11,6 +11,7 @@ from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic
 from medgraft.benchmarks.board.external import SIDES, TestedRow, tested_rows
 from medgraft.benchmarks.board.groups import HEADS, group_rows
 from medgraft.benchmarks.board.rows import BoardRow, median
+from medgraft.benchmarks.board.sites import site_heads, site_rows
 from medgraft.benchmarks.fairness.basis import why_apart
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.commands.layout import say, show_table
@@ -82,6 +83,7 @@ def show_board(
             say(console, note)
         _show_diagnostics(members, console)
         _show_tests(members, console)
+        _show_sites(members, console)
         for metric in dict.fromkeys([speaking(members).primary, *also]) if groups else ():
             _show_groups(members, metric, console)
         console.print()
@@ -91,6 +93,14 @@ def _show_groups(members: Sequence[BoardRow], metric: str, console: Console) -> 
     """A metric by groups of test subjects."""
     if rows := group_rows(members, metric):
         show_table(console, HEADS, rows, 4, f"{metric} by groups")
+
+
+def _show_sites(members: Sequence[BoardRow], console: Console) -> None:
+    """What the encoders' features say of the site, one line each."""
+    _, *heads = site_heads(speaking(members).primary)
+    for encoder, *cells in site_rows(members):
+        facts = [f"{head} {cell}" for head, cell in zip(heads, cells, strict=True) if cell not in ("-", "")]
+        say(console, f"{encoder}: {'; '.join(facts).replace('note ', '')}")
 
 
 def _show_tests(members: Sequence[BoardRow], console: Console) -> None:

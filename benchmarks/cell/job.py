@@ -36,6 +36,7 @@ STEPS = {
     "external": "testing on another cohort",
     "keep": "keeping the graft",
     "measure": "measuring",
+    "sites": "probing for the site",
     "write": "writing the result",
 }
 """Steps of a cell, by which failures are told, and what a person reads of them."""

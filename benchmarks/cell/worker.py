@@ -87,6 +87,7 @@ def _run_steps(
     from medgraft.benchmarks.cell.steps.measuring import measure
     from medgraft.benchmarks.cell.steps.precomputing import precompute
     from medgraft.benchmarks.cell.steps.resuming import forget, train_or_resume
+    from medgraft.benchmarks.cell.steps.site_probing import site_report
 
     progress(STEPS["load"], 0.0)
     loaded = load(job.spec, job.root)
@@ -122,7 +123,8 @@ def _run_steps(
     result = _result(job, ready, log, evaluated, efficiency, record, clock)
     forget(ready)
     attached.give_back()
-    return result, evaluated.arrays
+    progress(STEPS["sites"], 0.0)
+    return result.model_copy(update={"sites": site_report(ready)}), evaluated.arrays
 
 
 def _result(

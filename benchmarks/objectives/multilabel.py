@@ -110,5 +110,14 @@ class UncertainObjective(MultilabelObjective):
 
     def decision(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
         """Log odds of present against absent, ``[B, L]``, so that scores are p(present) / (p(absent) + p(present))."""
-        logits = self.logits(grafted, outputs).unflatten(-1, (-1, 3))
-        return logits[..., 1] - logits[..., 0]
+        return _odds(self.logits(grafted, outputs))
+
+    def of_outputs(self, outputs: Tensor) -> Tensor:
+        """Probabilities ``[B, L]`` from the outputs ``[B, 3 L]`` of a head."""
+        return self.activated(_odds(outputs))
+
+
+def _odds(logits: Tensor) -> Tensor:
+    """Log odds ``[B, L]`` of present against absent, from logits ``[B, 3 L]``."""
+    by_label = logits.unflatten(-1, (-1, 3))
+    return by_label[..., 1] - by_label[..., 0]

@@ -77,7 +77,11 @@ class RegressionObjective(Objective):
     def scores(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
         """Predicted numbers ``[B, 1]``, in the targets' unit."""
         assert grafted.head is not None
-        return grafted.head(joined(outputs, self.inputs)).double() * self.deviation + self.mean
+        return self.of_outputs(grafted.head(joined(outputs, self.inputs)))
+
+    def of_outputs(self, outputs: Tensor) -> Tensor:
+        """Outputs ``[B, 1]`` of a head in the targets' unit."""
+        return outputs.double() * self.deviation + self.mean
 
     def predictions(
         self, predict: Callable[[np.ndarray], np.ndarray], splits: Mapping[str, np.ndarray], groups: np.ndarray

@@ -11,6 +11,7 @@ from medgraft.benchmarks.metrics.bootstrap import Estimate
 from medgraft.benchmarks.metrics.groups import Groups
 from medgraft.benchmarks.results.chosen import Sizing, Tuning
 from medgraft.benchmarks.results.migrations import SCHEMA_VERSION
+from medgraft.benchmarks.results.site_report import SiteReport
 from medgraft.benchmarks.results.spec import CellSpec, StoredModel
 
 Status = Literal["success", "error", "oom", "timeout", "killed"]
@@ -72,7 +73,7 @@ class CellResult(StoredModel):
         status: How the cell ended; all but ``success`` are tried again by the next sweep.
         message: Why it did not succeed, in a sentence; empty for a success.
         stage: Where a cell that failed did: ``load``, ``build``, ``prefix``, ``train``, ``evaluate``, ``external``,
-            ``keep``, ``measure`` or ``write``.
+            ``keep``, ``measure``, ``sites`` or ``write``.
         log: File of what the cell wrote to its terminal, relative to the results folder; empty where it wrote nothing.
         spec: Everything that defines the numbers.
         phantom: The data are generated and of no person; then nothing here says anything about people.
@@ -80,6 +81,8 @@ class CellResult(StoredModel):
         metrics: Name of each metric -> its estimate on the test split; names of classes follow an underscore.
         groups: Attribute of the subjects (sex, age) -> the metrics by its groups.
         calibration: What is said of probabilities, temperatures and conformal sets; ``None`` for other scores.
+        sites: How much the frozen encoder's features say of the site, beside the task; ``None`` where the data know of
+            fewer than two sites.
         efficiency: What the cell cost.
         training: ``epoch_loss`` (mean loss of each epoch), ``steps``, ``samples``, ``seconds``; ``stages`` of adapters
             that train in several, and under ``head`` how the head's strength of L2 was chosen.
@@ -115,6 +118,7 @@ class CellResult(StoredModel):
     metrics: dict[str, Estimate] = Field(default_factory=dict)
     groups: dict[str, Groups] = Field(default_factory=dict)
     calibration: Calibration | None = None
+    sites: SiteReport | None = None
     efficiency: Efficiency | None = None
     training: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, Any] = Field(default_factory=dict)

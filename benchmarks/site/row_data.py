@@ -23,7 +23,10 @@ from medgraft.benchmarks.board.groups import group_rows
 from medgraft.benchmarks.board.probabilities import HEADS as PROBABILITY_HEADS
 from medgraft.benchmarks.board.probabilities import probability_rows
 from medgraft.benchmarks.board.rows import BoardRow
+from medgraft.benchmarks.board.sites import EXPLAINED as OF_SITES
+from medgraft.benchmarks.board.sites import site_heads, site_rows
 from medgraft.benchmarks.board.text import count, prose_without_paths, with_interval
+from medgraft.benchmarks.cohorts.tables.tabular import baseline_table
 from medgraft.benchmarks.metrics.weighted import slug
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.result_files import UnreadableError
@@ -142,6 +145,13 @@ def _tables(row: BoardRow) -> Iterator[dict[str, Any]]:
     yield _of_all_seeds(
         "Probabilities and conformal sets", PROBABILITY_HEADS[2:], [e[2:] for e in probability_rows([row])]
     )
+    yield _table(
+        "What the frozen features say of the site",
+        site_heads(one_line(row.first.primary))[1:],
+        [e[1:] for e in site_rows([row])],
+        OF_SITES,
+    )
+    yield _table("Without an encoder", *baseline_table(row.first.data.get("table_baselines", {})))
     tests = tested_rows([row])
     remarks = dict.fromkeys(prose_without_paths(one_line(remark, 500)) for test in tests for remark in test.remarks())
     yield _table("On other cohorts", EXTERNAL_HEADS[2:], [test.cells()[2:] for test in tests], ". ".join(remarks))

@@ -221,6 +221,10 @@ class Objective:
         """Predictions ``[B, K]`` of what :meth:`decision` gave, so that ``activated(decision(...)) == scores(...)``."""
         return decision
 
+    def of_outputs(self, outputs: Tensor) -> Tensor:
+        """What :meth:`scores` are, made of the outputs ``[B, K]`` of a head that :meth:`linear_problems` fit."""
+        return self.activated(outputs)
+
     def linear_problems(self, data: TaskData, index: np.ndarray) -> Sequence[Any] | None:
         """The regressions on samples ``[n]`` that its head is made of, where it is one linear map; ``None`` where not.
 

@@ -5,7 +5,8 @@ ADNI ends at site 941, CheXpert has five digits, the RSNA challenge has random U
 begin with 1.2.276, NIH ChestX-ray14 ends at patient 30,805, MIMIC-CXR at subject 19,999,999, OASIS-1, -2 and -3 at
 subjects 457, 186 and about 1,500, where the phantoms begin at 9,000, and CT-RATE at patient 20,000 and M3D-Cap below
 case 30,000, where they begin at 900,001. IU X-ray ends at study 3,999, VQA-RAD has images of five digits, SLAKE ends at
-image 641, and PMC-VQA's articles have numbers of seven digits.
+image 641, and PMC-VQA's articles have numbers of seven digits. ABIDE I ends at subject 51,607 and calls no site
+``Site1``. fMRIPrep's derivatives have any names; those of the phantom are of its own form.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ _FORMS = {
     "pmc_vqa": re.compile(r"PMC99\d{6}"),
     "ct_rate": re.compile(r"(?:train|valid)_9\d{5}"),
     "m3d": re.compile(r"9\d{5}"),
+    "abide": re.compile(r"Site\d+_009\d{4}"),
+    "fmriprep": re.compile(r"sub-90\d{4}"),
 }
 _IN_PATHS = {
     "adni": re.compile(r"\d{3}_S_\d{4,5}|(?<=sub-ADNI)\d{3}S\d{4,5}"),
@@ -41,6 +44,8 @@ _IN_PATHS = {
     "slake": re.compile(r"(?<![^/])xmlab\d+(?=/)"),
     "pmc_vqa": re.compile(r"(?<![^/])PMC\d+"),
     "ct_rate": re.compile(r"(?<![^/])(?:train|valid)_\d+(?=_?[a-z]+(?:_\d+\.nii(?:\.gz)?$|/))"),
+    "abide": re.compile(r"(?<![^/])[^/]+(?=_(?:func|rois)_)"),
+    "fmriprep": re.compile(r"(?<![^/])sub-[A-Za-z0-9]+(?=/)"),
     "m3d": re.compile(r"(?<=ct_case/)[^/]+(?=/)|(?<=ct_quizze/)[^/]+(?=/)"),
 }
 _OF_MIMIC = re.compile(r"(?:^|/)p\d{8}/s\d{8}/")
@@ -53,7 +58,8 @@ def made_up(kind: str, identifiers: Iterable[str]) -> bool:
         kind: ``adni`` (PTIDs), ``chexpert`` (``patient...``), ``rsna`` and ``siim`` (names of images), ``nih`` (eight
             digits of a patient), ``mimic`` (``p...``), ``oasis`` (``OAS1_...``, ``OAS3...``), ``ct_rate``
             (``train_...``, ``valid_...``), ``m3d`` (numbers of cases), ``iu_xray`` (``CXR...``), ``vqa_rad``
-            (``synpic...``), ``slake`` (``xmlab...``) or ``pmc_vqa`` (``PMC...``); of any other kind nothing is known,
+            (``synpic...``), ``slake`` (``xmlab...``), ``pmc_vqa`` (``PMC...``), ``abide`` (``Site1_009...``) or
+            ``fmriprep`` (``sub-90....``); of any other kind nothing is known,
             so the answer is no.
         identifiers: Of people or images.
 

@@ -141,19 +141,28 @@ def _fitted(values: np.ndarray, targets: np.ndarray, subjects: np.ndarray) -> An
         return search.fit(values, targets, groups=subjects)
 
 
+def baseline_table(baselines: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of a table of what :func:`table_baselines` and its like found; no row where there is nothing."""
+    facts = [each for each in baselines.values() if "unavailable" not in each]
+    numbers = list(dict.fromkeys(name for each in facts for name in each if name not in ("fields", "n_train")))
+    rows = []
+    for name, each in baselines.items():
+        if "unavailable" in each:
+            rows.append([name, f"not in this cohort: {', '.join(each['unavailable'])}", *("-" for _ in numbers)])
+        else:
+            shown = (_with_interval(each[number]) if number in each else "-" for number in numbers)
+            rows.append([name, ", ".join(each["fields"]), *shown])
+    return ["without an encoder", "fields", *numbers], rows
+
+
 def baseline_lines(baselines: Mapping[str, Any]) -> list[str]:
-    """The numbers of :func:`table_baselines` as a Markdown table; nothing where there are none."""
+    """The same as a Markdown table; nothing where there are none."""
     if not baselines:
         return []
-    head = ["| tables alone | fields | " + " | ".join(REPORTED) + " |", "|---" * (2 + len(REPORTED)) + "|"]
-    body = []
-    for name, facts in baselines.items():
-        if "unavailable" in facts:
-            texts = [f"not in this cohort: {', '.join(facts['unavailable'])}", *("-" for _ in REPORTED)]
-        else:
-            texts = [", ".join(facts["fields"]), *(_with_interval(facts[each]) for each in REPORTED)]
-        body.append(f"| {' | '.join(markdown_text(text) for text in (name, *texts))} |")
-    return ["Logistic regressions on the tables, same training subjects and test samples:", "", *head, *body, ""]
+    heads, rows = baseline_table(baselines)
+    lines = [f"| {' | '.join(map(markdown_text, row))} |" for row in (heads, *rows)]
+    said = "Regressions without an encoder, same training subjects and test samples:"
+    return [said, "", lines[0], "|---" * len(heads) + "|", *lines[1:], ""]
 
 
 def _with_interval(metric: Sequence[float | None]) -> str:

@@ -47,6 +47,7 @@ class _Image(NamedTuple):
         slope: Factor of the stored values.
         intercept: Added to them.
         data: File with the voxels.
+        step: Seconds from a volume of a series to the next; 0 where the header does not say.
     """
 
     shape: tuple[int, ...]
@@ -56,6 +57,49 @@ class _Image(NamedTuple):
     slope: float
     intercept: float
     data: Path
+    step: float = 0.0
+
+
+class Series(NamedTuple):
+    """Volumes over time.
+
+    Attributes:
+        values: ``float32 [T, x, y, z]`` with axes of space towards right, front and top.
+        affine: Voxels to mm, ``float64 [4, 4]``.
+        step: Seconds from a volume to the next; 0 where the header does not say.
+    """
+
+    values: NDArray[np.float32]
+    affine: NDArray[np.float64]
+    step: float
+
+
+def load_series(path: str | Path) -> Series:
+    """Loads a NIfTI series in RAS orientation; values that are not finite and blank volumes are left to the caller.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``, or a NIfTI pair.
+
+    Raises:
+        DataError: As :func:`load_volume`; or it holds one volume, or no series at all.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist", "no such file")
+    with one_file(path, "a series of volumes", _CUT, "download it again"):
+        image = _read_header(path, series=True)
+        _check_size(path, image)
+        volumes, affine = _turned(_read_voxels(path, image), image)
+    return Series(volumes, affine, image.step)
+
+
+def series_step(path: Path) -> float:
+    """Seconds between the volumes of a series by its header; 0 where it does not say or cannot be read."""
+    try:
+        with one_file(path, "a series of volumes", _CUT):
+            return _read_header(path, series=True).step
+    except DataError:
+        return 0.0
 
 
 def load_volume(path: str | Path, *, analyze: bool = False) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -124,7 +168,7 @@ def _kind(first: bytes) -> str:
     return next((_SIZES[size] for size in sizes if size in _SIZES), "")
 
 
-def _read_header(path: Path, *, analyze: bool) -> _Image:
+def _read_header(path: Path, *, analyze: bool = False, series: bool = False) -> _Image:
     head, data = parts_of(path)
     _check_name(head)
     with opened(head) as stream:
@@ -139,13 +183,13 @@ def _read_header(path: Path, *, analyze: bool) -> _Image:
     if kind == "nifti1" and analyze and first[344:347] not in NIFTI_1:
         return _analyze(path, first, data)
     if kind:
-        return _nifti(path, kind, first, data)
-    if first[:4] == (1).to_bytes(4, "big"):
+        return _nifti(path, kind, first, data, series=series)
+    if not series and first[:4] == (1).to_bytes(4, "big"):
         return _mgh(path, first)
-    raise ValueError("it begins as neither NIfTI nor MGH")
+    raise ValueError("it does not begin as NIfTI" if series else "it begins as neither NIfTI nor MGH")
 
 
-def _nifti(path: Path, kind: str, content: bytes, data: Path) -> _Image:
+def _nifti(path: Path, kind: str, content: bytes, data: Path, *, series: bool) -> _Image:
     from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader
     from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
 
@@ -163,7 +207,7 @@ def _nifti(path: Path, kind: str, content: bytes, data: Path) -> _Image:
         raise ValueError(f"its voxels would begin at byte {offset}, inside its header")
     rank = int(header["dim"][0])
     shape = tuple(int(n) for n in header["dim"][1 : rank + 1]) if 0 < rank < 8 else ()
-    _check_shape(path, shape, header.get_data_dtype())
+    (_check_series if series else _check_shape)(path, shape, header.get_data_dtype())
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     scaled = math.isfinite(slope) and slope != 0
     return _Image(
@@ -174,7 +218,14 @@ def _nifti(path: Path, kind: str, content: bytes, data: Path) -> _Image:
         slope if scaled else 1.0,
         intercept if scaled and math.isfinite(intercept) else 0.0,
         data,
+        _step_of(header) if series else 0.0,
     )
+
+
+def _step_of(header: Any) -> float:
+    """Seconds between volumes; the unit's code is in bits 3 to 5 of ``xyzt_units``, and no code means seconds."""
+    step = float(header["pixdim"][4]) * {16: 1e-3, 24: 1e-6}.get(int(header["xyzt_units"]) & 0x38, 1.0)
+    return step if math.isfinite(step) and step > 0 else 0.0
 
 
 def _analyze(path: Path, content: bytes, data: Path) -> _Image:
@@ -240,11 +291,29 @@ def _check_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> No
     """Compares what the header promises with a volume of grey values, and with the limit."""
     if len(shape) < 3 or any(n < 1 for n in shape) or any(n != 1 for n in shape[3:]):
         raise DataError(f"{path} has shape {shape}; one 3D volume is expected", "not one 3D volume")
+    _check_grey(path, dtype)
+    _check_limit("MEDGRAFT_MAX_VOXELS", path, math.prod(shape))
+
+
+def _check_series(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """The same for volumes over time."""
+    if len(shape) < 4 or any(n < 1 for n in shape) or any(n != 1 for n in shape[4:]):
+        raise DataError(f"{path} has shape {shape}; a run has three axes of space and one of time", "not four axes")
+    if shape[3] < 2:
+        raise DataError(f"{path} holds one volume; a run has several", "one volume and no run")
+    _check_grey(path, dtype)
+    _check_limit("MEDGRAFT_MAX_VOXELS", path, math.prod(shape[:3]))
+    _check_limit("MEDGRAFT_MAX_SERIES_VOXELS", path, math.prod(shape))
+
+
+def _check_grey(path: Path, dtype: np.dtype[Any]) -> None:
     if dtype.kind not in "iuf":
         raise DataError(f"{path} holds {dtype} and no grey values", "no grey values")
-    voxels = math.prod(shape)
+
+
+def _check_limit(name: str, path: Path, voxels: int) -> None:
     within(
-        "MEDGRAFT_MAX_VOXELS",
+        name,
         voxels,
         f"{path} has {voxels:,} voxels by its header",
         lambda sentence: DataError(sentence, "more voxels than allowed"),
@@ -262,13 +331,14 @@ def _check_size(path: Path, image: _Image) -> None:
 
 
 def _read_voxels(path: Path, image: _Image) -> NDArray[Any]:
-    """The stored values ``[i, j, k]``, once the file was read to its end."""
+    """The stored values ``[i, j, k]``, or ``[i, j, k, T]`` of a series, once the file was read to its end."""
     with opened(image.data) as stream:
         fill(stream, image.offset)
         content = fill(stream, math.prod(image.shape) * image.dtype.itemsize)
         if isinstance(stream, Unpacked):
             _read_to_end(path, stream)
-    return np.ndarray(image.shape[:3], image.dtype, content, order="F")
+    shape = image.shape[:4] if len(image.shape) > 3 and image.shape[3] > 1 else image.shape[:3]
+    return np.ndarray(shape, image.dtype, content, order="F")
 
 
 def _read_to_end(path: Path, stream: io.RawIOBase) -> None:
@@ -280,18 +350,23 @@ def _read_to_end(path: Path, stream: io.RawIOBase) -> None:
 
 
 def _turned(stored: NDArray[Any], image: _Image) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Values in their own units with axes to the right, front and top, and the affine of those axes."""
+    """Values in their own units with axes to the right, front and top, and the affine of those axes.
+
+    Volumes of a series ``[i, j, k, T]`` become ``[T, x, y, z]``.
+    """
     from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
     axes: Any = io_orientation(image.affine)
     if np.isnan(axes).any():
         raise DataError(f"{image.data} has no usable affine (an axis without direction)", "no usable affine")
     view: Any = apply_orientation(stored, axes)
+    if view.ndim == 4:
+        view = np.moveaxis(view, -1, 0)
     volume = np.empty(view.shape, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later
         if (image.slope, image.intercept) == (1.0, 0.0):
             volume[...] = view
         else:  # a slice at a time, so that no copy in double precision is made of the whole
-            for k in range(view.shape[2]):
+            for k in range(view.shape[-1]):
                 volume[..., k] = view[..., k].astype(np.float64) * image.slope + image.intercept
-    return volume, image.affine @ inv_ornt_aff(axes, stored.shape)
+    return volume, image.affine @ inv_ornt_aff(axes, stored.shape[:3])

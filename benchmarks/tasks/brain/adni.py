@@ -19,8 +19,9 @@ from medgraft.benchmarks.cohorts.adni.conversion import CONVERSION, conversion_l
 from medgraft.benchmarks.cohorts.adni.reader import DIAGNOSES, read_adni
 from medgraft.benchmarks.cohorts.tables.tabular import table_baselines
 from medgraft.benchmarks.cohorts.tables.visit_table import VisitTable
-from medgraft.benchmarks.tasks.brain.visit_splits import describe_sites, site_split, strata_of
+from medgraft.benchmarks.tasks.brain.visit_splits import describe_sites, strata_of
 from medgraft.benchmarks.tasks.brain.visits import ContrastConfig, DiagnosisTask, Outcome, VisitConfig, VisitTask
+from medgraft.benchmarks.tasks.splits import site_split
 from medgraft.task import TaskConfig, Variant, subject_split
 
 __all__ = ["DIAGNOSES", "AdniConfig", "AdniConversion", "AdniImage", "AdniImageText", "AdniTask", "AdniText", "Outcome"]

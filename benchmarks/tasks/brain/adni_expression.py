@@ -25,9 +25,9 @@ from medgraft.benchmarks.cohorts.omics.scaling import GeneScaling
 from medgraft.benchmarks.cohorts.tables.reading import PHANTOM_MARKER, generator_of, is_phantom
 from medgraft.benchmarks.cohorts.tables.tabular import table_baselines
 from medgraft.benchmarks.tasks.brain.visits import Contrast
-from medgraft.benchmarks.tasks.splits import SplitConfig
+from medgraft.benchmarks.tasks.splits import SiteSplitConfig
 from medgraft.errors import DataError
-from medgraft.task import RawInputs, Task, TaskData, subject_split
+from medgraft.task import RawInputs, Task, TaskData
 
 PREDICTORS = {"age, sex": ("age", "female"), "APOE": ("apoe4",), "APOE, polygenic score": ("apoe4", "prs")}
 
@@ -39,7 +39,7 @@ class AdniExpression(Task):
     objective = "multiclass"
     cohort = "adni_expression"
 
-    class Config(SplitConfig):
+    class Config(SiteSplitConfig):
         """Options.
 
         Attributes:
@@ -75,7 +75,7 @@ class AdniExpression(Task):
         classes = tuple(config.contrast.split("-"))
         targets = np.array([classes.index(dx) for dx in frame["dx"]], np.int64)
         subjects = frame["subject"].to_numpy(str)
-        splits = subject_split(subjects, targets, config.fractions, config.split_seed)
+        splits = config.split(subjects, targets, frame["site"].to_numpy(object))
         scaling = GeneScaling.of(values[splits["train"]], config.genes)
         genotype = _standardised(frame[["apoe4", "prs"]].to_numpy(float), splits["train"])
         genotype = genotype if config.genotype else np.full_like(genotype, np.nan)
@@ -88,7 +88,7 @@ class AdniExpression(Task):
             "reader": {"used": len(frame), "skipped": dict(table.report.skipped), "notes": dict(table.report.notes)},
             "dx_source": {str(k): int(v) for k, v in frame["dx_source"].value_counts().items()},
             "left_out": left_out,
-            "split_by": "subject",
+            **config.said_of_split(),
             "table_baselines": table_baselines(frame, targets, splits, classes, PREDICTORS),
         }
         return TaskData(

@@ -33,6 +33,7 @@ class Limit(NamedTuple):
 LIMITS = {
     "MEDGRAFT_MAX_PIXELS": Limit(64 << 20, "pixels of one image"),
     "MEDGRAFT_MAX_VOXELS": Limit(128 << 20, "voxels of one volume"),
+    "MEDGRAFT_MAX_SERIES_VOXELS": Limit(1 << 30, "voxels of all volumes of one run of fMRI together"),
     "MEDGRAFT_MAX_UNPACKED_BYTES": Limit(
         1 << 30, "bytes that one compressed table, DICOM file or member of an archive of weights unpacks to"
     ),
