@@ -121,6 +121,13 @@ class Modality:
         """Shape of one prepared sample."""
         return (spec.channels, *spec.input_size)
 
+    def is_sound(self, x: Tensor) -> bool:
+        """Whether the values of one prepared sample, ``[*input_shape]``, are finite, or say in an agreed way what lacks.
+
+        Finite everywhere unless overridden.
+        """
+        return bool(x.isfinite().all())
+
     def blank_batch(self, tower: Encoder) -> Tensor:
         """One prepared sample without content, ``[1, *input_shape]``, on the tower's device and in its precision."""
         import torch  # here, since planning does without

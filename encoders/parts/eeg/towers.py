@@ -72,17 +72,30 @@ class EegEncoder(StagedEncoder):
         parts = [self._run_present(x[groups == i][:, pattern], pattern) for i, pattern in enumerate(patterns)]
         order = torch.cat([(groups == i).nonzero()[:, 0] for i in range(len(patterns))]).argsort()
         tokens, masks, pooled = (torch.cat(each)[order] for each in zip(*parts, strict=True))
-        return Features(tokens, pooled, int(self.has_cls), (tokens.shape[1] - int(self.has_cls),), mask=masks)
+        prefix = self.prefix_tokens
+        return Features(tokens, pooled, prefix, (tokens.shape[1] - prefix,), mask=masks)
 
     def _run_present(self, x: Tensor, pattern: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens with zeros for channels that are not there, their mask, and ``pooled``."""
         features = self.pool(self.run(self.embed(x, pattern), 0, len(self.block_paths())))
-        prefix = features.n_prefix
-        patches = (features.tokens.shape[1] - prefix) // int(pattern.sum())
-        mask = torch.cat([pattern.new_ones(prefix), pattern.repeat_interleave(patches)])
+        mask = self.token_mask(pattern, (features.tokens.shape[1] - features.n_prefix) // int(pattern.sum()))
         tokens = features.tokens.new_zeros(len(x), len(mask), features.tokens.shape[-1])
         tokens[:, mask] = features.tokens
         return tokens, mask.expand(len(x), -1), features.pooled
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens without a place where all channels are there."""
+        return int(self.has_cls)
+
+    def token_mask(self, present: Tensor, patches: int) -> Tensor:
+        """Which tokens a recording has that lacks some channels, ``bool [N]``.
+
+        Args:
+            present: Which of the network's channels are there, ``bool [channels]``.
+            patches: Tokens of each channel.
+        """
+        return torch.cat([present.new_ones(self.prefix_tokens), present.repeat_interleave(patches)])
 
     def embed(self, x: Tensor, present: Tensor | None = None) -> Tensor:
         """Recordings ``[B, C, T]`` -> input of the first block.
