@@ -17,6 +17,7 @@ from torch import Tensor
 
 from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.encoder.attention import AttentionLayout
+from medgraft.encoder.block_tokens import BlockTokens
 from medgraft.encoders.parts.diver.attention import HEAD_DIM, Block, grid_places
 from medgraft.encoders.parts.diver.network import Diver
 from medgraft.encoders.parts.eeg.electrodes import TEN_TWENTY, check_names, electrode, positions
@@ -90,6 +91,11 @@ class DiverTower(EegEncoder):
         """Which tokens a recording has; a channel that is not there has no register either, ``bool [N]``."""
         times = present.new_ones(self.frames)
         return torch.cat([present.new_ones(1), present, times, present.repeat_interleave(patches)])
+
+    def block_tokens(self, index: int, count: int | None = None) -> BlockTokens:
+        """Channels and time, behind the registers."""
+        channels = len(self.preparation.channels) if count is None else count // (self.frames + 1) - 1
+        return BlockTokens(1 + channels + self.frames, (channels, self.frames), "ct", self.model.dim)
 
     def embed(self, x: Tensor, present: Tensor | None = None) -> Tensor:
         """``[B, C, T]`` -> ``[B, (C + 1) * (N + 1), width]``."""

@@ -122,9 +122,9 @@ class Modality:
         return (spec.channels, *spec.input_size)
 
     def is_sound(self, x: Tensor) -> bool:
-        """Whether the values of one prepared sample, ``[*input_shape]``, are finite, or say in an agreed way what lacks.
+        """Whether one prepared sample, ``[*input_shape]``, is finite, or says in an agreed way what it lacks.
 
-        Finite everywhere unless overridden.
+        Nothing may be lacking unless a modality overrides this.
         """
         return bool(x.isfinite().all())
 

@@ -133,7 +133,8 @@ class Preparation:
         matrix = channel_map(tuple(np.array(names)[usable].tolist()), self.channels, self.missing)
         if np.isnan(matrix).any(axis=1).all():
             raise DataError(
-                f"the recording has none of the electrodes {', '.join(self.channels)}; name some of its own as channels="
+                f"the recording has none of the electrodes {', '.join(self.channels)}; name some of its own as "
+                "channels="
             )
         scaled = SCALINGS[self.scaling].apply(matrix @ windows)
         return np.pad(scaled, ((0, 0), (0, self.length - scaled.shape[1])), constant_values=0).astype(np.float32)

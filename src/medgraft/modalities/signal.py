@@ -58,7 +58,7 @@ class Signal(Modality):
             self.refuse(f"has a rate of {raw.rate} Hz")
 
     def is_sound(self, x: Tensor) -> bool:
-        """Whether every channel of ``[channels, T]`` is finite, or ``nan`` throughout where one is left out; not all."""
+        """Whether each channel of ``[channels, T]`` is finite, or ``nan`` throughout since it is left out; not all."""
         absent = x.isnan().all(dim=-1)
         return bool(x[~absent].isfinite().all()) and not bool(absent.all())
 
