@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from medgraft.adapter import AdapterConfig, Attachment, add_rows
 from medgraft.adapter.knobs import SizeKnob
 from medgraft.adapter.site_adapter import SiteAdapter
-from medgraft.adapters.parts.placement import DepthGroup, Hits, TokenGrid, check_rank, select, tower_of, unique
+from medgraft.adapters.parts.placement import GRIDDED, DepthGroup, Hits, TokenGrid, check_rank, select, tower_of, unique
 from medgraft.attachment.portable import Portable
 from medgraft.encoder import Encoder
 from medgraft.encoder.sites import Site
@@ -170,7 +170,7 @@ class ConvLora(SiteAdapter):
     def select(self, encoder: Encoder, sites: Mapping[str, Site]) -> Hits:
         """Projections of image and volume towers of transformer blocks that ``targets`` names."""
         targets, depth = self.config.targets, self.config.depth
-        hits = select(encoder, sites, targets, {"projection"}, depth=depth, what="conv_lora", gridded=True)
+        hits = select(encoder, sites, targets, {"projection"}, depth=depth, what="conv_lora", towers=GRIDDED)
         for site in unique(hits):
             check_rank(self.config.rank, _weight(encoder, site).shape, site)
         return hits

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.adapter.knobs import SizeKnob
-from medgraft.adapters.parts.placement import DepthGroup, Hits, key_of, select, tower_of, unique
+from medgraft.adapters.parts.placement import GRIDDED, DepthGroup, Hits, key_of, select, tower_of, unique
 from medgraft.adapters.parts.routing import evenness, top_k_gates
 from medgraft.adapters.parts.tgh.ffn_copies import Ffn, ffn_of
 from medgraft.adapters.parts.tgh.layers import (
@@ -194,7 +194,7 @@ class TghMoe(Adapter):
     def select(self, encoder: Encoder, sites: Mapping[str, Site]) -> Hits:
         """Branches of image and volume towers that ``targets`` names."""
         targets, depth = self.config.targets, self.config.depth
-        return select(encoder, sites, targets, {"branch"}, depth=depth, what="tgh_moe", gridded=True)
+        return select(encoder, sites, targets, {"branch"}, depth=depth, what="tgh_moe", towers=GRIDDED)
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Puts both mixtures beside the MLP of each selected block, and reads the prompt before the image."""

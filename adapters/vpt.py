@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.adapter.knobs import SizeKnob
-from medgraft.adapters.parts.placement import DepthGroup, Hits, key_of, select, tower_of, unique
+from medgraft.adapters.parts.placement import NOT_TEXT, DepthGroup, Hits, key_of, select, tower_of, unique
 from medgraft.encoder import Encoder
 from medgraft.encoder.sites import Site
 from medgraft.features import Features
 
 
 class Vpt(Adapter):
-    """Prompt tokens in the blocks of image and volume towers; text towers stay as they are.
+    """Prompt tokens in the transformer blocks of towers that read no text; text towers stay as they are.
 
     Not the identity at the start: prompts take a share of every attention, whatever they hold. They are drawn from
     ``U(-b, b)`` with ``b = sqrt(3 / C)``, the paper's Xavier bound ``sqrt(6 / (3 p^2 + C))`` where a patch has as many
@@ -64,17 +64,20 @@ class Vpt(Adapter):
         self.prompt = nn.ParameterDict()
 
     def supports(self, encoder: Encoder) -> Support:
-        """Fits image and volume towers of transformer blocks whose positions are added to the tokens."""
+        """Fits towers of transformer blocks whose positions are added to the tokens; DIVER's take more registers."""
         if not (support := super().supports(encoder)):
             return support
         if any(tower_of(encoder, site).rotary for site in unique(self.select(encoder, encoder.sites()))):
-            return Support(False, "its attention turns tokens by their place, and a prompt token has none")
+            return Support(
+                False,
+                "its attention turns tokens by their place or works on parts of a grid, and a prompt token has none",
+            )
         return Support(True)
 
     def select(self, encoder: Encoder, sites: Mapping[str, Site]) -> Hits:
-        """Blocks of image and volume towers that ``depth`` names."""
+        """Blocks that ``depth`` names, of towers that read no text."""
         patterns, depth = ("blocks.*",), self.config.depth
-        return select(encoder, sites, patterns, {"block"}, depth=depth, what="vpt", gridded=True)
+        return select(encoder, sites, patterns, {"block"}, depth=depth, what="vpt", towers=NOT_TEXT)
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Lets blocks read prompts, and takes them out again."""

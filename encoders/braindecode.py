@@ -9,21 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from medgraft.encoder import Encoder, EncoderSpec
-from medgraft.encoders.parts.eeg.electrodes import Missing
 from medgraft.encoders.parts.eeg.networks import NETWORKS, Network, adopt, check_channels, library, network, width_of
-from medgraft.encoders.parts.eeg.recordings import SCALINGS, Preparation
+from medgraft.encoders.parts.eeg.recordings import SCALINGS, Preparation, Recorded, preparation_of
 from medgraft.encoders.parts.eeg.towers import check_droppable
 from medgraft.encoders.parts.hub import demand
 from medgraft.encoders.parts.loading import file_in, finish, hub_file, options_of, origin, seeded
 from medgraft.encoders.parts.matching import load_file
 from medgraft.encoders.parts.name_options import OptionsInName, parse, values_of
-from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
-from medgraft.options import Options
+from medgraft.errors import CheckpointError, UnknownNameError
 from medgraft.sources import check_weights
 
 FILES = ("model.safetensors", "pytorch_model.bin")
@@ -33,20 +29,6 @@ NOT_ENCODER = (
     r"^(logits|projection_head|logit_scale|codebook|mask_token)",
     r"^(predictor|reconstructor|encoder\.chan_conv|chan_proj|chan_conv)\.",
 )
-
-
-class Recorded(Options):
-    """How recordings are read.
-
-    Attributes:
-        unit: What their values are in.
-        missing: What becomes of electrodes that one lacks: they are interpolated, dropped, or it is refused.
-        seconds: Length of a window; unless given, what the network was trained on.
-    """
-
-    unit: Literal["uV", "mV", "V"] = "uV"
-    missing: Missing = "interpolate"
-    seconds: float | None = Field(None, gt=0)
 
 
 class BraindecodeSource(OptionsInName):
@@ -123,16 +105,16 @@ class BraindecodeSource(OptionsInName):
 
 
 def _preparation(name: str, kind: Network, channels: Sequence[str] | None, recorded: Recorded) -> Preparation:
-    seconds = recorded.seconds
-    names = kind.channels if channels is None else tuple(channels)
-    if isinstance(channels, str) or not names or len(set(names)) != len(names):
-        raise ConfigError(f"encoder {name}: channels {channels!r} must be a list of different electrodes")
-    length = (kind.seconds if seconds is None else seconds) * kind.rate
-    if not length > 0 or abs(length - round(length)) > 1e-6 or round(length) % kind.patch:
-        raise ConfigError(
-            f"encoder {name}: a window of {seconds} s is not a whole number of patches of {kind.patch / kind.rate:g} s"
-        )
-    preparation = Preparation(names, kind.rate, round(length), kind.scaling, recorded.unit, recorded.missing)
+    preparation = preparation_of(
+        name,
+        kind.channels if channels is None else channels,
+        kind.rate,
+        kind.seconds if recorded.seconds is None else recorded.seconds,
+        kind.patch,
+        kind.scaling,
+        recorded.unit,
+        recorded.missing,
+    )
     check_droppable(name, kind.tower, preparation)
     return preparation
 

@@ -11,6 +11,7 @@ tokens, so the mean of the windows' features gives the same; an encoder reads up
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +22,11 @@ from torch import Tensor, nn
 
 from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.encoder.attention import AttentionLayout
+from medgraft.encoder.block_tokens import BlockTokens
 from medgraft.encoders.parts.loading import StagedEncoder, file_in, finish, options_of, origin, seeded
 from medgraft.encoders.parts.matching import load_file
 from medgraft.encoders.parts.name_options import OptionsInName, parse, values_of
-from medgraft.encoders.parts.swift.network import SwiFT, WindowAttention
+from medgraft.encoders.parts.swift.network import Block, SwiFT, WindowAttention
 from medgraft.encoders.parts.swift.runs import prepare_run, real_windows
 from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
 from medgraft.features import Features
@@ -116,6 +118,14 @@ class SwiftEncoder(StagedEncoder):
         assert isinstance(attention, WindowAttention)
         place, dim = f"{path}.attn", attention.proj.out_features
         return AttentionLayout("packed", f"{place}.qkv", attention.heads, dim, out_path=f"{place}.proj", scored=False)
+
+    def block_tokens(self, index: int, count: int | None = None) -> BlockTokens:
+        """Height, width, depth and time of one window, which blocks run on as if it were a sample."""
+        stage, inside = self.model.places()[index]
+        block = self.model.layers[stage].get_submodule(f"blocks.{inside}")
+        assert isinstance(block, Block)
+        frames = self.frames if count is None else count // math.prod(block.space)
+        return BlockTokens(0, (*block.space, frames), "ssst", block.mlp.linear1.in_features)
 
     def prepare(self, raw: Any) -> Tensor:
         """Run ``float32 [T, x, y, z]`` in MNI space at 2 mm -> ``float32 [1, K * T', x', y', z']``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,8 +14,9 @@ from medgraft.adapters.parts.real_slices import on_real_slices
 from medgraft.attachment.blank_run import trace_features
 from medgraft.attachment.portable import Portable
 from medgraft.encoder import Encoder
+from medgraft.encoder.block_tokens import SPACE, TIME
 from medgraft.encoder.sites import Site, match_sites
-from medgraft.encoder.towers import Reading, grid_axes, towers_reading
+from medgraft.encoder.towers import Reading, grid_axes, reads_text, towers_reading
 from medgraft.errors import ConfigError, IncompatibleError
 
 Hits = dict[str, list[Site]]
@@ -26,6 +28,19 @@ WORDS = {
     "norm": "norm",
     "projection": "query, key or value projection",
 }
+
+
+@dataclass(frozen=True)
+class Towers:
+    """Which towers an adapter can sit in.
+
+    Attributes:
+        fits: Says so of a tower.
+        words: Where its sites then are, behind what they are: ``" of an image or volume tower"``.
+    """
+
+    fits: Callable[[Encoder], bool]
+    words: str
 
 
 def depth_range(group: DepthGroup, depth: int) -> range:
@@ -102,7 +117,7 @@ def select(
     *,
     depth: DepthGroup,
     what: str,
-    gridded: bool = False,
+    towers: Towers | None = None,
 ) -> Hits:
     """Sites of some kinds that patterns name.
 
@@ -113,7 +128,7 @@ def select(
         kinds: Kinds of sites that the adapter can sit at; others that a pattern hits are passed over.
         depth: Group of blocks.
         what: Name of the adapter, for errors.
-        gridded: Only towers whose tokens lie on a grid of an image or a volume.
+        towers: Which towers; all unless given.
 
     Returns:
         Pattern -> sites.
@@ -122,14 +137,14 @@ def select(
         IncompatibleError: A pattern has no site left.
     """
     kind_names = " or ".join(WORDS[kind] for kind in WORDS if kind in kinds)
-    visual = {site.name for site in sites.values() if not gridded or has_grid(tower_of(encoder, site))}
-    place = " of an image or volume tower" if gridded else ""
-    if not any(site.kind in kinds and site.name in visual for site in sites.values()):
+    within = {site.name for site in sites.values() if towers is None or towers.fits(tower_of(encoder, site))}
+    place = towers.words if towers is not None else ""
+    if not any(site.kind in kinds and site.name in within for site in sites.values()):
         raise IncompatibleError(f"{what} sits at each {kind_names}{place}, and this encoder has none that it can find")
     hits = match_sites(sites, patterns, f"{what}.targets")
     for pattern, matches in hits.items():
         hits[pattern] = [
-            site for site in matches if site.kind in kinds and site.name in visual and in_depth(encoder, site, depth)
+            site for site in matches if site.kind in kinds and site.name in within and in_depth(encoder, site, depth)
         ]
         if not hits[pattern]:
             raise IncompatibleError(
@@ -152,6 +167,19 @@ def key_of(site: Site) -> str:
 def has_grid(tower: Encoder) -> bool:
     """Whether a tower's tokens lie on the grid of an image or a volume, and can be told apart from blocks of a CNN."""
     return grid_axes(tower) > 0 and len(tower.attention) > 0
+
+
+def has_axes(tower: Encoder) -> bool:
+    """Whether the tokens in front of its blocks lie on the grid of an image or a volume, or along space or time."""
+    if not tower.block_paths():
+        return False
+    lie = tower.block_tokens(0)
+    return has_grid(tower) if lie is None else bool({SPACE, TIME} & set(lie.axes))
+
+
+GRIDDED = Towers(has_grid, " of an image or volume tower")
+WITH_AXES = Towers(has_axes, " of an image or volume tower, or of another whose tokens lie along time")
+NOT_TEXT = Towers(lambda tower: not reads_text(tower), " of an image or volume tower, or of another that reads no text")
 
 
 class TokenGrid(Portable):

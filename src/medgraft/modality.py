@@ -121,6 +121,13 @@ class Modality:
         """Shape of one prepared sample."""
         return (spec.channels, *spec.input_size)
 
+    def is_sound(self, x: Tensor) -> bool:
+        """Whether one prepared sample, ``[*input_shape]``, is finite, or says in an agreed way what it lacks.
+
+        Nothing may be lacking unless a modality overrides this.
+        """
+        return bool(x.isfinite().all())
+
     def blank_batch(self, tower: Encoder) -> Tensor:
         """One prepared sample without content, ``[1, *input_shape]``, on the tower's device and in its precision."""
         import torch  # here, since planning does without

@@ -8,9 +8,11 @@ import tiny_encoders as tiny
 import torch
 import torch.nn.functional as F
 
-from medgraft.adapters.st_adapter import StAdapter
+from medgraft.adapters.st_adapter import GridBottleneck, StAdapter
+from medgraft.encoders.diver import DiverSource
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.grafting import Grafted, graft
+from medgraft.registry import build_encoder
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -109,3 +111,95 @@ def test_the_last_blocks_alone_leave_the_cache_before_them():
     grafted = plain.grafted_on(tower, StAdapter(StAdapter.Config(depth="half_up")))
     assert grafted.first_stage() == {"image": 3} and torch.equal(tower.prefix(x, 3), hidden)
     assert torch.equal(grafted(hidden, start=3).tokens, grafted(x).tokens)
+
+
+# -- tokens along time and in four axes -------------------------------------------------------------------------------
+
+
+def four_axes(batch=2, width=3, grid=(3, 2, 2, 4)):
+    """A bottleneck over space and time with every number drawn, and a map for it."""
+    module = GridBottleneck(5, width, "ssst", 3, "gelu", torch.zeros(1, dtype=torch.float64))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    return module, torch.randn(batch, 5, *grid, dtype=torch.float64)
+
+
+def test_four_axes_are_convolved_over_space_and_then_over_time():
+    module, x = four_axes()
+    inside = torch.einsum("wc,bcxyzt->bwxyzt", module.down.weight, x) + module.down.bias.view(1, -1, 1, 1, 1, 1)
+    frames = [
+        F.conv3d(inside[..., t], module.spatial.weight, module.spatial.bias, padding=1, groups=3) for t in range(4)
+    ]
+    mixed = torch.stack(frames, dim=-1)
+    padded = F.pad(mixed, (1, 1))
+    kernel = module.depthwise.weight[:, 0]
+    shifted = [kernel[:, i].view(1, -1, 1, 1, 1, 1) * padded[..., i : i + 4] for i in range(3)]
+    inside = F.gelu(sum(shifted) + module.depthwise.bias.view(1, -1, 1, 1, 1, 1))
+    expected = torch.einsum("cw,bwxyzt->bcxyzt", module.up.weight, inside) + module.up.bias.view(1, -1, 1, 1, 1, 1)
+    torch.testing.assert_close(module(x), expected, **plain.EXACT)
+
+
+def test_a_place_in_four_axes_reaches_its_neighbours_in_space_and_time():
+    module, x = four_axes(batch=1, grid=(5, 5, 5, 5))
+    touched = x.clone()
+    touched[:, :, 0, 0, 0, 4] += 1
+    changed = (module(touched) - module(x)).abs().amax(dim=1)[0] > 1e-12
+    assert changed[:2, :2, :2, 3:].all() and int(changed.sum()) == 2**4
+
+
+def test_channels_of_an_eeg_do_not_mix():
+    module = GridBottleneck(5, 3, "ct", 3, "none", torch.zeros(1, dtype=torch.float64))
+    torch.nn.init.normal_(module.depthwise.weight)
+    x = torch.randn(2, 5, 4, 6, dtype=torch.float64)
+    order = torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(module(x[:, :, order]), module(x)[:, :, order], **plain.EXACT)
+    assert module.depthwise.weight.shape == (3, 1, 3)
+
+
+@pytest.mark.parametrize(("axes", "kernels"), [("all", 27 + 1 + 3 + 1), ("space", 27 + 1), ("time", 3 + 1)])
+def test_on_swift_each_block_has_its_own_width_and_learns(axes, kernels):
+    encoder = build_encoder("swift:tiny,windows=2@random")
+    x = torch.randn(2, 1, 8, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    before = encoder(x).tokens
+    adapter = StAdapter(StAdapter.Config(axes=axes))
+    grafted = Grafted(encoder, {"it": adapter}).eval()
+    assert grafted.trainable_count()["it"] == sum(
+        2 * d * (d // 2) + d // 2 + d + d // 2 * kernels for d in (12, 12, 24, 24)
+    )
+    assert torch.equal(encoder(x).tokens, before)
+    target = torch.randn(2, 24, generator=torch.Generator().manual_seed(1))
+    optimizer = torch.optim.Adam(adapter.parameters(), lr=0.01)
+    start = {name: value.clone() for name, value in adapter.state_dict().items()}
+    for _ in range(3):
+        optimizer.zero_grad()
+        (encoder(x).pooled - target).square().mean().backward()
+        optimizer.step()
+    assert all(not torch.equal(value, start[name]) for name, value in adapter.state_dict().items())
+
+
+@pytest.mark.parametrize("missing", ["interpolate", "drop"])
+def test_a_recording_that_lacks_channels_is_convolved_along_those_it_has(missing):
+    encoder = DiverSource.build("tiny", "random", missing=missing, channels=("Fz", "Cz", "Pz"))
+    x = 20 * torch.randn(2, 3, 1000, generator=torch.Generator().manual_seed(0))
+    plain.grafted_on(encoder, StAdapter())
+    whole = encoder(x)
+    if missing == "drop":
+        x[1, 0] = torch.nan
+        part = encoder(x)
+        torch.testing.assert_close(part.tokens[0], whole.tokens[0])
+        assert part.mask[1].tolist().count(False) == 3 and not torch.allclose(part.pooled[1], whole.pooled[1])
+    assert whole.tokens.isfinite().all()
+
+
+def test_axes_that_a_tower_does_not_have_are_refused():
+    with pytest.raises(IncompatibleError, match="convolves along space, and tokens of encoder diver:tiny do not"):
+        graft(build_encoder("diver:tiny@random"), "st_adapter", axes="space")
+    with pytest.raises(IncompatibleError, match="convolves along time"):
+        graft(plain.PlainTower(), "st_adapter", axes="time")
+    with pytest.raises(IncompatibleError, match="of another whose tokens lie along time"):
+        graft(build_encoder("omics:gene_tokens"), "st_adapter")
+    grafted = graft(build_encoder("diver:tiny@random"), "st_adapter+vpt", head=None)
+    grafted.ungraft()
+    with pytest.raises(ConfigError, match="leave out the other adapter that adds tokens"):
+        graft(build_encoder("diver:tiny@random"), "vpt+st_adapter")

@@ -9,10 +9,12 @@ from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from medgraft.encoders.parts.eeg.electrodes import AUXILIARY, Missing, channel_map, electrode
-from medgraft.errors import DataError
+from medgraft.errors import ConfigError, DataError
 from medgraft.modality import find_modality
+from medgraft.options import Options
 
 Unit = Literal["uV", "mV", "V"]
 MICROVOLTS = {"uV": 1.0, "mV": 1e3, "V": 1e6}
@@ -74,6 +76,7 @@ SCALINGS = {
         ("SCALE",),
     ),
     "z_scores": Scaling("z-scores of each channel over the window", _z_scores),
+    "within_200": Scaling("microvolts, clipped at 200", lambda x: x.clip(-200, 200)),
     "clipped": Scaling("z-scores of each channel over the window, clipped at 15", lambda x: _z_scores(x).clip(-15, 15)),
 }
 
@@ -128,8 +131,62 @@ class Preparation:
         needed = int(np.ceil((self.length / self.rate + MARGIN) * raw.rate))
         windows = resampled(values[usable, :needed], float(raw.rate), self.rate)[:, : self.length]
         matrix = channel_map(tuple(np.array(names)[usable].tolist()), self.channels, self.missing)
+        if np.isnan(matrix).any(axis=1).all():
+            raise DataError(
+                f"the recording has none of the electrodes {', '.join(self.channels)}; name some of its own as "
+                "channels="
+            )
         scaled = SCALINGS[self.scaling].apply(matrix @ windows)
         return np.pad(scaled, ((0, 0), (0, self.length - scaled.shape[1])), constant_values=0).astype(np.float32)
+
+
+class Recorded(Options):
+    """How recordings are read.
+
+    Attributes:
+        unit: What their values are in.
+        missing: What becomes of electrodes that one lacks: they are interpolated, dropped, or it is refused.
+        seconds: Length of a window; unless given, what the network was trained on.
+    """
+
+    unit: Unit = "uV"
+    missing: Missing = "interpolate"
+    seconds: float | None = Field(None, gt=0)
+
+
+def preparation_of(
+    name: str,
+    channels: Sequence[str],
+    rate: float,
+    seconds: float,
+    patch: int,
+    scaling: str,
+    unit: Unit,
+    missing: Missing,
+) -> Preparation:
+    """How recordings are brought to a network, once channels and window are known to be right.
+
+    Args:
+        name: Of the encoder, for the error.
+        channels: Electrodes or differences, in the network's order.
+        rate: Samples per second.
+        seconds: Length of a window.
+        patch: Samples that a window is a multiple of.
+        scaling: A key of :data:`SCALINGS`.
+        unit: What the recordings' values are in.
+        missing: What becomes of electrodes that a recording lacks.
+
+    Raises:
+        ConfigError: The channels are no list of different names, or the window is no whole number of patches.
+    """
+    if isinstance(channels, str) or not channels or len(set(channels)) != len(channels):
+        raise ConfigError(f"encoder {name}: channels {channels!r} must be a list of different electrodes")
+    length = seconds * rate
+    if not length > 0 or abs(length - round(length)) > 1e-6 or round(length) % patch:
+        raise ConfigError(
+            f"encoder {name}: a window of {seconds:g} s is not a whole number of patches of {patch / rate:g} s"
+        )
+    return Preparation(tuple(channels), rate, round(length), scaling, unit, missing)
 
 
 def checked(raw: Any) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from medgraft.encoder import EncoderSpec
 from medgraft.encoder.attention import AttentionLayout
+from medgraft.encoder.block_tokens import BlockTokens
 from medgraft.encoder.sites import Site
 from medgraft.encoders.parts.eeg.attention import CrissCrossBlock, PackedAttention, QueryKeyNorm, ResidualPair
 from medgraft.encoders.parts.eeg.recordings import SCALINGS, Preparation
@@ -72,17 +74,42 @@ class EegEncoder(StagedEncoder):
         parts = [self._run_present(x[groups == i][:, pattern], pattern) for i, pattern in enumerate(patterns)]
         order = torch.cat([(groups == i).nonzero()[:, 0] for i in range(len(patterns))]).argsort()
         tokens, masks, pooled = (torch.cat(each)[order] for each in zip(*parts, strict=True))
-        return Features(tokens, pooled, int(self.has_cls), (tokens.shape[1] - int(self.has_cls),), mask=masks)
+        prefix = self.prefix_tokens
+        return Features(tokens, pooled, prefix, (tokens.shape[1] - prefix,), mask=masks)
 
     def _run_present(self, x: Tensor, pattern: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens with zeros for channels that are not there, their mask, and ``pooled``."""
         features = self.pool(self.run(self.embed(x, pattern), 0, len(self.block_paths())))
-        prefix = features.n_prefix
-        patches = (features.tokens.shape[1] - prefix) // int(pattern.sum())
-        mask = torch.cat([pattern.new_ones(prefix), pattern.repeat_interleave(patches)])
+        mask = self.token_mask(pattern, (features.tokens.shape[1] - features.n_prefix) // int(pattern.sum()))
         tokens = features.tokens.new_zeros(len(x), len(mask), features.tokens.shape[-1])
         tokens[:, mask] = features.tokens
         return tokens, mask.expand(len(x), -1), features.pooled
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens without a place where all channels are there."""
+        return int(self.has_cls)
+
+    def token_mask(self, present: Tensor, patches: int) -> Tensor:
+        """Which tokens a recording has that lacks some channels, ``bool [N]``.
+
+        Args:
+            present: Which of the network's channels are there, ``bool [channels]``.
+            patches: Tokens of each channel.
+        """
+        return torch.cat([present.new_ones(self.prefix_tokens), present.repeat_interleave(patches)])
+
+    def by_channel(self, patches: int, dim: int, count: int | None) -> BlockTokens:
+        """Tokens of blocks that lie channel by channel behind those without a place.
+
+        Args:
+            patches: Tokens of each channel.
+            dim: Width of a token.
+            count: Tokens of the sample; ``None`` for all channels.
+        """
+        prefix = self.prefix_tokens
+        channels = len(self.preparation.channels) if count is None else (count - prefix) // patches
+        return BlockTokens(prefix, (channels, patches), "ct", dim)
 
     def embed(self, x: Tensor, present: Tensor | None = None) -> Tensor:
         """Recordings ``[B, C, T]`` -> input of the first block.
@@ -149,6 +176,10 @@ class LabramTower(EegEncoder):
             transform=None if plain else QueryKeyNorm(self, path),
         )
 
+    def block_tokens(self, index: int, count: int | None = None) -> BlockTokens:
+        """Channels and time, behind the CLS token."""
+        return self.by_channel(self.model.n_path, self.model.embed_dim, count)
+
     def embed(self, x: Tensor, present: Tensor | None = None) -> Tensor:
         """Patches of 1 s with their electrode and time, behind a CLS token, ``[B, 1 + C * patches, width]``."""
         model, B = self.model, len(x)
@@ -197,6 +228,11 @@ class CBraModTower(EegEncoder):
             sites[f"blocks.{i}.attn"] = Site(f"blocks.{i}.attn", "branch", attn, "", i, stage, entry=attn)
             sites[f"blocks.{i}.mlp"] = Site(f"blocks.{i}.mlp", "branch", end, "", i, stage, entry=entry)
         return {**sites, "features": features}
+
+    def block_tokens(self, index: int, count: int | None = None) -> BlockTokens:
+        """Channels and time."""
+        width = self.model.encoder.layers[index].norm1.normalized_shape[0]
+        return self.by_channel(self.preparation.length // self.model._patch_size, width, count)
 
     def embed(self, x: Tensor, present: Tensor | None = None) -> Tensor:
         """Patches of 1 s with their spectrum and position, ``[B, C * patches, width]``."""
@@ -272,6 +308,11 @@ class BiotTower(EegEncoder):
             for path in paths
         ]
 
+    def block_tokens(self, index: int, count: int | None = None) -> BlockTokens:
+        """Channels and time."""
+        inner = self.model.encoder
+        return self.by_channel((self.preparation.length - inner.n_fft) // inner.hop_length + 1, self.spec.dim, count)
+
     def embed(self, x: Tensor, present: Tensor | None = None) -> Tensor:
         """Spectra of half-overlapping seconds with their channel and time, ``[B, C * steps, width]``."""
         inner = self.model.encoder
@@ -305,6 +346,12 @@ class BendrTower(EegEncoder):
             AttentionLayout("mha", f"{path}.self_attn", heads=layer.self_attn.num_heads, dim=context.transformer_dim)
             for path, layer in zip(paths, context.transformer_layers, strict=True)
         ]
+
+    def block_tokens(self, index: int, count: int | None = None) -> BlockTokens:
+        """Time, behind the start token."""
+        step = math.prod(self.model.enc_downsample)
+        frames = -(-self.preparation.length // step) if count is None else count - 1
+        return BlockTokens(1, (frames,), "t", self.model.contextualizer.transformer_dim)
 
     def embed(self, x: Tensor, present: Tensor | None = None) -> Tensor:
         """Convolved signal with its position, behind the start token, ``[B, 1 + N, 3 * width]``."""
@@ -344,6 +391,11 @@ class LunaTower(EegEncoder):
             )
             for path, block in zip(paths, model.blocks, strict=True)
         ]
+
+    def block_tokens(self, index: int, count: int | None = None) -> BlockTokens:
+        """Time."""
+        frames = self.preparation.length // self.model.patch_size if count is None else count
+        return BlockTokens(0, (frames,), "t", self.spec.dim)
 
     def embed(self, x: Tensor, present: Tensor | None = None) -> Tensor:
         """``[B, patches, queries * width]``."""

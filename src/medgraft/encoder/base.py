@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medgraft.attachment.portable import copied, settle_functions
 from medgraft.encoder.attention import AttentionLayout, capture_cls_rows
+from medgraft.encoder.block_tokens import BlockTokens
 from medgraft.encoder.sites import Site, attention_sites, block_roots, branch_sites, is_norm, layer_sites, norm_sites
 from medgraft.encoder.spec import Carried, EncoderSpec
 from medgraft.encoder.stored import is_packed, twin
@@ -108,6 +109,18 @@ class Encoder(nn.Module):
     def block_paths(self) -> Sequence[str]:
         """Module path of each transformer block or CNN stage, first to last."""
         return ()
+
+    def block_tokens(self, index: int, count: int | None = None) -> BlockTokens | None:
+        """How the tokens lie that a block reads, for adapters that convolve over them in space and time.
+
+        ``None``, unless overridden: what is known of an image or a volume then holds. A tower whose blocks differ in
+        width or grid, or whose tokens lie along time, says it here.
+
+        Args:
+            index: Number of the block.
+            count: Tokens that it is given, where a sample may have more or fewer; unless given, those of a whole one.
+        """
+        return None
 
     def resize(self, x: Tensor) -> Tensor:
         """Inputs ``[B, channels, *any]`` of one to three axes at the size that the network runs on, interpolated.

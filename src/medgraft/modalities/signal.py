@@ -57,6 +57,11 @@ class Signal(Modality):
         if not (np.isfinite(raw.rate) and raw.rate > 0):
             self.refuse(f"has a rate of {raw.rate} Hz")
 
+    def is_sound(self, x: Tensor) -> bool:
+        """Whether each channel of ``[channels, T]`` is finite, or ``nan`` throughout since it is left out; not all."""
+        absent = x.isnan().all(dim=-1)
+        return bool(x[~absent].isfinite().all()) and not bool(absent.all())
+
     def augmentation(self) -> dict[str, float]:
         """The largest deviations of gain (relative) and of time (as a share of the length)."""
         return {"gain": GAIN, "shift": SHIFT}

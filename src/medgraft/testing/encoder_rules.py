@@ -280,13 +280,16 @@ def prepare_gives_the_input(subject: EncoderSubject, case: str) -> None:
     except CheckpointError as error:
         raise unittest.SkipTest(f"its tokenizer cannot be loaded here: {str(error)[:120]}") from None
     spec = tower.spec
-    shape = find_modality(spec.modality).input_shape(spec)
+    modality = find_modality(spec.modality)
+    shape = modality.input_shape(spec)
     fits = is_a(x, Tensor) and tuple(x.shape) == shape
     require(fits, f"prepare() gives {getattr(x, 'shape', x)}, not {shape}")
     right = x.dtype == (torch.int64 if text else torch.float32)
     require(right, f"prepare() gives {x.dtype}")
-    require(text or x.isfinite().all(), "prepare() gives values that are not finite")
-    require(torch.equal(x, tower.prepare(subject.raw(case))), "prepare() gives another input the second time")
+    require(text or modality.is_sound(x), "prepare() gives values that are not finite")
+    again = tower.prepare(subject.raw(case))
+    same = x.shape == again.shape and bool(((x == again) | (x.isnan() & again.isnan())).all())
+    require(same, "prepare() gives another input the second time")
     if text:
         words = subject.vocabulary(tower).num_embeddings
         require(x.min() >= 0 and x.max() < words, f"prepare() gives token {x.max()}, the tower has {words}")
