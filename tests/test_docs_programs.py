@@ -34,6 +34,7 @@ SMALL = {
     "benchmarks.audit.schema": "",
     "benchmarks.kernels": "--op bottleneck --form fused --rounds 1",
     "benchmarks.speed": "--quick --job ace_step --contender 'medgraft fp32'",
+    "benchmarks.speed.brain_costs": "--encoder embedded:brain@random --rounds 1",
     "benchmarks.speed.decoding": "--steps 3 --prompt 2 --rounds 1 --visual embedded:chest",
     "benchmarks.speed.peft_table": "--method ia3",
     "benchmarks.speed.scaling": "--quick --curve lora_rank",
