@@ -12,15 +12,15 @@ from medgraft.benchmarks.board.columns import KEPT, cells_of_row, numbers_shown,
 from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
 from medgraft.benchmarks.board.external import HEADS as EXTERNAL_HEADS
 from medgraft.benchmarks.board.external import tested_rows
-from medgraft.benchmarks.board.groups import HEADS as GROUP_HEADS
-from medgraft.benchmarks.board.groups import group_rows, metrics_by_group
 from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.parts import is_part, part_tables
-from medgraft.benchmarks.board.probabilities import HEADS as PROBABILITY_HEADS
-from medgraft.benchmarks.board.probabilities import probability_rows
 from medgraft.benchmarks.board.rows import BoardRow
-from medgraft.benchmarks.board.sites import EXPLAINED as OF_SITES
-from medgraft.benchmarks.board.sites import site_heads, site_rows
+from medgraft.benchmarks.board.tables.groups import HEADS as GROUP_HEADS
+from medgraft.benchmarks.board.tables.groups import group_rows, metrics_by_group
+from medgraft.benchmarks.board.tables.probabilities import HEADS as PROBABILITY_HEADS
+from medgraft.benchmarks.board.tables.probabilities import probability_rows
+from medgraft.benchmarks.board.tables.sites import EXPLAINED as OF_SITES
+from medgraft.benchmarks.board.tables.sites import site_heads, site_rows
 from medgraft.benchmarks.board.text import prose_without_paths, with_interval, without_paths
 from medgraft.benchmarks.cohorts.tables.tabular import baseline_lines
 from medgraft.benchmarks.fairness.basis import why_apart

@@ -9,9 +9,9 @@ from rich.console import Console
 from medgraft.benchmarks.board.columns import HEADINGS, cells_of_row, numbers_shown, speaking
 from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic_cells
 from medgraft.benchmarks.board.external import SIDES, TestedRow, tested_rows
-from medgraft.benchmarks.board.groups import HEADS, group_rows
 from medgraft.benchmarks.board.rows import BoardRow, median
-from medgraft.benchmarks.board.sites import site_heads, site_rows
+from medgraft.benchmarks.board.tables.groups import HEADS, group_rows
+from medgraft.benchmarks.board.tables.sites import site_heads, site_rows
 from medgraft.benchmarks.fairness.basis import why_apart
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.commands.layout import say, show_table

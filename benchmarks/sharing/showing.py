@@ -14,9 +14,9 @@ from rich.text import Text
 
 from medgraft.benchmarks.board.adapters import recipe, title
 from medgraft.benchmarks.board.columns import numbers_shown
-from medgraft.benchmarks.board.groups import HEADS as GROUP_HEADS
-from medgraft.benchmarks.board.groups import group_rows
 from medgraft.benchmarks.board.rows import BoardRow, median
+from medgraft.benchmarks.board.tables.groups import HEADS as GROUP_HEADS
+from medgraft.benchmarks.board.tables.groups import group_rows
 from medgraft.benchmarks.board.terminal import say
 from medgraft.benchmarks.board.text import count, with_interval
 from medgraft.benchmarks.external.results import external_beside

@@ -18,13 +18,13 @@ from medgraft.benchmarks.board.diagnostics import DIAGNOSTIC_COLUMNS, diagnostic
 from medgraft.benchmarks.board.document import Row, Section
 from medgraft.benchmarks.board.external import HEADS as EXTERNAL_HEADS
 from medgraft.benchmarks.board.external import tested_rows
-from medgraft.benchmarks.board.groups import HEADS as GROUP_HEADS
-from medgraft.benchmarks.board.groups import group_rows
-from medgraft.benchmarks.board.probabilities import HEADS as PROBABILITY_HEADS
-from medgraft.benchmarks.board.probabilities import probability_rows
 from medgraft.benchmarks.board.rows import BoardRow
-from medgraft.benchmarks.board.sites import EXPLAINED as OF_SITES
-from medgraft.benchmarks.board.sites import site_heads, site_rows
+from medgraft.benchmarks.board.tables.groups import HEADS as GROUP_HEADS
+from medgraft.benchmarks.board.tables.groups import group_rows
+from medgraft.benchmarks.board.tables.probabilities import HEADS as PROBABILITY_HEADS
+from medgraft.benchmarks.board.tables.probabilities import probability_rows
+from medgraft.benchmarks.board.tables.sites import EXPLAINED as OF_SITES
+from medgraft.benchmarks.board.tables.sites import site_heads, site_rows
 from medgraft.benchmarks.board.text import count, prose_without_paths, with_interval
 from medgraft.benchmarks.cohorts.tables.tabular import baseline_table
 from medgraft.benchmarks.metrics.weighted import slug

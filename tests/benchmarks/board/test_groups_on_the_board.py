@@ -9,10 +9,10 @@ import numpy as np
 from cells import spec
 from rich.console import Console
 
-from medgraft.benchmarks.board.groups import group_rows
 from medgraft.benchmarks.board.markdown import markdown
 from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import BoardRow, make_row
+from medgraft.benchmarks.board.tables.groups import group_rows
 from medgraft.benchmarks.board.terminal import show_board
 from medgraft.benchmarks.metrics.bootstrap import Estimate
 from medgraft.benchmarks.metrics.groups import Groups

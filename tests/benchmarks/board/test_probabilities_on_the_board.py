@@ -11,8 +11,8 @@ from cells import spec
 from medgraft.benchmarks.board.drawn.reliability_figure import LIKELIEST, draw_reliability, panels
 from medgraft.benchmarks.board.markdown import markdown
 from medgraft.benchmarks.board.options import BoardOptions
-from medgraft.benchmarks.board.probabilities import HEADS, probability_rows
 from medgraft.benchmarks.board.rows import BoardRow, make_row
+from medgraft.benchmarks.board.tables.probabilities import HEADS, probability_rows
 from medgraft.benchmarks.calibration.conformal import calibrate, set_statistics
 from medgraft.benchmarks.calibration.reliability import reliability
 from medgraft.benchmarks.calibration.summary import Calibration, Scaling, Sets

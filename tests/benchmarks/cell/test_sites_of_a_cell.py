@@ -16,7 +16,7 @@ from medgraft.benchmarks.board.document import document
 from medgraft.benchmarks.board.markdown import markdown
 from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import make_row
-from medgraft.benchmarks.board.sites import site_rows
+from medgraft.benchmarks.board.tables.sites import site_rows
 from medgraft.benchmarks.board.terminal import show_board
 from medgraft.benchmarks.cell.job import Job
 from medgraft.benchmarks.cell.worker import run_cell
