@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def test_with_profiles_it_does_so_once_the_columns_that_read_them_are_permuted_t
 def test_attention_is_that_of_the_formula_with_weights_in_keys_and_values():
     encoder, raw = built(kinds=2), graph(kinds=2)
     x = batch(encoder, raw)
-    block = encoder.blocks[0]
+    block: Any = encoder.blocks[0]
     tokens, conv = torch.randn(1, 9, 16, dtype=torch.float64), block.attn.conv
     q, k, v = (layer(tokens[0]).view(9, 2, 8) for layer in (conv.lin_query, conv.lin_key, conv.lin_value))
     expected = torch.zeros(9, 2, 8, dtype=torch.float64)

@@ -158,6 +158,7 @@ MODELS: dict[str, Callable[[], Encoder]] = {
     "neuro_simclr-resnet": volumes("neuro_simclr", "t1", img_size=(32, 32, 32), widen_factor=0.125),
     "swin_unetr-ssl": volumes("swin_unetr", "ssl", img_size=(32, 32, 32), feature_size=12, depths=(1, 1, 1, 1)),
     "swift-tiny": volumes("swift", "tiny", windows=3),
+    "omics-genes": volumes("omics", "gene_tokens", genes=34),
     "connectome-tiny": volumes("connectome", "tiny", regions=14),
     "connectome-degree": volumes("connectome", "tiny", regions=12, features="degree", scaling="log"),
     "diver-tiny": volumes("diver", "tiny", channels=EEG_SIX),
