@@ -62,6 +62,8 @@ def cell(adapter: str, encoder: Encoder) -> str:
     if not fits(adapter, encoder):
         return NOT
     found = attempt(encoder, adapter, {})
+    if found.status == "refused":
+        return NOT
     if found.status != "works":
         raise IncompatibleError(f"{adapter} on {encoder.spec.name}: {found.text}")
     return MERGES if found.merge == "equal" else FITS

@@ -43,6 +43,10 @@ def test_what_fits_trains_and_leaves_the_encoder_as_it_was(adapter, column):
     assert cell(adapter, encoder(column)) == on_the_page()[adapter][column]
 
 
+def test_what_reads_the_embedding_takes_its_width_and_not_that_of_the_tokens():
+    assert cell("clip_adapter", encoder("bendr")) == on_the_page()["clip_adapter"]["bendr"] != ""
+
+
 def test_lora_merges_everywhere():
     assert set(on_the_page()["lora"].values()) == {MERGES}
 
