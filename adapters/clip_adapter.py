@@ -19,6 +19,7 @@ from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.adapter.class_prompts import shared_embedding
 from medgraft.adapter.knobs import SizeKnob
 from medgraft.adapters.parts.placement import towers_with_features
+from medgraft.attachment.blank_run import trace_features
 from medgraft.encoder import Encoder
 from medgraft.encoder.sites import Site
 from medgraft.encoder.towers import Reading, reads_text
@@ -104,7 +105,7 @@ class ClipAdapter(Adapter):
         for name, (tower, site) in towers_with_features(encoder, sites, self.config.modality).items():
             attachment.record({"features": [site]})
             kind = next(tower.parameters()).dtype
-            width = tower.project(torch.zeros(1, tower.spec.dim, device=tower.device, dtype=kind)).shape[-1]
+            width = shared_embedding(tower, trace_features(tower)).shape[-1]  # pooled may be narrower than tokens
             bottleneck = EmbeddingBottleneck(width, self.config.reduction, self.config.last_relu).to(kind)
             self.bottleneck[name] = bottleneck
             ratio = self.config.text_ratio if reads_text(tower) else self.config.ratio

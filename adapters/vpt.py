@@ -68,10 +68,8 @@ class Vpt(Adapter):
         if not (support := super().supports(encoder)):
             return support
         if any(tower_of(encoder, site).rotary for site in unique(self.select(encoder, encoder.sites()))):
-            return Support(
-                False,
-                "its attention turns tokens by their place or works on parts of a grid, and a prompt token has none",
-            )
+            needs = "its attention turns tokens by their place, or works on parts of a grid or along edges of a graph"
+            return Support(False, f"{needs}, and a prompt token has none")
         return Support(True)
 
     def select(self, encoder: Encoder, sites: Mapping[str, Site]) -> Hits:

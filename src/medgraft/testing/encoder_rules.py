@@ -24,6 +24,7 @@ from medgraft.errors import CheckpointError, ConfigError, MedgraftError
 from medgraft.features import Features
 from medgraft.modality import find_modality
 from medgraft.registry import check_encoder, resolve_encoder
+from medgraft.testing.block_token_rules import tokens_of_blocks_fit
 from medgraft.testing.check import Rule, require, rule
 from medgraft.testing.encoder_subject import EncoderSubject
 from medgraft.testing.snapshots import difference, tensors_of
@@ -80,6 +81,7 @@ def features_fit_the_spec(subject: EncoderSubject, case: str) -> None:
     require(heads <= {tower.spec.heads}, f"spec.heads is {tower.spec.heads}, the attention has {sorted(heads)}")
     mask = features.mask
     require(mask is None or (mask.shape == (B, N) and mask.dtype == torch.bool), "mask is not bool [B, N]")
+    tokens_of_blocks_fit(tower, subject.batch(case))
 
 
 @rule("Call freeze() when the encoder is built, and do not override train().", each=True)
