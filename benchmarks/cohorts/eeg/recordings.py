@@ -18,20 +18,16 @@ from typing import Any, Literal
 import numpy as np
 
 from medgraft.benchmarks.cohorts.eeg.libraries import demanded
-from medgraft.encoders.parts.eeg.electrodes import AUXILIARY, FEWEST, electrode, pair, positions
 from medgraft.errors import DataError
 from medgraft.files.one_file import one_file
+from medgraft.modalities.eeg import AUXILIARY, FEWEST, MICROVOLTS, PLAUSIBLE, SATURATED, electrode, pair, positions
 from medgraft.modalities.signal import Recording
 
 ENDINGS = (".edf", ".bdf", ".vhdr", ".set")
 """Endings of files of EEG, in lower case: EDF, BDF, BrainVision and EEGLAB."""
 
 Unit = Literal["file", "uV", "mV", "V"]
-PLAUSIBLE = (0.3, 1000.0)
-"""Deviation in microvolts between which the median channel of an EEG lies."""
-
-SATURATED = 0.1
-"""A channel that spends at least this share of a window at its largest or smallest value is saturated."""
+"""What the values of a file are in; ``file``, as it says."""
 
 KEPT_OPEN = 2
 """Recordings that a process keeps open."""
@@ -114,8 +110,7 @@ def microvolts(path: str, bids_root: str, start: int, stop: int, unit: Unit = "f
     raw, (names, _) = _opened(path, bids_root, stamp), _channels(_opened(path, bids_root, stamp))
     with _reading(path):
         values = raw.get_data(picks=list(names.values()), start=start, stop=stop)
-    factor = {"file": 1e6, "V": 1e6, "mV": 1e3, "uV": 1.0}[unit]
-    values = np.asarray(values, np.float64) * factor
+    values = np.asarray(values, np.float64) * _factor(unit)
     if not np.isfinite(values).all():
         raise DataError(f"{path} holds values that are not finite; export it again", "values that are not finite")
     values[saturated(values)] = 0.0
@@ -134,6 +129,11 @@ def saturated(values: np.ndarray) -> np.ndarray:
     return (stuck >= SATURATED) & (highest > lowest)[:, 0] & enough
 
 
+def _factor(unit: Unit) -> float:
+    """Microvolts of what MNE reads, which is volts where the file is right."""
+    return MICROVOLTS["V" if unit == "file" else unit]
+
+
 def _check_amplitude(path: str, values: np.ndarray, unit: Unit) -> None:
     deviations = values.std(axis=1)
     if not (deviations > 0).any():
@@ -141,8 +141,8 @@ def _check_amplitude(path: str, values: np.ndarray, unit: Unit) -> None:
     typical, (low, high) = float(np.median(deviations[deviations > 0])), PLAUSIBLE
     if low <= typical <= high:
         return
-    as_read = typical / {"file": 1e6, "V": 1e6, "mV": 1e3, "uV": 1.0}[unit]
-    fits = [name for name, factor in (("uV", 1.0), ("mV", 1e3), ("V", 1e6)) if low <= as_read * factor <= high]
+    as_read = typical / _factor(unit)
+    fits = [name for name, factor in MICROVOLTS.items() if low <= as_read * factor <= high]
     remedy = f"say unit={fits[0]}" if fits else "check the gain in the file"
     raise DataError(
         f"the median channel of {path} has a standard deviation of {typical:.3g} microvolts, and an EEG has {low:g} to "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from medgraft.benchmarks.cohorts.eeg.windows import Cut, WindowOptions, read_win
 from medgraft.benchmarks.cohorts.tables.reading import ReadReport, generator_of
 from medgraft.cohort import is_phantom
 from medgraft.files.content import file_facts
+from medgraft.modalities.signal import Recording
 from medgraft.task import RawInputs, TaskConfig, TaskData
 
 
@@ -57,11 +57,13 @@ def windows_as_samples(
     """
     owner = np.array([window.recording for window in pieces.windows])
     frame = files.iloc[owner].reset_index(drop=True)
-    inputs = RawInputs(
-        functools.partial(_read, pieces, list(files["bids_root"]), config),
-        len(targets),
-        _fingerprint(root, files, pieces, config),
-    )
+    roots = list(files["bids_root"])
+
+    def read(index: int) -> Recording:
+        window = pieces.windows[index]
+        return read_window(window, config, roots[window.recording])
+
+    inputs = RawInputs(read, len(targets), _fingerprint(root, files, pieces, config))
     facts: dict[str, Any] = {
         "recordings": len(pieces.headers),
         "rates": sorted({header.rate for header in pieces.headers.values()}),
@@ -94,11 +96,6 @@ def _told(column: pd.Series) -> np.ndarray:
     if column.name != "age":
         values[np.asarray(column.isna(), bool)] = None
     return values
-
-
-def _read(pieces: Cut, roots: Sequence[str], config: EegConfig, index: int) -> Any:
-    window = pieces.windows[index]
-    return read_window(window, config, roots[window.recording])
 
 
 def _fingerprint(root: Path, files: pd.DataFrame, pieces: Cut, config: EegConfig) -> str:
