@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def handcrafted_baselines(samples: Samples) -> dict[str, Any]:
         As :func:`medgraft.benchmarks.cohorts.tables.tabular.table_baselines`; a baseline of signals that cannot be had,
         such as one of fewer than two common channels, is ``unavailable`` with why.
     """
-    pyriemann, sklearn = demanded("pyriemann"), demanded("sklearn")
+    demanded("mne")  # says what to install
     told = hashlib.sha256()
     for part in (samples.targets, samples.splits["train"], samples.splits["test"]):
         told.update(np.ascontiguousarray(part).tobytes())
@@ -125,7 +126,7 @@ def handcrafted_baselines(samples: Samples) -> dict[str, Any]:
         "classes": list(samples.classes),
         "variants": list(samples.variants),
         "channels": list(samples.channels),
-        "libraries": [pyriemann.__version__, sklearn.__version__],
+        "libraries": [version(name) for name in ("pyriemann", "scikit-learn", "scipy")],
     }
 
     def build(folder: Path) -> None:

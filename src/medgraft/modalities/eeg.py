@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
