@@ -8,9 +8,8 @@ and Riemannian tangent spaces predict on the same test subjects (``data.table_ba
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -18,8 +17,8 @@ import pandas as pd
 from medgraft.benchmarks.cohorts.eeg.bids import recordings_of
 from medgraft.benchmarks.cohorts.eeg.windows import cut
 from medgraft.benchmarks.cohorts.files.made_up import made_up
-from medgraft.benchmarks.cohorts.tables.reading import PHANTOM_MARKER, ReadReport
-from medgraft.benchmarks.tasks.eeg.windows import EegConfig, windows_as_samples
+from medgraft.benchmarks.cohorts.tables.reading import ReadReport
+from medgraft.benchmarks.tasks.eeg.windows import EegConfig, best_known, windows_as_samples
 from medgraft.benchmarks.tasks.splits import SplitConfig
 from medgraft.task import Task, TaskData, subject_split
 
@@ -77,14 +76,5 @@ class Dementia(Task):
         splits = subject_split(subjects, targets, config.fractions, config.split_seed)
         return windows_as_samples(
             root, files, pieces, targets, splits, classes, config, report, ("by_subject",),
-            phantom=made_up("bids_eeg", subjects), provenance=_bayes(root, config.contrast),
+            phantom=made_up("bids_eeg", subjects), provenance=best_known(root, config.contrast),
         )  # fmt: skip
-
-
-def _bayes(root: Path, contrast: str) -> dict[str, Any]:
-    """A phantom's best reachable score."""
-    marker = root / PHANTOM_MARKER
-    if not marker.is_file():
-        return {}
-    known = json.loads(marker.read_text(encoding="utf-8")).get("bayes", {})
-    return {"bayes_f1_macro": known[contrast]} if contrast in known else {}
