@@ -23,6 +23,12 @@ MARGIN = 1.5
 SHARED = 0.9
 """Share of the recordings that must have a channel for baselines to read it; recordings without it do without them."""
 
+RECORDINGS_VERSION = "recordings-1"
+"""Of how files of one's own are read."""
+
+LONGEST = 60.0
+"""Seconds that are read of a recording that is one sample."""
+
 
 class WindowOptions(Options):
     """How recordings become samples.
@@ -198,6 +204,17 @@ def _note(headers: dict[int, Header], report: ReadReport) -> None:
     if unknown := Counter(name for facts in headers.values() for name in facts.unknown):
         named = ", ".join(sorted(unknown)[:5])
         report.note(f"a channel left out whose name the 10-05 system does not know ({named})", unknown.total())
+
+
+def load_recording(path: str) -> Recording:
+    """A file of one's own as one sample: its first minute in microvolts, 0.1 to 75 Hz without 50 Hz.
+
+    Raises:
+        DataError: It cannot be read; see :func:`medgraft.benchmarks.cohorts.eeg.recordings.microvolts`.
+    """
+    facts, options = header(path), WindowOptions()  # pyright: ignore[reportCallIssue]
+    length = min(facts.length, round(LONGEST * facts.rate))
+    return read_window(Window(0, path, 0, length), options)
 
 
 def read_window(window: Window, options: WindowOptions, bids_root: str = "") -> Recording:
