@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 
 from medgraft.encoders.braindecode import BraindecodeSource
 from medgraft.encoders.parts.eeg import networks
-from medgraft.encoders.parts.eeg.electrodes import TEN_TWENTY, channel_map, electrode, positions
+from medgraft.encoders.parts.eeg.electrodes import channel_map
 from medgraft.encoders.parts.eeg.networks import BIPOLAR, NETWORKS
 from medgraft.encoders.parts.eeg.recordings import resampled
 from medgraft.errors import CheckpointError, ConfigError, DataError, IncompatibleError, MedgraftError
 from medgraft.grafting import graft
+from medgraft.modalities.eeg import TEN_TWENTY, electrode, positions
 from medgraft.modalities.signal import Recording
 from medgraft.registry import build_encoder
 

@@ -30,6 +30,8 @@ _FORMS = {
     "m3d": re.compile(r"9\d{5}"),
     "abide": re.compile(r"Site\d+_009\d{4}"),
     "fmriprep": re.compile(r"sub-90\d{4}"),
+    "bids_eeg": re.compile(r"sub-phantom\d{3}"),
+    "tuh": re.compile(r"phantom\d{3}"),
 }
 _IN_PATHS = {
     "adni": re.compile(r"\d{3}_S_\d{4,5}|(?<=sub-ADNI)\d{3}S\d{4,5}"),
@@ -47,6 +49,8 @@ _IN_PATHS = {
     "abide": re.compile(r"(?<![^/])[^/]+(?=_(?:func|rois)_)"),
     "fmriprep": re.compile(r"(?<![^/])sub-[A-Za-z0-9]+(?=/)"),
     "m3d": re.compile(r"(?<=ct_case/)[^/]+(?=/)|(?<=ct_quizze/)[^/]+(?=/)"),
+    "bids_eeg": re.compile(r"(?<![^/])sub-[A-Za-z0-9]+(?=/)"),
+    "tuh": re.compile(r"(?<![^/])[a-z0-9]+(?=_s?\d+_?[^/]*\.edf$)"),
 }
 _OF_MIMIC = re.compile(r"(?:^|/)p\d{8}/s\d{8}/")
 
@@ -58,9 +62,9 @@ def made_up(kind: str, identifiers: Iterable[str]) -> bool:
         kind: ``adni`` (PTIDs), ``chexpert`` (``patient...``), ``rsna`` and ``siim`` (names of images), ``nih`` (eight
             digits of a patient), ``mimic`` (``p...``), ``oasis`` (``OAS1_...``, ``OAS3...``), ``ct_rate``
             (``train_...``, ``valid_...``), ``m3d`` (numbers of cases), ``iu_xray`` (``CXR...``), ``vqa_rad``
-            (``synpic...``), ``slake`` (``xmlab...``), ``pmc_vqa`` (``PMC...``), ``abide`` (``Site1_009...``) or
-            ``fmriprep`` (``sub-90....``); of any other kind nothing is known,
-            so the answer is no.
+            (``synpic...``), ``slake`` (``xmlab...``), ``pmc_vqa`` (``PMC...``), ``abide`` (``Site1_009...``),
+            ``fmriprep`` (``sub-90....``), ``bids_eeg`` (``sub-...``) or ``tuh`` (names of patients); of any other kind
+            nothing is known, so the answer is no.
         identifiers: Of people or images.
 
     Example:

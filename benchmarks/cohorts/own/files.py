@@ -14,21 +14,25 @@ from medgraft.errors import DataError
 
 IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
 VOLUMES = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz", ".mgh", ".mgz")
-"""Endings of files that hold an image or a volume, in lower case."""
+SIGNALS = (".edf", ".bdf", ".vhdr", ".set")
+"""Endings of files that hold an image, a volume or a recording of EEG, in lower case."""
+
+BESIDE = {".vhdr": (".eeg", ".vmrk", ".dat"), ".set": (".fdt",)}
+"""Ending of a recording -> of files that may lie beside it and belong to it."""
 
 MOST_INDEXED = 2_000_000
 """Files below a table that are looked at for one that is not where the table says."""
 
 
 def modality_of(path: str) -> str:
-    """``image`` or ``volume`` by the ending of a file's name; empty for another one.
+    """``image``, ``volume`` or ``signal`` by the ending of a file's name; empty for another one.
 
     Example:
-        >>> modality_of("a/film.PNG"), modality_of("t1.nii.gz"), modality_of("notes.docx")
-        ('image', 'volume', '')
+        >>> modality_of("a/film.PNG"), modality_of("t1.nii.gz"), modality_of("rest.edf"), modality_of("notes.docx")
+        ('image', 'volume', 'signal', '')
     """
-    name = path.lower()
-    return "volume" if name.endswith(VOLUMES) else "image" if name.endswith(IMAGES) else ""
+    endings = {"volume": VOLUMES, "image": IMAGES, "signal": SIGNALS}
+    return next((kind for kind, some in endings.items() if path.lower().endswith(some)), "")
 
 
 class Finder:
@@ -117,14 +121,14 @@ def _index(root: Path) -> dict[str, list[str]]:
         if count == MOST_INDEXED:
             break
         lower = os.path.basename(path).lower()
-        ending = max((end for end in (*IMAGES, *VOLUMES) if lower.endswith(end)), key=len)
+        ending = max((end for end in (*IMAGES, *VOLUMES, *SIGNALS) if lower.endswith(end)), key=len)
         for each in (lower, lower[: -len(ending)]):
             names.setdefault(each, []).append(path)
     return names
 
 
 def files_below(root: Path) -> Iterator[str]:
-    """Images and volumes below a folder, absolute, in the order of a walk; of header and voxels the header."""
+    """Images, volumes and recordings below a folder, absolute, as walked; of header and voxels the header."""
     for here in walk(root):
         lower = {name.lower() for name in here.files}
         for name in here.files:
@@ -135,12 +139,16 @@ def files_below(root: Path) -> Iterator[str]:
 
 
 def parts_of(path: str) -> tuple[str, ...]:
-    """The files that a sample is in: header and voxels of a pair, else the one.
+    """The files that a sample is in: header and voxels of a pair, header and values of a recording, else the one.
 
     Example:
         >>> parts_of("scan.hdr"), parts_of("film.png")
         (('scan.hdr', 'scan.img'), ('film.png',))
     """
+    if modality_of(path) == "signal":
+        stem, ending = os.path.splitext(path)
+        beside = (f"{stem}{each}" for each in BESIDE.get(ending.lower(), ()))
+        return (path, *(each for each in beside if _is_there(each)))
     if not path or modality_of(path) != "volume":
         return (path,)
     return tuple(dict.fromkeys(map(str, volume_parts(Path(path)))))
@@ -160,14 +168,16 @@ def one_modality(paths: Iterable[str], what: str, task: str) -> str:
         task: Whose option decides, where there are both.
 
     Raises:
-        DataError: No file is an image or a volume, or there are many of both.
+        DataError: No file is an image, a volume or a recording, or there are many of two kinds.
     """
     counts: dict[str, int] = {}
     for path in paths:
         counts[modality_of(path)] = counts.get(modality_of(path), 0) + 1
     known = {kind: count for kind, count in counts.items() if kind}
     if not known:
-        raise DataError(f"{what} names no image or volume; read are {', '.join((*IMAGES, *VOLUMES))}")
+        raise DataError(
+            f"{what} names no image, volume or recording; read are {', '.join((*IMAGES, *VOLUMES, *SIGNALS))}"
+        )
     kind = max(known, key=lambda each: known[each])
     if known[kind] < 0.9 * sum(known.values()):
         numbers = " and ".join(f"{count} {name}s" for name, count in known.items())

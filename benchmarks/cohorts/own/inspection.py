@@ -100,6 +100,9 @@ def _look(facts: Inspection, data: OwnData, read: int, seed: int, *, colour: boo
     for k in chosen:
         try:
             raw = reader_of(kind, colour=colour)(data.files[k])
+            if kind == "signal":
+                facts.sizes[f"{len(raw.channels)} channels at {raw.rate:g} Hz"] += 1
+                continue
             facts.sizes[" x ".join(map(str, raw.shape[1::-1] if kind == "image" else raw.shape))] += 1
             if kind == "image":
                 facts.coloured += has_colour(raw if colour else reader_of(kind, colour=True)(data.files[k]))

@@ -13,7 +13,7 @@ from medgraft.benchmarks.cohorts.own.columns import AUTO
 from medgraft.options import Seed
 from medgraft.task import TaskConfig
 
-Input = Literal["auto", "image", "volume", "text"]
+Input = Literal["auto", "image", "volume", "signal", "text"]
 
 
 class OwnConfig(TaskConfig):
@@ -21,7 +21,7 @@ class OwnConfig(TaskConfig):
 
     Attributes:
         objective: What is learnt.
-        inputs: What a sample is: an image, a volume, a text, or an image or volume and a text.
+        inputs: What a sample is: an image, a volume, a signal, a text, or one of the first three and a text.
         colour: ``rgb`` reads images in colour, where the default takes their brightness.
         shared: What becomes of a subject, or a file, that the data's own splits name twice.
         subject_pattern: Regular expression; what it finds in the name of a file (its first group, if it has one) is the

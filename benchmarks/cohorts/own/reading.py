@@ -16,6 +16,7 @@ from medgraft.benchmarks.cohorts.own.data import OWN_SUBJECT, OwnData
 from medgraft.benchmarks.cohorts.own.files import Finder, modality_of, one_modality, parts_of
 from medgraft.benchmarks.cohorts.own.labels import kind_of, read_targets, without_rare
 from medgraft.benchmarks.cohorts.own.options import OwnConfig
+from medgraft.benchmarks.cohorts.own.readers import READERS
 from medgraft.benchmarks.cohorts.own.splits import joined_subjects, kept_apart, named_splits, split_indices
 from medgraft.benchmarks.cohorts.volumes.load import is_analyze
 from medgraft.errors import DataError
@@ -143,8 +144,8 @@ class Reading:
         kinds = np.array([modality_of(path) if path else MISSING for path in self.files], str)
         self._keep(self.table[self.columns.image].notna().to_numpy(bool), "no file named")
         self._keep(kinds != MISSING, "no such file")
-        other = "a volume among images" if modality == "image" else "an image among volumes"
-        self._keep(kinds != ("volume" if modality == "image" else "image"), other)
+        for other in (each for each in READERS if each != modality):
+            self._keep(kinds != other, f"{'an' if other == 'image' else 'a'} {other} among {modality}s")
         self._keep(kinds == modality, f"a file that is no {modality}")
         if modality == "volume" and (count := sum(map(is_analyze, itertools.compress(self.files, self.used)))):
             self.notes.append(f"files of Analyze format, which do not say left from right; taken as SPM does: {count}")

@@ -20,6 +20,7 @@ from medgraft.benchmarks.objectives.evaluation import evaluate
 from medgraft.benchmarks.training.linear_problems import CANDIDATES
 from medgraft.commands.plain_text import markdown_text
 from medgraft.metric import Predictions
+from medgraft.metric.judging import metric
 
 PREDICTORS: dict[str, tuple[str, ...]] = {
     "age, sex": ("age", "female"),
@@ -35,6 +36,8 @@ PREDICTORS: dict[str, tuple[str, ...]] = {
 
 FOLDS = 5
 REPORTED = ("auc_macro", "f1_macro", "balanced_accuracy")
+NOT_NUMBERS = ("fields", "n_train", "unavailable", "windows_left_out")
+"""What a baseline says beside its metrics."""
 MOST_KEPT = 8
 """Splits whose baselines a process remembers."""
 
@@ -58,6 +61,7 @@ def table_baselines(
     splits: Mapping[str, np.ndarray],
     classes: Sequence[str],
     baselines: Mapping[str, tuple[str, ...]] = PREDICTORS,
+    variants: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Fits every baseline whose columns the cohort has.
 
@@ -69,22 +73,22 @@ def table_baselines(
         splits: ``train`` and ``test`` row numbers.
         classes: Names of the classes.
         baselines: Name -> columns of the table.
+        variants: Metrics beside those of classes, as the task asks for.
 
     Returns:
-        Name -> ``fields``, ``n_train``, and the metrics of :data:`REPORTED`, each ``[value, low, high]`` with a
-        95% interval over subjects; or ``unavailable`` with the columns that hold nothing in the training rows.
+        Name -> ``fields``, ``n_train``, and the metrics of :data:`REPORTED` and ``variants``, each ``[value, low,
+        high]`` with a 95% interval over subjects; or ``unavailable`` with the columns that hold nothing in the
+        training rows.
     """
     table, subjects = predictors(frame, baselines), frame["subject"].to_numpy(str)
-    digest = hashlib.sha256(repr((baselines, list(classes), len(splits["train"]))).encode())
+    digest = hashlib.sha256(repr((baselines, list(classes), len(splits["train"]), variants)).encode())
     for part in (table.to_numpy(), np.asarray(targets), subjects, splits["train"], splits["test"]):
         digest.update(np.ascontiguousarray(part).tobytes())
     key = digest.hexdigest()
     if key not in _fitted_before:  # a task is loaded several times in a process, and the fits take seconds
         if len(_fitted_before) >= MOST_KEPT:
             _fitted_before.pop(next(iter(_fitted_before)))
-        _fitted_before[key] = _all_baselines(
-            table, targets, subjects, splits["train"], splits["test"], classes, baselines
-        )
+        _fitted_before[key] = _all_baselines(table, targets, subjects, splits, classes, baselines, variants)
     return copy.deepcopy(_fitted_before[key])
 
 
@@ -92,23 +96,55 @@ def _all_baselines(
     table: pd.DataFrame,
     targets: np.ndarray,
     subjects: np.ndarray,
-    train: np.ndarray,
-    test: np.ndarray,
+    splits: Mapping[str, np.ndarray],
     classes: Sequence[str],
     baselines: Mapping[str, tuple[str, ...]],
+    variants: tuple[str, ...],
 ) -> dict[str, Any]:
-    _, groups = np.unique(subjects[test], return_inverse=True)
+    train, test = splits["train"], splits["test"]
     out: dict[str, Any] = {}
     for name, columns in baselines.items():
         values = table[list(columns)].to_numpy()
         if empty := [column for k, column in enumerate(columns) if np.isnan(values[train, k]).all()]:
             out[name] = {"unavailable": empty}
             continue
-        model = _fitted(values[train], targets[train], subjects[train])
-        estimates = evaluate(Predictions(model.predict_proba(values[test]), targets[test], groups, tuple(classes)))
-        scores = {each: [estimates[each].value, estimates[each].ci_low, estimates[each].ci_high] for each in REPORTED}
-        out[name] = {"fields": list(columns), "n_train": len(train), **scores}
+        scores = regression_scores(values[train], values[test], targets, subjects, splits, classes, variants)
+        out[name] = {"fields": list(columns), **scores}
     return out
+
+
+def regression_scores(
+    train: np.ndarray,
+    test: np.ndarray,
+    targets: np.ndarray,
+    subjects: np.ndarray,
+    splits: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+    variants: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """What a logistic regression on some features reaches; see :func:`table_baselines`.
+
+    Args:
+        train: Features of the training rows, ``[n_train, D]``; ``nan`` where missing.
+        test: Features of the test rows, ``[n_test, D]``.
+        targets: ``int64 [n]`` class indices of all rows.
+        subjects: Subject of each row, ``[n]``.
+        splits: ``train`` and ``test`` row numbers.
+        classes: Names of the classes.
+        variants: Metrics beside those of classes; their numbers are reported, too.
+
+    Returns:
+        ``n_train``, and each metric of :data:`REPORTED` and of ``variants`` as ``[value, low, high]``.
+    """
+    fit, judge = splits["train"], splits["test"]
+    model = _fitted(train, targets[fit], subjects[fit])
+    _, groups = np.unique(subjects[judge], return_inverse=True)
+    p = Predictions(model.predict_proba(test), targets[judge], groups, tuple(classes), variants=variants)
+    found = evaluate(p)
+    names = [*REPORTED, *(number for each in variants for number in metric(each).numbers)]
+    return {"n_train": len(fit)} | {
+        name: [found[name].value, found[name].ci_low, found[name].ci_high] for name in names
+    }
 
 
 def _fitted(values: np.ndarray, targets: np.ndarray, subjects: np.ndarray) -> Any:
@@ -144,7 +180,7 @@ def _fitted(values: np.ndarray, targets: np.ndarray, subjects: np.ndarray) -> An
 def baseline_table(baselines: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of a table of what :func:`table_baselines` and its like found; no row where there is nothing."""
     facts = [each for each in baselines.values() if "unavailable" not in each]
-    numbers = list(dict.fromkeys(name for each in facts for name in each if name not in ("fields", "n_train")))
+    numbers = list(dict.fromkeys(name for each in facts for name in each if name not in NOT_NUMBERS))
     rows = []
     for name, each in baselines.items():
         if "unavailable" in each:

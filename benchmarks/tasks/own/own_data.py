@@ -10,6 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import Any, ClassVar
 
+from medgraft.benchmarks.cohorts.eeg.windows import RECORDINGS_VERSION
 from medgraft.benchmarks.cohorts.images.grey import IMAGES_VERSION
 from medgraft.benchmarks.cohorts.own.columns import AUTO, Columns
 from medgraft.benchmarks.cohorts.own.data import OwnData
@@ -24,6 +25,9 @@ from medgraft.files.content import file_facts
 from medgraft.files.one_file import reading_facts
 from medgraft.modality import TEXT
 from medgraft.task import RawInputs, Task, TaskConfig, TaskData
+
+VERSIONS = {"image": IMAGES_VERSION, "volume": VOLUMES_VERSION, "signal": RECORDINGS_VERSION}
+"""Modality -> version of what reads its files."""
 
 
 class OwnTask(Task):
@@ -92,7 +96,7 @@ def _raw(name: str, data: OwnData, *, colour: bool) -> RawInputs:
         digest = hashlib.sha256("\n".join(data.texts).encode()).hexdigest()
         return RawInputs(data.texts.__getitem__, len(data.texts), digest)
     files, colour = data.files, colour and name == "image"
-    load, version = reader_of(name, colour=colour), IMAGES_VERSION if name == "image" else VOLUMES_VERSION
+    load, version = reader_of(name, colour=colour), VERSIONS[name]
     parts = [part for path in files for part in parts_of(path)]
     facts = f"{file_facts(parts, common_folder(files))}|{reading_facts(version)}{'|rgb' if colour else ''}"
     return RawInputs(lambda i: load(files[i]), len(files), facts, colour=colour)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medgraft.encoders.parts.eeg.electrodes import TEN_TWENTY, positions
 from medgraft.encoders.parts.eeg.recordings import SCALINGS, Preparation
 from medgraft.encoders.parts.eeg.towers import (
     BendrTower,
@@ -24,6 +23,7 @@ from medgraft.encoders.parts.eeg.towers import (
     WholeNetwork,
 )
 from medgraft.errors import ConfigError
+from medgraft.modalities.eeg import TEN_TWENTY, positions
 
 BIPOLAR = (
     *("Fp1-F7", "F7-T7", "T7-P7", "P7-O1", "Fp2-F8", "F8-T8", "T8-P8", "P8-O2"),

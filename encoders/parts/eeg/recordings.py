@@ -6,26 +6,19 @@ import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import Field
 
-from medgraft.encoders.parts.eeg.electrodes import AUXILIARY, Missing, channel_map, electrode
+from medgraft.encoders.parts.eeg.electrodes import Missing, channel_map
 from medgraft.errors import ConfigError, DataError
+from medgraft.modalities.eeg import AUXILIARY, MICROVOLTS, PLAUSIBLE, SATURATED, Unit, electrode
 from medgraft.modality import find_modality
 from medgraft.options import Options
 
-Unit = Literal["uV", "mV", "V"]
-MICROVOLTS = {"uV": 1.0, "mV": 1e3, "V": 1e6}
-PLAUSIBLE = (0.3, 1000.0)
-"""Standard deviation in microvolts between which the median channel of an EEG lies."""
-
 FLAT = 1e-3
 """A channel whose standard deviation is below this share of the median channel's is flat."""
-
-SATURATED = 0.1
-"""A channel that spends at least this share of its samples at its largest or its smallest value is saturated."""
 
 MARGIN = 1.0
 """Seconds that are resampled beyond the window, so that the filter's end is not in it."""

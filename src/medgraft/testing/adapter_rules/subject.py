@@ -21,6 +21,7 @@ from medgraft.options import checked
 from medgraft.registry import adapter_class, build_adapter, resolve_adapter
 from medgraft.testing.tiny import ENCODERS, example_inputs
 from medgraft.testing.tiny_language import LANGUAGE_ENCODERS, PACKED_ENCODERS
+from medgraft.testing.tiny_signal import SIGNAL_ENCODERS
 from medgraft.testing.training import CLASSES
 from medgraft.typed.pytorch import fork_random, seed_random
 
@@ -105,12 +106,13 @@ class AdapterSubject:
     def encoders(self) -> Mapping[str, Callable[[], Encoder]]:
         """Name -> builder of the encoders to try: the caller's, or the kit's.
 
-        A language model is among the latter for an adapter that asks for one, and fits no other encoder; one in four
-        bits for an adapter that asks for that, where torchao is installed.
+        Encoders of signals are among the latter for an adapter that fits none of images, volumes and texts, a language
+        model for one that fits no other encoder, and one in four bits for an adapter that asks for that, where torchao
+        is installed.
         """
         if self._chosen is not None:
             return dict(self._chosen)
-        sets = [ENCODERS, LANGUAGE_ENCODERS]
+        sets = [ENCODERS, SIGNAL_ENCODERS, LANGUAGE_ENCODERS]
         if importlib.util.find_spec("torchao") is not None:
             sets.append(PACKED_ENCODERS)
         try:

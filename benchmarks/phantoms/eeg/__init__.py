@@ -1,0 +1,1 @@
+"""Generated EEG, written in the layouts of published cohorts."""
