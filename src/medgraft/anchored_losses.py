@@ -57,6 +57,25 @@ class Temperature(nn.Module):
         return self.log_scale.exp().clamp(max=self.largest)
 
 
+def common_width(width: int, share: float) -> int:
+    """Columns of an embedding that are common: the rounded share, at least 1.
+
+    Args:
+        width: Of the embedding.
+        share: Above 0; 1 leaves no specific part.
+
+    Raises:
+        ConfigError: The share is not above 0 and at most 1.
+
+    Example:
+        >>> common_width(64, 0.75), common_width(2, 0.01)
+        (48, 1)
+    """
+    if not 0 < share <= 1:
+        raise ConfigError(f"the common share of an embedding is above 0 and at most 1, not {share}")
+    return max(1, round(share * width))
+
+
 def split_parts(z: Tensor, share: float = 0.75) -> tuple[Tensor, Tensor]:
     """The common and the specific part of embeddings.
 
@@ -74,10 +93,7 @@ def split_parts(z: Tensor, share: float = 0.75) -> tuple[Tensor, Tensor]:
         >>> [part.shape[-1] for part in split_parts(torch.zeros(2, 8))]
         [6, 2]
     """
-    if not 0 < share <= 1:
-        raise ConfigError(f"the common share of an embedding is above 0 and at most 1, not {share}")
-    width = z.shape[-1]
-    common = max(1, round(share * width))
+    common = common_width(z.shape[-1], share)
     return z[..., :common], z[..., common:]
 
 
@@ -321,8 +337,9 @@ class AnchoredLoss:
             here, other = has[name], split_parts(rows, self.share)[1]
             unlike.append(specific_info_nce(specific[name][here], other[here], scale, subjects[here]))
         apart = [cross_correlation(common[name][has[name]], specific[name][has[name]]) for name in z]
-        parts = [torch.stack(terms).sum() for terms in ([zero, *pairs], unlike, apart)]
-        return AnchoredTerms(*parts, parts[0] + self.weights.specific * parts[1] + self.weights.orthogonal * parts[2])
+        common_term, specific_term, orthogonal = (torch.stack(terms).sum() for terms in ([zero, *pairs], unlike, apart))
+        total = common_term + self.weights.specific * specific_term + self.weights.orthogonal * orthogonal
+        return AnchoredTerms(common_term, specific_term, orthogonal, total)
 
     def pairs_of(self, modalities: tuple[str, ...]) -> list[tuple[str, str]]:
         """The pairs of modalities that are trained, the anchor first where it is one of them.
