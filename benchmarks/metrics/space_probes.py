@@ -34,7 +34,7 @@ class SpaceProbes(Metric):
             kind, _, rest = name.partition("_")
             if kind not in ("probe", "subset"):
                 continue
-            asked = np.isfinite(scores).all(axis=1)
+            asked = np.asarray(np.isfinite(scores).all(axis=1))
             statistic = masked(_macro(scores[asked], p.targets[asked]), asked)
             single[f"{kind}_{slug(rest.replace('+', '_'))}"] = statistic
             if kind == "probe":

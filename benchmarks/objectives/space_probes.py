@@ -48,8 +48,8 @@ class Embedded:
         count = len(dims)
         z = np.split(scores[:, : count * width], count, axis=1)
         features = np.split(scores[:, count * width :], np.cumsum(list(dims.values()))[:-1], axis=1)
-        zipped = (dict(zip(dims, parts, strict=True)) for parts in (z, features))
-        return cls(*zipped, present, common_width(width, share))
+        common = common_width(width, share)
+        return cls(dict(zip(dims, z, strict=True)), dict(zip(dims, features, strict=True)), present, common)
 
     def embeddings(self) -> Array:
         """Embeddings side by side, 0 where a modality is missing, ``[n, M * K]``."""
@@ -59,7 +59,7 @@ class Embedded:
     def has(self, names: Sequence[str]) -> Array:
         """Samples with all of some modalities, ``bool [n]``."""
         places = [list(self.z).index(name) for name in names]
-        return self.present[:, places].all(axis=1)
+        return np.asarray(self.present[:, places].all(axis=1))
 
     def fused(self, names: Sequence[str]) -> Array:
         """Mean of the unit common parts of those of some modalities that a sample has, ``[n, K_c]``; 0 of none."""

@@ -127,7 +127,7 @@ def _people(path: Path, report: ReadReport) -> pd.DataFrame:
     repeated = facts.index.duplicated()
     if repeated.any():
         report.note("person twice in participants.tsv; the first row is used", int(repeated.sum()))
-    return facts[~repeated]
+    return pd.DataFrame(facts[~repeated])
 
 
 def _uptake(
@@ -165,7 +165,7 @@ def confounds(frame: pd.DataFrame) -> tuple[np.ndarray, tuple[str, ...]]:
     """
     columns = {
         "age": pd.Series(frame["age"], dtype=float),
-        "female": frame["sex"].map({"F": 1.0, "M": 0.0}).astype(float),
+        "female": pd.Series([{"F": 1.0, "M": 0.0}.get(sex, np.nan) for sex in frame["sex"]]),
         "head size": pd.Series(frame["head_size"], dtype=float),
     }
     for site in sorted(set(frame["site"].astype(str)) - {""}):

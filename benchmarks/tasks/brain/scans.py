@@ -87,8 +87,8 @@ class ScanTask(Task):
         """
         labels = self.config.reference_labels
         readers: dict[str, tuple[list[Any], Callable[[Any], Any]]] = {
-            "volume": ([None if path is None else (path,) for path in scans.t1], lambda files: load_spaced(*files)),
-            "pet": (list(scans.pet), lambda files: load_uptake(*files, labels)),
+            "volume": ([None if path is None else (path,) for path in scans.t1], lambda files: load_spaced(files[0])),
+            "pet": (list(scans.pet), lambda files: load_uptake(files[0], files[1], labels)),
             "dmri": (list(scans.dmri), load_maps),
         }
         every, read = readers[name]
@@ -96,7 +96,13 @@ class ScanTask(Task):
         present = np.array([each is not None for each in files])
         paths = [str(path) for each in files if each is not None for path in each if path is not None]
         facts = f"{file_facts(paths, root)}|{reading_facts(VOLUMES_VERSION)}|{SCANS_VERSION}|{labels}"
-        return RawInputs(lambda i: read(files[i]), len(files), facts, present=None if present.all() else present)
+
+        def sample(i: int) -> Any:
+            if files[i] is None:
+                raise DataError(f"session {i} has no {name} scan", f"no {name} scan")
+            return read(files[i])
+
+        return RawInputs(sample, len(files), facts, present=None if present.all() else present)
 
     def splits(self, scans: Scans, rows: np.ndarray, targets: np.ndarray, kinds: np.ndarray) -> dict[str, np.ndarray]:
         """Splits by subject; validation and test hold of each the session with most kinds of scan, the first of equals.
