@@ -32,7 +32,7 @@ NOISE = 0.3
 """Deviation of what a scan shows of a common number, beside the number's own of 1."""
 DISTANCE = 1.8
 """Of Alzheimer's disease from normal along atrophy, in deviations."""
-STRENGTH = 0.07
+STRENGTH = 0.2
 """Share by which one deviation of a number changes the signal at a bump's top."""
 KINDS = ("t1", "pet", "FA", "MD")
 SITES = 4
@@ -154,7 +154,7 @@ def _bumps(kind: str, places: Array) -> list[Array]:
         total = np.zeros(places.shape[1:])
         for _ in range(3):
             centre, sign = rng.uniform(-0.65, 0.65, 3), rng.choice([-1.0, 1.0])
-            total += sign * np.exp(-((places - centre[:, None, None, None]) ** 2).sum(axis=0) / (2 * 0.25**2))
+            total += sign * np.exp(-((places - centre[:, None, None, None]) ** 2).sum(axis=0) / (2 * 0.35**2))
         patterns.append(total)
     return patterns
 
