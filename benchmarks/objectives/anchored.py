@@ -22,7 +22,7 @@ from medgraft.task.alignment_options import Alignment
 
 
 class SpaceHead(nn.Module):
-    """A linear map of each modality's features into the space, and the temperature.
+    """A linear map of each modality's features into the space, and the temperatures of its two parts.
 
     Features are standardised by training samples first, as those of all heads are.
 
@@ -35,7 +35,7 @@ class SpaceHead(nn.Module):
     def __init__(self, dims: Mapping[str, int], width: int, temperature: float) -> None:
         super().__init__()
         self.maps = nn.ModuleDict({name: nn.Linear(dim, width) for name, dim in dims.items()})
-        self.scale = Temperature(temperature)
+        self.scale, self.specific_scale = Temperature(temperature), Temperature(temperature)
         for name, dim in dims.items():
             self.register_buffer(f"mean_{name}", torch.zeros(dim))
             self.register_buffer(f"deviation_{name}", torch.ones(dim))
@@ -147,7 +147,7 @@ class AnchoredObjective(Objective):
         again = None if batch.again is None else head(batch.again)
         self._remember(z[self.inputs[0]], batch.index)
         people = torch.from_numpy(self.people[batch.index]).to(device)
-        return self.terms(z, head.scale(), people, present, again).total
+        return self.terms(z, head.scale(), people, present, again, specific_scale=head.specific_scale()).total
 
     def _remember(self, anchor: Tensor, index: np.ndarray) -> None:
         """Keeps the anchor's common parts, by which the next epoch's batches are grouped."""

@@ -83,6 +83,7 @@ class Runner:
         encode: The graft's ``encode``, compiled or not.
         bf16: Run it under autocast; losses and heads stay in fp32.
         views: Modality -> cached rows of each augmented view, to train on in their place.
+        augmented: They are; else only an objective that compares two views reads them, beside the samples as they are.
         phase: The phase that trains now, where an adapter declares several; empty otherwise.
         device: Where encoder, adapters and head are.
         world: The processes that train it together; this one alone unless ``torch.distributed`` has a group.
@@ -96,6 +97,7 @@ class Runner:
     encode: Encode
     bf16: bool = False
     views: Mapping[str, Sequence[TowerInputs]] = field(default_factory=dict)
+    augmented: bool = True
     phase: str = ""
     device: str = "cpu"
     world: World = field(default_factory=World)
@@ -256,9 +258,9 @@ class Runner:
         views = np.random.default_rng([seed, 23])
         with phases.running():
             for epoch in range(1, train.epochs + 1):
-                losses, drawn, other = [], self._draw_views(views), None
-                if drawn is not None and self.objective.views > 1:
-                    other = self._other_views(views, drawn)
+                losses: list[float] = []
+                drawn = self._draw_views(views) if self.augmented else None
+                other = self._other_views(views, drawn) if self.objective.views else None
                 arranged = self.objective.arrange(order.permutation(index), train.batch_size)
                 for part in batches(arranged, train.batch_size):
                     rate = learning_rate(*phases.enter(log.steps), train.warmup)
@@ -288,10 +290,12 @@ class Runner:
         count = len(next(iter(self.views.values()), ()))
         return source.integers(count, size=len(self.data.targets)) if count else None
 
-    def _other_views(self, source: np.random.Generator, drawn: np.ndarray) -> np.ndarray:
-        """Of each sample a view that is not the one drawn, ``int64 [n]`` both."""
-        count = len(next(iter(self.views.values())))
-        return (drawn + 1 + source.integers(count - 1, size=len(drawn))) % count
+    def _other_views(self, source: np.random.Generator, drawn: np.ndarray | None) -> np.ndarray:
+        """Of each sample a view that is not the one drawn, ``int64 [n]``; any where none was, or there is but one."""
+        count, n = len(next(iter(self.views.values()))), len(self.data.targets)
+        if drawn is None or count == 1:
+            return source.integers(count, size=n)
+        return (drawn + 1 + source.integers(count - 1, size=n)) % count
 
     def _step(
         self,
@@ -306,7 +310,7 @@ class Runner:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate
         start = time.perf_counter()
-        loss = self.loss(part) if draw is None else self.loss(part, draw, other)
+        loss = self.loss(part) if draw is None and other is None else self.loss(part, draw, other)
         optimizer.zero_grad(set_to_none=True)
         self.backward(loss)
         self.world.average_gradients(self.grafted.trainable_parameters())

@@ -287,6 +287,7 @@ class AnchoredLoss:
         present: Mapping[str, Tensor] | None = None,
         again: Mapping[str, Tensor] | None = None,
         world: World | None = None,
+        specific_scale: Tensor | float | None = None,
     ) -> AnchoredTerms:
         """The terms of a batch.
 
@@ -299,6 +300,8 @@ class AnchoredLoss:
                 0.
             world: Processes that each hold a part of the batch, of any size. Each returns the loss of the whole, and
                 the mean over processes of a parameter's gradient is then that of one process; ``None`` for one alone.
+            specific_scale: Multiplier of ``L_spec``; ``None`` for the same one. Two augmentations of a scan are far
+                easier to pair than two kinds of scan, so that a learnt one would suit neither.
 
         Raises:
             ConfigError: The anchor is not among the modalities, or shapes do not fit.
@@ -318,12 +321,13 @@ class AnchoredLoss:
             again = None if again is None else {name: world.gather(rows, lengths) for name, rows in again.items()}
             has = {name: world.gather(rows, lengths) for name, rows in has.items()}
             subjects = world.gather(subjects, lengths)
-        return self._terms(z, scale, subjects, has, again or {})
+        scales = (scale, scale if specific_scale is None else specific_scale)
+        return self._terms(z, scales, subjects, has, again or {})
 
     def _terms(
         self,
         z: Mapping[str, Tensor],
-        scale: Tensor | float,
+        scales: tuple[Tensor | float, Tensor | float],
         subjects: Tensor,
         has: Mapping[str, Tensor],
         again: Mapping[str, Tensor],
@@ -331,11 +335,11 @@ class AnchoredLoss:
         common = {name: split_parts(rows, self.share)[0] for name, rows in z.items()}
         specific = {name: split_parts(rows, self.share)[1] for name, rows in z.items()}
         zero = next(iter(z.values()))[:0].sum()
-        pairs = [self._pair(common, pair, scale, subjects, has) for pair in self.pairs_of(tuple(z))]
+        pairs = [self._pair(common, pair, scales[0], subjects, has) for pair in self.pairs_of(tuple(z))]
         unlike = [zero]
         for name, rows in again.items() if next(iter(specific.values())).shape[-1] else ():
             here, other = has[name], split_parts(rows, self.share)[1]
-            unlike.append(specific_info_nce(specific[name][here], other[here], scale, subjects[here]))
+            unlike.append(specific_info_nce(specific[name][here], other[here], scales[1], subjects[here]))
         apart = [cross_correlation(common[name][has[name]], specific[name][has[name]]) for name in z]
         common_term, specific_term, orthogonal = (torch.stack(terms).sum() for terms in ([zero, *pairs], unlike, apart))
         total = common_term + self.weights.specific * specific_term + self.weights.orthogonal * orthogonal

@@ -49,7 +49,7 @@ class Batch:
         mask: ``[B, L]`` or ``None``.
         labels: ``[B, L]`` or ``None``.
         index: ``int64 [B]`` numbers of the samples, by which an objective finds what else it knows of them.
-        again: Features of another augmented view of the same samples, for an objective that compares two.
+        again: Features of an augmented view of the same samples, for an objective that compares the two.
     """
 
     targets: Tensor
@@ -84,8 +84,8 @@ class Objective:
         baselines: Adapters whose rows stand beside every other, on the same encoders: what it takes no skill to reach.
         resumes: Predicting takes long, so that what is predicted is kept as it comes: :meth:`resume_at`.
         missing_inputs: Samples may lack some of their inputs; see :attr:`medgraft.task.RawInputs.present`.
-        views: Augmented views that it trains on at least, whatever a sweep asks for; with two or more each batch comes
-            as two of them (:attr:`Batch.again`).
+        views: Augmented views of each sample that it compares with it in training (:attr:`Batch.again`), whatever a
+            sweep asks for; 0 for most.
         pair: These two; a task may name others, and where neither does they are the first that is no text, and the
             text. See :func:`pair_of`.
     """

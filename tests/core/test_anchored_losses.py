@@ -121,8 +121,8 @@ def test_the_sum_is_the_sum_of_its_terms_over_modalities():
         specific += pair_by_hand(u.tolist(), again[name][here, 6:].tolist(), scale, mine, "masked")
         if name != "t1":
             both = here & has["t1"]
-            rows = [z[each][both, :6].tolist() for each in ("t1", name)]
-            common += pair_by_hand(*rows, scale, subjects[both].tolist())
+            anchor, other = (z[each][both, :6].tolist() for each in ("t1", name))
+            common += pair_by_hand(anchor, other, scale, subjects[both].tolist())
     for term, expected in zip((terms.common, terms.specific, terms.orthogonal), (common, specific, apart), strict=True):
         assert term.item() == pytest.approx(expected, **EXACT)
     assert terms.total.item() == pytest.approx(common + 0.5 * specific + 0.05 * apart, **EXACT)

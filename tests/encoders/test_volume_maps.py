@@ -113,7 +113,7 @@ def test_three_encoders_stand_side_by_side():
 @pytest.mark.parametrize(
     ("call", "error", "said"),
     [
-        (lambda: build_encoder("pet:embedded:chest"), IncompatibleError, "reads image and text; pet needs an encoder of"),
+        (lambda: build_encoder("pet:embedded:chest"), IncompatibleError, "image and text; pet needs an encoder of"),
         (lambda: parse("maps=0:pixels:3d"), ConfigError, "maps"),
         (lambda: parse("channels=2:pixels:3d"), ConfigError, "its options are: maps"),
         (lambda: DmriSource.make("pixels:3d", "default", "0" * 64), ConfigError, "by its own name"),

@@ -72,7 +72,9 @@ def test_the_specific_part_does_not_count():
     moved = p.scores.copy().reshape(N, 3, K)
     moved[:, :, COMMON:] = 99.0
     other = Predictions(moved.reshape(N, -1), p.targets, p.groups, p.classes, columns=p.columns)
-    assert value_of(Retrieval().statistics(other)["r1_anchor"], N) == value_of(Retrieval().statistics(p)["r1_anchor"], N)
+    assert value_of(Retrieval().statistics(other)["r1_anchor"], N) == value_of(
+        Retrieval().statistics(p)["r1_anchor"], N
+    )
 
 
 def test_a_space_that_has_collapsed_retrieves_by_chance():

@@ -33,15 +33,13 @@ NAMES = ("volume", "pet", "dmri")
 
 
 def spec(**options: Any) -> CellSpec:
-    return CellSpec(
-        adapter="linear_probe",
-        encoder=ENCODER,
-        task="brain_space",
-        task_options=options,
-        seed=0,
-        train=TrainDefaults(epochs=2, batch_size=8, head_lr=1e-2),
-        cohort=CohortId(name="brain_scans", revision="test", phantom=True),
-    )
+    facts = {"adapter": "linear_probe", "encoder": ENCODER, "task": "brain_space", "task_options": options, "seed": 0}
+    cohort = CohortId(name="brain_scans", revision="test", phantom=True)
+    return CellSpec.model_validate({**facts, "train": recipe(epochs=2, batch_size=8), "cohort": cohort})
+
+
+def recipe(**options: Any) -> TrainDefaults:
+    return TrainDefaults.model_validate({"head_lr": 1e-2, **options})
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +70,15 @@ def objective_of(ready: Ready) -> AnchoredObjective:
 def test_the_loss_is_that_of_the_function_on_what_is_there(ready):
     index = ready.loaded.splits["train"][:9]
     objective, head = objective_of(ready), head_of(ready)
-    draws = np.zeros(len(ready.loaded.data.targets), np.int64), np.ones(len(ready.loaded.data.targets), np.int64)
-    loss = ready.runner.loss(index, draws[0][index], draws[1][index])
-    z, again = (head(ready.runner.outputs(index, draw[index])) for draw in draws)
+    view = np.ones(len(ready.loaded.data.targets), np.int64)
+    z, again = head(ready.runner.outputs(index)), head(ready.runner.outputs(index, view[index]))
     data = ready.loaded.data
     has = {name: torch.from_numpy(objective.present[index, k]) for k, name in enumerate(NAMES)}
     people = torch.from_numpy(np.unique(data.subjects, return_inverse=True)[1][index])
-    expected = AnchoredLoss("volume")(z, head.scale(), people, has, again)
+    head.specific_scale.log_scale.data.add_(0.5)
+    loss = ready.runner.loss(index, None, view[index])
+    expected = AnchoredLoss("volume")(z, head.scale(), people, has, again, specific_scale=head.specific_scale())
+    head.specific_scale.log_scale.data.sub_(0.5)
     assert expected.specific > 0 and not all(each.all() for each in has.values())
     torch.testing.assert_close(loss, expected.total)
 
@@ -89,7 +89,10 @@ def test_views_of_a_batch_differ_and_are_kept_for_every_modality(ready):
     first, second = (ready.runner.outputs(index, np.full(5, view)) for view in (0, 1))
     assert all(not torch.equal(first[name].pooled, second[name].pooled) for name in NAMES)
     drawn = np.array([0, 1, 1, 0, 1])
-    assert (ready.runner._other_views(np.random.default_rng(0), drawn) == 1 - drawn).all()
+    whole = np.resize(drawn, len(ready.loaded.data.targets))
+    other = ready.runner._other_views
+    assert (other(np.random.default_rng(0), whole) == 1 - whole).all()
+    assert set(other(np.random.default_rng(0), None)) == {0, 1} and not ready.runner.augmented
 
 
 def test_the_head_is_scaled_by_samples_that_have_a_modality(ready):
@@ -103,8 +106,7 @@ def test_the_head_is_scaled_by_samples_that_have_a_modality(ready):
 def test_training_lowers_the_loss_and_learns_the_temperature(cohort):
     made = build(load(spec(), cohort))
     before = head_of(made).scale.log_scale.item()
-    recipe = TrainDefaults(epochs=12, batch_size=16, head_lr=1e-2)
-    log = made.runner.fit(made.loaded.splits["train"], recipe, 0, lambda share: None)
+    log = made.runner.fit(made.loaded.splits["train"], recipe(epochs=12, batch_size=16), 0, lambda share: None)
     assert log.epoch_loss[-1] < 0.9 * log.epoch_loss[0]  # columns outnumber samples, so correlations stay
     assert head_of(made).scale.log_scale.item() != before
 
@@ -122,7 +124,7 @@ def test_grouped_batches_hold_the_same_samples(cohort):
     loss = made.runner.loss
     made.runner.loss = lambda index, *draws: seen.append(index) or loss(index, *draws)  # pyright: ignore
     train = made.loaded.splits["train"]
-    made.runner.fit(train, TrainDefaults(epochs=2, batch_size=4, head_lr=1e-2), 0, lambda share: None)
+    made.runner.fit(train, recipe(epochs=2, batch_size=4), 0, lambda share: None)
     steps = len(seen) // 2
     for epoch in (seen[:steps], seen[steps:]):
         assert sorted(np.concatenate(epoch).tolist()) == sorted(train.tolist())

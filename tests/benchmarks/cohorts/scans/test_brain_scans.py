@@ -310,18 +310,20 @@ def test_one_kind_of_scan_alone_tells_a_diagnosis(written, kind):
 
 
 def test_options_are_those_of_the_losses(written):
-    data = BrainSpace(BrainSpace.Config(common_share=1.0, pairs="all", near=0.9)).load(written)
+    data = BrainSpace(BrainSpace.Config.model_validate({"common_share": 1.0, "pairs": "all", "near": 0.9})).load(
+        written
+    )
     assert data.alignment["pairs"] == "all" and data.alignment["near"] == 0.9
     assert build_task("brain_space:plain", {}).load(written).alignment["common_share"] == 1.0
     with pytest.raises(ValueError, match="each once"):
-        BrainScans.Config(maps=("FA", "FA"))
+        BrainScans.Config.model_validate({"maps": ("FA", "FA")})
 
 
 def test_people_with_a_t1_alone_are_no_space(tree):
     for pattern in ("*_pet.nii.gz", "*_dwimap.nii.gz"):
         for path in tree.rglob(pattern):
             path.unlink()
-    with pytest.raises(DataError, match="0 people have both volume and pet scans in one session .* needs 2 at least"):
+    with pytest.raises(DataError, match=r"0 people have both volume and pet scans in one session .* needs 2 at least"):
         BrainSpace().load(tree)
 
 
