@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from medgraft.benchmarks.metrics.retrieval import Retrieval, hit_shares
-from medgraft.benchmarks.metrics.space_probes import SpaceProbes
-from medgraft.benchmarks.objectives.space_probes import subsets_of
+from medgraft.benchmarks.metrics.space.probes import SpaceProbes
+from medgraft.benchmarks.metrics.space.retrieval import Retrieval, hit_shares
+from medgraft.benchmarks.objectives.space.probes import subsets_of
 from medgraft.metric import Predictions, value_of
 
 N, K, COMMON = 17, 5, 3

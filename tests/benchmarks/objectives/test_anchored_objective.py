@@ -15,8 +15,8 @@ from medgraft.anchored_losses import AnchoredLoss, split_parts
 from medgraft.benchmarks.cell.steps.loading import load
 from medgraft.benchmarks.cell.steps.precomputing import Ready, build
 from medgraft.benchmarks.cohorts.scans.reader import read_scans
-from medgraft.benchmarks.objectives.anchored import AnchoredObjective, SpaceHead
-from medgraft.benchmarks.objectives.space_probes import Embedded, fit_probes, match_confounds
+from medgraft.benchmarks.objectives.space.anchored import AnchoredObjective, SpaceHead
+from medgraft.benchmarks.objectives.space.probes import Embedded, fit_probes, match_confounds
 from medgraft.benchmarks.phantoms.brain.scans import write_scans
 from medgraft.benchmarks.phantoms.brain.writing import save_volume
 from medgraft.benchmarks.results.spec import CellSpec, CohortId

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from medgraft.anchored_losses import AnchoredLoss, Temperature, Weights, split_parts
-from medgraft.benchmarks.metrics.retrieval import modalities_of
-from medgraft.benchmarks.objectives.space_probes import Embedded, fit_probes, match_confounds
+from medgraft.benchmarks.metrics.space.retrieval import modalities_of
+from medgraft.benchmarks.objectives.space.probes import Embedded, fit_probes, match_confounds
 from medgraft.benchmarks.training.grouped_batches import group_similar
 from medgraft.errors import DataError
 from medgraft.grafting import Grafted
@@ -42,7 +42,7 @@ class SpaceHead(nn.Module):
 
     @torch.no_grad()
     def fit_scale(self, name: str, features: Tensor) -> None:
-        """Takes mean and deviation of a modality from ``[n, dim]``; see :class:`~.heads.Head.fit_scale`."""
+        """Takes mean and deviation of a modality from ``[n, dim]``, with the floor of other heads' deviations."""
         deviation = features.std(dim=0, unbiased=len(features) > 1)
         floor = 0.01 * deviation.square().mean().sqrt()
         deviation = deviation.clamp(min=floor) if floor > 1e-6 else torch.ones_like(deviation)
@@ -125,7 +125,7 @@ class AnchoredObjective(Objective):
         return SpaceHead(self.dims, self.options.width, self.options.temperature)
 
     def prepare_adapters(self, grafted: Grafted, run: Callable[[np.ndarray], Outputs], index: np.ndarray) -> None:
-        """Scales the head by the training samples that have a modality, at most a few of them."""
+        """Scales the head by some of the training samples ``index``, ``int64 [n]``, that have a modality."""
         head = _head(grafted)
         with torch.no_grad():
             for k, name in enumerate(self.inputs):
