@@ -162,7 +162,8 @@ def _chosen(raw: RawInputs, index: np.ndarray) -> RawInputs:
     """Some of the samples, so that a cohort's training images need not be read."""
     numbers = [int(i) for i in index]
     rows = hashlib.sha256(index.astype("<i8").tobytes()).hexdigest()
-    return RawInputs(lambda i: raw.read(numbers[i]), len(numbers), f"{raw.fingerprint}|rows {rows}")
+    present = None if raw.present is None else raw.present[index]
+    return RawInputs(lambda i: raw.read(numbers[i]), len(numbers), f"{raw.fingerprint}|rows {rows}", present=present)
 
 
 def _at_home(evaluated: Evaluated, shared: Shared, objective: str) -> Predictions:

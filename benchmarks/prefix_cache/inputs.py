@@ -118,7 +118,7 @@ class PreparedInputs:
 
     Attributes:
         array: ``[n, ...]``, memory-mapped.
-        usable: ``[n]``, false where the raw sample could not be read.
+        usable: ``[n]``, false where the raw sample could not be read, or there is none.
         facts: What defines them.
         use: What the cache did.
         reasons: Why samples are not usable -> how many of them.
@@ -165,13 +165,15 @@ def prepare(raw: RawInputs, tower: Encoder, identity: str) -> PreparedInputs:
     modality = tower.spec.modality
     facts = {"kind": "prepared", "data": raw.fingerprint, "modality": modality, "encoder": identity}
     facts["preprocessing"] = preprocessing_digest(raw, tower)
+    if raw.present is not None:
+        facts["present"] = hashlib.sha256(np.packbits(raw.present).tobytes()).hexdigest()
     if is_plain():
         facts["wide"] = "all"  # entries of their own, and so what is made of them
 
     def build(folder: Path) -> None:
         writer, usable = RowWriter(folder, raw.count, wide=is_plain()), np.zeros(raw.count, bool)
         reasons: Counter[str] = Counter()
-        for i in range(raw.count):
+        for i in range(raw.count) if raw.present is None else np.flatnonzero(raw.present).tolist():
             try:
                 sample = prepared(tower, _read(raw, i))
             except DataError as error:
@@ -183,7 +185,7 @@ def prepare(raw: RawInputs, tower: Encoder, identity: str) -> PreparedInputs:
             _name_unreadable(raw, tower, usable)
             summary = "; ".join(f"{reason}: {count}" for reason, count in reasons.most_common(3))
             raise DataError(
-                f"none of the {raw.count} {modality} samples could be read ({summary}); see the log with --verbose"
+                f"none of the {_there(raw)} {modality} samples could be read ({summary}); see the log with --verbose"
             )
         writer.close()
         np.save(folder / "usable.npy", usable)
@@ -214,9 +216,13 @@ def _readable(raw: RawInputs, indices: Iterable[int]) -> list[Any]:
     return samples
 
 
+def _there(raw: RawInputs) -> int:
+    return raw.count if raw.present is None else int(raw.present.sum())
+
+
 def _name_unreadable(raw: RawInputs, tower: Encoder, usable: np.ndarray) -> None:
     """Logs why samples were skipped, also where the cache was built by an earlier run that did not log it."""
-    for i in np.flatnonzero(~usable):
+    for i in np.flatnonzero(~usable if raw.present is None else ~usable & raw.present):
         try:
             prepared(tower, _read(raw, int(i)))
         except DataError as error:

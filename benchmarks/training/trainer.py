@@ -83,6 +83,7 @@ class Runner:
         encode: The graft's ``encode``, compiled or not.
         bf16: Run it under autocast; losses and heads stay in fp32.
         views: Modality -> cached rows of each augmented view, to train on in their place.
+        augmented: They are; else only an objective that compares two views reads them, beside the samples as they are.
         phase: The phase that trains now, where an adapter declares several; empty otherwise.
         device: Where encoder, adapters and head are.
         world: The processes that train it together; this one alone unless ``torch.distributed`` has a group.
@@ -96,6 +97,7 @@ class Runner:
     encode: Encode
     bf16: bool = False
     views: Mapping[str, Sequence[TowerInputs]] = field(default_factory=dict)
+    augmented: bool = True
     phase: str = ""
     device: str = "cpu"
     world: World = field(default_factory=World)
@@ -177,8 +179,13 @@ class Runner:
         head = self.objective.make_head(whole)
         self.grafted.head = None if head is None else head.to(self.device)
 
-    def loss(self, index: np.ndarray, draw: np.ndarray | None = None) -> Tensor:
+    def loss(self, index: np.ndarray, draw: np.ndarray | None = None, other: np.ndarray | None = None) -> Tensor:
         """The task's loss of a batch and what the adapters add to it, a scalar.
+
+        Args:
+            index: Samples ``int64 [B]``.
+            draw: View of each, ``int64 [B]``; ``None`` for the samples as they are.
+            other: Another view of each, for an objective that compares two.
 
         Of several processes each runs a part of the batch, and the loss is of the whole; what adapters add is of the
         part, and the mean over processes of its gradient is taken, as of all others.
@@ -186,11 +193,18 @@ class Runner:
         rows = self.world.rows(len(index))
         outputs: Outputs = self.outputs(index[rows], None if draw is None else draw[rows])
         extra = self.grafted.extra_loss(outputs)
-        if self.world.splits(len(index)):
-            whole = "tokens" in self.objective.needs
-            outputs = {name: self.world.gather_features(each, tokens=whole) for name, each in outputs.items()}
-        loss = self.objective.loss(self.grafted, outputs, self.batch(index))
+        batch = self.batch(index)
+        if other is not None:
+            batch.again = self._whole(self.outputs(index[rows], other[rows]), len(index))
+        loss = self.objective.loss(self.grafted, self._whole(outputs, len(index)), batch)
         return loss if extra is None else loss + extra
+
+    def _whole(self, outputs: Outputs, count: int) -> Outputs:
+        """Features of all processes' parts of ``count`` samples."""
+        if not self.world.splits(count):
+            return outputs
+        tokens = "tokens" in self.objective.needs
+        return {name: self.world.gather_features(each, tokens=tokens) for name, each in outputs.items()}
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of a loss, a scalar; an activation that is computed again for them takes the forms that it had."""
@@ -244,13 +258,17 @@ class Runner:
         views = np.random.default_rng([seed, 23])
         with phases.running():
             for epoch in range(1, train.epochs + 1):
-                losses, drawn = [], self._draw_views(views)
-                for part in batches(order.permutation(index), train.batch_size):
+                losses: list[float] = []
+                drawn = self._draw_views(views) if self.augmented else None
+                other = self._other_views(views, drawn) if self.objective.views else None
+                arranged = self.objective.arrange(order.permutation(index), train.batch_size)
+                for part in batches(arranged, train.batch_size):
                     rate = learning_rate(*phases.enter(log.steps), train.warmup)
                     self.phase = phases.name
                     if phases.begins_last(log.steps):
                         self.objective.begin_last_phase(self.grafted, self.outputs, index)
-                    losses.append(self._step(optimizer, part, rate, log, None if drawn is None else drawn[part]))
+                    seen = [None if each is None else each[part] for each in (drawn, other)]
+                    losses.append(self._step(optimizer, part, rate, log, *seen))
                     phases.record(losses[-1])
                     self.observer.step(log.steps, losses[-1], _rates(optimizer))
                     progress(log.steps / total)
@@ -272,6 +290,13 @@ class Runner:
         count = len(next(iter(self.views.values()), ()))
         return source.integers(count, size=len(self.data.targets)) if count else None
 
+    def _other_views(self, source: np.random.Generator, drawn: np.ndarray | None) -> np.ndarray:
+        """Of each sample a view that is not the one drawn, ``int64 [n]``; any where none was, or there is but one."""
+        count, n = len(next(iter(self.views.values()))), len(self.data.targets)
+        if drawn is None or count == 1:
+            return source.integers(count, size=n)
+        return (drawn + 1 + source.integers(count - 1, size=n)) % count
+
     def _step(
         self,
         optimizer: torch.optim.Optimizer,
@@ -279,12 +304,13 @@ class Runner:
         rate: float,
         log: TrainingLog,
         draw: np.ndarray | None = None,
+        other: np.ndarray | None = None,
     ) -> float:
         """One optimisation step at a share of the peak learning rate; its loss."""
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate
         start = time.perf_counter()
-        loss = self.loss(part) if draw is None else self.loss(part, draw)
+        loss = self.loss(part) if draw is None and other is None else self.loss(part, draw, other)
         optimizer.zero_grad(set_to_none=True)
         self.backward(loss)
         self.world.average_gradients(self.grafted.trainable_parameters())

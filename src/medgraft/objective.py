@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from medgraft import plugins
-from medgraft.errors import ConfigError, UnknownNameError
+from medgraft.errors import ConfigError, DataError, UnknownNameError
 from medgraft.metric import Predictions
 from medgraft.modality import TEXT, check_modalities, is_text
 
@@ -49,12 +49,14 @@ class Batch:
         mask: ``[B, L]`` or ``None``.
         labels: ``[B, L]`` or ``None``.
         index: ``int64 [B]`` numbers of the samples, by which an objective finds what else it knows of them.
+        again: Features of an augmented view of the same samples, for an objective that compares the two.
     """
 
     targets: Tensor
     mask: Tensor | None = None
     labels: Tensor | None = None
     index: np.ndarray | None = None
+    again: Outputs | None = None
 
 
 class Objective:
@@ -81,6 +83,9 @@ class Objective:
         writes: Its predictions are texts, which :meth:`texts_for` makes of new samples.
         baselines: Adapters whose rows stand beside every other, on the same encoders: what it takes no skill to reach.
         resumes: Predicting takes long, so that what is predicted is kept as it comes: :meth:`resume_at`.
+        missing_inputs: Samples may lack some of their inputs; see :attr:`medgraft.task.RawInputs.present`.
+        views: Augmented views of each sample that it compares with it in training (:attr:`Batch.again`), whatever a
+            sweep asks for; 0 for most.
         pair: These two; a task may name others, and where neither does they are the first that is no text, and the
             text. See :func:`pair_of`.
     """
@@ -98,6 +103,8 @@ class Objective:
     writes: ClassVar[bool] = False
     baselines: ClassVar[tuple[str, ...]] = ("linear_probe",)
     resumes: ClassVar[bool] = False
+    missing_inputs: ClassVar[bool] = False
+    views: int = 0
     pair: tuple[str, ...] = ()
 
     def __init__(self, data: TaskData, inputs: tuple[str, ...]) -> None:
@@ -155,6 +162,15 @@ class Objective:
     def loss(self, grafted: Grafted, outputs: Outputs, batch: Batch) -> Tensor:
         """The loss of a batch, a scalar."""
         raise TypeError(f"{type(self).__name__} must implement loss()")
+
+    def arrange(self, index: np.ndarray, size: int) -> np.ndarray:
+        """The samples of an epoch in the order in which they are cut into batches, ``int64 [n]``.
+
+        Args:
+            index: In random order, ``int64 [n]``.
+            size: Samples of a batch.
+        """
+        return index
 
     def last_phase(self) -> Phase | None:
         """A phase of its own behind those of the adapters, in which :meth:`loss` is another; ``None`` for most.
@@ -332,11 +348,27 @@ def make_objective(
     """
     cls = objective_class(named)
     pair = _pair(cls, inputs, pair) if cls.compares else ()
+    check_whole(cls, data)
     cls.check(data, inputs)
     objective = cls.of(data, inputs)
     if pair:
         objective.pair = pair
     return objective
+
+
+def check_whole(cls: type[Objective], data: TaskData) -> None:
+    """Refuses samples that lack an input where the objective reads all of them.
+
+    Raises:
+        DataError: There are some, and it does.
+    """
+    gaps = {name: int((~raw.present).sum()) for name, raw in data.inputs.items() if raw.present is not None}
+    if not cls.missing_inputs and any(gaps.values()):
+        said = ", ".join(f"{name}: {count}" for name, count in gaps.items() if count)
+        raise DataError(
+            f"samples lack inputs ({said}), and {cls.__name__} reads all of them; leave such samples out of the task, "
+            "or take an objective with missing_inputs"
+        )
 
 
 def modalities(task: Task | type[Task]) -> tuple[str, ...]:

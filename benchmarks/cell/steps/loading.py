@@ -29,8 +29,8 @@ class Loaded:
         data: What it read.
         encoder: The frozen encoder, with the towers that the task needs.
         prepared: Modality -> samples as the towers take them.
-        splits: Split -> ``int64 [n]``, the samples that could be read.
-        unreadable: Samples that could not.
+        splits: Split -> ``int64 [n]``, the samples that could be read; where some inputs may be missing, one of them.
+        unreadable: Samples of which an input could not.
         reasons: Why not -> how many.
     """
 
@@ -64,17 +64,34 @@ def load(spec: CellSpec, root: Path, task: Task | None = None) -> Loaded:
     encoder = select_encoder(spec.encoder, modalities(task)).to(spec.device)
     raw = {name: distinct(data.inputs[name], spec.task, spec.cohort) for name in task.inputs}
     prepared = prepare_all(raw, _fed(task, encoder))
-    usable = np.logical_and.reduce([part.usable for part in prepared.values()])
+    needed = [part.usable for name, part in prepared.items() if raw[name].present is None]
+    usable = np.logical_and.reduce(needed) if needed else np.ones(len(data.targets), bool)
+    usable = usable & np.logical_or.reduce([part.usable for part in prepared.values()])
     return Loaded(
         spec,
         task,
-        data,
+        _with_gaps(data, prepared),
         encoder,
         prepared,
         splits=limited({name: index[usable[index]] for name, index in data.splits.items()}, spec.limit),
-        unreadable=int((~usable).sum()),
+        unreadable=int(np.logical_or.reduce([~part.usable & _stated(raw[n]) for n, part in prepared.items()]).sum()),
         reasons=sum((Counter(part.reasons) for part in prepared.values()), Counter[str]()),
     )
+
+
+def _stated(raw: RawInputs) -> np.ndarray:
+    """Which samples have one by the task, ``bool [n]``, whether it can be read or not."""
+    return np.ones(raw.count, bool) if raw.present is None else raw.present
+
+
+def _with_gaps(data: TaskData, prepared: Mapping[str, PreparedInputs]) -> TaskData:
+    """The data; of inputs that samples may lack, those that could not be read are missing."""
+    gaps = {
+        name: replace(data.inputs[name], present=part.usable)
+        for name, part in prepared.items()
+        if data.inputs[name].present is not None
+    }
+    return replace(data, inputs={**data.inputs, **gaps}) if gaps else data
 
 
 def _fed(task: Task, encoder: Encoder) -> dict[str, Encoder]:

@@ -64,11 +64,13 @@ def precompute(attached: Attached) -> Ready:
     rows = frozen_rows(attached, objective, loaded.prepared)
     inputs = {name: of_modality() for name, of_modality in rows.items()}
     views: dict[str, list[TowerInputs]] = {}
-    if spec.augment_views and spec.train.epochs > 0:  # else nothing reads them
-        views = {name: [each(view=view) for view in range(spec.augment_views)] for name, each in rows.items()}
+    wanted = max(spec.augment_views, objective.views)
+    if wanted and spec.train.epochs > 0:  # else nothing reads them
+        views = {name: [each(view=view) for view in range(wanted)] for name, each in rows.items()}
     encode = compiled(grafted.encode, dynamic=True) if spec.backend == "compile" else grafted.encode
     bf16 = spec.precision != "fp32"
-    runner = Runner(grafted, objective, loaded.data, inputs, encode, bf16, views, device=spec.device)
+    augmented = spec.augment_views > 0
+    runner = Runner(grafted, objective, loaded.data, inputs, encode, bf16, views, augmented, device=spec.device)
     runner.add_head(loaded.splits["train"])
     objective.prepare_adapters(grafted, runner.outputs, loaded.splits["train"])
     return Ready(attached, first, inputs, views, runner)

@@ -29,7 +29,7 @@ def save_volume(path: Path, image: Array, affine: Array) -> None:
 
     Args:
         path: The file.
-        image: ``int16 [x, y, z]``, or with a trailing axis of 1.
+        image: ``int16`` or ``float32 [x, y, z]``, or with a trailing axis of 1.
         affine: Voxels to mm, ``[4, 4]``.
     """
     from nibabel.loadsave import save

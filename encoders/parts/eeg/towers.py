@@ -103,7 +103,7 @@ class EegEncoder(StagedEncoder):
         """
         return torch.cat([present.new_ones(self.prefix_tokens), present.repeat_interleave(patches)])
 
-    def by_channel(self, patches: int, dim: int, count: int | None) -> BlockTokens:
+    def tokens_by_channel(self, patches: int, dim: int, count: int | None) -> BlockTokens:
         """Tokens of blocks that lie channel by channel behind those without a place.
 
         Args:
@@ -183,7 +183,7 @@ class LabramTower(EegEncoder):
 
     def block_tokens(self, index: int, count: int | None = None) -> BlockTokens:
         """Channels and time, behind the CLS token."""
-        return self.by_channel(self.model.n_path, self.model.embed_dim, count)
+        return self.tokens_by_channel(self.model.n_path, self.model.embed_dim, count)
 
     def embed(self, x: Tensor, present: Tensor | None = None) -> Tensor:
         """Patches of 1 s with their electrode and time, behind a CLS token, ``[B, 1 + C * patches, width]``."""
@@ -238,7 +238,7 @@ class CBraModTower(EegEncoder):
     def block_tokens(self, index: int, count: int | None = None) -> BlockTokens:
         """Channels and time."""
         width = self.model.encoder.layers[index].norm1.normalized_shape[0]
-        return self.by_channel(self.preparation.length // self.model._patch_size, width, count)
+        return self.tokens_by_channel(self.preparation.length // self.model._patch_size, width, count)
 
     def embed(self, x: Tensor, present: Tensor | None = None) -> Tensor:
         """Patches of 1 s with their spectrum and position, ``[B, C * patches, width]``."""
@@ -319,7 +319,8 @@ class BiotTower(EegEncoder):
     def block_tokens(self, index: int, count: int | None = None) -> BlockTokens:
         """Channels and time."""
         inner = self.model.encoder
-        return self.by_channel((self.preparation.length - inner.n_fft) // inner.hop_length + 1, self.spec.dim, count)
+        patches = (self.preparation.length - inner.n_fft) // inner.hop_length + 1
+        return self.tokens_by_channel(patches, self.spec.dim, count)
 
     def embed(self, x: Tensor, present: Tensor | None = None) -> Tensor:
         """Spectra of half-overlapping seconds with their channel and time, ``[B, C * steps, width]``."""

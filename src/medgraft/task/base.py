@@ -53,12 +53,15 @@ class RawInputs:
         count: Number of samples.
         fingerprint: Digest of what ``read`` would return, for the cache of prepared inputs.
         colour: Images are read in colour, ``[H, W, 3]``, and so are new ones that a graft is to predict.
+        present: Which samples have one, ``bool [n]``; ``None`` for all, which most objectives need. A sample that lacks
+            it is never read, its prepared input is 0, and one that cannot be read lacks it.
     """
 
     read: Callable[[int], Any]
     count: int
     fingerprint: str
     colour: bool = False
+    present: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,8 @@ class TaskData:
         decoding: How texts are generated: fields of :class:`medgraft.language_model.Decoding`.
         countermeasures: What keeps generated texts from stating what nobody saw: fields of
             :class:`medgraft.task.text_options.CounterMeasures`.
+        alignment: How modalities are brought into one space: fields of
+            :class:`medgraft.task.alignment_options.Alignment`.
         attributes: Fact of a person or sample (sex, age, site, scanner, view) -> words or numbers ``[n]``, by groups of
             which the primary metric is told besides; numbers become bands. Nothing learns from them.
         given_test: The data name their test split themselves. A graft of another cohort is then tested on it, else on
@@ -145,6 +150,7 @@ class TaskData:
     horizons: tuple[float, ...] = ()
     decoding: Mapping[str, Any] = field(default_factory=dict[str, Any])
     countermeasures: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    alignment: Mapping[str, Any] = field(default_factory=dict[str, Any])
     given_test: bool = False
     validated: bool = True
     attributes: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray], repr=False)
@@ -168,6 +174,7 @@ class TaskData:
             ("mask", self.mask),
             ("labels", self.labels),
             ("asked", self.asked),
+            *((f"present of {name}", raw.present) for name, raw in self.inputs.items()),
             *self.columns.items(),
             *self.attributes.items(),
         ):

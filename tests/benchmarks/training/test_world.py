@@ -18,7 +18,7 @@ from medgraft.task import RawInputs, TaskData
 
 N = 24
 WORLD = 2
-OBJECTIVES = ["multiclass", "multilabel", "contrastive", "prompted", "regression", "survival"]
+OBJECTIVES = ["multiclass", "multilabel", "contrastive", "prompted", "regression", "survival", "anchored"]
 SPLITS = {"train": np.arange(16), "val": np.arange(16, 18), "test": np.arange(18, N)}
 RECIPE = TrainDefaults(epochs=2, lr=1e-3, head_lr=1e-2, batch_size=5)  # 5, 5, 5 and 1: fewer samples than processes
 # fp32, and sums in another order; Adam divides by gradients, so that steps carry it on.
@@ -28,6 +28,8 @@ TRAINED = {"rtol": 1e-3, "atol": 1e-4}
 
 def runner(objective: str) -> Runner:
     """LoRA on the embedded encoder of radiographs, on noise; the same in every process."""
+    if objective == "anchored":
+        return space_runner()
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     grafted = graft("embedded:chest", "lora", rank=2)
@@ -58,13 +60,40 @@ def runner(objective: str) -> Runner:
     return built
 
 
+def space_runner() -> Runner:
+    """Grey values of two kinds of scan in two views, of which some samples lack the second."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    grafted = graft("pair:pixels:3d|pet:pixels:3d", "linear_probe")
+    rows = {name: rng.normal(size=(2, N, 40, 1)).astype(np.float32) for name in ("volume", "pet")}
+    views = {
+        name: [TowerInputs(1, {"tokens": each, "pooled": each[:, :, 0]}, grid=(5, 4, 2)) for each in both]
+        for name, both in rows.items()
+    }
+    present = np.arange(N) % 5 > 0
+    data = TaskData(
+        inputs={name: RawInputs(lambda i: i, N, "", present=present if name == "pet" else None) for name in rows},
+        targets=np.arange(N) % 2,
+        subjects=(np.arange(N) // 2).astype(str),
+        splits=SPLITS,
+        classes=("CN", "AD"),
+        alignment={"width": 8},
+    )
+    inputs = {name: both[0] for name, both in views.items()}
+    made = make_objective("anchored", data, tuple(rows))
+    built = Runner(grafted, made, data, inputs, grafted.encode, views=views)
+    built.add_head(SPLITS["train"])
+    return built
+
+
 def results(objective: str) -> dict[str, Any]:
     """Of a batch the loss and its gradients, and of a short training the loss of each epoch and the predictions."""
     one = runner(objective)
     one.grafted.train()
     found: dict[str, Any] = {}
     for size in (7, 1):
-        loss = one.loss(np.arange(size))
+        draws = (np.zeros(size, np.int64), np.ones(size, np.int64)) if one.views else ()
+        loss = one.loss(np.arange(size), *draws)
         one.backward(loss)
         parameters = one.grafted.trainable_parameters()
         one.world.average_gradients(parameters)

@@ -1,0 +1,1 @@
+"""Metrics of a space of several modalities."""

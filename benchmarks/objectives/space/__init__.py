@@ -1,0 +1,1 @@
+"""One space of several modalities."""
