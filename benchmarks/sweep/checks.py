@@ -13,7 +13,7 @@ from medgraft.benchmarks.sweep.recipe import adapter_options, requested_adapters
 from medgraft.benchmarks.sweep.request import Sweep
 from medgraft.benchmarks.sweep.rows import Row
 from medgraft.errors import ConfigError, UnknownNameError
-from medgraft.launcher import launcher_class
+from medgraft.launcher import Resources, launcher_class, make_launcher
 from medgraft.objective import Objective
 from medgraft.options import checked
 from medgraft.registry import TrainDefaults, adapter_class, build_adapters, check_encoder
@@ -58,6 +58,19 @@ def _check_launcher(sweep: Sweep) -> None:
         raise ConfigError(
             f"options of launcher {others[0]!r}: the sweep runs by {sweep.launcher!r}; give --launcher {others[0]}"
         )
+
+
+def check_launcher(sweep: Sweep) -> None:
+    """Refuses a launcher that cannot run here, or not with its options.
+
+    Raises:
+        MedgraftError: It cannot.
+    """
+    if missing := launcher_class(sweep.launcher).missing():
+        raise ConfigError(f"--launcher {sweep.launcher}: {missing}")
+    device = "cuda" if sweep.device == "cuda" else "cpu"
+    resources = Resources(sweep.jobs, sweep.threads, device, sweep.timeout)
+    make_launcher(sweep.launcher, sweep.options.get(sweep.launcher, {}), resources).check()
 
 
 def _check_options(sweep: Sweep, resolver: Resolver) -> None:

@@ -133,6 +133,18 @@ class Launcher:
     def cool_down(cls) -> None:
         """Ends what :meth:`warm_up` started, where nothing is left to run."""
 
+    @classmethod
+    def missing(cls) -> str:
+        """What it lacks on this machine, and the remedy, in a few words; empty where it can run."""
+        return ""
+
+    def check(self) -> None:
+        """Refuses what cannot run; called before anything is read, made or submitted.
+
+        Raises:
+            ConfigError: Its options are wrong for where its jobs would run.
+        """
+
     def slots(self) -> int:
         """Jobs that are submitted at once; more wait in the harness."""
         return self.resources.processes()

@@ -1,0 +1,1 @@
+"""The launcher ``slurm``: cells as arrays of jobs of a cluster."""
