@@ -20,7 +20,7 @@ from medgraft.encoder.attention import AttentionLayout
 from medgraft.encoder.block_tokens import BlockTokens
 from medgraft.encoders.parts.diver.attention import HEAD_DIM, Block, grid_places
 from medgraft.encoders.parts.diver.network import Diver
-from medgraft.encoders.parts.eeg.electrodes import TEN_TWENTY, check_names, electrode, positions
+from medgraft.encoders.parts.eeg.electrodes import check_names
 from medgraft.encoders.parts.eeg.recordings import Preparation, Recorded, preparation_of
 from medgraft.encoders.parts.eeg.towers import EegEncoder
 from medgraft.encoders.parts.loading import file_in, finish, options_of, origin, seeded
@@ -28,6 +28,7 @@ from medgraft.encoders.parts.matching import load_file
 from medgraft.encoders.parts.name_options import OptionsInName, parse, values_of
 from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
 from medgraft.features import Features
+from medgraft.modalities.eeg import TEN_TWENTY, electrode, positions
 from medgraft.sources import check_weights
 
 RATE = 500

@@ -13,8 +13,8 @@ from torch.testing import assert_close
 
 from medgraft import graft
 from medgraft.encoders.diver import DiverSource, DiverTower, places_of
-from medgraft.encoders.parts.eeg.electrodes import TEN_TWENTY
 from medgraft.errors import CheckpointError, ConfigError, DataError, UnknownNameError
+from medgraft.modalities.eeg import TEN_TWENTY
 from medgraft.modalities.signal import Recording
 from medgraft.registry import build_encoder, check_encoder
 from medgraft.testing import check_adapter

@@ -63,7 +63,7 @@ def fisher_z(series: Array) -> Array:
     Example:
         >>> series = np.array([[0.0, 0.0, 1.0], [1.0, 2.0, 1.0], [0.0, 0.0, 1.0], [1.0, 1.0, 1.0]])
         >>> fisher_z(series).round(3).tolist()
-        [1.199, nan, nan]
+        [1.497, nan, nan]
     """
     if len(series) < LEAST_VOLUMES:
         raise DataError(f"correlations need {LEAST_VOLUMES} volumes, got {len(series)}", "too few volumes to correlate")

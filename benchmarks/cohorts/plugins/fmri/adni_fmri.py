@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from medgraft.benchmarks.cohorts.files.made_up import made_up_paths
-from medgraft.benchmarks.cohorts.plugins.abide import RestConfig, RestPhantom
+from medgraft.benchmarks.cohorts.plugins.fmri.abide import RestConfig, RestPhantom
 from medgraft.errors import DataError
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from medgraft.benchmarks.cohorts.plugins.abide import RestConfig, RestPhantom
+from medgraft.benchmarks.cohorts.plugins.fmri.abide import RestConfig, RestPhantom
 from medgraft.errors import DataError
 
 
