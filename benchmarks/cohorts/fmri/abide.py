@@ -109,7 +109,8 @@ def _row(name: str, person: dict[Any, Any], files: dict[str, str]) -> dict[str, 
 
 
 def _number(value: Any) -> float:
-    return float(pd.to_numeric(value, errors="coerce"))
+    number: Any = pd.to_numeric(value, errors="coerce")
+    return float(number)
 
 
 def _whole(value: Any) -> int:

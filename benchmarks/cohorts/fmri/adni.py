@@ -63,7 +63,7 @@ def read_adni_rest(root: Path, *, task: str = "rest") -> RestTable:
 
 def _facts(visits: pd.DataFrame, month: int, report: ReadReport) -> dict[str, object]:
     """Diagnosis, sex, age and site at the visit nearest to a month, a diagnosed one where one is near enough."""
-    away = (visits["month"] - month).abs()
+    away: Any = (visits["month"] - month).abs()
     known = away.where(visits["dx"].notna())
     near = bool((known <= NEAREST).any())
     visit = visits.loc[known.idxmin() if near else away.idxmin()]

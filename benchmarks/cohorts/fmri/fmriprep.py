@@ -68,7 +68,7 @@ def read_fmriprep(root: Path, *, column: str = "", task: str = "rest") -> RestTa
             report.skip("a run without a row in the table", count=len(files))
             continue
         facts = {name: _said(person, place) for name, place in held.items()}
-        age = pd.to_numeric(facts["age"], errors="coerce") if facts["age"] is not None else np.nan
+        age: Any = np.nan if facts["age"] is None else pd.to_numeric(facts["age"], errors="coerce")
         said = {
             "dx": facts["dx"],
             "sex": SEXES.get(str(facts["sex"]).lower()),

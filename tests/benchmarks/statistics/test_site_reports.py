@@ -137,12 +137,12 @@ def test_features_that_do_not_vary_stay(combatlearn):
 
 def test_numbers_have_a_report_too_and_other_tasks_that_of_the_site(monkeypatch):
     monkeypatch.setitem(sys.modules, "combatlearn", None)
-    found = report(*people(targets="numbers"), objective="regression", primary="mae")
-    assert found.metric == "mae" and 0.5 < found.frozen.task.value < 2.5  # the noise's own mean deviation is 0.8
+    numbers = report(*people(targets="numbers"), objective="regression", primary="mae")
+    assert numbers.metric == "mae" and 0.5 < numbers.frozen.task.value < 2.5  # the noise's own mean deviation is 0.8
     data, features = people()
     made = make_objective("multiclass", data, ("volume",))
     monkeypatch.setattr(made, "linear_problems", lambda data, index: None)
-    found = report_sites(data, made, "multiclass", "auc_macro", features, data.splits)
+    found: Any = report_sites(data, made, "multiclass", "auc_macro", features, data.splits)
     assert found.frozen.task is None and found.frozen.site_auc.value > 0.9
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,11 @@ from medgraft.testing.phantoms import small_phantom
 
 TABLE = "Phenotypic_V1_0b_preprocessed1.csv"
 HOME = Path("cpac") / "nofilt_noglobal"
+
+
+def made(task: Any, **options: Any) -> Any:
+    """A task with options."""
+    return task(task.Config(**options))
 
 
 @pytest.fixture
@@ -62,9 +68,9 @@ def test_missing_facts_are_missing_and_no_numbers(folder):
     frame = read_abide(folder).frame.set_index("subject")
     assert np.isnan(frame.loc["Site1_0090000", "age"]) and frame.loc["Site2_0090001", "sex"] is None
     assert frame.loc["Site3_0090002", "dx"] is None and frame.loc["Site1_0090003", "site"] is None
-    data = Abide(Abide.Config(baseline=False)).load(folder)
+    data = made(Abide, baseline=False).load(folder)
     assert data.provenance["left_out"] == {"no diagnosis of the task": 1} and len(data.targets) == 47
-    age = AbideAge(AbideAge.Config(baseline=False)).load(folder)
+    age = made(AbideAge, baseline=False).load(folder)
     assert age.provenance["left_out"] == {"no age": 1} and np.isfinite(age.targets).all()
 
 
@@ -86,7 +92,7 @@ def test_what_is_no_copy_is_refused_in_a_sentence(folder, spoil, why):
 
 def test_a_phantom_is_known_without_its_marker(folder):
     (folder / "PHANTOM").unlink()
-    data = Abide(Abide.Config(baseline=False)).load(folder)
+    data = made(Abide, baseline=False).load(folder)
     assert data.phantom and "bayes_f1_macro" not in data.provenance
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*.gz")]
     assert made_up_paths("abide", files)
@@ -105,6 +111,6 @@ def test_other_regions_are_another_revision_of_the_data(folder):
 
 def test_sex_is_no_baseline_of_sex():
     for target, named in (("sex", "age"), ("diagnosis", "age, sex")):
-        data = Abide(Abide.Config(target=target)).load(small_phantom("abide"))
+        data = made(Abide, target=target).load(small_phantom("abide"))
         assert list(data.provenance["table_baselines"]) == [named, "functional connectivity"]
         assert data.classes == (("F", "M") if target == "sex" else ("control", "autism"))

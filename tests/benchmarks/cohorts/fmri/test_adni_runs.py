@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,11 @@ from medgraft.benchmarks.tasks.fmri.adni import AdniFmri
 from medgraft.cohort import cohort_class
 from medgraft.errors import DataError
 from medgraft.testing.phantoms import small_phantom
+
+
+def made(task: Any, **options: Any) -> Any:
+    """A task with options."""
+    return task(task.Config(**options))
 
 
 @pytest.fixture
@@ -34,7 +40,7 @@ def test_a_run_has_the_facts_of_its_visit(folder):
     first = table.frame.set_index("subject").loc["999_S_9001"]
     assert len(table.frame) == 36 and table.layout == "adni" and first["site"] == "998"
     assert first["dx"] == "CN" and 55 <= first["age"] <= 88 and first["sex"] == "M"
-    data = AdniFmri(AdniFmri.Config(baseline=False)).load(folder)
+    data = made(AdniFmri, baseline=False).load(folder)
     assert data.classes == ("CN", "AD") and np.bincount(data.targets).tolist() == [18, 18] and data.phantom
 
 
@@ -65,7 +71,7 @@ def test_runs_of_no_visit_are_counted(folder):
         "a run of nobody in ADNIMERGE": 1,
     }
     with pytest.raises(DataError, match="no run is of MCI"):
-        AdniFmri(AdniFmri.Config(contrast="CN-MCI-AD")).load(folder)
+        made(AdniFmri, contrast="CN-MCI-AD").load(folder)
 
 
 def test_without_its_table_a_copy_is_refused(folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,11 @@ from medgraft.testing.phantoms import small_phantom
 
 FIRST = Path("sub-900000") / "func"
 BOLD = "sub-900000_task-rest_run-1_space-MNI152NLin2009cAsym_res-2_desc-preproc_bold.nii.gz"
+
+
+def made(task: Any, **options: Any) -> Any:
+    """A task with options."""
+    return task(task.Config(**options))
 
 
 @pytest.fixture
@@ -85,7 +91,7 @@ def test_a_missing_sidecar_leaves_the_time_to_the_header(folder):
     sidecar = folder / FIRST / BOLD.replace(".nii.gz", ".json")
     sidecar.write_text(json.dumps({"RepetitionTime": "two"}))
     assert read_fmriprep(folder).frame.iloc[0]["step"] == 0
-    data = Fmriprep(Fmriprep.Config(baseline=False)).load(folder)
+    data = made(Fmriprep, baseline=False).load(folder)
     assert (
         sum(data.provenance["repetition_times"].values()) == 48 and "unknown" not in data.provenance["repetition_times"]
     )
@@ -96,12 +102,10 @@ def test_classes_are_the_words_of_a_column(folder):
     table = pd.read_csv(path, sep="\t")
     table["stage"] = ["AD", "CN", "MCI", "n/a"] * 6
     table.to_csv(path, sep="\t", index=False)
-    data = Fmriprep(Fmriprep.Config(column="stage", classes=("CN", "AD"), baseline=False, val_fraction=0.2)).load(
-        folder
-    )
+    data = made(Fmriprep, column="stage", classes=("CN", "AD"), baseline=False, val_fraction=0.2).load(folder)
     assert data.classes == ("CN", "AD") and np.bincount(data.targets).tolist() == [12, 12]
     assert data.provenance["left_out"] == {"no diagnosis of the task": 24}
-    assert Fmriprep(Fmriprep.Config(column="stage", baseline=False, val_fraction=0.2)).load(folder).classes == (
+    assert made(Fmriprep, column="stage", baseline=False, val_fraction=0.2).load(folder).classes == (
         "AD",
         "CN",
         "MCI",
@@ -112,19 +116,19 @@ def test_classes_are_the_words_of_a_column(folder):
         ({"column": "stage", "classes": ("CN", "FTD")}, "no run is of FTD"),
     ):
         with pytest.raises(DataError, match=why):
-            Fmriprep(Fmriprep.Config(**config)).load(folder)
+            made(Fmriprep, **config).load(folder)
 
 
 def test_runs_that_move_are_left_out_by_their_reason_and_others_are_shorter(folder):
-    data = FmriprepAge(FmriprepAge.Config(scrub=0.5, confounds="24", detrend=True)).load(folder)
+    data = made(FmriprepAge, scrub=0.5, confounds="24", detrend=True).load(folder)
     lengths = {len(data.inputs["volume_sequence"].read(i)) for i in range(12)}
     assert min(lengths) < 40 and max(lengths) <= 40
-    plain = FmriprepAge(FmriprepAge.Config()).load(folder)
+    plain = made(FmriprepAge).load(folder)
     assert plain.inputs["volume_sequence"].fingerprint != data.inputs["volume_sequence"].fingerprint
     one, other = (each.provenance["table_baselines"]["functional connectivity"] for each in (plain, data))
     assert one["mae"] != other["mae"] and one["fields"] == other["fields"]
     next((folder / FIRST).glob("*_run-1_desc-confounds*")).unlink()
-    data = FmriprepAge(FmriprepAge.Config(scrub=0.5)).load(folder)
+    data = made(FmriprepAge, scrub=0.5).load(folder)
     with pytest.raises(DataError, match="no table of confounds"):
         data.inputs["volume_sequence"].read(0)
     (fields,) = data.provenance["table_baselines"]["functional connectivity"]["fields"]
