@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -80,14 +82,12 @@ def test_boards_and_pages_show_it(cells, tmp_path):
 
 
 def test_sites_held_out_leave_nothing_to_score_and_say_so():
-    found = cell("linear_probe", holdout="site")
+    found: Any = cell("linear_probe", holdout="site")
     assert found.sites.frozen is None and "two are needed" in found.sites.note
     assert found.data["split_by"] == "site" and found.metrics["auc_macro"].value is not None
 
 
 def test_data_of_one_site_have_no_report_and_no_split(tmp_path):
-    import shutil
-
     root = Path(shutil.copytree(small_phantom("abide"), tmp_path / "abide"))
     table = pd.read_csv(root / "Phenotypic_V1_0b_preprocessed1.csv", index_col=0)
     table.assign(SITE_ID="ONE").to_csv(root / "Phenotypic_V1_0b_preprocessed1.csv")
@@ -97,16 +97,15 @@ def test_data_of_one_site_have_no_report_and_no_split(tmp_path):
 
 
 def test_runs_that_cannot_be_used_are_counted(tmp_path):
-    import shutil
-
-    import nibabel as nib
+    from nibabel.loadsave import save
+    from nibabel.nifti1 import Nifti1Image, load
 
     root = Path(shutil.copytree(small_phantom("abide"), tmp_path / "abide"))
     runs = sorted(root.rglob("*_func_preproc.nii.gz"))
-    image = nib.nifti1.load(runs[0])
+    image = load(runs[0])
     values = np.asarray(image.dataobj)
     for path, odd in zip(runs, (values[..., :3], values[..., :1], 0 * values, values[:12]), strict=False):
-        nib.loadsave.save(nib.nifti1.Nifti1Image(odd, image.affine), path)
+        save(Nifti1Image(odd, image.affine), path)
     found = cell("linear_probe", root)
     assert found.data["unreadable"] == 4
     assert found.data["unreadable_reasons"] == {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.loadsave import load, save
+from nibabel.nifti1 import Nifti1Image
 
 from medgraft.benchmarks.cohorts.fmri.connectivity import (
     connectivity,
@@ -20,7 +21,8 @@ from medgraft.errors import DataError
 
 def test_fisher_z_is_the_formula_on_numpys_correlations():
     series = np.random.default_rng(0).standard_normal((30, 5)) @ np.random.default_rng(1).standard_normal((5, 5))
-    upper = np.corrcoef(series.T)[np.triu_indices(5, 1)]
+    correlations: np.ndarray = np.corrcoef(series.T)
+    upper = correlations[np.triu_indices(5, 1)]
     np.testing.assert_allclose(fisher_z(series), 0.5 * np.log((1 + upper) / (1 - upper)), rtol=1e-9)
     assert np.isfinite(fisher_z(np.column_stack([series[:, 0], 3 * series[:, 0] + 1]))).all()
     with pytest.raises(DataError, match="need 4 volumes"):
@@ -51,7 +53,7 @@ def runs(tmp_path) -> list[RunFiles]:
     for k in range(3):
         values = (100 + rng.standard_normal((8, 8, 8, 12))).astype(np.float32)
         path = tmp_path / f"{k}.nii.gz"
-        nib.loadsave.save(nib.nifti1.Nifti1Image(values, np.diag([24.0, 24, 24, 1])), path)
+        save(Nifti1Image(values, np.diag([24.0, 24, 24, 1])), path)
         made.append(RunFiles(str(path)))
     return made
 
@@ -70,9 +72,9 @@ def test_an_atlas_in_the_folder_names_the_regions(runs, tmp_path):
     labels[:8], labels[8:, :8], labels[8:, 8:] = 1, 2, 3
     affine = np.diag([12.0, 12, 12, 1])
     affine[:3, 3] = -6.0
-    nib.loadsave.save(nib.nifti1.Nifti1Image(labels, affine), tmp_path / "atlas.nii.gz")
+    save(Nifti1Image(labels, affine), tmp_path / "atlas.nii.gz")
     found = connectivity(runs, ["", "", ""], Cleaning(), tmp_path, tmp_path / "atlas.nii.gz")
-    values: np.ndarray = np.asarray(nib.loadsave.load(runs[0].image).dataobj, float)  # pyright: ignore
+    values: np.ndarray = np.asarray(load(runs[0].image).dataobj, float)  # pyright: ignore
     parts = [values[:4], values[4:, :4], values[4:, 4:]]
     series = np.stack([part.reshape(-1, 12).mean(axis=0) for part in parts], axis=1)
     np.testing.assert_allclose(found.values[0], fisher_z(series), rtol=1e-5)

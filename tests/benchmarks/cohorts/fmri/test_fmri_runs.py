@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from nibabel.loadsave import save
+from nibabel.nifti1 import Nifti1Image
 
 from medgraft.benchmarks.cohorts.fmri.confounds import SIX, kept_volumes, motion_of
 from medgraft.benchmarks.cohorts.fmri.runs import Cleaning, RunFiles, read_run, steps_of
@@ -20,12 +21,12 @@ AFFINE = np.diag([3.0, 3.0, 3.0, 1.0])
 
 
 def write(path: Path, values: np.ndarray, affine: np.ndarray = AFFINE, step: float = 2.0) -> str:
-    image = nib.nifti1.Nifti1Image(values, affine)
+    image = Nifti1Image(values, affine)
     header: Any = image.header
     header.set_xyzt_units("mm", "sec")
     if values.ndim == 4:
         header["pixdim"][4] = step
-    nib.loadsave.save(image, path)
+    save(image, path)
     return str(path)
 
 

@@ -32,7 +32,7 @@ def folder(tmp_path) -> Path:
 
 
 def test_each_run_has_its_mask_table_and_time(folder):
-    table = read_fmriprep(folder)
+    table: Any = read_fmriprep(folder)
     first = table.frame.iloc[0]
     assert len(table.frame) == 48 and table.frame["subject"].nunique() == 24 and not table.report.skipped
     assert first["image"].endswith(BOLD) and first["step"] == 2.0
@@ -62,7 +62,7 @@ def test_sessions_spaces_and_older_names_are_understood(folder):
     shutil.copy(home / BOLD, home / BOLD.replace("2009cAsym_res-2", "6Asym"))
     shutil.copy(home / BOLD, home / BOLD.replace("MNI152NLin2009cAsym_res-2", "T1w"))
     shutil.copy(home / BOLD, home / BOLD.replace("rest", "nback"))
-    table = read_fmriprep(folder)
+    table: Any = read_fmriprep(folder)
     mine = table.frame[table.frame["subject"] == "sub-900000"]
     assert [Path(path).name for path in mine["image"]] == [
         BOLD,
