@@ -223,8 +223,8 @@ def of_gaps(
     """
     rng, shares = np.random.default_rng([seed, subjects, len(strengths)]), (0.7, 0.3)
     words = np.repeat([f"group {g}" for g in range(len(strengths))], subjects)
-    large = [_numbers(draw(rng, large, [strength], shares)[0], PAIRED) for strength in strengths]
-    truth = {name: float(np.ptp([each[name] for each in large])) if len(set(strengths)) > 1 else 0.0 for name in PAIRED}
+    whole = [_numbers(draw(rng, large, [strength], shares)[0], PAIRED) for strength in strengths]
+    truth = {name: float(np.ptp([each[name] for each in whole])) if len(set(strengths)) > 1 else 0.0 for name in PAIRED}
     held, without = dict.fromkeys(PAIRED, 0), dict.fromkeys(PAIRED, 0)
     for _ in range(repetitions):
         parts = [draw(rng, subjects, [strength], shares)[0] for strength in strengths]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,9 @@ class Graph(Modality):
 
     def example(self, random: np.random.Generator) -> np.ndarray:
         """Correlations of noise between twelve regions, ``float32 [1, 12, 12]``."""
-        weights = np.corrcoef(random.standard_normal((12, 30))).astype(np.float32)
-        np.fill_diagonal(weights, 0)
-        return (weights + weights.T)[None] / 2
+        weights = np.asarray(np.corrcoef(random.standard_normal((12, 30))), np.float32)
+        weights = (weights + weights.T) / 2 * (1 - np.eye(len(weights), dtype=np.float32))
+        return weights[None]
 
     def check(self, raw: Any) -> None:
         """Refuses what is no finite, square, symmetric matrix for each kind with a diagonal of 0."""
@@ -113,18 +114,29 @@ def _read(path: Path) -> np.ndarray:
 
 def _table(path: Path) -> np.ndarray:
     """Numbers of a text, ``float64 [R, C]``, without names of rows and columns."""
-    import pandas as pd  # here, since nothing else of the modality needs it
+    separator = {".csv": ",", ".tsv": "\t"}.get(path.suffix.lower())
+    lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if separator is None:
+        rows = [line.split() for line in lines]
+    else:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
+    first_row = int(bool(rows) and _words(rows[0]))
+    first_column = int(bool(rows) and _words([row[0] for row in rows]))
+    return np.array([[_number(cell) for cell in row[first_column:]] for row in rows[first_row:]], np.float64)
 
-    separator = {".csv": ",", ".tsv": "\t"}.get(path.suffix.lower(), r"\s+")
-    table: Any = pd.read_csv(path, sep=separator, header=None, dtype=str, skip_blank_lines=True)
-    first_row, first_column = (int(_words(names)) for names in (table.iloc[0], table.iloc[:, 0]))
-    inside = table.iloc[first_row:, first_column:]
-    return inside.apply(pd.to_numeric).to_numpy(np.float64)
+
+def _number(cell: str) -> float:
+    return float(cell) if cell else float("nan")
 
 
-def _words(cells: Any) -> bool:
+def _words(cells: Sequence[str]) -> bool:
     """Whether most of some cells are there and no numbers: names of regions."""
-    import pandas as pd
+    return sum(bool(cell) and not _is_number(cell) for cell in cells) > len(cells) / 2
 
-    numbers: Any = pd.to_numeric(cells, errors="coerce")
-    return bool((numbers.isna() & cells.notna()).sum() > len(cells) / 2)
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
