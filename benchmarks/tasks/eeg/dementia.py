@@ -18,9 +18,9 @@ from medgraft.benchmarks.cohorts.eeg.bids import recordings_of
 from medgraft.benchmarks.cohorts.eeg.windows import cut
 from medgraft.benchmarks.cohorts.files.made_up import made_up
 from medgraft.benchmarks.cohorts.tables.reading import ReadReport
-from medgraft.benchmarks.tasks.eeg.windows import EegConfig, best_known, windows_as_samples
+from medgraft.benchmarks.tasks.eeg.windows import EegConfig, EegTask, Labelled, best_known
 from medgraft.benchmarks.tasks.splits import SplitConfig
-from medgraft.task import Task, TaskData, subject_split
+from medgraft.task import TaskData, subject_split
 
 GROUPS = {
     "AD": ("a", "ad", "alzheimer", "alzheimers"),
@@ -30,11 +30,9 @@ GROUPS = {
 """Class -> words of a column of groups, in lower case; the letters are those of ds004504."""
 
 
-class Dementia(Task):
+class Dementia(EegTask):
     """AD, FTD or CN from windows of a recording."""
 
-    inputs = ("signal",)
-    objective = "multiclass"
     cohort = "bids_eeg"
     primary = "subject_f1_macro"
 
@@ -74,7 +72,6 @@ class Dementia(Task):
         targets = np.array([classes.index(dx) for dx in files["dx"]], np.int64)[owner]
         subjects = files["subject"].to_numpy(str)[owner]
         splits = subject_split(subjects, targets, config.fractions, config.split_seed)
-        return windows_as_samples(
-            root, files, pieces, targets, splits, classes, config, report, ("by_subject",),
-            phantom=made_up("bids_eeg", subjects), provenance=best_known(root, config.contrast),
-        )  # fmt: skip
+        said = Labelled(files, pieces, targets, splits, classes)
+        known, phantom = best_known(root, config.contrast), made_up("bids_eeg", subjects)
+        return self.data(root, said, report, phantom=phantom, provenance=known)

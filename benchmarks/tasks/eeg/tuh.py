@@ -19,10 +19,10 @@ from medgraft.benchmarks.cohorts.eeg.tuh import CODES, abnormal_recordings, even
 from medgraft.benchmarks.cohorts.eeg.windows import cut
 from medgraft.benchmarks.cohorts.files.made_up import made_up
 from medgraft.benchmarks.cohorts.tables.reading import ReadReport
-from medgraft.benchmarks.tasks.eeg.windows import EegConfig, best_known, windows_as_samples
+from medgraft.benchmarks.tasks.eeg.windows import EegConfig, EegTask, Labelled, best_known
 from medgraft.errors import DataError
 from medgraft.options import Seed
-from medgraft.task import Task, TaskData, subject_split
+from medgraft.task import TaskData, subject_split
 
 
 class TuhConfig(EegConfig):
@@ -39,11 +39,9 @@ class TuhConfig(EegConfig):
     split_seed: Seed = 0
 
 
-class Tuab(Task):
+class Tuab(EegTask):
     """Normal or abnormal, from windows of a recording."""
 
-    inputs = ("signal",)
-    objective = "multiclass"
     cohort = "tuab"
     primary = "subject_f1_macro"
     Config = TuhConfig
@@ -62,20 +60,17 @@ class Tuab(Task):
         pieces = cut(list(files["path"]), self.config, report)
         owner = np.array([window.recording for window in pieces.windows])
         targets = np.array([classes.index(label) for label in files["label"]], np.int64)[owner]
-        return windows_as_samples(
-            Path(root), files, pieces, targets, _splits(files, owner, targets, self.config), classes, self.config,
-            report, ("by_subject",), given_test=True, phantom=made_up("tuh", files["subject"]),
-            provenance=best_known(Path(root), "normal-abnormal"),
-        )  # fmt: skip
+        said = Labelled(files, pieces, targets, _splits(files, owner, targets, self.config), classes)
+        known, phantom = best_known(Path(root), "normal-abnormal"), made_up("tuh", files["subject"])
+        return self.data(Path(root), said, report, given_test=True, phantom=phantom, provenance=known)
 
 
-class Tuev(Task):
+class Tuev(EegTask):
     """One of six kinds of events, from a window around it."""
 
-    inputs = ("signal",)
-    objective = "multiclass"
     cohort = "tuev"
     primary = "balanced_accuracy"
+    beside = ()
 
     class Config(TuhConfig):
         """Options.
@@ -122,10 +117,8 @@ class Tuev(Task):
         targets = np.array(codes, np.int64) - 1
         trained = files["part"].to_numpy(str) == "train"
         known = made_up("tuh", files["subject"].to_numpy(str)[trained])
-        return windows_as_samples(
-            Path(root), files, pieces, targets, _splits(files, owner, 0 * targets, config), tuple(CODES.values()),
-            config, report, given_test=True, phantom=known,
-        )  # fmt: skip
+        said = Labelled(files, pieces, targets, _splits(files, owner, 0 * targets, config), tuple(CODES.values()))
+        return self.data(Path(root), said, report, given_test=True, phantom=known)
 
 
 def _one_part(files: pd.DataFrame, report: ReadReport) -> pd.DataFrame:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,9 @@ from medgraft.benchmarks.cohorts.tables.reading import ReadReport, generator_of
 from medgraft.cohort import PHANTOM_MARKER, is_phantom
 from medgraft.files.content import file_facts
 from medgraft.modalities.signal import Recording
-from medgraft.task import RawInputs, TaskConfig, TaskData
+from medgraft.task import RawInputs, Task, TaskConfig, TaskData
+
+ATTRIBUTES = ("sex", "age", "site")
 
 
 class EegConfig(WindowOptions, TaskConfig):
@@ -30,42 +32,78 @@ class EegConfig(WindowOptions, TaskConfig):
     baselines: bool = True
 
 
-def windows_as_samples(
-    root: Path,
-    files: pd.DataFrame,
-    pieces: Cut,
-    targets: np.ndarray,
-    splits: dict[str, np.ndarray],
-    classes: Sequence[str],
-    config: EegConfig,
-    report: ReadReport,
-    variants: tuple[str, ...] = (),
-    **more: Any,
-) -> TaskData:
-    """The task on windows.
+@dataclass(frozen=True)
+class Labelled:
+    """Windows and what is to be told of each.
 
-    Args:
-        root: Folder of the cohort.
+    Attributes:
         files: ``path``, ``bids_root``, ``subject``, ``sex``, ``age`` and ``site`` of each recording.
         pieces: The ``n`` windows.
         targets: ``int64 [n]``.
         splits: Split -> numbers of windows.
         classes: Names of the classes.
-        config: Options of the task.
-        report: What was left out so far.
-        variants: Metrics beside those of classes.
-        **more: Of :class:`medgraft.task.TaskData`; ``provenance`` is added to what is said here.
     """
-    owner = np.array([window.recording for window in pieces.windows])
-    frame = files.iloc[owner].reset_index(drop=True)
-    roots = list(files["bids_root"])
 
-    def read(index: int) -> Recording:
-        window = pieces.windows[index]
-        return read_window(window, config, roots[window.recording])
+    files: pd.DataFrame
+    pieces: Cut
+    targets: np.ndarray
+    splits: dict[str, np.ndarray]
+    classes: tuple[str, ...]
 
-    inputs = RawInputs(read, len(targets), _fingerprint(root, files, pieces, config))
-    facts: dict[str, Any] = {
+
+class EegTask(Task):
+    """Base of tasks whose samples are windows of recordings.
+
+    Attributes:
+        beside: Metrics beside those of classes.
+    """
+
+    inputs = ("signal",)
+    objective = "multiclass"
+    beside: ClassVar[tuple[str, ...]] = ("by_subject",)
+    Config = EegConfig
+    config: EegConfig
+
+    def data(self, root: Path, said: Labelled, report: ReadReport, **more: Any) -> TaskData:
+        """The task on windows, whose values are read when they are needed.
+
+        Args:
+            root: Folder of the cohort.
+            said: The windows.
+            report: What was left out so far.
+            **more: Of :class:`medgraft.task.TaskData`; ``provenance`` is added to what is said here.
+        """
+        config, pieces, roots = self.config, said.pieces, list(said.files["bids_root"])
+
+        def read(index: int) -> Recording:
+            window = pieces.windows[index]
+            return read_window(window, config, roots[window.recording])
+
+        inputs = RawInputs(read, len(said.targets), _fingerprint(root, said, config))
+        frame = said.files.iloc[[window.recording for window in pieces.windows]].reset_index(drop=True)
+        facts = _facts(root, pieces, report)
+        if config.baselines:
+            channels, mark = pieces.channels, inputs.fingerprint
+            facts["table_baselines"] = handcrafted_baselines(
+                Samples(read, channels, frame, said.targets, said.splits, said.classes, mark, self.beside)
+            )
+        return TaskData(
+            inputs={"signal": inputs},
+            targets=said.targets,
+            subjects=frame["subject"].to_numpy(str),
+            splits=said.splits,
+            classes=said.classes,
+            variants=self.beside,
+            attributes={name: _told(frame[name]) for name in ATTRIBUTES if frame[name].notna().any()},
+            phantom=more.pop("phantom", False) or is_phantom(root),
+            provenance=facts | more.pop("provenance", {}),
+            **more,
+        )
+
+
+def _facts(root: Path, pieces: Cut, report: ReadReport) -> dict[str, Any]:
+    """What a result records of recordings."""
+    return {
         "recordings": len(pieces.headers),
         "rates": sorted({header.rate for header in pieces.headers.values()}),
         "common_channels": len(pieces.channels),
@@ -73,22 +111,6 @@ def windows_as_samples(
         "reader": {"used": len(pieces.headers), "skipped": dict(report.skipped), "notes": dict(report.notes)},
         "split_by": "subject",
     }
-    if config.baselines:
-        facts["table_baselines"] = handcrafted_baselines(
-            Samples(inputs.read, pieces.channels, frame, targets, splits, tuple(classes), inputs.fingerprint, variants)
-        )
-    return TaskData(
-        inputs={"signal": inputs},
-        targets=targets,
-        subjects=frame["subject"].to_numpy(str),
-        splits=splits,
-        classes=tuple(classes),
-        variants=variants,
-        attributes={name: _told(frame[name]) for name in ("sex", "age", "site") if frame[name].notna().any()},
-        phantom=more.pop("phantom", False) or is_phantom(root),
-        provenance=facts | more.pop("provenance", {}),
-        **more,
-    )
 
 
 def best_known(root: Path, name: str) -> dict[str, Any]:
@@ -108,11 +130,11 @@ def _told(column: pd.Series) -> np.ndarray:
     return values
 
 
-def _fingerprint(root: Path, files: pd.DataFrame, pieces: Cut, config: EegConfig) -> str:
+def _fingerprint(root: Path, said: Labelled, config: EegConfig) -> str:
     """Digest of what is read: content of the files and what lies beside them, places of the windows, and options."""
-    beside = [each for path in files["path"] for each in with_sidecars(Path(path))]
+    beside = [each for path in said.files["path"] for each in with_sidecars(Path(path))]
     told = hashlib.sha256(file_facts(beside, root).encode())
-    for window in pieces.windows:
+    for window in said.pieces.windows:
         told.update(f"{window.recording}|{window.start}|{window.length}\n".encode())
     told.update(repr((config.filters, config.unit)).encode())
     return told.hexdigest()
