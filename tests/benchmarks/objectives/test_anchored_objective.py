@@ -104,10 +104,10 @@ def test_the_head_is_scaled_by_samples_that_have_a_modality(ready):
 
 
 def test_training_lowers_the_loss_and_learns_the_temperature(cohort):
-    made = build(load(spec(), cohort))
+    made = build(load(spec(orthogonal_weight=0.0), cohort))  # correlations of more columns than samples stay high
     before = head_of(made).scale.log_scale.item()
     log = made.runner.fit(made.loaded.splits["train"], recipe(epochs=12, batch_size=16), 0, lambda share: None)
-    assert log.epoch_loss[-1] < 0.9 * log.epoch_loss[0]  # columns outnumber samples, so correlations stay
+    assert log.epoch_loss[-1] < 0.8 * log.epoch_loss[0]
     assert head_of(made).scale.log_scale.item() != before
 
 
