@@ -43,7 +43,7 @@ ENDS: dict[str, tuple[Reason, str]] = {
 """Final state -> why its worker left no result."""
 
 
-UNEXPLAINED = "Slurm says {state} of its job {id}, which left nothing; does its node see the folder of the results and this Python?"
+UNEXPLAINED = "Slurm says {state} of its job {id}, which left nothing; does its node see the folder of the results?"
 """Why a worker left no result, where neither its script nor Slurm says so."""
 
 
