@@ -11,7 +11,7 @@ PACKAGES := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # only a running Python knows. Made anew each time, since it takes no time.
 LINKS := $(VENV)/links/medgraft
 
-.PHONY: install links run test browser docs board clean
+.PHONY: install links run test browser slurm docs board clean
 
 install: $(STAMP) links
 
@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml setup.py
 run: $(STAMP)
 	$(BIN)/python -m benchmarks.run --adapters $(ADAPTERS) $(ARGS)
 
-test: $(STAMP) links browser
+test: $(STAMP) links browser slurm
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n auto --dist loadscope $(ARGS)
@@ -42,6 +42,14 @@ browser:
 		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium) >/dev/null \
 		|| echo "Chromium could not be installed by apt-get; the tests of the pages will fail" >&2; \
 	else echo "Chromium is missing; the tests of the pages need it: sudo apt-get install chromium" >&2; fi
+
+# The tests of the launcher `slurm` start a real Slurm on this machine; it comes from the system too.
+slurm:
+	@if command -v slurmctld >/dev/null && command -v munged >/dev/null; then :; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurm-wlm munge) >/dev/null \
+		|| echo "Slurm could not be installed by apt-get; the tests of the launcher slurm will not run" >&2; \
+	else echo "Slurm is missing; the tests of its launcher need it: sudo apt-get install slurm-wlm munge" >&2; fi
 
 # The site of docs/, in site/; nothing is fetched, and a broken link is an error.
 docs: $(STAMP) links

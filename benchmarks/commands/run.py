@@ -57,6 +57,9 @@ def run(
     launcher: Annotated[
         str | None, typer.Option(help="What starts the workers, and where. Default: local, on this machine.")
     ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="A launcher and its options, by their name in ~/.config/medgraft/launchers.yaml.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="quick, paper, ace_lora_ablation, chest_comparison, ...")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with any of these and adapter options.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show cells and skipped pairs; run nothing.")] = False,
@@ -125,7 +128,7 @@ def run(
         if not dry_run:
             tell_if_deaf()
         # A name that does not exist is refused before anything is read.
-        chosen = launcher_class(launcher or "local") if launcher or config is None else None
+        chosen = launcher_class(launcher or "local") if launcher or (config is None and profile is None) else None
         # Workers read the size of the cache from the environment, which a file may set.
         if chosen and not dry_run and config is None and cache_size is None:
             chosen.warm_up()
@@ -146,6 +149,7 @@ def run(
             "results": results,
             "jobs": jobs,
             "launcher": launcher,
+            "profile": profile,
             "preset": preset,
             "limit": limit,
             "augment_views": augment_views,

@@ -29,7 +29,7 @@ from medgraft.benchmarks.sweep.spaces import row_space
 from medgraft.errors import ConfigError, UnknownNameError
 from medgraft.fast.switch import is_plain
 from medgraft.files.content import announcing, verifying
-from medgraft.launcher import Resources
+from medgraft.launcher import Resources, launcher_class
 from medgraft.objective import objective_name
 from medgraft.registry import build_encoder
 
@@ -76,6 +76,8 @@ def device_of(sweep: Sweep) -> Device:
         return "cpu"
     import torch
 
+    if sweep.device == "cuda" and not launcher_class(sweep.launcher).one_machine:
+        return "cuda"  # that of other machines; each job says what it finds
     seen = torch.cuda.is_available()
     if sweep.device == "cuda" and not seen:
         raise ConfigError("device: cuda was asked for and PyTorch sees no GPU; use --device cpu")

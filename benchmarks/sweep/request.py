@@ -16,6 +16,7 @@ from medgraft.benchmarks.prefix_cache.store import parse_size
 from medgraft.benchmarks.results.spec import Backend, Calibrate
 from medgraft.benchmarks.suite.membership import as_preset, with_suite
 from medgraft.benchmarks.sweep.assignments import canonical_encoder, read_assignments, with_encoder_options
+from medgraft.benchmarks.sweep.profiles import with_profile
 from medgraft.errors import ConfigError, MedgraftError, UnknownNameError
 from medgraft.files.documents import read_yaml
 from medgraft.options import Options, Seed, checked
@@ -219,6 +220,8 @@ def read_sweep(path: Path | None, overrides: Mapping[str, Any], assignments: Ite
     _read_task_files(values)
     if assignments := list(assignments):
         _assign(values, assignments, fields)
+    if (profile := values.pop("profile", None)) is not None:
+        values = with_profile(values, str(profile))
     if values.get("suite"):
         values = with_suite(values, find_suite(str(values["suite"])))
     return checked(Sweep, values, "the sweep's options")

@@ -43,6 +43,10 @@ ENDS: dict[str, tuple[Reason, str]] = {
 """Final state -> why its worker left no result."""
 
 
+UNEXPLAINED = "Slurm says {state} of its job {id}, which left nothing; does its node see the folder of the results?"
+"""Why a worker left no result, where neither its script nor Slurm says so."""
+
+
 class SlurmHandle(Handle):
     """A job of the cluster, or one that waits to be submitted.
 
@@ -122,20 +126,15 @@ class SlurmHandle(Handle):
         if code is not None and code >= 0:
             return Exit(code)
         over = self.state if self.state is not None and self.state.over else None
-        if code is not None:  # a signal; Slurm may know why it was sent
+        if over is not None and over.name in ENDS:
+            reason, message = ENDS[over.name]
+            return Exit(code, reason, message.format(id=self.id))
+        if code is not None:  # a signal, and Slurm may soon say why it was sent
             self.signalled = self.signalled or now
-            if over is None or over.name not in ENDS:
-                return Exit(code) if now - self.signalled > SETTLING or over is not None else None
-        if over is None:
-            return None
-        if over.name not in ENDS and now - self.since < SETTLING:
-            return None  # the file is on its way
-        reason, message = ENDS.get(
-            over.name,
-            ("error", f"Slurm says {over.name} of its job {{id}}, which never started the worker; does its node see "
-             "the folder of the results, and this Python?"),
-        )  # fmt: skip
-        return Exit(code, reason, message.format(id=self.id))
+            return Exit(code) if over is not None or now - self.signalled > SETTLING else None
+        if over is None or now - self.since < SETTLING:
+            return None  # the file may be on its way
+        return Exit(over.code, "error", UNEXPLAINED.format(state=over.name, id=self.id))
 
     def _code(self) -> int | None:
         """The exit code that its script left, or minus the signal."""

@@ -62,6 +62,8 @@ class SlurmLauncher(Launcher):
         """What it lacks here."""
         if shutil.which("sbatch") is None:
             return "there is no sbatch here; run it on a login node of a Slurm cluster"
+        if shutil.which("srun") is None:  # submitit asks for it
+            return "there is no srun here beside sbatch; install all of Slurm's commands"
         if importlib.util.find_spec("submitit") is None:
             return "it needs submitit; install it with: pip install 'medgraft[slurm]'"
         return ""

@@ -75,4 +75,4 @@ class SlurmConfig(LauncherConfig):
             "use_srun": False,
             "stderr_to_stdout": True,
         }
-        return {key: value for key, value in chosen.items() if value is not None}
+        return {key: value for key, value in chosen.items() if value is not None} | {"wckey": None}

@@ -6,6 +6,7 @@ minutes by default). ``sacct`` is asked for older ones, where the cluster keeps 
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -117,13 +118,11 @@ def in_slurms_words(text: str) -> str:
     """What a command of Slurm complains of, on one line without the prefixes of its log.
 
     Example:
-        >>> in_slurms_words("sbatch: error: invalid partition specified: x\\nallocation failure: Invalid partition")
-        'invalid partition specified: x; allocation failure: Invalid partition'
+        >>> in_slurms_words("sbatch: error: invalid partition specified: x")
+        'invalid partition specified: x'
     """
-    lines = []
-    for line in text.splitlines():
-        for prefix in ("sbatch:", "squeue:", "scancel:", "sacct:", "slurm_load_jobs"):
-            line = line.strip().removeprefix(prefix)
-        if line := line.strip().removeprefix("error:").strip():
-            lines.append(line)
-    return "; ".join(dict.fromkeys(lines))
+    lines = [
+        re.sub(r"^\s*(?:(?:sbatch|squeue|scancel|sacct): )?(?:error: |fatal: )?", "", line).strip()
+        for line in text.splitlines()
+    ]
+    return "; ".join(dict.fromkeys(line for line in lines if line))

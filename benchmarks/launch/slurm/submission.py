@@ -1,7 +1,7 @@
 """Arrays of jobs that run commands, written and submitted by submitit.
 
-submitit's own way runs a pickled function that lies in a folder of the cluster, and whoever may write there runs code as
-the user. Here a job is a command, which stands in the script that Slurm keeps; nothing is unpickled. Of submitit come
+submitit's own way runs a pickled function that lies in a shared folder, and whoever may write there runs code as the
+user. Here a job is a command, which stands in the script that Slurm keeps; nothing is unpickled. Of submitit come
 the script's header, checked parameters and the submission.
 """
 

@@ -57,7 +57,8 @@ def describe_plugin(console: Console, name: str, encoder: str | None = None, *, 
         _describe_task(console, name, obj)
     elif kind == "cohort":
         _show_options(console, described(obj.Config), f"medgraft cohort {name} --OPTION VALUE")
-    elif hasattr(obj, "Config"):  # a launcher's
+    elif kind == "launcher":
+        console.print(f"here: {obj.missing() or 'ready'}", markup=False, highlight=False)
         _show_options(console, described(obj.Config), f"--set {plugin.name}.OPTION=VALUE")
 
 

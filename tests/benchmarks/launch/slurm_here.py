@@ -7,12 +7,15 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 PROGRAMS = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
+CPUS = 4
+"""Of the node, whatever the machine has (``config_overrides``): most jobs of the tests sleep."""
 PARTITIONS = """
 PartitionName=main Nodes=node1 Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=CANCEL
 PartitionName=urgent Nodes=node1 MaxTime=INFINITE State=UP PriorityTier=9 PreemptMode=OFF
@@ -40,7 +43,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
-DefMemPerCPU=1000
+DefMemPerCPU={each}
 ReturnToService=2
 EnforcePartLimits=ALL
 PreemptType=preempt/partition_prio
@@ -79,16 +82,20 @@ class Slurm:
         assert not check or done.returncode == 0, f"{' '.join(command)}: {done.stderr}{self.logs()}"
         return done.stdout
 
-    def jobs(self) -> dict[str, str]:
-        """Id of every job that it remembers -> state."""
-        lines = self.ask("squeue", "--noheader", "--array", "--states=all", "--format=%i %T").splitlines()
-        return dict(line.split() for line in lines)
+    def jobs(self, of: str = "") -> dict[str, str]:
+        """Id of every job that it remembers -> state.
+
+        Args:
+            of: Beginning of the jobs' name.
+        """
+        lines = self.ask("squeue", "--noheader", "--array", "--states=all", "--format=%i %T %j").splitlines()
+        return {number: state for number, state, name in map(str.split, lines) if name.startswith(of)}
 
     def logs(self) -> str:
         """The end of what its daemons wrote."""
         return "".join(f"\n{path}:\n{path.read_text()[-1500:]}" for path in sorted(self.root.glob("*.log")))
 
-    def until(self, wanted, seconds: float = 40.0, what: str = "") -> None:
+    def until(self, wanted: Callable[[], bool], seconds: float = 40.0, what: str = "") -> None:
         """Waits until something holds."""
         end = time.monotonic() + seconds
         while not wanted():
@@ -131,7 +138,7 @@ def start(root: Path, partitions: str = PARTITIONS) -> Slurm:
     """Starts a cluster in a folder and waits until its node is idle."""
     memory = int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20 * 0.8)
     facts = {"host": socket.gethostname(), "port": free_port(), "node_port": free_port(), "root": root}
-    facts |= {"cpus": max(2, os.cpu_count() or 1), "memory": memory}
+    facts |= {"cpus": CPUS, "memory": memory, "each": memory // CPUS}
     conf = root / "slurm.conf"
     conf.write_text(CONF.format(**facts) + partitions)
     slurm = Slurm(root, {"SLURM_CONF": str(conf)})
