@@ -96,7 +96,8 @@ class DiverTower(EegEncoder):
     def block_tokens(self, index: int, count: int | None = None) -> BlockTokens:
         """Channels and time, behind the registers."""
         channels = len(self.preparation.channels) if count is None else count // (self.frames + 1) - 1
-        return BlockTokens(1 + channels + self.frames, (channels, self.frames), "ct", self.model.dim)
+        prefix, varying = 1 + channels + self.frames, self.preparation.missing == "drop"
+        return BlockTokens(prefix, (channels, self.frames), "ct", self.model.dim, varying=varying)
 
     def embed(self, x: Tensor, present: Tensor | None = None) -> Tensor:
         """``[B, C, T]`` -> ``[B, (C + 1) * (N + 1), width]``."""

@@ -15,6 +15,7 @@ from medgraft.encoder.attention import AttentionLayout
 from medgraft.encoders import embedded
 from medgraft.features import Features
 from medgraft.testing.tiny_language import LANGUAGE_ENCODERS
+from medgraft.testing.tiny_signal import SIGNAL_ENCODERS
 
 WORDS = (*embedded.SPECIALS, *(f"word{i}" for i in range(57)))
 HF_VISION = {
@@ -121,6 +122,7 @@ BUILDERS: dict[str, Callable[[], Encoder]] = {
     "pixels_2d": lambda: _pixels("2d"),
     "pixels_3d": lambda: _pixels("3d"),
     "language": LANGUAGE_ENCODERS["language-2d"],
+    "signal": SIGNAL_ENCODERS["packed-signal"],
 }
 
 

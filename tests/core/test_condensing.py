@@ -36,6 +36,7 @@ def test_what_is_condensed_gives_what_the_features_give(adapter):
         if type(error).__name__ != "IncompatibleError":
             raise
         others = {"brain_adapter": "brain", "soft_prefix": "language", "xattn": "language", "blind": "language"}
+        others |= dict.fromkeys(("spectral", "channel_mixing"), "signal")
         grafted = double(adapter, others.get(adapter, "pixels_2d"))
     condensers, whole = grafted.condensers(), rows(grafted)
     for name, condenser in condensers.items():

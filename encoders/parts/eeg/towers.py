@@ -30,19 +30,15 @@ class EegEncoder(StagedEncoder):
 
     Attributes:
         droppable: Its tokens belong to channels one by one, so that it runs without some of them.
-        by_channel: Its tokens lie on a grid of channels and time.
     """
 
     has_cls = False
     droppable = False
-    by_channel = False
 
     def __init__(self, spec: EncoderSpec, model: Any, preparation: Preparation) -> None:
         super().__init__(spec)
         self.model: Any = model
         self.preparation = preparation
-        if self.by_channel and preparation.missing != "drop":
-            self.token_axes = ("channel", "time")
         for module in model.modules():
             if isinstance(module, nn.TransformerEncoderLayer):
                 module.activation_relu_or_gelu = 0  # PyTorch's fused layer would pass by every module inside
@@ -113,7 +109,7 @@ class EegEncoder(StagedEncoder):
         """
         prefix = self.prefix_tokens
         channels = len(self.preparation.channels) if count is None else (count - prefix) // patches
-        return BlockTokens(prefix, (channels, patches), "ct", dim)
+        return BlockTokens(prefix, (channels, patches), "ct", dim, varying=self.preparation.missing == "drop")
 
     def embed(self, x: Tensor, present: Tensor | None = None) -> Tensor:
         """Recordings ``[B, C, T]`` -> input of the first block.
@@ -153,7 +149,6 @@ class LabramTower(EegEncoder):
 
     has_cls = True
     droppable = True
-    by_channel = True
 
     def __init__(self, spec: EncoderSpec, model: Any, preparation: Preparation) -> None:
         super().__init__(spec, model, preparation)
@@ -214,7 +209,6 @@ class CBraModTower(EegEncoder):
     """
 
     droppable = True
-    by_channel = True
     rotary = True
 
     def __init__(self, spec: EncoderSpec, model: Any, preparation: Preparation) -> None:
@@ -292,8 +286,6 @@ class EegptTower(EegEncoder):
 
 class BiotTower(EegEncoder):
     """BIOT, block by block; ``pooled`` is the mean of the tokens. Its attention is linear, so it has no scores."""
-
-    by_channel = True
 
     def __init__(self, spec: EncoderSpec, model: Any, preparation: Preparation) -> None:
         super().__init__(spec, model, preparation)

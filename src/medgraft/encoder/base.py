@@ -45,8 +45,6 @@ class Encoder(nn.Module):
             it there by :meth:`resize`; ``None`` where it is the spec's ``input_size``.
         block_grid: Prefix tokens and grid of the tokens inside the blocks, where pooling leaves others; ``None`` where
             they are those of the features.
-        token_axes: What the axes of the grid inside the blocks stand for, ``("channel", "time")`` of a signal; empty
-            for images, volumes and texts, and where the tokens of samples differ.
         loaded: What of which files its weights are, where they were read from files.
     """
 
@@ -60,7 +58,6 @@ class Encoder(nn.Module):
     real_slices: Tensor | None = None
     network_size: tuple[int, ...] | None = None
     block_grid: tuple[int, tuple[int, ...]] | None = None
-    token_axes: tuple[str, ...] = ()
     loaded: tuple[Matched, ...] = ()
 
     def __init__(self, spec: EncoderSpec) -> None:

@@ -17,9 +17,11 @@ class BlockTokens:
         axes: A letter for each axis: ``s`` for space, ``t`` for time, ``c`` for one whose order means nothing, such as
             the channels of an EEG.
         dim: Width of a token.
+        varying: Samples may have fewer along an axis without an order, as recordings that lack electrodes.
     """
 
     n_prefix: int
     grid: tuple[int, ...]
     axes: str
     dim: int
+    varying: bool = False

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medgraft.encoder import Encoder, EncoderSpec
+from medgraft.encoder.block_tokens import TIME, UNORDERED, BlockTokens
 from medgraft.features import Features
 from medgraft.testing.tiny import DEPTH, HEADS, PATCH, WIDTH, Block, Style, layouts, randomise
 from medgraft.typed.pytorch import fork_random
@@ -23,8 +24,6 @@ class TinySignal(Encoder):
     Args:
         style: How attention is stored.
     """
-
-    token_axes = ("channel", "time")
 
     def __init__(self, style: Style) -> None:
         super().__init__(
@@ -50,6 +49,10 @@ class TinySignal(Encoder):
     def block_paths(self) -> list[str]:
         """``blocks.0`` and ``blocks.1``."""
         return [f"blocks.{i}" for i in range(len(self.blocks))]
+
+    def block_tokens(self, index: int, count: int | None = None) -> BlockTokens:
+        """Channels and time, behind the CLS token."""
+        return BlockTokens(1, (CHANNELS, STEPS), UNORDERED + TIME, WIDTH)
 
     def encode(self, x: Tensor, *, start: int = 0) -> Features:
         """Features of recordings ``[B, channels, T]``; ``pooled`` is the CLS token."""

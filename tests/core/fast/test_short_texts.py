@@ -48,6 +48,7 @@ UNFIT = {
     **{(name, "hf_clip"): "no CLS token" for name in ("ace_hgnn", "ace_lora")},
     **{(name, encoder): "continues none" for name in ("soft_prefix", "xattn", "blind") for encoder in ENCODERS},
     **{("qlora", encoder): "stored in 32 bits|reads no text" for encoder in ENCODERS},
+    **{(name, encoder): "grid of channels and time" for name in ("spectral", "channel_mixing") for encoder in ENCODERS},
     ("peft:fourierft", "hf_clip"): "n_frequency",
 }
 """Adapters and encoders that do not go together -> words of the reason; whatever else does not is a fault."""
