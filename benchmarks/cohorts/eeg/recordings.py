@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -190,13 +189,3 @@ def _channels(raw: Any) -> tuple[dict[str, str], tuple[str, ...]]:
         else:
             unknown.append(name)
     return found, tuple(unknown)
-
-
-def is_recording(path: str | Path) -> bool:
-    """Whether a file's name is that of a recording of EEG.
-
-    Example:
-        >>> is_recording("sub-01_eeg.SET"), is_recording("notes.eeg")
-        (True, False)
-    """
-    return str(path).lower().endswith(ENDINGS)

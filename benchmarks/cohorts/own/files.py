@@ -8,13 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote
 
+from medgraft.benchmarks.cohorts.eeg.recordings import ENDINGS
 from medgraft.benchmarks.cohorts.files.walking import walk
 from medgraft.benchmarks.cohorts.volumes.load import parts_of as volume_parts
 from medgraft.errors import DataError
 
 IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
 VOLUMES = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz", ".mgh", ".mgz")
-SIGNALS = (".edf", ".bdf", ".vhdr", ".set")
+SIGNALS = ENDINGS
 """Endings of files that hold an image, a volume or a recording of EEG, in lower case."""
 
 BESIDE = {".vhdr": (".eeg", ".vmrk", ".dat"), ".set": (".fdt",)}
