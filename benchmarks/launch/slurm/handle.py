@@ -134,7 +134,7 @@ class SlurmHandle(Handle):
             return Exit(code) if over is not None or now - self.signalled > SETTLING else None
         if over is None or now - self.since < SETTLING:
             return None  # the file may be on its way
-        return Exit(over.code, "error", UNEXPLAINED.format(state=over.name, id=self.id))
+        return Exit(None, "error", UNEXPLAINED.format(state=over.name, id=self.id))
 
     def _code(self) -> int | None:
         """The exit code that its script left, or minus the signal."""

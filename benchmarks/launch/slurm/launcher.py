@@ -39,6 +39,11 @@ GONE_WITHIN = 90.0
 """Seconds in which cancelled jobs must be gone; Slurm kills them 30 s after it has asked them to end."""
 
 
+def _forgotten(handle: SlurmHandle) -> JobState:
+    """State of a job that the controller does not list: one of an array that waits is struck off when it is cancelled."""
+    return JobState("CANCELLED" if handle.state is not None and handle.state.waits else "FORGOTTEN")
+
+
 class SlurmLauncher(Launcher):
     """Jobs of a Slurm cluster, in arrays; needs ``sbatch`` here and a folder of results that the nodes see."""
 
@@ -181,9 +186,8 @@ class SlurmLauncher(Launcher):
             return
         self.answered, self.unsure = self.asked, False
         known = {handle.id: handle for handle in self.handles if handle.in_slurm}
-        lost = [each for each in known if each not in states]
-        if lost:
-            states |= dict.fromkeys(lost, JobState("FORGOTTEN")) | jobs_in_accounts(lost)
+        if lost := {number: handle for number, handle in known.items() if number not in states}:
+            states |= {number: _forgotten(handle) for number, handle in lost.items()} | jobs_in_accounts(lost)
         for number, handle in known.items():
             handle.saw(states[number])
         self._tell([states[number] for number in known])

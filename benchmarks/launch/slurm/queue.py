@@ -35,12 +35,10 @@ class JobState:
     Attributes:
         name: State in capitals: ``PENDING``, ``RUNNING``, ``TIMEOUT``.
         reason: Why it waits, in Slurm's word.
-        code: Exit code of its script.
     """
 
     name: str
     reason: str = ""
-    code: int | None = None
 
     @property
     def waits(self) -> bool:
@@ -59,7 +57,7 @@ def jobs_called(name: str) -> dict[str, JobState]:
     Raises:
         SlurmAwayError: It does not answer.
     """
-    fields = "JobArrayID:|,State:|,Reason:|,exit_code:|"
+    fields = "JobArrayID:|,State:|,Reason:|"
     text = _asked("squeue", "--noheader", "--array", "--states=all", f"--name={name}", f"--Format={fields}")
     return _parsed(text)
 
@@ -68,12 +66,10 @@ def jobs_in_accounts(ids: Iterable[str]) -> dict[str, JobState]:
     """The same of jobs that the controller has forgotten; none where the cluster keeps no accounts."""
     arrays = ",".join(sorted({each.partition("_")[0] for each in ids}))
     try:
-        text = _asked(
-            "sacct", "-n", "-P", "-X", "--delimiter=|", f"--jobs={arrays}", "--format=JobID,State,User,ExitCode"
-        )
+        text = _asked("sacct", "-n", "-P", "-X", "--delimiter=|", f"--jobs={arrays}", "--format=JobID,State")
     except SlurmAwayError:
         return {}
-    return {name: JobState(state.name, "", state.code) for name, state in _parsed(text).items()}
+    return _parsed(text)
 
 
 def end_jobs(*which: str) -> None:
@@ -91,11 +87,9 @@ def end_jobs(*which: str) -> None:
 def _parsed(text: str) -> dict[str, JobState]:
     found: dict[str, JobState] = {}
     for line in text.splitlines():
-        name, state, reason, code, *_ = (*line.strip().split("|"), "", "", "", "")
+        name, state, reason, *_ = (*line.strip().split("|"), "", "", "")
         if name and state:
-            first = code.partition(":")[0]
-            # sacct says "CANCELLED by 1000".
-            found[name] = JobState(state.split()[0].rstrip("+"), reason, int(first) if first.isdigit() else None)
+            found[name] = JobState(state.split()[0].rstrip("+"), reason)  # sacct says "CANCELLED by 1000"
     return found
 
 

@@ -27,6 +27,10 @@ from medgraft.errors import MedgraftError
 AWAY = ("contact slurm controller", "socket timed out", "connection refused", "temporarily", "zero bytes were")
 """What Slurm says where the same submission may go well in a minute."""
 
+FOR_NOW = "node configuration is not available"
+"""What ``sbatch --test-only`` also says where nodes that would do are drained or down, though jobs could wait for them;
+where there are none at all, the first submission is refused."""
+
 RUN = """run() {
   folder=$1 mark=$2; shift 2
   "$@" >"$folder/log.txt" 2>&1 </dev/null
@@ -94,7 +98,11 @@ class CommandExecutor(SlurmExecutor):
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder) / "try.sh"
             place.write_text(self.script([(Path("/"), "none", ["true"])], 1))
-            _sbatch("--test-only", str(place))
+            try:
+                _sbatch("--test-only", str(place))
+            except RefusedError as error:
+                if FOR_NOW not in str(error):
+                    raise
 
 
 def _sbatch(*arguments: str) -> str:

@@ -11,10 +11,10 @@ from test_resume import stored
 from medgraft.benchmarks.launch.slurm.handle import SlurmHandle
 from medgraft.benchmarks.launch.slurm.launcher import SlurmLauncher
 from medgraft.benchmarks.launch.slurm.options import SlurmConfig
-from medgraft.benchmarks.launch.slurm.queue import JobState, _parsed, in_slurms_words
+from medgraft.benchmarks.launch.slurm.queue import JobState, SlurmAwayError, _parsed, in_slurms_words
 from medgraft.benchmarks.launch.slurm.submission import CommandExecutor
 from medgraft.benchmarks.sweep.request import read_sweep
-from medgraft.errors import ConfigError
+from medgraft.errors import ConfigError, MedgraftError
 from medgraft.launcher import Exit, Job, Resources
 
 PROFILES = """
@@ -138,9 +138,9 @@ def test_slurm_knows_why_a_signal_was_sent(tmp_path, code, state, reason):
 def test_a_job_that_left_nothing_is_no_success_once_its_file_had_time(tmp_path, monkeypatch):
     monkeypatch.setattr("medgraft.benchmarks.launch.slurm.handle.SETTLING", -1.0)
     made = handle(tmp_path)
-    made.saw(JobState("FAILED", code=1))
+    made.saw(JobState("FAILED"))
     end = made.poll()
-    assert end is not None and (end.code, end.reason) == (1, "error") and "does its node see" in end.message
+    assert end is not None and (end.code, end.reason) == (None, "error") and "does its node see" in end.message
 
 
 @pytest.mark.parametrize(("state", "option"), [("TIMEOUT", "timeouts"), ("NODE_FAIL", "requeues")])
@@ -157,11 +157,99 @@ def test_it_is_submitted_again_a_bounded_number_of_times(tmp_path, state, option
 
 
 def test_slurms_lists_are_read():
-    text = "12_3|RUNNING|None|0|\n12_4|CANCELLED by 1000|None|0:15|\n12_5|PENDING|(null)|0|\n\nodd\n"
+    text = "12_3|RUNNING|None|\n12_4|CANCELLED by 1000\n12_5|PENDING|(null)|\n\nodd\n"
     states = _parsed(text)
-    assert states["12_3"] == JobState("RUNNING", "None", 0) and states["12_5"].waits
+    assert states["12_3"] == JobState("RUNNING", "None") and states["12_5"].waits
     assert states["12_4"].over and set(states) == {"12_3", "12_4", "12_5"}
     assert in_slurms_words("sbatch: error: a\nsbatch: error: a\nallocation failure: b\n") == "a; allocation failure: b"
+
+
+# --- Slurm that does not answer ---------------------------------------------------------------------------------------
+
+LAUNCHER = "medgraft.benchmarks.launch.slurm.launcher"
+
+
+class Scripts:
+    """Stands for submitit: takes arrays, and fails as told."""
+
+    def __init__(self, *answers: str | Exception) -> None:
+        self.answers, self.arrays = list(answers), []
+
+    def submit_script(self, tasks, at_once):
+        self.arrays.append((len(tasks), at_once))
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def launched(monkeypatch, folder: Path, scripts: Scripts, jobs: int, resources: Resources, **options) -> SlurmLauncher:
+    monkeypatch.setattr(f"{LAUNCHER}.time.sleep", lambda seconds: None)
+    monkeypatch.setattr(f"{LAUNCHER}.jobs_in_accounts", lambda ids: {})
+    made = SlurmLauncher(SlurmConfig(poll=0.5, **options), resources)
+    made.executor = scripts  # type: ignore[assignment]
+    for number in range(jobs):
+        made.submit(Job(f"{number}", folder / f"{number}", ("true",)))
+    return made
+
+
+def asks(monkeypatch, launcher: SlurmLauncher, answer) -> list[str]:
+    """Lets the launcher ask once; what it cancelled meanwhile."""
+    ended = []
+
+    def jobs_called(name):
+        if isinstance(answer, Exception):
+            raise answer
+        return dict(answer)
+
+    monkeypatch.setattr(f"{LAUNCHER}.jobs_called", jobs_called)
+    monkeypatch.setattr(f"{LAUNCHER}.end_jobs", lambda *which: ended.extend(which))
+    launcher.asked = 0.0
+    launcher.wait([], 0.0)
+    return ended
+
+
+def test_an_array_whose_submission_got_no_answer_is_cancelled_before_it_is_sent_again(tmp_path, monkeypatch):
+    scripts = Scripts(SlurmAwayError("socket timed out"), "9")
+    launcher = launched(monkeypatch, tmp_path, scripts, 2, Resources())
+    launcher.wait([], 0.0)
+    assert launcher.unsure and all(each.in_line for each in launcher.handles)
+    assert asks(monkeypatch, launcher, SlurmAwayError("away")) == [] and len(scripts.arrays) == 1
+    assert asks(monkeypatch, launcher, {"8_0": JobState("PENDING"), "8_1": JobState("PENDING")}) == ["8"]
+    assert [each.id for each in launcher.handles] == ["9_0", "9_1"] and not launcher.unsure
+
+
+def test_it_bears_with_slurm_for_as_long_as_told(tmp_path, monkeypatch):
+    launcher = launched(monkeypatch, tmp_path, Scripts("9"), 1, Resources(), patience=0.0)
+    launcher.wait([], 0.0)
+    asks(monkeypatch, launcher, {"9_0": JobState("PENDING")})
+    with pytest.raises(MedgraftError, match="Slurm has not answered for 0 minutes .away.; what was finished is stored"):
+        asks(monkeypatch, launcher, SlurmAwayError("away"))
+
+
+def test_a_job_struck_off_while_it_waited_was_cancelled(tmp_path, monkeypatch):
+    launcher = launched(monkeypatch, tmp_path, Scripts("9"), 2, Resources())
+    launcher.wait([], 0.0)
+    first, second = launcher.handles
+    asks(monkeypatch, launcher, {"9_0": JobState("PENDING"), "9_1": JobState("RUNNING")})
+    asks(monkeypatch, launcher, {})
+    end = first.poll()
+    assert end is not None and "job 9_0 was cancelled" in end.message
+    assert second.poll() is None and second.state == JobState("FORGOTTEN")
+
+
+def test_no_more_jobs_than_asked_for_may_run_whatever_array_they_are_of(tmp_path, monkeypatch):
+    scripts = Scripts("7", "8")
+    launcher = launched(monkeypatch, tmp_path, scripts, 5, Resources(jobs=3))
+    launcher.wait([], 0.0)
+    launcher.submit(Job("late", tmp_path, ("true",)))
+    for number in range(2):
+        launcher.handles[number].exit = Exit(0)
+    launcher.wait([], 0.0)
+    assert scripts.arrays == [(5, 3)]  # three are left of the first, and all may run
+    launcher.handles[0].exit = Exit(0)
+    launcher.wait([], 0.0)
+    assert scripts.arrays == [(5, 3), (1, 3)]
 
 
 def test_a_wrong_option_names_the_ones_that_exist():
