@@ -78,7 +78,7 @@ class ChannelMixing(SignalGridAdapter):
     what = "channel_mixing"
 
     def on_grid(self, site: Site, dim: int, channels: int, steps: int, like: Tensor) -> LowRankMixing:
-        """The map in front of one block.
+        """The map in front of one block, over ``[B, dim, channels, steps]``.
 
         Raises:
             IncompatibleError: The rank exceeds the channels, or the groups do not divide the width.

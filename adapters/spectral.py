@@ -107,7 +107,7 @@ class Spectral(SignalGridAdapter):
     what = "spectral"
 
     def on_grid(self, site: Site, dim: int, channels: int, steps: int, like: Tensor) -> SpectralBottleneck:
-        """The filter in front of one block.
+        """The filter in front of one block, over a map ``[B, dim, channels, steps]``.
 
         Raises:
             IncompatibleError: The encoder has one token in time, which has no frequencies.

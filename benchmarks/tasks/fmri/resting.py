@@ -217,7 +217,7 @@ class RestAge(RestTask):
     primary = "mae"
 
     def targets(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], dict[str, int]]:
-        """The ages.
+        """The ages, ``float64 [n]``, of the rows ``bool [m]`` that have one.
 
         Raises:
             DataError: Nobody has one.
