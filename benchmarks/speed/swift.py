@@ -53,7 +53,7 @@ def forward(form: Form, x: Tensor) -> Tensor:
 
 
 def step(form: Form, x: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Gradients of all parameters that matter, as in full fine-tuning, for a window ``[B, C, H, W, D, T]``; of any shape ``[...]`` each."""
+    """Gradients of all parameters that matter for a window ``[B, C, H, W, D, T]``, as in full fine-tuning."""
     gradients = torch.autograd.grad(form(x).square().mean(), parameters, allow_unused=True)
     return [each for each in gradients if each is not None]
 
