@@ -30,12 +30,13 @@ class SpaceHead(nn.Module):
         dims: Modality -> width of its features.
         width: Of the space.
         temperature: At the start.
+        specific: Whether the specific part has a loss, and so a temperature, of its own.
     """
 
-    def __init__(self, dims: Mapping[str, int], width: int, temperature: float) -> None:
+    def __init__(self, dims: Mapping[str, int], width: int, temperature: float, specific: bool) -> None:
         super().__init__()
         self.maps = nn.ModuleDict({name: nn.Linear(dim, width) for name, dim in dims.items()})
-        self.scale, self.specific_scale = Temperature(temperature), Temperature(temperature)
+        self.scale, self.specific_scale = Temperature(temperature), Temperature(temperature) if specific else None
         for name, dim in dims.items():
             self.register_buffer(f"mean_{name}", torch.zeros(dim))
             self.register_buffer(f"deviation_{name}", torch.ones(dim))
@@ -122,7 +123,7 @@ class AnchoredObjective(Objective):
     def make_head(self, sample: Outputs) -> SpaceHead:
         """A head for the features of ``sample``."""
         self.dims = {name: sample[name].pooled.shape[-1] for name in self.inputs}
-        return SpaceHead(self.dims, self.options.width, self.options.temperature)
+        return SpaceHead(self.dims, self.options.width, self.options.temperature, specific=self.views > 0)
 
     def prepare_adapters(self, grafted: Grafted, run: Callable[[np.ndarray], Outputs], index: np.ndarray) -> None:
         """Scales the head by some of the training samples ``index``, ``int64 [n]``, that have a modality."""
@@ -147,7 +148,8 @@ class AnchoredObjective(Objective):
         again = None if batch.again is None else head(batch.again)
         self._remember(z[self.inputs[0]], batch.index)
         people = torch.from_numpy(self.people[batch.index]).to(device)
-        return self.terms(z, head.scale(), people, present, again, specific_scale=head.specific_scale()).total
+        specific = None if head.specific_scale is None else head.specific_scale()
+        return self.terms(z, head.scale(), people, present, again, specific_scale=specific).total
 
     def _remember(self, anchor: Tensor, index: np.ndarray) -> None:
         """Keeps the anchor's common parts, by which the next epoch's batches are grouped."""

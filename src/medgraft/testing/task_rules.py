@@ -305,7 +305,9 @@ def the_objective_fits(subject: TaskSubject) -> None:
     scores = objective.scores(holder, features, objective.context(holder))
     require(len(scores) == len(index), f"it gives scores {list(scores.shape)} for {len(index)} samples")
     mask = None if data.mask is None else torch.as_tensor(data.mask[index])
-    value = objective.loss(holder, features, Batch(torch.as_tensor(data.targets[index]), mask, index=index))
+    views = {name: _features(len(index), 100 + seed) for seed, name in enumerate(task.inputs)}
+    batch = Batch(torch.as_tensor(data.targets[index]), mask, index=index, again=views if objective.views else None)
+    value = objective.loss(holder, features, batch)
     back_propagate(value)
     finite = value.isfinite() and all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
     require(finite, f"the loss on its targets is {value.item()}, or a gradient is not finite")
@@ -335,7 +337,11 @@ def metrics_are_finite(subject: TaskSubject) -> None:
     objective, data = _of_pooled_features(subject), subject.data
     random = np.random.default_rng(0)
 
+    made = _scores_of_features(subject, objective)
+
     def guess(index: np.ndarray) -> np.ndarray:
+        if made is not None:
+            return made(index)
         scores = random.random((len(index), max(1, len(data.classes))))
         return scores / scores.sum(axis=1, keepdims=True) if objective.one_class_each else scores
 
@@ -348,6 +354,22 @@ def metrics_are_finite(subject: TaskSubject) -> None:
     require(primary in statistics, f"primary is {primary!r}, the metrics are {', '.join(sorted(statistics))[:200]}")
     value = value_of(statistics[primary], len(groups))
     require(np.isfinite(value), f"{primary} of the test split is {value}")
+
+
+def _scores_of_features(subject: TaskSubject, objective: Objective) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Scores of a fresh head on made-up features, where they are none of one for each class; else ``None``."""
+    features = {name: _features(1, seed) for seed, name in enumerate(subject.task.inputs)}
+    head = objective.make_head(features)
+    if head is None:
+        return None
+    holder: Any = type("Holder", (), {"head": head})
+
+    @torch.no_grad()
+    def scores(index: np.ndarray) -> np.ndarray:
+        made = {name: _features(len(index), seed) for seed, name in enumerate(subject.task.inputs)}
+        return objective.scores(holder, made, objective.context(holder)).double().numpy()
+
+    return None if scores(np.arange(1)).shape == (1, max(1, len(subject.data.classes))) else scores
 
 
 RULES: tuple[Rule[TaskSubject], ...] = (
