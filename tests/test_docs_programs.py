@@ -41,7 +41,7 @@ SMALL = {
     "benchmarks.speed.second_sweep": "--adapter linear_probe --data chexpert=films",
     "benchmarks.speed.short_texts": "--sentences 8 --rounds 1 --epochs 1 --encoder bert",
     "benchmarks.speed.stacked_seeds": "--size tiny --seeds 2 --steps 2 --rounds 1",
-    "benchmarks.speed.swift": "--small --rounds 1",
+    "benchmarks.speed.swift": "--rounds 1",
     "benchmarks.audit.modality_table": "--encoders gene_tokens",
     "benchmarks.speed.zero_shot_speed": "--images 8 --rounds 1 --encoder phantom_chest@random --data films",
     "benchmarks.pretrain.brain": f"{PRETRAINED} --volumes 4 --note-steps 2 --batch-size 2 --held-out 3 --jobs 1",
