@@ -40,7 +40,7 @@ GONE_WITHIN = 90.0
 
 
 def _forgotten(handle: SlurmHandle) -> JobState:
-    """State of a job that the controller does not list: one of an array that waits is struck off when it is cancelled."""
+    """State of a job that the controller does not list: one that waits is struck off when it is cancelled."""
     return JobState("CANCELLED" if handle.state is not None and handle.state.waits else "FORGOTTEN")
 
 
