@@ -12,11 +12,11 @@ from medgraft.adapter.sizing import parse_count
 from medgraft.benchmarks.calibration.conformal import COVERAGE, Method
 from medgraft.benchmarks.cohorts.own.task_file import is_task_file, read_task_file
 from medgraft.benchmarks.commands.arguments import listed, listed_encoders, parse_seeds
+from medgraft.benchmarks.launch.profiles import with_profile
 from medgraft.benchmarks.prefix_cache.store import parse_size
 from medgraft.benchmarks.results.spec import Backend, Calibrate
 from medgraft.benchmarks.suite.membership import as_preset, with_suite
 from medgraft.benchmarks.sweep.assignments import canonical_encoder, read_assignments, with_encoder_options
-from medgraft.benchmarks.sweep.profiles import with_profile
 from medgraft.errors import ConfigError, MedgraftError, UnknownNameError
 from medgraft.files.documents import read_yaml
 from medgraft.options import Options, Seed, checked
