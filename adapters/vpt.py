@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.adapter.knobs import SizeKnob
-from medgraft.adapters.parts.placement import NOT_TEXT, DepthGroup, Hits, key_of, select, tower_of, unique
+from medgraft.adapters.parts.placement import TOKENS, DepthGroup, Hits, key_of, select, tower_of, unique
 from medgraft.encoder import Encoder
 from medgraft.encoder.sites import Site
 from medgraft.features import Features
@@ -75,7 +75,7 @@ class Vpt(Adapter):
     def select(self, encoder: Encoder, sites: Mapping[str, Site]) -> Hits:
         """Blocks that ``depth`` names, of towers that read no text."""
         patterns, depth = ("blocks.*",), self.config.depth
-        return select(encoder, sites, patterns, {"block"}, depth=depth, what="vpt", towers=NOT_TEXT)
+        return select(encoder, sites, patterns, {"block"}, depth=depth, what="vpt", towers=TOKENS)
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
         """Lets blocks read prompts, and takes them out again."""

@@ -177,9 +177,16 @@ def has_axes(tower: Encoder) -> bool:
     return has_grid(tower) if lie is None else bool({SPACE, TIME} & set(lie.axes))
 
 
+def has_tokens(tower: Encoder) -> bool:
+    """Whether its blocks read tokens, and it no text: it says where their attention is, or how they lie."""
+    if reads_text(tower) or not tower.block_paths():
+        return False
+    return len(tower.attention) > 0 or tower.block_tokens(0) is not None
+
+
 GRIDDED = Towers(has_grid, " of an image or volume tower")
 WITH_AXES = Towers(has_axes, " of an image or volume tower, or of another whose tokens lie along time")
-NOT_TEXT = Towers(lambda tower: not reads_text(tower), " of an image or volume tower, or of another that reads no text")
+TOKENS = Towers(has_tokens, " of an image or volume tower, or of another that reads no text")
 
 
 class TokenGrid(Portable):

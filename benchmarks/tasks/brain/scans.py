@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from medgraft.benchmarks.cohorts.scans.dmri import load_maps
 from medgraft.benchmarks.cohorts.scans.pet import load_uptake
@@ -45,7 +45,7 @@ class ScanConfig(SplitConfig):
     contrast: Contrast = "CN-AD"
     maps: tuple[Literal["FA", "MD", "AD", "RD"], ...] = ("FA", "MD")
     reference: str = "cerebellum"
-    reference_labels: tuple[int, ...] = ()
+    reference_labels: tuple[Annotated[int, Field(ge=1)], ...] = ()
 
     @model_validator(mode="after")
     def _some_maps(self) -> ScanConfig:
