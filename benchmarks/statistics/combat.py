@@ -18,7 +18,7 @@ from medgraft.errors import DataError
 
 Array = NDArray[Any]
 
-INSTALL = "pip install medgraft[sites]"
+INSTALL = "pip install 'medgraft[sites]'"
 LEAST_VARIANCE = 1e-10
 """Features that vary less in training, beside their mean square, are left as they are: ComBat divides by it."""
 

@@ -74,7 +74,7 @@ def test_a_probe_finds_the_site_and_nothing_where_there_is_nothing(monkeypatch):
     assert found.frozen.site_auc.ci_low > 0.8 and found.frozen.site_auc.n_subjects == 36
     assert blind.frozen.site_auc.ci_low < 0.62  # the features' scales differ, of which a linear probe sees nothing
     assert found.frozen.task.ci_low > 0.65
-    assert found.harmonised is None and found.note == "not harmonised: pip install medgraft[sites]"
+    assert found.harmonised is None and found.note == "not harmonised: pip install 'medgraft[sites]'"
 
 
 def test_the_auc_is_scikit_learns_mean_over_sites_of_a_regression_on_training_people(monkeypatch):
