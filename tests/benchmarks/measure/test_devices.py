@@ -24,7 +24,7 @@ from medgraft.registry import build_adapters
 from medgraft.task import RawInputs, TaskData
 
 N = 6
-ENCODERS = ("chest", "brain", "timm", "hf_vit", "timm_cnn", "pixels_2d", "pixels_3d", "language")
+ENCODERS = ("chest", "brain", "timm", "hf_vit", "timm_cnn", "pixels_2d", "pixels_3d", "language", "signal")
 PROMPTED = {"biomedcoop", "coop", "cocoop", "kgcoop", "tip_adapter", "clip_adapter", "zero_shot"}
 """Adapters that are given class prompts or labelled images by an objective of their own."""
 
