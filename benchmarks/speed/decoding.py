@@ -54,16 +54,16 @@ class Subject:
     Args:
         adapter: One of :data:`ADAPTERS`.
         visual: Name of the visual encoder.
-        language: Folder of a language model; ``None`` for :data:`LLAMA`.
+        language: Folder of a language model; ``None`` for :data:`LLAMA`, or a wider one where its width is a number.
         steps: New tokens.
         prompt: Tokens of a prompt.
     """
 
-    def __init__(self, adapter: str, visual: str, language: str | None, steps: int, prompt: int) -> None:
+    def __init__(self, adapter: str, visual: str, language: str | int | None, steps: int, prompt: int) -> None:
         found = visual_tower(build_encoder(visual))
         if found is None:
             raise ConfigError(f"encoder {visual} reads no images and no volumes")
-        model = build_encoder(f"causal_lm:{language}") if language else _fresh()
+        model = build_encoder(f"causal_lm:{language}") if isinstance(language, str) else _fresh(language)
         assert isinstance(model, LanguageModel)
         self.modality, tower = found
         self.model = model
@@ -136,8 +136,11 @@ class Subject:
         return [tuple(row) for row in ids.tolist()]
 
 
-def _fresh() -> Any:
-    return CausalLmSource.build("llama", "random", config=LLAMA)
+def _fresh(width: int | None) -> Any:
+    heads = 0 if width is None else max(width // 64, 1)
+    wider = {"hidden_size": width, "intermediate_size": 11 * (width or 0) // 4, "num_attention_heads": heads}
+    config = LLAMA if width is None else LLAMA | wider | {"num_key_value_heads": heads}
+    return CausalLmSource.build("llama", "random", config=config)
 
 
 @torch.no_grad()
@@ -191,6 +194,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--adapters", default=",".join(ADAPTERS))
     parser.add_argument("--visual", default=VISUAL)
     parser.add_argument("--language", help="folder or name of a language model, behind causal_lm:")
+    parser.add_argument("--width", type=int, help="of the LLaMA, a multiple of 64")
     parser.add_argument("--steps", type=int, default=64, help="new tokens")
     parser.add_argument("--prompt", type=int, default=16, help="tokens of the prompt")
     parser.add_argument("--rounds", type=int, default=3)
@@ -206,11 +210,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines = [f"| adapter | {first} | all at every step / once | {second} | tokens/s | tokens/s of {BATCH} |"]
     lines += ["|---|---:|---:|---:|---:|---:|"]
     for adapter in options.adapters.split(","):
-        subject = Subject(adapter, options.visual, options.language, options.steps, options.prompt)
+        subject = Subject(adapter, options.visual, options.language or options.width, options.steps, options.prompt)
         lines += rows(adapter, measure(subject, options.rounds), options.steps)
         sys.stderr.write(lines[-1] + "\n")
     model = (
-        options.language or f"LLaMA of {LLAMA['num_hidden_layers']} blocks of {LLAMA['hidden_size']}, random weights"
+        options.language
+        or f"LLaMA of {LLAMA['num_hidden_layers']} blocks of {options.width or LLAMA['hidden_size']}, random weights"
     )
     lines += ["", f"{options.visual}; {model}; {options.steps} tokens behind {options.prompt}; medians of"]
     lines[-1] += f" {options.rounds} round(s) of processor time, {options.threads} thread(s), fp32."
