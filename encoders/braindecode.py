@@ -7,7 +7,7 @@ the name, ``braindecode:labram,unit=V,missing=drop``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,8 @@ from medgraft.encoders.parts.eeg.towers import check_droppable
 from medgraft.encoders.parts.hub import demand
 from medgraft.encoders.parts.loading import file_in, finish, hub_file, options_of, origin, seeded
 from medgraft.encoders.parts.matching import load_file
-from medgraft.encoders.parts.name_options import OptionsInName, parse, values_of
-from medgraft.errors import CheckpointError, UnknownNameError
-from medgraft.sources import check_weights
+from medgraft.encoders.parts.name_options import ListedModels
+from medgraft.errors import CheckpointError
 
 FILES = ("model.safetensors", "pytorch_model.bin")
 NOT_ENCODER = (
@@ -31,24 +30,12 @@ NOT_ENCODER = (
 )
 
 
-class BraindecodeSource(OptionsInName):
+class BraindecodeSource(ListedModels):
     """Entry point ``braindecode``."""
 
     name = "braindecode"
     Config = Recorded
-
-    @classmethod
-    def check(cls, model: str, weights: str) -> None:
-        """Raises for a model that there is not, options that cannot be read, and weights that are nowhere."""
-        cls._parsed(model, {})
-        check_weights(f"braindecode:{model}", weights)
-
-    @classmethod
-    def _parsed(cls, model: str, options: Mapping[str, Any]) -> tuple[str, Recorded]:
-        base, texts = parse(model)
-        if base not in NETWORKS:
-            raise UnknownNameError("braindecode encoder", base, NETWORKS)
-        return base, values_of(Recorded, texts, options, "options of braindecode")
+    listed = NETWORKS
 
     @classmethod
     def models(cls) -> dict[str, str]:
@@ -80,7 +67,7 @@ class BraindecodeSource(OptionsInName):
             CheckpointError: The weights cannot be fetched, read or fitted.
         """
         own = {option: options.pop(option) for option in Recorded.model_fields if option in options}
-        base, recorded = cls._parsed(model, own)
+        base, recorded = cls.parsed(model, own)
         name, source, kind = f"braindecode:{cls.with_options(model, own)}", origin(weights, sha256), NETWORKS[base]
         preparation = _preparation(name, kind, channels, recorded)
         if source == "default":

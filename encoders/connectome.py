@@ -25,12 +25,11 @@ from medgraft.encoder.attention import AttentionLayout
 from medgraft.encoders.parts.connectome.network import Block, Edges, edges_of, real_regions
 from medgraft.encoders.parts.loading import StagedEncoder, file_in, finish, options_of, origin, seeded
 from medgraft.encoders.parts.matching import load_file
-from medgraft.encoders.parts.name_options import OptionsInName, parse, values_of
-from medgraft.errors import CheckpointError, ConfigError, DataError, UnknownNameError
+from medgraft.encoders.parts.name_options import ListedModels
+from medgraft.errors import CheckpointError, ConfigError, DataError
 from medgraft.features import Features
 from medgraft.modality import find_modality
 from medgraft.options import Options
-from medgraft.sources import check_weights
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "base": {"dim": 128, "heads": 4, "depth": 3},
@@ -189,24 +188,17 @@ class ConnectomeEncoder(StagedEncoder):
         return x
 
 
-class ConnectomeSource(OptionsInName):
+class ConnectomeSource(ListedModels):
     """Entry point ``connectome``."""
 
     name = "connectome"
     Config = Atlas
+    listed = CONFIGS
 
     @classmethod
-    def check(cls, model: str, weights: str) -> None:
-        """Raises for a model that there is not, options that cannot be read, and weights that are nowhere."""
-        cls._parsed(model, {})
-        check_weights(f"connectome:{model}", weights)
-
-    @classmethod
-    def _parsed(cls, model: str, options: Mapping[str, Any]) -> tuple[str, Atlas]:
-        base, texts = parse(model)
-        if base not in CONFIGS:
-            raise UnknownNameError("connectome encoder", base, CONFIGS)
-        atlas = values_of(Atlas, texts, options, "options of connectome")
+    def parsed(cls, model: str, options: Mapping[str, Any]) -> tuple[str, Atlas]:
+        """See :meth:`ListedModels.parsed`; scalings fit the kinds."""
+        base, atlas = super().parsed(model, options)
         atlas.scalings()
         return base, atlas
 
@@ -234,7 +226,7 @@ class ConnectomeSource(OptionsInName):
             ConfigError: An option does not fit.
             CheckpointError: The file cannot be read or does not fit.
         """
-        base, atlas = cls._parsed(model, options)
+        base, atlas = cls.parsed(model, options)
         name, source, config = f"connectome:{cls.with_options(model, options)}", origin(weights, sha256), CONFIGS[base]
         spec = EncoderSpec(
             name=name,

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,11 +25,10 @@ from medgraft.encoders.parts.eeg.recordings import Preparation, Recorded, prepar
 from medgraft.encoders.parts.eeg.towers import EegEncoder
 from medgraft.encoders.parts.loading import file_in, finish, options_of, origin, seeded
 from medgraft.encoders.parts.matching import load_file
-from medgraft.encoders.parts.name_options import OptionsInName, parse, values_of
-from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
+from medgraft.encoders.parts.name_options import ListedModels
+from medgraft.errors import CheckpointError, ConfigError
 from medgraft.features import Features
 from medgraft.modalities.eeg import TEN_TWENTY, electrode, positions
-from medgraft.sources import check_weights
 
 RATE = 500
 FILES = ("model.safetensors", "pytorch_model.bin")
@@ -133,24 +132,12 @@ def places_of(channels: Sequence[str]) -> np.ndarray:
     return np.stack([unknown if place is None else 1e3 * place for place in places]).astype(np.float32)
 
 
-class DiverSource(OptionsInName):
+class DiverSource(ListedModels):
     """Entry point ``diver``."""
 
     name = "diver"
     Config = Chosen
-
-    @classmethod
-    def check(cls, model: str, weights: str) -> None:
-        """Raises for a model that there is not, options that cannot be read, and weights that are nowhere."""
-        cls._parsed(model, {})
-        check_weights(f"diver:{model}", weights)
-
-    @classmethod
-    def _parsed(cls, model: str, options: Mapping[str, Any]) -> tuple[str, Chosen]:
-        base, texts = parse(model)
-        if base not in CONFIGS:
-            raise UnknownNameError("diver encoder", base, CONFIGS)
-        return base, values_of(Chosen, texts, options, "options of diver")
+    listed = CONFIGS
 
     @classmethod
     def models(cls) -> dict[str, str]:
@@ -185,7 +172,7 @@ class DiverSource(OptionsInName):
             CheckpointError: The weights cannot be read or fitted, or none are named.
         """
         own = {option: options.pop(option) for option in Chosen.model_fields if option in options}
-        base, chosen = cls._parsed(model, own)
+        base, chosen = cls.parsed(model, own)
         name, source, config = f"diver:{cls.with_options(model, own)}", origin(weights, sha256), dict(CONFIGS[base])
         if source == "default":
             raise CheckpointError(

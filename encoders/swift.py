@@ -12,7 +12,7 @@ tokens, so the mean of the windows' features gives the same; an encoder reads up
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,12 @@ from medgraft.encoder.attention import AttentionLayout
 from medgraft.encoder.block_tokens import BlockTokens
 from medgraft.encoders.parts.loading import StagedEncoder, file_in, finish, options_of, origin, seeded
 from medgraft.encoders.parts.matching import load_file
-from medgraft.encoders.parts.name_options import OptionsInName, parse, values_of
+from medgraft.encoders.parts.name_options import ListedModels
 from medgraft.encoders.parts.swift.network import Block, SwiFT, WindowAttention
 from medgraft.encoders.parts.swift.runs import prepare_run, real_windows
-from medgraft.errors import CheckpointError, ConfigError, UnknownNameError
+from medgraft.errors import CheckpointError, ConfigError
 from medgraft.features import Features
 from medgraft.options import Options
-from medgraft.sources import check_weights
 
 __all__ = ["SwiFT", "SwiftEncoder", "SwiftSource", "prepare_run"]
 
@@ -202,11 +201,12 @@ class SwiftEncoder(StagedEncoder):
         return Features(tokens.flatten(1, 2), pooled, 0, grid, mask=mask)
 
 
-class SwiftSource(OptionsInName):
+class SwiftSource(ListedModels):
     """Entry point ``swift``."""
 
     name = "swift"
     Config = Windows
+    listed = CONFIGS
 
     @classmethod
     def models(cls) -> dict[str, str]:
@@ -215,19 +215,6 @@ class SwiftSource(OptionsInName):
             "hcp": "the published SwiFT on windows of 20 volumes of 96 x 96 x 96 voxels, 288 features",
             "tiny": "a small one on windows of 4 volumes of 16 x 16 x 16 voxels, for tests; it has no weights",
         }
-
-    @classmethod
-    def check(cls, model: str, weights: str) -> None:
-        """Raises for a model that there is not, options that cannot be read, and weights that are nowhere."""
-        cls._parsed(model, {})
-        check_weights(f"swift:{model}", weights)
-
-    @classmethod
-    def _parsed(cls, model: str, options: Mapping[str, Any]) -> tuple[str, Windows]:
-        base, texts = parse(model)
-        if base not in CONFIGS:
-            raise UnknownNameError("swift encoder", base, CONFIGS)
-        return base, values_of(Windows, texts, options, "options of swift")
 
     @classmethod
     def make(cls, model: str, weights: str, sha256: str | None, windows: int | None = None, **options: Any) -> Encoder:
@@ -245,7 +232,7 @@ class SwiftSource(OptionsInName):
             ConfigError: An option does not fit.
             CheckpointError: The weights cannot be read or fitted, or none are named.
         """
-        base, chosen = cls._parsed(model, {} if windows is None else {"windows": windows})
+        base, chosen = cls.parsed(model, {} if windows is None else {"windows": windows})
         name = f"swift:{model}" if windows is None else f"swift:{cls.with_options(model, {'windows': windows})}"
         source = origin(weights, sha256)
         if source == "default":

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
+from medgraft.errors import UnknownNameError
 from medgraft.options import Options, as_text, checked, from_text
-from medgraft.sources import Source
+from medgraft.sources import Source, check_weights
 
 Config = TypeVar("Config", bound=Options)
 
@@ -37,6 +38,35 @@ class OptionsInName(Source):
         values = _values(cls.Config, texts) | dict(options)
         checked(cls.Config, values, f"options of {cls.name}")
         return ",".join([model, *(f"{name}={as_text(value)}" for name, value in values.items())])
+
+
+class ListedModels(OptionsInName):
+    """Base of such sources that have a list of models.
+
+    Attributes:
+        listed: The models, by name.
+    """
+
+    listed: ClassVar[Mapping[str, Any]]
+
+    @classmethod
+    def check(cls, model: str, weights: str) -> None:
+        """Raises for a model that there is not, options that cannot be read, and weights that are nowhere."""
+        cls.parsed(model, {})
+        check_weights(f"{cls.name}:{model}", weights)
+
+    @classmethod
+    def parsed(cls, model: str, options: Mapping[str, Any]) -> tuple[str, Any]:
+        """The model of a name, and the options (:attr:`Config`) of the name and of those that are given in their place.
+
+        Raises:
+            UnknownNameError: There is no such model.
+            ConfigError: An option does not exist or is out of range.
+        """
+        base, texts = parse(model)
+        if base not in cls.listed:
+            raise UnknownNameError(f"{cls.name} encoder", base, cls.listed)
+        return base, values_of(cls.Config, texts, options, f"options of {cls.name}")
 
 
 def parse(model: str) -> tuple[str, dict[str, str]]:
