@@ -187,7 +187,7 @@ def launched(monkeypatch, folder: Path, scripts: Scripts, jobs: int, resources: 
     monkeypatch.setattr(f"{LAUNCHER}.time.sleep", lambda seconds: None)
     monkeypatch.setattr(f"{LAUNCHER}.jobs_in_accounts", lambda ids: {})
     made = SlurmLauncher(SlurmConfig(poll=0.5, **options), resources)
-    made.executor = scripts  # type: ignore[assignment]
+    made.executor = scripts  # type: ignore[assignment]  # which keeps scripts and submits none
     for number in range(jobs):
         made.submit(Job(f"{number}", folder / f"{number}", ("true",)))
     return made
