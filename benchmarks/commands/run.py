@@ -72,6 +72,11 @@ def run(
         str | None, typer.Option(help="What the cache of frozen features may hold. Default: 20GB; none for no limit.")
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which a cell is killed.")] = None,
+    order: Annotated[str | None, typer.Option(help="Order in which cells start: plan, or cheapest-first.")] = None,
+    max_hours: Annotated[
+        float | None, typer.Option(help="End after so many hours; the same command goes on from there.")
+    ] = None,
+    max_cells: Annotated[int | None, typer.Option(help="Run so many cells at most.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads per worker; numbers may depend on it.")] = None,
     calibrate: Annotated[
         str | None, typer.Option(help="temperature: divide logits by what is best on validation samples.")
@@ -155,6 +160,9 @@ def run(
             "augment_views": augment_views,
             "cache_size": cache_size,
             "timeout": timeout,
+            "order": order,
+            "max_hours": max_hours,
+            "max_cells": max_cells,
             "threads": threads,
             "calibrate": calibrate,
             "sets": sets,

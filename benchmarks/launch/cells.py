@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.results.store import ResultStore, StorageError
 from medgraft.benchmarks.results.verification import check
 from medgraft.benchmarks.results.writing import machine_mark
+from medgraft.benchmarks.schedule.allowance import Allowance
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import MedgraftError, PluginError
 from medgraft.launcher import Exit, Handle, Launcher
@@ -84,11 +86,11 @@ class Events:
 
     Attributes:
         tick: Called often with the workers at work.
-        finished: Called with each stored result.
+        finished: Called with each stored result and the seconds that its worker took.
     """
 
     tick: Callable[[Sequence[Running]], None]
-    finished: Callable[[CellResult], None]
+    finished: Callable[[CellResult, float], None]
 
 
 class Runs:
@@ -105,6 +107,10 @@ class Runs:
         tunings: Key of a cell -> how its options were chosen.
         suites: Key of a cell -> suites that it was asked for in.
         events: Folder for TensorBoard event files, if any are to be written.
+        allowance: What may be spent; by default any number of hours and cells.
+
+    Attributes:
+        left: Cells that the allowance has left undone.
     """
 
     def __init__(
@@ -120,6 +126,7 @@ class Runs:
         tunings: Mapping[str, Tuning] | None = None,
         suites: Mapping[str, Sequence[str]] | None = None,
         events: Path | None = None,
+        allowance: Allowance | None = None,
     ) -> None:
         self.store, self.cohorts, self.launcher, self.name = store, cohorts, launcher, name
         self.verbose, self.keep, self.external = verbose, keep, external or {}
@@ -127,6 +134,8 @@ class Runs:
         # Machines that share the folder, containers above all, have processes of one number.
         self.work = store.root.absolute() / f".work-{os.getpid()}-{machine_mark()}"
         self.events = None if events is None else events.absolute()
+        self.allowance = allowance or Allowance()
+        self.left: list[CellSpec] = []
         self.at_once = 1
 
     def run(self, cells: Sequence[CellSpec], events: Events) -> list[CellResult]:
@@ -138,15 +147,15 @@ class Runs:
             StorageError: A result cannot be stored.
             MedgraftError: The launcher cannot start or watch a worker.
         """
-        waiting, done = list(cells), []
+        waiting, done = deque(cells), []
         running: list[Running] = []
         clear_leftovers(self.store.root)
         with self._contract("slots"):
             self.at_once = min(max(1, int(self.launcher.slots())), max(1, len(cells)))
         try:
             while waiting or running:
-                while waiting and len(running) < self.at_once:
-                    running.append(self._start(waiting.pop(0)))
+                while len(running) < self.at_once and (spec := self._next(waiting)) is not None:
+                    running.append(self._start(spec))
                 with self._contract("wait"):
                     self.launcher.wait([worker.handle for worker in running], BETWEEN_LOOKS)
                 for worker in list(running):
@@ -155,13 +164,26 @@ class Runs:
                         running.remove(worker)
                         done.append(result)
                         waiting += self.follow(result)
-                        events.finished(result)
+                        events.finished(result, time.monotonic() - worker.started)
+                if self.allowance.over():  # what is at work is ended below
+                    self.left += [worker.job.spec for worker in running]
+                    running.clear()
                 events.tick(running)
         finally:
             with self._contract("close"):
                 self.launcher.close()
             shutil.rmtree(self.work, ignore_errors=True)
         return done
+
+    def _next(self, waiting: deque[CellSpec]) -> CellSpec | None:
+        """The next cell that the allowance admits; what it does not admit now it never will."""
+        while waiting:
+            spec = waiting.popleft()
+            if self.allowance.admits(spec):
+                self.allowance.used += 1
+                return spec
+            self.left.append(spec)
+        return None
 
     def job_of(self, spec: CellSpec) -> Job:
         """What a worker is told of a cell."""
