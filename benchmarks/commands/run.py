@@ -120,6 +120,12 @@ def run(
         Path | None,
         typer.Option(help="Write TensorBoard event files, into this folder or RESULTS/tensorboard if none is named."),
     ] = None,
+    json_logs: Annotated[
+        bool, typer.Option("--json-logs", help="Write a log of JSON lines beside each result.")
+    ] = False,
+    traces: Annotated[
+        bool, typer.Option("--traces", help="Send spans by OpenTelemetry, where its variables say.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Run more than 10,000 cells without being asked twice.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log more; may name files of the cohort.")] = False,
     debug: Debug = False,
@@ -177,6 +183,8 @@ def run(
             "match": parse_match(match),
             "verify": verify or None,
             "tensorboard": tensorboard,
+            "json_logs": json_logs or None,
+            "traces": traces or None,
             "yes": yes or None,
         }
         sweep = read_sweep(config, overrides, set_ or ())

@@ -87,10 +87,12 @@ class Events:
     Attributes:
         tick: Called often with the workers at work.
         finished: Called with each stored result and the seconds that its worker took.
+        recorded: Called before that with the result, the worker's folder, which goes afterwards, and the seconds.
     """
 
     tick: Callable[[Sequence[Running]], None]
     finished: Callable[[CellResult, float], None]
+    recorded: Callable[[CellResult, Path, float], None] = lambda result, folder, seconds: None
 
 
 class Runs:
@@ -159,7 +161,7 @@ class Runs:
                 with self._contract("wait"):
                     self.launcher.wait([worker.handle for worker in running], BETWEEN_LOOKS)
                 for worker in list(running):
-                    result = self._outcome(worker)
+                    result = self._outcome(worker, events)
                     if result is not None:
                         running.remove(worker)
                         done.append(result)
@@ -254,7 +256,7 @@ class Runs:
             )
         return Running(job, folder, handle, ProgressReader(folder))
 
-    def _outcome(self, worker: Running) -> CellResult | None:
+    def _outcome(self, worker: Running, events: Events) -> CellResult | None:
         """The stored result of a worker that has ended or run out of time; ``None`` while it may go on."""
         worker.listen()
         with self._contract("poll"):
@@ -270,6 +272,7 @@ class Runs:
             raise StorageError(self.store.root, OSError(reason))
         outcome = collect(worker.job, worker.folder, end, worker.doing)
         result = self.settle(worker, outcome, now - worker.started)
+        events.recorded(result, worker.folder, now - worker.started)
         shutil.rmtree(worker.folder, ignore_errors=True)
         return result
 

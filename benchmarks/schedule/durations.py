@@ -74,10 +74,13 @@ class Durations:
     def __bool__(self) -> bool:
         return bool(self._taken[-1])
 
-    def add(self, result: CellResult) -> None:
-        """Takes what a cell took; one that failed says nothing."""
-        if result.status != "success" or not result.timing:
-            return
+    def add(self, *results: CellResult) -> None:
+        """Takes what cells took; one that failed says nothing."""
+        for result in results:
+            if result.status == "success" and result.timing:
+                self._add(result)
+
+    def _add(self, result: CellResult) -> None:
         prefix, train = result.timing.get("prefix", 0.0), result.timing.get("train", 0.0)
         rest = max(sum(result.timing.values()) - prefix - train, 0.0)
         taken = Taken(result.spec.train.epochs, prefix, train, rest)

@@ -78,6 +78,8 @@ class Sweep(Options):
             that trains.
         tensorboard: Folder for TensorBoard event files, ``auto`` for ``tensorboard`` in that of the results; none are
             written by default.
+        json_logs: Write a log of JSON lines beside each result.
+        traces: Send spans by OpenTelemetry.
         yes: Run any number of cells.
         assigned: Adapters and tasks whose options stand on the command line, so that some row must be of each.
     """
@@ -120,6 +122,8 @@ class Sweep(Options):
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     tensorboard: Path | None = None
+    json_logs: bool = False
+    traces: bool = False
     yes: bool = False
     assigned: tuple[str, ...] = ()
 

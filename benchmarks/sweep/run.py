@@ -24,7 +24,7 @@ from medgraft.benchmarks.schedule.order import ordered
 from medgraft.benchmarks.suite.membership import misfit_of_spec
 from medgraft.benchmarks.suite.ranks import boards_of
 from medgraft.benchmarks.suite.text import show_suite
-from medgraft.benchmarks.sweep.checks import check_events, check_launcher
+from medgraft.benchmarks.sweep.checks import check_events, check_launcher, check_traces
 from medgraft.benchmarks.sweep.display import Display, FinishedRows
 from medgraft.benchmarks.sweep.external import untested_cells
 from medgraft.benchmarks.sweep.keeping import keep_best, kept_folders, without_graft
@@ -32,7 +32,9 @@ from medgraft.benchmarks.sweep.plan import Plan, make_plan, resources_of
 from medgraft.benchmarks.sweep.request import Sweep
 from medgraft.benchmarks.sweep.tuning import tuned
 from medgraft.benchmarks.watch.journal import Journal, planned
+from medgraft.benchmarks.watch.recording import Recording
 from medgraft.benchmarks.watch.time_left import clock
+from medgraft.benchmarks.watch.traces import Traces
 from medgraft.commands.console import say as say_error
 from medgraft.commands.layout import say, show_table
 from medgraft.errors import MedgraftError
@@ -109,10 +111,11 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
     store = ResultStore(sweep.results)
     store.check_writable()
     check_events(sweep)
+    check_traces(sweep)
     check_launcher(sweep)
+    allowance = allowance_of(sweep)
     plan = make_plan(sweep, console)
     show_skipped(plan, console)
-    allowance = allowance_of(sweep)
     if sweep.tune:
         tuned_plan = tuned(plan, sweep, store, console, seconds=allowance.left(), fresh=fresh, verbose=verbose)
         if tuned_plan is None:
@@ -123,6 +126,8 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
         stored = {} if fresh else {cell.key(): verified(store.path(cell), store.get(cell)) for cell in plan.cells}
     kept = {key for key, result in stored.items() if result is not None and result.status == "success"}
     finished = [cell for cell in plan.cells if cell.key() in kept]
+    if not allowance.durations:
+        allowance.durations.add(*(stored[cell.key()] for cell in finished))
     kept -= without_graft(finished, store, sweep.keep) | untested_cells(finished, plan.external, store)
     missing = [cell for cell in plan.cells if cell.key() not in kept]
     if kept:
@@ -131,7 +136,8 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
         launcher_class(sweep.launcher).cool_down()
     failed, stopped = [], ""
     try:
-        failed = _run(missing, plan, sweep, store, console, allowance, verbose) if missing else []
+        recording = Recording(store, sweep.json_logs, Traces(command) if sweep.traces else None)
+        failed = _run(missing, plan, sweep, recording, console, allowance, verbose) if missing else []
     except StorageError as error:  # what was stored is shown all the same
         stopped = str(error)
     if sweep.keep == "best":
@@ -192,12 +198,13 @@ def _run(
     missing: Sequence[CellSpec],
     plan: Plan,
     sweep: Sweep,
-    store: ResultStore,
+    recording: Recording,
     console: Console,
     allowance: Allowance,
     verbose: bool,
 ) -> list[CellResult]:
     """Runs what is missing by the launcher; the results that are no success."""
+    store = recording.store
     resources = resources_of(sweep, missing[0].device)
     launcher = make_launcher(sweep.launcher, sweep.options.get(sweep.launcher, {}), resources)
     at_once = max(1, min(launcher.slots(), len(missing)))
@@ -236,8 +243,8 @@ def _run(
         display.tick(running)
         journal.beat()
 
-    with display.progress, journal.ending(runs.left):
-        done = runs.run(missing, Events(tick, finished))
+    with recording.sweep(len(missing)), display.progress, journal.ending(runs.left):
+        done = runs.run(missing, Events(tick, finished, recording.cell))
     if runs.left:
         say(console, f"{allowance.in_words()} left {len(runs.left)} cells undone; the same command goes on from there")
     return [result for result in done if result.status != "success"]
