@@ -23,7 +23,7 @@ CONTRACT_FOLDERS = {"adapter", "encoder", "grafting", "metric", "plugins", "task
 
 ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
     "benchmarks": (
-        ("commands", "audit", "speed", "pretrain"),
+        ("commands", "audit", "speed", "simulate", "pretrain"),
         ("site", "sharing"),
         ("sweep", "tuning", "launch", "export", "predict"),
         ("suite", "board", "kernels", "schedule"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -122,12 +122,11 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
             say(console, f"{allowance.in_words()} ended the search for options; the same command goes on from there")
             return False
         plan = tuned_plan
-    with uncollected():
-        stored = {} if fresh else {cell.key(): verified(store.path(cell), store.get(cell)) for cell in plan.cells}
-    kept = {key for key, result in stored.items() if result is not None and result.status == "success"}
-    finished = [cell for cell in plan.cells if cell.key() in kept]
+    stored = {} if fresh else finished_before(plan.cells, store)
+    finished = [cell for cell in plan.cells if cell.key() in stored]
     if not allowance.durations:
-        allowance.durations.add(*(stored[cell.key()] for cell in finished))
+        allowance.durations.add(*stored.values())
+    kept = set(stored)
     kept -= without_graft(finished, store, sweep.keep) | untested_cells(finished, plan.external, store)
     missing = [cell for cell in plan.cells if cell.key() not in kept]
     if kept:
@@ -172,6 +171,13 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
     if stopped:
         say_error(f"error: {stopped}")
     return bool(failed or stopped)
+
+
+def finished_before(cells: Iterable[CellSpec], store: ResultStore) -> dict[str, CellResult]:
+    """Key -> stored result of each cell that has succeeded and whose result is sound."""
+    with uncollected():
+        found = ((cell.key(), verified(store.path(cell), store.get(cell))) for cell in cells)
+        return {key: result for key, result in found if result is not None and result.status == "success"}
 
 
 def show_left_out(results: Sequence[CellResult], console: Console) -> None:
