@@ -9,7 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,10 +22,8 @@ from medgraft.benchmarks.launch.collect import Outcome, collect
 from medgraft.benchmarks.launch.leftovers import claim, clear_leftovers
 from medgraft.benchmarks.results.chosen import Tuning
 from medgraft.benchmarks.results.result import CellResult
-from medgraft.benchmarks.results.result_files import UnreadableError
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.results.store import ResultStore, StorageError
-from medgraft.benchmarks.results.verification import check
 from medgraft.benchmarks.results.writing import machine_mark
 from medgraft.benchmarks.schedule.allowance import Allowance
 from medgraft.commands.plain_text import one_line
@@ -299,8 +297,5 @@ class Runs:
         if outcome.log is not None:
             name = self.store.log_path(result.spec).relative_to(self.store.root).as_posix()
             result = result.model_copy(update={"log": name})
-        path = self.store.put(result, outcome.predictions, outcome.log)
-        if result.status == "success":
-            with suppress(UnreadableError):  # a board that leaves it out will say why
-                check(path, result)
+        self.store.put(result, outcome.predictions, outcome.log)
         return result

@@ -74,11 +74,6 @@ class ResultStore:
         path = self.path(spec)
         return _read(path) if path.is_file() else None
 
-    def has_success(self, spec: CellSpec) -> bool:
-        """Whether the stored result is there and succeeded."""
-        result = self.get(spec)
-        return result is not None and result.status == "success"
-
     def cite(self, spec: CellSpec, suites: Iterable[str]) -> None:
         """Has a stored result cite suites that it is of; nothing else in it changes.
 

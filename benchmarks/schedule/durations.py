@@ -104,12 +104,25 @@ class Durations:
             cells: That will run.
             at_once: Cells at a time, at least 1.
         """
-        free = [0.0] * at_once
-        for cell in cells:
-            if (seconds := self.seconds(cell)) is None:
-                return None
-            heapq.heapreplace(free, free[0] + seconds)
-        return max(free)
+        each = [seconds for cell in cells if (seconds := self.seconds(cell)) is not None]
+        return last_end(each, at_once) if self else None
+
+
+def last_end(seconds: Iterable[float], at_once: int) -> float:
+    """When the last of several cells ends, each of which starts as soon as one of the places is free.
+
+    Args:
+        seconds: That each takes, in the order in which they start.
+        at_once: Places.
+
+    Example:
+        >>> last_end([4.0, 1.0, 2.0], 2)
+        4.0
+    """
+    free = [0.0] * at_once
+    for each in seconds:
+        heapq.heapreplace(free, free[0] + each)
+    return max(free)
 
 
 def earlier_durations(root: Path) -> Durations:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from medgraft.benchmarks.board.finished_rows import FinishedRows
 from medgraft.benchmarks.board.leaderboard import write_board
 from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
@@ -23,10 +24,10 @@ from medgraft.benchmarks.launch.cells import Events, Running, Runs
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.results.store import ResultStore
-from medgraft.benchmarks.schedule.durations import Durations, earlier_durations
+from medgraft.benchmarks.schedule.durations import Durations, earlier_durations, last_end
 from medgraft.benchmarks.simulate.cells import seconds_of, specs, templates
 from medgraft.benchmarks.simulate.launcher import SimulatedLauncher
-from medgraft.benchmarks.sweep.display import Display, FinishedRows
+from medgraft.benchmarks.sweep.display import Display
 from medgraft.benchmarks.sweep.run import finished_before
 from medgraft.benchmarks.watch.journal import Journal, planned
 
@@ -58,14 +59,17 @@ def dispatch(real: Path, out: Path, cells: int) -> tuple[float, dict[str, int]]:
     found = templates(real)
     planned_cells = list(specs(found[0].result.spec, cells))
     launcher, store = SimulatedLauncher(found, AT_ONCE), ResultStore(out)
+    seconds, late = _run(planned_cells, launcher, store)
+    return seconds - launcher.worked, {**launcher.ended, "rows computed after the last cell": late}
+
+
+def _run(cells: Sequence[CellSpec], launcher: SimulatedLauncher, store: ResultStore) -> tuple[float, int]:
+    """A sweep as :mod:`medgraft.benchmarks.sweep.run` runs it, shown on a terminal that nobody sees.
+
+    Returns:
+        Seconds until the last cell was stored, and the rows whose metric was not yet computed then.
+    """
     start = time.perf_counter()
-    ended = _run(planned_cells, launcher, store)
-    seconds = time.perf_counter() - start - launcher.worked
-    return seconds, {**launcher.ended, "stored": ended}
-
-
-def _run(cells: Sequence[CellSpec], launcher: SimulatedLauncher, store: ResultStore) -> int:
-    """A sweep as :mod:`medgraft.benchmarks.sweep.run` runs it, shown on a terminal that nobody sees."""
     cohort = cells[0].cohort
     runs = Runs(store, {cohort.name: Cohort(cohort, Path("/"))}, launcher, "simulated")
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
@@ -76,16 +80,19 @@ def _run(cells: Sequence[CellSpec], launcher: SimulatedLauncher, store: ResultSt
     def finished(result: CellResult, took: float) -> None:
         display.finished(result)
         journal.cell(result, took)
-        if (row := rows.add(result)) is not None:
-            display.row(row)
-            journal.row([cell.key() for cell in row.cells], row.metric)
+        rows.add(result)
 
     def tick(running: Sequence[Running]) -> None:
         display.tick(running)
+        for row in rows.computed():
+            display.row(row)
+            journal.row([cell.key() for cell in row.cells], row.metric)
         journal.beat()
 
     with display.progress, journal.ending(runs.left):
-        return len(runs.run(cells, Events(tick, finished)))
+        runs.run(cells, Events(tick, finished))
+        seconds = time.perf_counter() - start
+    return seconds, sum(1 for _ in rows.rest())
 
 
 def resume(real: Path, out: Path, cells: int) -> tuple[float, dict[str, int]]:
@@ -111,7 +118,7 @@ def estimate(real: Path, out: Path, cells: int) -> tuple[float, dict[str, int]]:
     known = earlier_durations(out)
     said = known.until_all_end(again, AT_ONCE)
     seconds = time.perf_counter() - start
-    true = sum(known.start + seconds_of(spec) for spec in again) / AT_ONCE
+    true = last_end([known.start + seconds_of(spec) for spec in again], AT_ONCE)
     return seconds, {"said": round(said or 0.0), "true": round(true)}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from medgraft.benchmarks.board.finished_rows import FinishedRow, FinishedRows
 from medgraft.benchmarks.board.leaderboard import write_board
 from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
@@ -17,7 +18,7 @@ from medgraft.benchmarks.launch.cells import Events, Running, Runs
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.results.store import ResultStore, StorageError
-from medgraft.benchmarks.results.verification import verified
+from medgraft.benchmarks.results.verification import succeeded
 from medgraft.benchmarks.schedule.allowance import Allowance
 from medgraft.benchmarks.schedule.durations import Durations, earlier_durations
 from medgraft.benchmarks.schedule.order import ordered
@@ -25,7 +26,7 @@ from medgraft.benchmarks.suite.membership import misfit_of_spec
 from medgraft.benchmarks.suite.ranks import boards_of
 from medgraft.benchmarks.suite.text import show_suite
 from medgraft.benchmarks.sweep.checks import check_events, check_launcher, check_traces
-from medgraft.benchmarks.sweep.display import Display, FinishedRows
+from medgraft.benchmarks.sweep.display import Display
 from medgraft.benchmarks.sweep.external import untested_cells
 from medgraft.benchmarks.sweep.keeping import keep_best, kept_folders, without_graft
 from medgraft.benchmarks.sweep.plan import Plan, make_plan, resources_of
@@ -71,8 +72,8 @@ def show_plan(sweep: Sweep) -> None:
 
 def expected(plan: Plan, sweep: Sweep) -> str:
     """How long the cells of a plan that have no result will take, in a sentence."""
-    store = ResultStore(sweep.results)
-    ahead = [cell for cell in plan.cells if not store.has_success(cell)]
+    done = finished_before(plan.cells, ResultStore(sweep.results))
+    ahead = [cell for cell in plan.cells if cell.key() not in done]
     if not ahead:
         return "all have results already"
     durations = earlier_durations(sweep.results)
@@ -122,11 +123,8 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
             say(console, f"{allowance.in_words()} ended the search for options; the same command goes on from there")
             return False
         plan = tuned_plan
-    stored = {} if fresh else finished_before(plan.cells, store)
-    finished = [cell for cell in plan.cells if cell.key() in stored]
-    if not allowance.durations:
-        allowance.durations.add(*stored.values())
-    kept = set(stored)
+    kept = set[str]() if fresh else finished_before(plan.cells, store)
+    finished = [cell for cell in plan.cells if cell.key() in kept]
     kept -= without_graft(finished, store, sweep.keep) | untested_cells(finished, plan.external, store)
     missing = [cell for cell in plan.cells if cell.key() not in kept]
     if kept:
@@ -173,11 +171,10 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
     return bool(failed or stopped)
 
 
-def finished_before(cells: Iterable[CellSpec], store: ResultStore) -> dict[str, CellResult]:
-    """Key -> stored result of each cell that has succeeded and whose result is sound."""
+def finished_before(cells: Iterable[CellSpec], store: ResultStore) -> set[str]:
+    """Keys of the cells that have succeeded and whose results are sound."""
     with uncollected():
-        found = ((cell.key(), verified(store.path(cell), store.get(cell))) for cell in cells)
-        return {key: result for key, result in found if result is not None and result.status == "success"}
+        return {cell.key() for cell in cells if succeeded(store.path(cell))}
 
 
 def show_left_out(results: Sequence[CellResult], console: Console) -> None:
@@ -241,16 +238,24 @@ def _run(
     def finished(result: CellResult, took: float) -> None:
         display.finished(result)
         journal.cell(result, took)
-        if (row := rows.add(result)) is not None:
+        rows.add(result)
+
+    def show(computed: Iterable[FinishedRow]) -> None:
+        for row in computed:
             display.row(row)
             journal.row([cell.key() for cell in row.cells], row.metric)
 
     def tick(running: Sequence[Running]) -> None:
         display.tick(running)
+        show(rows.computed())
         journal.beat()
 
     with recording.sweep(len(missing)), display.progress, journal.ending(runs.left):
-        done = runs.run(missing, Events(tick, finished, recording.cell))
+        try:
+            done = runs.run(missing, Events(tick, finished, recording.cell))
+            show(rows.rest())
+        finally:
+            rows.close()
     if runs.left:
         say(console, f"{allowance.in_words()} left {len(runs.left)} cells undone; the same command goes on from there")
     return [result for result in done if result.status != "success"]

@@ -81,7 +81,7 @@ def test_the_closest_earlier_cells_decide(asked, seconds):
 def test_nothing_is_known_of_failures_and_of_nothing():
     failed = failure(Job(spec=cell(), root=Path("/data")), "oom", "").model_copy(update={"timing": {"failed": 99.0}})
     assert not known(failed) and known(failed).seconds(cell()) is None
-    assert known().until_all_end([cell()], 2) is None and known().until_all_end([], 2) == 0.0
+    assert known().until_all_end([cell()], 2) is None and known(took(cell())).until_all_end([], 2) == 0.0
 
 
 @settings(deadline=None, max_examples=30)
