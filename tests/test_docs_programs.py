@@ -24,7 +24,7 @@ from test_docs import PAGES, ROOT, commands, in_medgraft
 from medgraft.benchmarks.speed.short_texts import FINDINGS, WORDS
 from medgraft.testing.phantoms import small_phantom
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow(seconds=130), pytest.mark.timeout(600)]
 
 PRETRAINED = "--steps 2 --out made"
 SMALL = {
