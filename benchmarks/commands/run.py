@@ -72,6 +72,9 @@ def run(
         str | None, typer.Option(help="What the cache of frozen features may hold. Default: 20GB; none for no limit.")
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which a cell is killed.")] = None,
+    checkpoint_every: Annotated[
+        float | None, typer.Option(help="Seconds of training at least between two checkpoints of a cell.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads per worker; numbers may depend on it.")] = None,
     calibrate: Annotated[
         str | None, typer.Option(help="temperature: divide logits by what is best on validation samples.")
@@ -155,6 +158,7 @@ def run(
             "augment_views": augment_views,
             "cache_size": cache_size,
             "timeout": timeout,
+            "checkpoint_every": checkpoint_every,
             "threads": threads,
             "calibrate": calibrate,
             "sets": sets,

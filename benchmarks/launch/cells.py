@@ -19,6 +19,7 @@ from medgraft.benchmarks.external.results import put_external
 from medgraft.benchmarks.external.spec import ExternalTest
 from medgraft.benchmarks.launch.collect import Outcome, collect
 from medgraft.benchmarks.launch.leftovers import claim, clear_leftovers
+from medgraft.benchmarks.launch.unfinished import forget, forget_old, unfinished_folder
 from medgraft.benchmarks.results.chosen import Tuning
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.result_files import UnreadableError
@@ -105,6 +106,7 @@ class Runs:
         tunings: Key of a cell -> how its options were chosen.
         suites: Key of a cell -> suites that it was asked for in.
         events: Folder for TensorBoard event files, if any are to be written.
+        checkpoint_every: Seconds between two checkpoints of a cell's training at least.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Runs:
         tunings: Mapping[str, Tuning] | None = None,
         suites: Mapping[str, Sequence[str]] | None = None,
         events: Path | None = None,
+        checkpoint_every: float = 60.0,
     ) -> None:
         self.store, self.cohorts, self.launcher, self.name = store, cohorts, launcher, name
         self.verbose, self.keep, self.external = verbose, keep, external or {}
@@ -127,7 +130,7 @@ class Runs:
         # Machines that share the folder, containers above all, have processes of one number.
         self.work = store.root.absolute() / f".work-{os.getpid()}-{machine_mark()}"
         self.events = None if events is None else events.absolute()
-        self.at_once = 1
+        self.checkpoint_every, self.at_once = checkpoint_every, 1
 
     def run(self, cells: Sequence[CellSpec], events: Events) -> list[CellResult]:
         """Runs the cells and returns their results, in the order in which they end.
@@ -161,6 +164,7 @@ class Runs:
             with self._contract("close"):
                 self.launcher.close()
             shutil.rmtree(self.work, ignore_errors=True)
+            forget_old(self.store.root)
         return done
 
     def job_of(self, spec: CellSpec) -> Job:
@@ -176,6 +180,8 @@ class Runs:
             tuning=self.tunings.get(key),
             suites=list(self.suites.get(key, ())),
             events=self.events,
+            unfinished=unfinished_folder(self.store.root),
+            checkpoint_every=self.checkpoint_every,
         )
 
     def settle(self, worker: Running, outcome: Outcome, seconds: float) -> CellResult:
@@ -275,6 +281,8 @@ class Runs:
             name = self.store.log_path(result.spec).relative_to(self.store.root).as_posix()
             result = result.model_copy(update={"log": name})
         path = self.store.put(result, outcome.predictions, outcome.log)
+        if result.status in ("success", "error"):  # the same error would come again, or the code is mended meanwhile
+            forget(self.store.root, result.key)
         if result.status == "success":
             with suppress(UnreadableError):  # a board that leaves it out will say why
                 check(path, result)

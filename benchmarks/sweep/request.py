@@ -56,6 +56,7 @@ class Sweep(Options):
         test_on: Tasks, or cohorts of whose tasks the first that fits is taken, that trained grafts are tested on.
         match: Class of such a cohort -> class that a graft was trained for, where their names differ.
         timeout: Seconds after which a cell is killed.
+        checkpoint_every: Seconds between two checkpoints of a cell's training at least.
         threads: Threads per worker; part of what defines a number.
         calibrate: ``temperature`` divides the logits of all rows by what is best on validation samples.
         sets: Score of the conformal sets: ``lac`` or ``aps``.
@@ -99,6 +100,7 @@ class Sweep(Options):
     test_on: tuple[str, ...] = ()
     match: dict[str, str] = Field(default_factory=dict)
     timeout: float = Field(3600.0, gt=0, le=30 * 86_400)
+    checkpoint_every: float = Field(60.0, ge=0, le=30 * 86_400)
     threads: int = Field(1, ge=1, le=1024)
     calibrate: Calibrate = "none"
     sets: Method = "lac"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,3 +34,16 @@ class BestWeights:
         """Puts the copy back."""
         for parameter, kept in zip(self.parameters, self._kept, strict=True):
             parameter.copy_(kept)
+
+    def state(self) -> dict[str, Any]:
+        """What is kept, for another process."""
+        return {"lowest": self.lowest, "kept": self._kept}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Goes on with what another process kept.
+
+        Args:
+            state: As :meth:`state` gave it, or with its tensors on another device.
+        """
+        device = self.parameters[0].device
+        self.lowest, self._kept = state["lowest"], [value.to(device) for value in state["kept"]]

@@ -16,6 +16,7 @@ import os
 import queue
 import socket
 import sys
+import tempfile
 import threading
 from typing import Any
 
@@ -83,8 +84,12 @@ def _end_of(reference: ray.ObjectRef) -> dict[str, Any]:
     return {"how": how, "code": None, "words": one_line(words, 300)}
 
 
-def connect(address: str) -> dict[str, Any]:
+def connect(address: str, folder: str) -> dict[str, Any]:
     """Connects to a cluster, or starts one on this machine.
+
+    Args:
+        address: Of its head, or :data:`LOCAL`.
+        folder: For the files of one that is started.
 
     Raises:
         Exception: Whatever Ray says.
@@ -92,7 +97,9 @@ def connect(address: str) -> dict[str, Any]:
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "/" not in host:
         socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for long
-    options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECTS} if address == LOCAL else {}
+    options: dict[str, Any] = {}
+    if address == LOCAL:
+        options = {"include_dashboard": False, "object_store_memory": OBJECTS, "_temp_dir": folder}
     ray.init(address, log_to_driver=False, configure_logging=False, namespace="medgraft", **options)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return {"address": ray.get_runtime_context().gcs_address, "nodes": nodes}
@@ -133,12 +140,6 @@ def main() -> int:
     def say(message: dict[str, Any]) -> None:
         out.write(json.dumps(message) + "\n")
 
-    request = json.loads(sys.stdin.readline())["connect"]
-    try:
-        say({"ready": connect(request["address"])})
-    except Exception as error:
-        say({"refused": one_line(f"{type(error).__name__}: {error}", 300)})
-        return 1
     lines: queue.Queue[str | None] = queue.Queue()
 
     def listen() -> None:
@@ -146,9 +147,16 @@ def main() -> int:
             lines.put(line)
         lines.put(None)
 
-    threading.Thread(target=listen, daemon=True).start()
-    serve(lines, say)
-    ray.shutdown()
+    request = json.loads(sys.stdin.readline())["connect"]
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        try:
+            say({"ready": connect(request["address"], folder)})
+        except Exception as error:
+            say({"refused": one_line(f"{type(error).__name__}: {error}", 300)})
+            return 1
+        threading.Thread(target=listen, daemon=True).start()
+        serve(lines, say)
+        ray.shutdown()
     return 0
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from medgraft.benchmarks.launch.supervisor import supervised
 
 
-def keep(log: Path, mark: Path, command: Sequence[str]) -> NoReturn:
+def keep(log: Path, mark: Path, command: list[str]) -> NoReturn:
     """Runs a command under a supervisor, and leaves a file when all of it has ended.
 
     Args:

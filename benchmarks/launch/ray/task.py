@@ -41,11 +41,11 @@ def run_command(command: Sequence[str], folder: str, attempt: int, environment: 
     Raises:
         FileNotFoundError: This node does not see the folder.
     """
-    import ray  # a heavy extra
-
     place = Path(folder)
     if not (place / JOB).is_file():
         raise FileNotFoundError(f"node {socket.gethostname()} does not see the folder of the results; share it")
+    import ray  # a heavy extra
+
     facts = json.dumps({"node": ray.get_runtime_context().get_node_id(), "host": socket.gethostname()}).encode()
     write_atomically(place / started_mark(attempt), lambda file: file.write(facts))
     keeper = [sys.executable, "-m", KEEPER, str(place / LOG), str(place / ended_mark(attempt)), *command]
