@@ -2,7 +2,7 @@
 
 He et al., "Rethinking ImageNet Pre-training", ICCV 2019 (arXiv 1811.08883): what a pre-trained network is worth is its
 lead over the same or a specialised network that begins at random and trains to convergence under the same budget. On
-EEG the specialists are EEGNet (Lawhern et al., J. Neural Eng. 15, 2018, arXiv 1611.08024), and ShallowFBCSPNet and Deep4
+EEG the specialists are EEGNet (Lawhern et al., J. Neural Eng. 15, 2018, arXiv 1611.08024), ShallowFBCSPNet and Deep4
 (Schirrmeister et al., Human Brain Mapping 38, 2017, arXiv 1703.05051), each by the name of its encoder:
 ``braindecode:eegnet@random``.
 

@@ -77,6 +77,9 @@ def run(
         float | None, typer.Option(help="End after so many hours; the same command goes on from there.")
     ] = None,
     max_cells: Annotated[int | None, typer.Option(help="Run so many cells at most.")] = None,
+    checkpoint_every: Annotated[
+        float | None, typer.Option(help="Seconds of training at least between two checkpoints of a cell.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads per worker; numbers may depend on it.")] = None,
     calibrate: Annotated[
         str | None, typer.Option(help="temperature: divide logits by what is best on validation samples.")
@@ -169,6 +172,7 @@ def run(
             "order": order,
             "max_hours": max_hours,
             "max_cells": max_cells,
+            "checkpoint_every": checkpoint_every,
             "threads": threads,
             "calibrate": calibrate,
             "sets": sets,

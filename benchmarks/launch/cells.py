@@ -20,6 +20,7 @@ from medgraft.benchmarks.external.results import put_external
 from medgraft.benchmarks.external.spec import ExternalTest
 from medgraft.benchmarks.launch.collect import Outcome, collect
 from medgraft.benchmarks.launch.leftovers import claim, clear_leftovers
+from medgraft.benchmarks.launch.unfinished import forget, forget_old, unfinished_folder
 from medgraft.benchmarks.results.chosen import Tuning
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.spec import CellSpec
@@ -108,6 +109,7 @@ class Runs:
         suites: Key of a cell -> suites that it was asked for in.
         events: Folder for TensorBoard event files, if any are to be written.
         allowance: What may be spent; by default any number of hours and cells.
+        checkpoint_every: Seconds between two checkpoints of a cell's training at least.
 
     Attributes:
         left: Cells that the allowance has left undone.
@@ -127,6 +129,7 @@ class Runs:
         suites: Mapping[str, Sequence[str]] | None = None,
         events: Path | None = None,
         allowance: Allowance | None = None,
+        checkpoint_every: float = 60.0,
     ) -> None:
         self.store, self.cohorts, self.launcher, self.name = store, cohorts, launcher, name
         self.verbose, self.keep, self.external = verbose, keep, external or {}
@@ -136,7 +139,7 @@ class Runs:
         self.events = None if events is None else events.absolute()
         self.allowance = allowance or Allowance()
         self.left: list[CellSpec] = []
-        self.at_once = 1
+        self.checkpoint_every, self.at_once = checkpoint_every, 1
 
     def run(self, cells: Sequence[CellSpec], events: Events) -> list[CellResult]:
         """Runs the cells and returns their results, in the order in which they end.
@@ -173,6 +176,7 @@ class Runs:
             with self._contract("close"):
                 self.launcher.close()
             shutil.rmtree(self.work, ignore_errors=True)
+            forget_old(self.store.root)
         return done
 
     def _next(self, waiting: deque[CellSpec]) -> CellSpec | None:
@@ -198,6 +202,8 @@ class Runs:
             tuning=self.tunings.get(key),
             suites=list(self.suites.get(key, ())),
             events=self.events,
+            unfinished=unfinished_folder(self.store.root),
+            checkpoint_every=self.checkpoint_every,
         )
 
     def settle(self, worker: Running, outcome: Outcome, seconds: float) -> CellResult:
@@ -298,4 +304,6 @@ class Runs:
             name = self.store.log_path(result.spec).relative_to(self.store.root).as_posix()
             result = result.model_copy(update={"log": name})
         self.store.put(result, outcome.predictions, outcome.log)
+        if result.status in ("success", "error"):  # the same error would come again, or the code is mended meanwhile
+            forget(self.store.root, result.key)
         return result

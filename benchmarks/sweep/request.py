@@ -60,6 +60,7 @@ class Sweep(Options):
         order: In which cells start: as planned, or those first that earlier results let expect to end soonest.
         max_hours: After which the sweep ends, and what is at work with it.
         max_cells: Cells that run at most.
+        checkpoint_every: Seconds between two checkpoints of a cell's training at least.
         threads: Threads per worker; part of what defines a number.
         calibrate: ``temperature`` divides the logits of all rows by what is best on validation samples.
         sets: Score of the conformal sets: ``lac`` or ``aps``.
@@ -108,6 +109,7 @@ class Sweep(Options):
     order: Order = "plan"
     max_hours: float | None = Field(None, gt=0, le=10_000)
     max_cells: int | None = Field(None, ge=1)
+    checkpoint_every: float = Field(60.0, ge=0, le=30 * 86_400)
     threads: int = Field(1, ge=1, le=1024)
     calibrate: Calibrate = "none"
     sets: Method = "lac"

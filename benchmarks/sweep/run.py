@@ -15,6 +15,7 @@ from medgraft.benchmarks.board.terminal import show_board
 from medgraft.benchmarks.garbage import uncollected
 from medgraft.benchmarks.kernels.results import read_operations
 from medgraft.benchmarks.launch.cells import Events, Running, Runs
+from medgraft.benchmarks.launch.unfinished import forget
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.results.store import ResultStore, StorageError
@@ -127,6 +128,8 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
     finished = [cell for cell in plan.cells if cell.key() in kept]
     kept -= without_graft(finished, store, sweep.keep) | untested_cells(finished, plan.external, store)
     missing = [cell for cell in plan.cells if cell.key() not in kept]
+    for cell in missing if fresh else ():
+        forget(store.root, cell.key())
     if kept:
         console.print(f"{len(kept)} of {len(plan.cells)} cells are done already", highlight=False)
     if not missing:
@@ -229,6 +232,7 @@ def _run(
         suites=citing(sweep, plan),
         events=sweep.events(),
         allowance=allowance,
+        checkpoint_every=sweep.checkpoint_every,
     )
     ahead = {cell.key() for cell in missing}
     kept = {key for cell in plan.cells if (key := cell.key()) not in ahead}
