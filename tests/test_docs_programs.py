@@ -24,11 +24,12 @@ from test_docs import PAGES, ROOT, commands, in_medgraft
 from medgraft.benchmarks.speed.short_texts import FINDINGS, WORDS
 from medgraft.testing.phantoms import small_phantom
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow(seconds=130), pytest.mark.timeout(600)]
 
 PRETRAINED = "--steps 2 --out made"
 SMALL = {
     "benchmarks.audit.architecture": "",
+    "benchmarks.audit.brain_page": "--quick --parts omics --results made/brain",
     "benchmarks.audit.interval_coverage": "--repetitions 2 --population 2000 --tables differences gaps",
     "benchmarks.audit.positive_control": "--images 16 --epochs 1 --seeds 1",
     "benchmarks.audit.schema": "",
@@ -41,7 +42,7 @@ SMALL = {
     "benchmarks.speed.second_sweep": "--adapter linear_probe --data chexpert=films",
     "benchmarks.speed.short_texts": "--sentences 8 --rounds 1 --epochs 1 --encoder bert",
     "benchmarks.speed.stacked_seeds": "--size tiny --seeds 2 --steps 2 --rounds 1",
-    "benchmarks.speed.swift": "--rounds 1",
+    "benchmarks.speed.swift": "--side 48 --rounds 1 --runs 1 --epochs 1",
     "benchmarks.audit.modality_table": "--encoders gene_tokens",
     "benchmarks.speed.zero_shot_speed": "--images 8 --rounds 1 --encoder phantom_chest@random --data films",
     "benchmarks.pretrain.brain": f"{PRETRAINED} --volumes 4 --note-steps 2 --batch-size 2 --held-out 3 --jobs 1",
@@ -59,6 +60,7 @@ MISSES = ("benchmarks.audit.positive_control",)
 """Programs that end with 1 where a verdict does not hold, which no training of an epoch could give."""
 
 WRITES = {
+    "benchmarks.audit.brain_page": "docs/brain.json",
     "benchmarks.audit.positive_control": "docs/volumes-control-load.svg",
     "benchmarks.speed.peft_table": "docs/peft.md",
     **{f"benchmarks.pretrain.{each}": f"made/{each}.json" for each in ("brain", "chest", "language", "slices")},
