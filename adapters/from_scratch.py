@@ -1,10 +1,9 @@
 """The encoder's own network, trained from scratch as its authors train it: the specialist that a graft has to beat.
 
 He et al., "Rethinking ImageNet Pre-training", ICCV 2019 (arXiv 1811.08883): what a pre-trained network is worth is its
-lead over the same or a specialised network that begins at random and trains to convergence under the same budget. On
-EEG the specialists are EEGNet (Lawhern et al., J. Neural Eng. 15, 2018, arXiv 1611.08024), ShallowFBCSPNet and Deep4
-(Schirrmeister et al., Human Brain Mapping 38, 2017, arXiv 1703.05051), each by the name of its encoder:
-``braindecode:eegnet@random``.
+lead over the same or a specialised network that begins at random and trains to convergence. On EEG the specialists are
+EEGNet (Lawhern et al., J. Neural Eng. 15, 2018, arXiv 1611.08024), and ShallowFBCSPNet and Deep4 (Schirrmeister et al.,
+Human Brain Mapping 38, 2017, arXiv 1703.05051), each by the name of its encoder: ``braindecode:eegnet@random``.
 
 Batch norms (Ioffe and Szegedy, ICML 2015, arXiv 1502.03167) take the statistics of the batch while it trains and gather
 running ones for tests, and dropout drops. ``full_finetune`` does neither, which is right for pre-trained weights and
@@ -44,7 +43,7 @@ class FromScratch(Adapter):
     )
     licence = "Apache-2.0"
     formula = r"y = f_\theta(x), \quad \theta \text{ trained from random values}"
-    train_defaults = MappingProxyType({"lr": 0.001, "head_lr": 0.001, "epochs": 30, "batch_size": 16})
+    train_defaults = MappingProxyType({"lr": 0.001, "head_lr": 0.001, "epochs": 60, "batch_size": 16})
     text_padding = 0
 
     def supports(self, encoder: Encoder) -> Support:

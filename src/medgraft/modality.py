@@ -124,6 +124,10 @@ class Modality:
         """Shape of one prepared sample."""
         return (spec.channels, *spec.input_size)
 
+    def axes_of(self, spec: EncoderSpec) -> int:
+        """Axes of the image or volume that the tokens of a tower lie in: :attr:`axes`, unless its input has others."""
+        return self.axes
+
     def is_sound(self, x: Tensor) -> bool:
         """Whether one prepared sample, ``[*input_shape]``, is finite, or says in an agreed way what it lacks.
 
