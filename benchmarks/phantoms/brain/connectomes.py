@@ -71,10 +71,14 @@ def write_connectomes(out: Path, *, n_subjects: int, regions: int, kinds: str, s
         "generator": GENERATOR_VERSION,
         "seed": seed,
         "config": {"n_subjects": n_subjects, "regions": regions, "kinds": kinds},
-        "bayes": {name: round(value, 4) for name, value in best_scores(written).items()},
+        "bayes": {name: round(best_scores(seen)["f1_macro"], 4) for name, seen in _seen(written).items()},
         "statement": "generated; no person",
     }
     (out / PHANTOM_MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
+
+
+def _seen(written: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    return {**{kind: (kind,) for kind in written}, **({"both": KINDS} if written == KINDS else {})}
 
 
 def _patterns(pairs: int, seed: int) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:

@@ -61,6 +61,7 @@ def test_a_sample_is_what_the_file_says(written):
         number = int(data.subjects[i].removeprefix("sub-PHANTOM"))
         np.testing.assert_allclose(data.inputs["graph"].read(i), read_graph(matrix(written, number)), atol=1e-6)
     assert data.provenance["regions"] == 8 and not data.provenance["left_out"]
+    assert data.provenance["bayes_f1_macro"] == round(best_scores(("correlation",))["f1_macro"], 4)
 
 
 def test_kinds_stand_in_the_order_that_is_asked_for(written):
@@ -250,6 +251,7 @@ def test_a_regression_on_the_triangle_stands_beside_the_rows_and_stays_below_the
     value = told["upper triangle"]["auc_macro"][0]
     assert 0.7 < value < best_scores(("correlation", "streamlines"))["auc"] + 0.04  # 48 test people: 0.04 a deviation
     assert set(told) == {"age, sex", "upper triangle"}
+    assert data.provenance["bayes_f1_macro"] == round(best_scores(("correlation", "streamlines"))["f1_macro"], 4)
     assert set(load(tmp_path / "c", target="sex").provenance["table_baselines"]) == {"age"}
 
 
