@@ -19,6 +19,7 @@ from medgraft.benchmarks.cohorts.places import Cohort
 from medgraft.benchmarks.external.results import put_external
 from medgraft.benchmarks.external.spec import ExternalTest
 from medgraft.benchmarks.launch.collect import Outcome, collect
+from medgraft.benchmarks.launch.groups import frozen_group
 from medgraft.benchmarks.launch.leftovers import claim, clear_leftovers
 from medgraft.benchmarks.launch.unfinished import forget, forget_old, unfinished_folder
 from medgraft.benchmarks.results.chosen import Tuning
@@ -256,7 +257,13 @@ class Runs:
         name = f"{spec.task}/{spec.adapter} seed {spec.seed}"
         with self._contract("submit"):
             handle = self.launcher.submit(
-                LaunchedJob(name, folder, (*command, "--verbose") if self.verbose else command, self.verbose)
+                LaunchedJob(
+                    name,
+                    folder,
+                    (*command, "--verbose") if self.verbose else command,
+                    self.verbose,
+                    frozen_group(spec),
+                )
             )
         return Running(job, folder, handle, ProgressReader(folder))
 
