@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -17,7 +16,6 @@ from medgraft.benchmarks.board.finished_rows import FinishedRows
 from medgraft.benchmarks.results import verified_before
 from medgraft.benchmarks.results.store import ResultStore
 from medgraft.benchmarks.results.verification import succeeded
-from medgraft.benchmarks.simulate.__main__ import main
 from medgraft.benchmarks.simulate.cells import seconds_of, specs, templates, write_outcome
 from medgraft.benchmarks.simulate.phases import PHASES
 
@@ -53,13 +51,6 @@ def test_a_simulated_sweep_is_sent_out_found_done_estimated_and_shown(real, tmp_
     (journal,) = (out / "sweeps").iterdir()
     assert sum('"row"' in line for line in journal.read_text().splitlines()[1:]) > 0
     assert seconds / cells < 0.2, "0.02 s on an idle machine; four times that on one core that is shared"
-
-
-def test_the_program_writes_a_line_for_each_size_and_a_figure(real, tmp_path, capsys):
-    figure, numbers = tmp_path / "scale.svg", tmp_path / "scale.json"
-    assert main(["--real", str(real), "--cells", "20", "--figure", str(figure), "--json", str(numbers)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("| 20 | ")
-    assert figure.read_text().startswith("<?xml") and set(json.loads(numbers.read_text())["20"]) == set(PHASES)
 
 
 def test_durations_are_those_of_the_cell_and_differ_between_seeds(real):
