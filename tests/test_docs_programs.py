@@ -20,11 +20,13 @@ from typing import Any
 import pytest
 from readers_files import fmri_run, sentence_model
 from test_docs import PAGES, ROOT, commands, in_medgraft
+from typer.testing import CliRunner
 
+from medgraft.benchmarks.commands.main import app
 from medgraft.benchmarks.speed.short_texts import FINDINGS, WORDS
 from medgraft.testing.phantoms import small_phantom
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow(seconds=130), pytest.mark.timeout(600)]
 
 PRETRAINED = "--steps 2 --out made"
 SMALL = {
@@ -33,6 +35,7 @@ SMALL = {
     "benchmarks.audit.interval_coverage": "--repetitions 2 --population 2000 --tables differences gaps",
     "benchmarks.audit.positive_control": "--images 16 --epochs 1 --seeds 1",
     "benchmarks.audit.schema": "",
+    "benchmarks.simulate": "--cells 20 --figure made.svg",
     "benchmarks.kernels": "--op bottleneck --form fused --rounds 1",
     "benchmarks.speed": "--quick --job ace_step --contender 'medgraft fp32'",
     "benchmarks.speed.brain_costs": "--encoder embedded:brain@random --rounds 1",
@@ -65,6 +68,7 @@ WRITES = {
     "benchmarks.speed.peft_table": "docs/peft.md",
     **{f"benchmarks.pretrain.{each}": f"made/{each}.json" for each in ("brain", "chest", "language", "slices")},
     "benchmarks.pretrain.fmri": "made/swift.json",
+    "benchmarks.simulate": "made.svg",
 }
 """Program -> a file that it must leave."""
 
@@ -109,6 +113,10 @@ def prepare(name: str) -> None:
     if name == "benchmarks.pretrain.fmri":
         for number in range(6):
             fmri_run(Path(f"runs/sub-{number:02}_bold.nii.gz"), 8, number)
+    if name == "benchmarks.simulate":
+        where = ["--data", "chexpert=films", "--epochs", "1", "--seeds", "0", "--no-baselines"]
+        what = ["--adapters", "linear_probe", "--tasks", "chexpert", "--encoders", "pixels:2d"]
+        assert CliRunner().invoke(app, ["run", *what, *where]).exit_code == 0
     if name == "benchmarks.speed.short_texts":
         sentence_model(Path("bert"), [*WORDS, *" ".join(FINDINGS).split()])
 
