@@ -127,6 +127,16 @@ PARTS: dict[str, Part] = {
     "dmri": Part(
         "Diffusion MRI: the same", SCANS, "scans", on_scans("brain_scans:dmri", "dmri:", "linear_probe,lora,st_adapter")
     ),
+    "connectomes": Part(
+        "Connectomes: the classes of a phantom of streamlines and correlations",
+        ("connectomes", "--subjects", "400", "--kinds", "both"),
+        "graphs",
+        (
+            '--tasks connectomes --set \'connectomes.kinds=["streamlines", "correlation"]\''
+            " --adapters linear_probe,lora,full_finetune --encoders connectome:base,kinds=2,scaling=log+as_is"
+            " --seeds 0,1 --epochs 10",
+        ),
+    ),
     "omics": Part(
         "Expression and genotype: normal, MCI or Alzheimer's disease",
         ("adni_expression", "--subjects", "900", "--genes", "1000"),
