@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,3 +42,16 @@ class BestWeights:
         trained = [p for module in self.modules for p in module.parameters() if p.requires_grad]
         buffers = [buffer for module in self.modules for buffer in module.buffers()]
         return list({id(value): value for value in [*trained, *buffers]}.values())
+
+    def state(self) -> dict[str, Any]:
+        """What is kept, for another process."""
+        return {"lowest": self.lowest, "kept": self._kept}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Goes on with what another process kept.
+
+        Args:
+            state: As :meth:`state` gave it, or with its tensors on another device.
+        """
+        device = self._values()[0].device
+        self.lowest, self._kept = state["lowest"], [value.to(device) for value in state["kept"]]
