@@ -255,7 +255,7 @@ class Runner:
         self.require_trainable()
         order = np.random.default_rng([seed, 17])
         optimizer = self.optimizer(train)
-        best = BestWeights(self.grafted.trainable_parameters()) if train.keep == "lowest_loss" else None
+        best = BestWeights(self.grafted.trained_modules()) if train.keep == "lowest_loss" else None
         each = math.ceil(len(index) / train.batch_size)
         total = train.epochs * each
         phases = Phases(self.grafted, total, self.objective.last_phase())

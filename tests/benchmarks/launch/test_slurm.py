@@ -20,7 +20,7 @@ from typer.testing import Result
 from medgraft.benchmarks.results.reading import read_results
 from medgraft.benchmarks.results.result import CellResult
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow(seconds=84), pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")
