@@ -32,7 +32,7 @@ ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("results", "training", "prefix_cache", "tasks"),
         ("calibration", "statistics"),
         ("objectives", "cohorts", "phantoms", "figures"),
-        ("texts", "metrics"),
+        ("texts", "metrics", "storage"),
     ),
     "plugins": (("adapters", "adapters/parts", "adapters/kernels", "encoders", "encoders/parts"),),
     "core": (

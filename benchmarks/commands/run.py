@@ -71,6 +71,10 @@ def run(
     cache_size: Annotated[
         str | None, typer.Option(help="What the cache of frozen features may hold. Default: 20GB; none for no limit.")
     ] = None,
+    shared_cache: Annotated[
+        str | None,
+        typer.Option(help="Cache that machines share, behind each one's own: s3://BUCKET/FOLDER, or a folder."),
+    ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which a cell is killed.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads per worker; numbers may depend on it.")] = None,
     calibrate: Annotated[
@@ -129,10 +133,11 @@ def run(
             tell_if_deaf()
         # A name that does not exist is refused before anything is read.
         chosen = launcher_class(launcher or "local") if launcher or (config is None and profile is None) else None
-        # Workers read the size of the cache from the environment, which a file may set.
-        if chosen and not dry_run and config is None and cache_size is None:
+        # Workers read size and place of the caches from the environment, which a file may set.
+        if chosen and not dry_run and config is None and cache_size is None and shared_cache is None:
             chosen.warm_up()
         with uncollected():
+            from medgraft.benchmarks.prefix_cache.shared import VARIABLE as SHARED_CACHE
             from medgraft.benchmarks.sweep.request import read_sweep
             from medgraft.benchmarks.sweep.run import show_plan, sweep_and_show
 
@@ -154,6 +159,7 @@ def run(
             "limit": limit,
             "augment_views": augment_views,
             "cache_size": cache_size,
+            "shared_cache": shared_cache,
             "timeout": timeout,
             "threads": threads,
             "calibrate": calibrate,
@@ -178,6 +184,8 @@ def run(
             sweep = with_root(sweep, root)
         if sweep.cache_size is not None:
             os.environ["MEDGRAFT_CACHE_SIZE"] = sweep.cache_size  # workers read it too
+        if sweep.shared_cache is not None:
+            os.environ[SHARED_CACHE] = sweep.shared_cache
         if download:
             from rich.console import Console
 

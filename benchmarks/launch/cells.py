@@ -54,6 +54,7 @@ class Running:
         share: Part of that which is done.
         unwritable: Why it could not write its outcome; empty otherwise.
         complete: When its outcome was first seen to be complete, monotonic.
+        warned: What workers of the sweep have warned of; each warning is shown once, from whichever cell it came.
     """
 
     job: Job
@@ -65,6 +66,7 @@ class Running:
     share: float = 0.0
     unwritable: str = ""
     complete: float | None = None
+    warned: set[str] = field(default_factory=set[str])
 
     def listen(self) -> None:
         """Takes what the worker has said; what is no message of ours is no reason to stop."""
@@ -75,7 +77,9 @@ class Running:
                 case {"unwritable": str(text)}:
                     self.unwritable = one_line(text, 500)
                 case {"log": [int(level), str(name), str(text)]} if name.startswith("medgraft"):
-                    logging.getLogger(one_line(name, 80)).log(level, "%s", text)
+                    if level < logging.WARNING or text not in self.warned:
+                        logging.getLogger(one_line(name, 80)).log(level, "%s", text)
+                    self.warned.add(text)
 
 
 @dataclass
@@ -128,6 +132,7 @@ class Runs:
         self.work = store.root.absolute() / f".work-{os.getpid()}-{machine_mark()}"
         self.events = None if events is None else events.absolute()
         self.at_once = 1
+        self.warned: set[str] = set()
 
     def run(self, cells: Sequence[CellSpec], events: Events) -> list[CellResult]:
         """Runs the cells and returns their results, in the order in which they end.
@@ -230,7 +235,7 @@ class Runs:
             handle = self.launcher.submit(
                 LaunchedJob(name, folder, (*command, "--verbose") if self.verbose else command, self.verbose)
             )
-        return Running(job, folder, handle, ProgressReader(folder))
+        return Running(job, folder, handle, ProgressReader(folder), warned=self.warned)
 
     def _outcome(self, worker: Running) -> CellResult | None:
         """The stored result of a worker that has ended or run out of time; ``None`` while it may go on."""

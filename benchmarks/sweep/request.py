@@ -53,6 +53,8 @@ class Sweep(Options):
         limit: Largest number of samples per split.
         augment_views: Augmented views of each image or volume, one of which is drawn in each epoch; 0 for none.
         cache_size: What the cache may hold, such as ``20GB``; ``None`` leaves it to ``MEDGRAFT_CACHE_SIZE``.
+        shared_cache: Storage whose cache machines share, behind the cache of each; ``None`` leaves it to
+            ``MEDGRAFT_SHARED_CACHE``.
         test_on: Tasks, or cohorts of whose tasks the first that fits is taken, that trained grafts are tested on.
         match: Class of such a cohort -> class that a graft was trained for, where their names differ.
         timeout: Seconds after which a cell is killed.
@@ -96,6 +98,7 @@ class Sweep(Options):
     limit: int | None = Field(None, ge=4)
     augment_views: int = Field(0, ge=0, le=10_000)
     cache_size: str | None = None
+    shared_cache: str | None = Field(None, min_length=1)
     test_on: tuple[str, ...] = ()
     match: dict[str, str] = Field(default_factory=dict)
     timeout: float = Field(3600.0, gt=0, le=30 * 86_400)

@@ -21,7 +21,7 @@ from medgraft.benchmarks.results.verification import verified
 from medgraft.benchmarks.suite.membership import misfit_of_spec
 from medgraft.benchmarks.suite.ranks import boards_of
 from medgraft.benchmarks.suite.text import show_suite
-from medgraft.benchmarks.sweep.checks import check_events, check_launcher
+from medgraft.benchmarks.sweep.checks import check_caches, check_events, check_launcher
 from medgraft.benchmarks.sweep.display import Display, FinishedRows
 from medgraft.benchmarks.sweep.external import untested_cells
 from medgraft.benchmarks.sweep.keeping import keep_best, kept_folders, without_graft
@@ -89,6 +89,7 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
     store = ResultStore(sweep.results)
     store.check_writable()
     check_events(sweep)
+    check_caches(sweep)
     check_launcher(sweep)
     plan = make_plan(sweep, console)
     show_skipped(plan, console)

@@ -266,12 +266,12 @@ def test_a_full_disk_is_emptied_of_what_nobody_reads_and_tried_again(monkeypatch
     assert present(old) == [False] and "disk of the cache folder" in caplog.text
 
 
-def test_a_disk_that_stays_full_is_an_error_with_a_remedy_and_leaves_nothing(root):
+def test_disks_that_stay_full_are_an_error_with_a_remedy_and_leave_nothing(root):
     def build(folder: Path) -> None:
         (folder / "half").write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(MedgraftError, match=r"the disk of the cache folder .* is full.*MEDGRAFT_CACHE"):
+    with pytest.raises(MedgraftError, match=r"the cache folder .* is full .* and so is .*MEDGRAFT_CACHE"):
         entry({"n": 1}, build)
     assert not list(root.rglob("half"))
 
@@ -295,8 +295,7 @@ def test_a_read_only_cache_serves_what_it_has(monkeypatch):
     monkeypatch.setattr(Path, "open", refuse)  # permissions do not stop the super-user
     found = made(0)
     assert found.hit and found.folder == folder
-    with pytest.raises(MedgraftError, match="cannot be written"):
-        made(1)
+    assert not made(1).folder.is_relative_to(folder.parents[1])
 
 
 def test_an_error_in_reading_the_data_stays_what_it_is():
