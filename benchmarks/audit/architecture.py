@@ -26,7 +26,7 @@ ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("commands", "audit", "speed", "pretrain"),
         ("site", "sharing"),
         ("sweep", "tuning", "launch", "export", "predict"),
-        ("suite", "board", "kernels"),
+        ("suite", "board", "kernels", "mirror"),
         ("explain", "watch"),
         ("cell", "external", "fairness", "measure", "prepare"),
         ("results", "training", "prefix_cache", "tasks"),

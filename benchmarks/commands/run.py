@@ -52,7 +52,9 @@ def run(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch what is missing of data that can be had, such as MedMNIST, first.")
     ] = False,
-    results: Annotated[Path | None, typer.Option(help="Folder of the results. Default: results.")] = None,
+    results: Annotated[
+        str | None, typer.Option(help="Folder of the results, or s3://BUCKET/FOLDER, gs://... Default: results.")
+    ] = None,
     jobs: Annotated[int | None, typer.Option(help="Worker processes; results do not depend on it.")] = None,
     launcher: Annotated[
         str | None, typer.Option(help="What starts the workers, and where. Default: local, on this machine.")

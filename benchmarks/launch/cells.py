@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from medgraft.benchmarks.cell.job import GRAFT, JOB, RESULT, UNWRITABLE, Job
 from medgraft.benchmarks.cell.progress import ProgressReader
@@ -95,6 +96,14 @@ class Events:
     finished: Callable[[CellResult], None]
 
 
+class Turns(Protocol):
+    """Shares the cells of a sweep with other sweeps that have the same results."""
+
+    def next_of(self, waiting: Sequence[CellSpec]) -> CellSpec | CellResult | None:
+        """A cell to be run, or the result that another sweep has left of one; ``None`` where others are at all."""
+        ...
+
+
 class Runs:
     """Runs cells and stores their results.
 
@@ -109,6 +118,7 @@ class Runs:
         tunings: Key of a cell -> how its options were chosen.
         suites: Key of a cell -> suites that it was asked for in.
         events: Folder for TensorBoard event files, if any are to be written.
+        turns: Which cell is next, where other sweeps do cells of the same results; by default all are done here.
     """
 
     def __init__(
@@ -124,7 +134,9 @@ class Runs:
         tunings: Mapping[str, Tuning] | None = None,
         suites: Mapping[str, Sequence[str]] | None = None,
         events: Path | None = None,
+        turns: Turns | None = None,
     ) -> None:
+        self.turns = turns
         self.store, self.cohorts, self.launcher, self.name = store, cohorts, launcher, name
         self.verbose, self.keep, self.external = verbose, keep, external or {}
         self.tunings, self.suites = tunings or {}, suites or {}
@@ -150,10 +162,14 @@ class Runs:
             self.at_once = min(max(1, int(self.launcher.slots())), max(1, len(cells)))
         try:
             while waiting or running:
-                while waiting and len(running) < self.at_once:
-                    running.append(self._start(waiting.pop(0)))
-                with self._contract("wait"):
-                    self.launcher.wait([worker.handle for worker in running], BETWEEN_LOOKS)
+                for result in self._start_some(waiting, running):
+                    done.append(result)
+                    events.finished(result)
+                if running:
+                    with self._contract("wait"):
+                        self.launcher.wait([worker.handle for worker in running], BETWEEN_LOOKS)
+                elif waiting:
+                    time.sleep(BETWEEN_LOOKS)  # others are at all that is left
                 for worker in list(running):
                     result = self._outcome(worker)
                     if result is not None:
@@ -167,6 +183,19 @@ class Runs:
                 self.launcher.close()
             shutil.rmtree(self.work, ignore_errors=True)
         return done
+
+    def _start_some(self, waiting: list[CellSpec], running: list[Running]) -> Iterator[CellResult]:
+        """Starts as many cells as there is room for; the results of those that another sweep has done meanwhile."""
+        while waiting and len(running) < self.at_once:
+            turn = waiting[0] if self.turns is None else self.turns.next_of(waiting)
+            if turn is None:
+                return
+            spec = turn.spec if isinstance(turn, CellResult) else turn
+            waiting.remove(spec)
+            if isinstance(turn, CellResult):
+                yield turn
+            else:
+                running.append(self._start(spec))
 
     def job_of(self, spec: CellSpec) -> Job:
         """What a worker is told of a cell."""

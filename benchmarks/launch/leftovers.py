@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from medgraft.benchmarks.mirror.units import ARRIVING
 from medgraft.benchmarks.results.writing import machine_mark
 
 OWNER = "machine"
@@ -47,6 +48,9 @@ def clear_leftovers(root: Path) -> None:
             if _is_left(folder, machine, folder.name.split("-")[1]):
                 shutil.rmtree(folder, ignore_errors=True)
     for parent, folders, names in os.walk(root):
+        for name in folders:
+            if name.startswith(ARRIVING) and time.time() - (Path(parent) / name).lstat().st_mtime > OLD:
+                shutil.rmtree(Path(parent) / name, ignore_errors=True)
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if (match := TEMPORARY.fullmatch(name)) is not None:

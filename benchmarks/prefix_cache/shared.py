@@ -26,7 +26,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medgraft.benchmarks.storage.base import SharedStorageError, Storage, Stored
-from medgraft.benchmarks.storage.claims import CLAIMS, HOLDERS, Claims
+from medgraft.benchmarks.storage.claims import CLAIMS, Claims
 from medgraft.benchmarks.storage.opening import open_storage
 from medgraft.errors import MedgraftError
 
@@ -180,7 +180,7 @@ class SharedEntries:
                 path = folder / name
                 file = SharedFile(size=path.stat().st_size, sha256=sha256, object=f"{mark}-{name}")
                 sent[name] = file
-                self.storage.upload(_object(key, file), path)
+                self.storage.write(_object(key, file), path)
             content = Manifest(facts=json.loads(json.dumps(facts, default=str)), files=sent).model_dump_json(indent=1)
             done = self.storage.create(_manifest(key), content.encode())
             return done
@@ -246,7 +246,7 @@ class SharedEntries:
             if entry.manifest is not None
             for file in entry.manifest.files.values()
         }
-        now = storage_time(self.storage)
+        now = self.storage.now()
         return {
             name: stored
             for name, stored in files.items()
@@ -283,17 +283,6 @@ class SharedEntries:
             self.storage.remove(names)
         except SharedStorageError as error:
             logger.debug("left in %s: %s", self.storage.url, error)
-
-
-def storage_time(storage: Storage) -> float:
-    """What a storage's clock shows, in seconds since 1970."""
-    name = f"{HOLDERS}/{uuid.uuid4().hex}"
-    storage.write(name, b"")
-    facts = storage.facts(name)
-    storage.remove([name])
-    if facts is None:
-        raise SharedStorageError(f"{storage.url} has lost a file that was written just now; try again", "unreachable")
-    return facts.modified
 
 
 def checksums(folder: Path) -> dict[str, str]:

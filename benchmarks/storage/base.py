@@ -66,16 +66,12 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def write(self, name: str, data: bytes) -> None:
-        """Puts a file there, in place of an earlier one, whole or not at all."""
+    def write(self, name: str, data: bytes | Path) -> None:
+        """Puts a file there, in place of an earlier one, whole or not at all; ``data`` may be a file of any size."""
 
     @abstractmethod
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes | Path) -> bool:
         """Puts a file there unless there is one; of several who try exactly one is told that it did."""
-
-    @abstractmethod
-    def upload(self, name: str, path: Path) -> None:
-        """:meth:`write` from a file of any size."""
 
     @abstractmethod
     def download(self, name: str, path: Path) -> bool:
@@ -97,6 +93,16 @@ class Storage(ABC):
     @abstractmethod
     def remove(self, names: Iterable[str]) -> None:
         """Removes files, those that are there."""
+
+    def now(self) -> float:
+        """What the storage's clock shows, in seconds since 1970; a file is written and removed for it."""
+        name = f"claims/probe-{uuid.uuid4().hex}"
+        self.write(name, b"")
+        facts = self.facts(name)
+        self.remove([name])
+        if facts is None:
+            raise SharedStorageError(f"{self.url} has lost a file that was written just now; try again", "unreachable")
+        return facts.modified
 
     def check(self) -> None:
         """Tries what is asked of a storage, with a small file that is removed again.

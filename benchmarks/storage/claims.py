@@ -166,20 +166,11 @@ def clear_holders(storage: Storage, age: float) -> int:
         storage: Where claims lie.
         age: Seconds of silence, by the storage's clock.
     """
-    with Claims(storage) as claims:
-        claims._live()
-        own = storage.facts(f"{HOLDERS}/{claims.id}")
-        if own is None:
-            return 0
-        files = {**storage.listed(HOLDERS), **storage.listed(CLAIMS)}
-        old = [name for name, facts in files.items() if own.modified - facts.modified > age]
-        living = {
-            name.rpartition("/")[2]
-            for name, facts in files.items()
-            if name.startswith(f"{HOLDERS}/") and own.modified - facts.modified <= age
-        }
-        gone = [name for name in old if name.startswith(HOLDERS) or _holder(storage, name) not in living]
-        storage.remove(gone)
+    files, now = {**storage.listed(HOLDERS), **storage.listed(CLAIMS)}, storage.now()
+    old = {name for name, facts in files.items() if now - facts.modified > age}
+    living = {name.rpartition("/")[2] for name in files if name.startswith(f"{HOLDERS}/") and name not in old}
+    gone = [name for name in old if name.startswith(f"{HOLDERS}/") or _holder(storage, name) not in living]
+    storage.remove(gone)
     return len(gone)
 
 

@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 from medgraft.benchmarks.storage.base import SharedStorageError, Storage, Stored
 from medgraft.errors import ConfigError
@@ -48,30 +47,20 @@ class FolderStorage(Storage):
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | Path) -> None:
         """Puts a file there, in place of an earlier one."""
         with self._asked():
-            self._put(name, lambda handle: handle.write(data), os.replace)
+            self._put(name, data, os.replace)
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes | Path) -> bool:
         """Puts a file there unless there is one."""
         with self._asked():
             try:
-                self._put(name, lambda handle: handle.write(data), _link)
+                self._put(name, data, _link)
             except FileExistsError:
                 # A link that a network file system has made and whose answer was lost is tried again by the system.
-                return self.read(name) == data
+                return isinstance(data, bytes) and self.read(name) == data
             return True
-
-    def upload(self, name: str, path: Path) -> None:
-        """Copies a file there, in place of an earlier one."""
-
-        def copy(handle: IO[bytes]) -> None:
-            with path.open("rb") as source:
-                shutil.copyfileobj(source, handle, 1 << 20)
-
-        with self._asked():
-            self._put(name, copy, os.replace)
 
     def download(self, name: str, path: Path) -> bool:
         """Copies a file to this machine; false where there is none."""
@@ -138,14 +127,18 @@ class FolderStorage(Storage):
         for parent, _, names in os.walk(folder):
             yield from (Path(parent) / name for name in names)
 
-    def _put(self, name: str, fill: Callable[[IO[bytes]], object], finish: Callable[[Path, Path], object]) -> None:
+    def _put(self, name: str, data: bytes | Path, finish: Callable[[Path, Path], object]) -> None:
         path = self.root / name
         half = path.with_name(f"{HALF}{uuid.uuid4().hex}")
         for left in reversed(range(TRIES)):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with half.open("wb") as handle:
-                    fill(handle)
+                    if isinstance(data, bytes):
+                        handle.write(data)
+                    else:
+                        with data.open("rb") as source:
+                            shutil.copyfileobj(source, handle, 1 << 20)
                     handle.flush()
                     os.fsync(handle.fileno())
                 finish(half, path)

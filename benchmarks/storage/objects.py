@@ -61,25 +61,20 @@ class ObjectStorage(Storage):
                 self._require_bucket(error)
                 return None
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | Path) -> None:
         """Puts an object there, in place of an earlier one."""
         with self._asked():
-            self._fs.pipe_file(self._at(name), data)
+            self._put(name, data, "overwrite")
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes | Path) -> bool:
         """Puts an object there unless there is one."""
         with self._asked():
             try:
-                self._fs.pipe_file(self._at(name), data, mode="create")
+                self._put(name, data, "create")
             except FileExistsError:
                 # A request whose answer was lost is sent again, and finds what it has made itself.
-                return self.read(name) == data
+                return isinstance(data, bytes) and self.read(name) == data
             return True
-
-    def upload(self, name: str, path: Path) -> None:
-        """Sends a file, in place of an earlier object."""
-        with self._asked():
-            self._fs.put_file(str(path), self._at(name))
 
     def download(self, name: str, path: Path) -> bool:
         """Copies an object to this machine; false where there is none."""
@@ -138,6 +133,12 @@ class ObjectStorage(Storage):
         except ImportError as error:
             text = f"{self.url} needs {library}, which is not installed; run: pip install 'medgraft[{extra}]'"
             raise ConfigError(text) from error
+
+    def _put(self, name: str, data: bytes | Path, mode: str) -> None:
+        if isinstance(data, bytes):
+            self._fs.pipe_file(self._at(name), data, mode=mode)
+        else:
+            self._fs.put_file(str(data), self._at(name), mode=mode)
 
     def _at(self, name: str) -> str:
         return f"{self.root}/{name}" if name else self.root

@@ -13,8 +13,10 @@ from medgraft.benchmarks.calibration.conformal import COVERAGE, Method
 from medgraft.benchmarks.cohorts.own.task_file import is_task_file, read_task_file
 from medgraft.benchmarks.commands.arguments import listed, listed_encoders, parse_seeds
 from medgraft.benchmarks.launch.profiles import with_profile
+from medgraft.benchmarks.mirror.place import copy_of
 from medgraft.benchmarks.prefix_cache.store import parse_size
 from medgraft.benchmarks.results.spec import Backend, Calibrate
+from medgraft.benchmarks.storage.opening import as_url, is_url
 from medgraft.benchmarks.suite.membership import as_preset, with_suite
 from medgraft.benchmarks.sweep.assignments import canonical_encoder, read_assignments, with_encoder_options
 from medgraft.errors import ConfigError, MedgraftError, UnknownNameError
@@ -47,6 +49,7 @@ class Sweep(Options):
         device: ``auto`` takes a GPU where PyTorch sees one.
         data: Cohort name -> folder.
         results: Folder of the results.
+        shared_results: URL that the folder is a copy of; what ``results: s3://...`` becomes.
         jobs: Worker processes.
         launcher: What starts them, and where.
         preset: Named size of the sweep.
@@ -92,6 +95,7 @@ class Sweep(Options):
     device: Literal["auto", "cpu", "cuda"] = "cpu"
     data: dict[str, Path] = Field(default_factory=dict)
     results: Path = Path("results")
+    shared_results: str = ""
     jobs: int | None = Field(None, ge=1, le=1024)
     launcher: str = "local"
     preset: str = "quick"
@@ -225,6 +229,8 @@ def read_sweep(path: Path | None, overrides: Mapping[str, Any], assignments: Ite
         _assign(values, assignments, fields)
     if (profile := values.pop("profile", None)) is not None:
         values = with_profile(values, str(profile))
+    if is_url(str(values.get("results", ""))):
+        values |= {"shared_results": as_url(str(values["results"])), "results": copy_of(str(values["results"]))}
     if values.get("suite"):
         values = with_suite(values, find_suite(str(values["suite"])))
     return checked(Sweep, values, "the sweep's options")
@@ -257,8 +263,9 @@ def _from_file(path: Path) -> dict[str, Any]:
     seeds = values.get("seeds")
     if isinstance(seeds, (str, int)) and not isinstance(seeds, bool):
         values["seeds"] = parse_seeds(str(seeds), f"--config {path}: seeds")
-    if "assigned" in values:
-        raise ConfigError(f"--config {path}: assigned: no such option")
+    for name in ("assigned", "shared_results"):
+        if name in values:
+            raise ConfigError(f"--config {path}: {name}: no such option")
     return {str(name): value for name, value in values.items()}
 
 

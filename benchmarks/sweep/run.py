@@ -14,6 +14,7 @@ from medgraft.benchmarks.board.terminal import show_board
 from medgraft.benchmarks.garbage import uncollected
 from medgraft.benchmarks.kernels.results import read_operations
 from medgraft.benchmarks.launch.cells import Events, Running, Runs
+from medgraft.benchmarks.mirror.live import SharedResults
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.results.store import ResultStore, StorageError
@@ -74,6 +75,19 @@ def show_skipped(plan: Plan, console: Console) -> None:
 
 
 def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = False) -> bool:
+    """Runs what is missing and shows it, with results in a folder or, through a folder, at a URL.
+
+    As :func:`run_and_show`, which has the arguments.
+    """
+    if not sweep.shared_results:
+        return run_and_show(sweep, fresh=fresh, command=command, verbose=verbose)
+    with SharedResults(sweep.shared_results, sweep.results) as shared:
+        return run_and_show(sweep, fresh=fresh, command=command, verbose=verbose, shared=shared)
+
+
+def run_and_show(
+    sweep: Sweep, *, fresh: bool, command: str, verbose: bool = False, shared: SharedResults | None = None
+) -> bool:
     """Runs what is missing, shows the table, writes the leaderboard.
 
     Args:
@@ -81,6 +95,7 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
         fresh: Run finished cells again.
         command: Stands in the leaderboard.
         verbose: Workers log more.
+        shared: Takes the results as well, and has those of other sweeps.
 
     Returns:
         Whether any cell of the sweep failed, or could not be stored.
@@ -107,12 +122,14 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
         launcher_class(sweep.launcher).cool_down()
     failed, stopped = [], ""
     try:
-        failed = _run(missing, plan, sweep, store, console, verbose) if missing else []
+        failed = _run(missing, plan, sweep, store, console, verbose, shared) if missing else []
     except StorageError as error:  # what was stored is shown all the same
         stopped = str(error)
     if sweep.keep == "best":
         keep_best(plan.cells, store)
     cited(sweep, plan, store)
+    if shared is not None:
+        stopped = stopped or shared.settle()
     keys = {cell.key() for cell in plan.cells}
     board = board_rows([sweep.results])
     show_board([row for row in board if any(cell.key in keys for cell in row.cells)], console)
@@ -123,7 +140,7 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
         shown = BoardOptions(command, read_operations([sweep.results]), suites=ranks)
         text, data = write_board(board, folder, shown)
         show_suite(ranks if sweep.suite else (), console)
-        say(console, f"written: {sweep.results}/, {text}, {data}")
+        say(console, f"written: {sweep.shared_results or f'{sweep.results}/'}, {text}, {data}")
     except MedgraftError as error:
         stopped = stopped or str(error)
     if sweep.keep != "none":
@@ -158,7 +175,13 @@ def show_left_out(results: Sequence[CellResult], console: Console) -> None:
 
 
 def _run(
-    missing: Sequence[CellSpec], plan: Plan, sweep: Sweep, store: ResultStore, console: Console, verbose: bool
+    missing: Sequence[CellSpec],
+    plan: Plan,
+    sweep: Sweep,
+    store: ResultStore,
+    console: Console,
+    verbose: bool,
+    shared: SharedResults | None,
 ) -> list[CellResult]:
     """Runs what is missing by the launcher; the results that are no success."""
     resources = resources_of(sweep, missing[0].device)
@@ -177,6 +200,7 @@ def _run(
         tunings=plan.tunings,
         suites=citing(sweep, plan),
         events=sweep.events(),
+        turns=shared,
     )
     ahead = {cell.key() for cell in missing}
     kept = {key for cell in plan.cells if (key := cell.key()) not in ahead}
@@ -186,6 +210,8 @@ def _run(
     def finished(result: CellResult) -> None:
         display.finished(result)
         journal.cell(result)
+        if shared is not None:
+            shared.stored(result)
         if (row := rows.add(result)) is not None:
             display.row(row)
             journal.row([cell.key() for cell in row.cells], row.metric)
@@ -193,6 +219,8 @@ def _run(
     def tick(running: Sequence[Running]) -> None:
         display.tick(running)
         journal.beat()
+        if shared is not None:
+            shared.beat(journal.path)
 
     with display.progress, journal.ending():
         done = runs.run(missing, Events(tick, finished))

@@ -135,7 +135,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, kind: str, *methods: str) -> None:
 def test_a_share_that_takes_nothing_costs_one_warning_and_is_read_on(tmp_path, monkeypatch, kind, caplog):
     first = Machine(monkeypatch, tmp_path / "a", str(tmp_path / "share"))
     first.entry(1)
-    failing(monkeypatch, kind, "write", "create", "upload")
+    failing(monkeypatch, kind, "write", "create")
     second = Machine(monkeypatch, tmp_path / "b", first.place)
     second.patch.setenv("MEDGRAFT_CACHE", str(second.own))
     opened = SharedEntries(FolderStorage(tmp_path / "share"))

@@ -36,7 +36,9 @@ def test_files_come_back_as_they_were_written(storage, tmp_path):
     assert first is not None and second is not None and first.tag != second.tag and second.size == 5
     assert abs(second.modified - time.time()) < 60  # here the storage's clock is this machine's
     (tmp_path / "large").write_bytes(bytes(range(256)) * 100)
-    storage.upload("a/large", tmp_path / "large")
+    storage.write("a/large", tmp_path / "large")
+    assert not storage.create("a/large", tmp_path / "large") and storage.create("a/new", tmp_path / "large")
+    storage.remove(["a/new"])
     assert storage.download("a/large", tmp_path / "back") and not storage.download("a/none", tmp_path / "none")
     assert (tmp_path / "back").read_bytes() == (tmp_path / "large").read_bytes()
     assert set(storage.listed("a")) == {"a/b.txt", "a/large"} == set(storage.listed(""))
