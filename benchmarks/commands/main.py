@@ -24,6 +24,7 @@ from medgraft.benchmarks.commands.results.label import label
 from medgraft.benchmarks.commands.results.reproduce import reproduce
 from medgraft.benchmarks.commands.results.show import show
 from medgraft.benchmarks.commands.results.submit_check import submit_check
+from medgraft.benchmarks.commands.results.sync import results
 from medgraft.benchmarks.commands.results.texts import texts
 from medgraft.benchmarks.commands.results.watch import watch
 from medgraft.benchmarks.commands.run import RunCommand, run
@@ -50,6 +51,7 @@ app.command("diff")(diff)
 app.command("reproduce")(reproduce)
 app.command("submit-check")(submit_check)
 app.command("texts")(texts)
+app.add_typer(results, name="results")
 app.command("watch")(watch)
 
 

@@ -208,10 +208,14 @@ class Sync:
                     self._send(here, new=False)
                 return
             mark = here.mark(self.folder)
-            changed = {
-                "changed_here": base is None or base.mark != mark, "changed_there": base is None or base.tag != there.tag
-            }  # fmt: skip
-            verdict = compared(self.folder, here, other, unit, **changed)
+            verdict = compared(
+                self.folder,
+                here,
+                other,
+                unit,
+                changed_here=base is None or base.mark != mark,
+                changed_there=base is None or base.tag != there.tag,
+            )
             way = verdict.way
             if way == "refuse" and self.prefer is not None:
                 way = "push" if self.prefer == "local" else "pull"
