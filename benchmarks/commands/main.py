@@ -10,6 +10,7 @@ import sys
 import typer
 
 from medgraft.benchmarks.commands.board import expert_load, leaderboard, reliability
+from medgraft.benchmarks.commands.cache import cache
 from medgraft.benchmarks.commands.cohort import cohort, pairs
 from medgraft.benchmarks.commands.embed import embed
 from medgraft.benchmarks.commands.export import export
@@ -33,6 +34,7 @@ from medgraft.commands.main import app
 
 app.command("run", cls=RunCommand)(run)
 app.add_typer(cohort, name="cohort")
+app.add_typer(cache, name="cache")
 app.command("leaderboard")(leaderboard)
 app.command("expert-load")(expert_load)
 app.command("reliability")(reliability)

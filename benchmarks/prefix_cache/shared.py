@@ -19,6 +19,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ SUMS = "sums.json"
 """File of an entry with the checksum of each other."""
 OWN_FILES = (SUMS, "files.json", "facts.json")
 """Files of a local entry that are made anew on each machine."""
+
+AT_ONCE = 8
+"""Manifests that are read at a time."""
 
 MANIFEST = re.compile(rf"{FOLDER}/[0-9a-f]{{2}}/([0-9a-f]{{64}})\.json")
 NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,100}")
@@ -206,11 +210,10 @@ class SharedEntries:
     def listed(self) -> list[SharedEntry]:
         """All entries, the oldest first."""
         files = self.storage.listed(FOLDER)
-        found = []
-        for name, stored in files.items():
-            if match := MANIFEST.fullmatch(name):
-                found.append(SharedEntry(match[1], self.manifest(match[1]), stored.modified))
-        return sorted(found, key=lambda entry: entry.made)
+        made = {match[1]: files[name].modified for name in files if (match := MANIFEST.fullmatch(name))}
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            manifests = dict(zip(made, pool.map(self.manifest, made), strict=True))
+        return [SharedEntry(key, manifests[key], made[key]) for key in sorted(made, key=made.__getitem__)]
 
     def problem(self, entry: SharedEntry, place: Path) -> str:
         """What is wrong with an entry in shared storage, each of its files being fetched; empty if nothing is.

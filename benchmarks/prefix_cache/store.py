@@ -186,7 +186,7 @@ def _without_cache(
             raise
         temporary = tempfile.gettempdir()
         raise MedgraftError(f"{text}, and so is {temporary}; {remedy}, or TMPDIR") from error
-    _uncached[folder] = Entry(unfinished, fetched, _size(unfinished), held)
+    _uncached[folder] = Entry(unfinished, fetched, size_of(unfinished), held)
     return _uncached[folder]
 
 
@@ -209,13 +209,13 @@ def _open(folder: Path, needs: tuple[str, ...], *, hit: bool) -> Entry | None:
         os.utime(folder.with_suffix(".use"))
     if not (folder / "facts.json").is_file():
         return None  # it went while we waited for the lock
-    if damage := _damage(folder, needs):
+    if damage := damage_of(folder, needs):
         logger.warning("cache entry %s is made again: %s", folder, damage)
         return None
-    return Entry(folder, hit, _size(folder), held)
+    return Entry(folder, hit, size_of(folder), held)
 
 
-def _damage(folder: Path, needs: tuple[str, ...]) -> str:
+def damage_of(folder: Path, needs: tuple[str, ...]) -> str:
     """What is wrong with an entry, which someone may have deleted in part; empty if nothing is."""
     try:
         sizes = json.loads((folder / "files.json").read_text())
@@ -228,7 +228,8 @@ def _damage(folder: Path, needs: tuple[str, ...]) -> str:
     return ""
 
 
-def _size(folder: Path) -> int:
+def size_of(folder: Path) -> int:
+    """Bytes of an entry's files."""
     total = 0
     for path in folder.glob("*"):
         with suppress(OSError):
@@ -295,12 +296,12 @@ def make_room(root: Path, budget: int | None) -> int:
     removed = _remove_leftovers(root)
     if budget is None:
         return removed
-    sizes = {folder: _size(folder) for folder in _entries(root)}
+    sizes = {folder: size_of(folder) for folder in entry_folders(root)}
     total = sum(sizes.values())
-    for folder in sorted(sizes, key=_last_use):
+    for folder in sorted(sizes, key=last_use):
         if total <= budget:
             break
-        if _remove(folder):
+        if remove_entry(folder):
             total -= sizes[folder]
             removed += sizes[folder]
     if total > budget:
@@ -317,24 +318,26 @@ def _remove_leftovers(root: Path) -> int:
     for folder in [path for ending in (UNFINISHED, REMOVED) for path in root.glob(f"prefix/*/*{ending}")]:
         with suppress(OSError), _unless_held(folder.with_suffix(".lock")) as ours:  # a read-only cache keeps them
             if ours:
-                size = _size(folder)
+                size = size_of(folder)
                 shutil.rmtree(folder)
                 removed += size
     return removed
 
 
-def _entries(root: Path) -> list[Path]:
+def entry_folders(root: Path) -> list[Path]:
+    """The folders of all entries that are whole."""
     return [path.parent for path in root.glob("prefix/*/*/facts.json") if not path.parent.suffix]
 
 
-def _last_use(folder: Path) -> float:
+def last_use(folder: Path) -> float:
+    """When an entry was last opened, in seconds since 1970; 0 if that is not known."""
     for path in (folder.with_suffix(".use"), folder / "facts.json"):
         with suppress(OSError):
             return path.stat().st_mtime
     return 0.0
 
 
-def _remove(folder: Path) -> bool:
+def remove_entry(folder: Path) -> bool:
     """Removes an entry if nobody builds or holds it; renamed first, so that nobody meets half of it."""
     try:
         with _unless_held(folder.with_suffix(".lock")) as ours, _unless_held(folder.with_suffix(".use")) as unread:

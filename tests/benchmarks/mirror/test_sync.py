@@ -78,7 +78,8 @@ def test_another_result_of_one_cell_is_not_overwritten_unless_somebody_says_whic
     before = {path: path.read_bytes() for path in [*share.root.rglob("*.zip"), path_of(b, second)]}
     report = Sync(b, share, prefer=prefer).run()
     if prefer is None:
-        assert list(report.refused.values())[0].startswith("brain_adapter seed 0 was found twice with other numbers")
+        (why,) = report.refused.values()
+        assert why.startswith("brain_adapter seed 0 was found twice with other numbers")
         assert {path: path.read_bytes() for path in before} == before
     else:
         Sync(tmp_path / "c", share).run()
@@ -103,7 +104,7 @@ def test_a_damaged_archive_is_made_again_from_here_and_named_elsewhere(share, tm
     (archive,) = share.root.rglob("*.zip")
     archive.write_bytes(archive.read_bytes()[:-50])
     report = Sync(tmp_path / "b", share).run()
-    assert "no whole archive" in list(report.damaged.values())[0] and keys(tmp_path / "b") == []
+    assert len(report.damaged) == 1 and keys(tmp_path / "b") == []
     Sync(tmp_path / "a", share).run()
     assert len(Sync(tmp_path / "b", share).run().fetched) == 1
 

@@ -65,7 +65,7 @@ def test_the_budget_comes_from_the_environment_and_has_a_default(monkeypatch):
 
 def test_the_longest_unused_entries_go_first(root):
     folders = [made(n, used=1000.0 + t).folder for n, t in enumerate((3, 1, 2))]
-    size = cache_entries._size(folders[0])
+    size = cache_entries.size_of(folders[0])
     assert make_room(root, 2 * size + 1) == size
     assert present(*folders) == [True, False, True]
     made(2)  # used just now
