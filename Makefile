@@ -32,7 +32,7 @@ run: $(STAMP)
 test: $(STAMP) links browser slurm
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n auto --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder $(ARGS)
 
 # The tests of the pages drive a real Chromium. It comes from the system, not from PyPI; where it is missing and this
 # shell may install it, it is installed, and where not, the tests say that it is missing.

@@ -111,7 +111,7 @@ class ConvStemViT(Encoder):
         if stop == 0:
             return x
         x = self.embed(x)
-        for block in self.blocks[: stop - 1]:
+        for block in list(self.blocks)[: stop - 1]:
             x = block(x)
         return x
 
@@ -119,7 +119,7 @@ class ConvStemViT(Encoder):
         """Features of a batch ``[B, 1, *size]`` or a hidden state ``[B, 1 + N, C]``; ``pooled`` is the CLS token."""
         if start == 0:
             x, start = self.embed(x), 1
-        for block in self.blocks[start - 1 :]:
+        for block in list(self.blocks)[start - 1 :]:
             x = block(x)
         x = self.norm(x)
         return Features(tokens=x, pooled=x[:, 0], n_prefix=1, grid=self.grid)

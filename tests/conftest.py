@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import tempfile
+from pathlib import Path
 
 # Read by NumPy's and SciPy's libraries when they are loaded: tests run side by side, and their threads would wait.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -48,6 +49,18 @@ def shared_encoders_stay():
     encoders = sys.modules.get("tiny_encoders")  # no test of this process has asked for one otherwise
     if encoders is not None and (changed := encoders.changed_encoders()):
         pytest.fail(f"the test changed the shared encoders {changed}: take tiny_encoders.fresh(name) instead")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules that take minutes first: one of them started last keeps one process busy while the others wait.
+
+    They say how many seconds of an idle core they take, ``slow(seconds=...)``. All processes get the same order.
+    """
+    seconds: dict[Path, float] = {}
+    for item in items:
+        for marker in item.iter_markers("slow"):
+            seconds[item.path] = max(seconds.get(item.path, 0), marker.kwargs.get("seconds", 1))
+    items.sort(key=lambda item: -seconds.get(item.path, 0))
 
 
 def pytest_unconfigure():

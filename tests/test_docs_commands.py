@@ -30,7 +30,7 @@ from medgraft.benchmarks.cohorts.places import write_phantom
 from medgraft.benchmarks.commands.main import app
 from medgraft.registry import CohortEntry, catalogue
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow(seconds=193), pytest.mark.timeout(600)]
 
 WALK = Path(__file__).parent / "plugins" / "test_walk.py"
 NOT_HERE = {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(seconds=400)
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SOURCES = {"medgraft": "src/medgraft", "medgraft/adapters": "adapters", "medgraft/encoders": "encoders"} | {

@@ -13,7 +13,7 @@ from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.sweep.request import Sweep
 from medgraft.benchmarks.sweep.run import sweep_and_show
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow(seconds=275), pytest.mark.timeout(900)]
 
 # Each adapter on the tasks of its kind, as a default sweep runs it: ace_lora on volumes would be trained for minutes,
 # and nothing is asked of it here.

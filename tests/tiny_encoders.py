@@ -75,14 +75,14 @@ class MhaViT(Encoder):
         if stop == 0:
             return x
         x = torch.cat([self.cls.expand(len(x), -1, -1), self.patches(x).flatten(2).transpose(1, 2)], dim=1)
-        for block in self.blocks[: stop - 1]:
+        for block in list(self.blocks)[: stop - 1]:
             x = block(x)
         return x
 
     def encode(self, x: Tensor, *, start: int = 0) -> Features:
         if start == 0:
             x, start = self.prefix(x, 1), 1
-        for block in self.blocks[start - 1 :]:
+        for block in list(self.blocks)[start - 1 :]:
             x = block(x)
         return Features(tokens=x, pooled=x[:, 0], n_prefix=1, grid=(4, 4))
 

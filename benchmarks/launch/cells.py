@@ -7,8 +7,9 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -19,14 +20,15 @@ from medgraft.benchmarks.cohorts.places import Cohort
 from medgraft.benchmarks.external.results import put_external
 from medgraft.benchmarks.external.spec import ExternalTest
 from medgraft.benchmarks.launch.collect import Outcome, collect
+from medgraft.benchmarks.launch.groups import frozen_group
 from medgraft.benchmarks.launch.leftovers import claim, clear_leftovers
+from medgraft.benchmarks.launch.unfinished import forget, forget_old, unfinished_folder
 from medgraft.benchmarks.results.chosen import Tuning
 from medgraft.benchmarks.results.result import CellResult
-from medgraft.benchmarks.results.result_files import UnreadableError
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.results.store import ResultStore, StorageError
-from medgraft.benchmarks.results.verification import check
 from medgraft.benchmarks.results.writing import machine_mark
+from medgraft.benchmarks.schedule.allowance import Allowance
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import MedgraftError, PluginError
 from medgraft.launcher import Exit, Handle, Launcher
@@ -89,18 +91,20 @@ class Events:
 
     Attributes:
         tick: Called often with the workers at work.
-        finished: Called with each stored result.
+        finished: Called with each stored result and the seconds that its worker took.
+        recorded: Called before that with the result, the worker's folder, which goes afterwards, and the seconds.
     """
 
     tick: Callable[[Sequence[Running]], None]
-    finished: Callable[[CellResult], None]
+    finished: Callable[[CellResult, float], None]
+    recorded: Callable[[CellResult, Path, float], None] = lambda result, folder, seconds: None
 
 
 class Turns(Protocol):
     """Shares the cells of a sweep with other sweeps that have the same results."""
 
-    def next_of(self, waiting: Sequence[CellSpec]) -> CellSpec | CellResult | None:
-        """A cell to be run, or the result that another sweep has left of one; ``None`` where others are at all."""
+    def next_of(self, waiting: Iterable[CellSpec]) -> tuple[CellSpec, CellResult | None] | None:
+        """A cell to be run, or with the result that another sweep has left; ``None`` where others are at all."""
         ...
 
 
@@ -118,7 +122,12 @@ class Runs:
         tunings: Key of a cell -> how its options were chosen.
         suites: Key of a cell -> suites that it was asked for in.
         events: Folder for TensorBoard event files, if any are to be written.
+        allowance: What may be spent; by default any number of hours and cells.
+        checkpoint_every: Seconds between two checkpoints of a cell's training at least.
         turns: Which cell is next, where other sweeps do cells of the same results; by default all are done here.
+
+    Attributes:
+        left: Cells that the allowance has left undone.
     """
 
     def __init__(
@@ -135,6 +144,8 @@ class Runs:
         suites: Mapping[str, Sequence[str]] | None = None,
         events: Path | None = None,
         turns: Turns | None = None,
+        allowance: Allowance | None = None,
+        checkpoint_every: float = 60.0,
     ) -> None:
         self.turns = turns
         self.store, self.cohorts, self.launcher, self.name = store, cohorts, launcher, name
@@ -143,7 +154,9 @@ class Runs:
         # Machines that share the folder, containers above all, have processes of one number.
         self.work = store.root.absolute() / f".work-{os.getpid()}-{machine_mark()}"
         self.events = None if events is None else events.absolute()
-        self.at_once = 1
+        self.allowance = allowance or Allowance()
+        self.left: list[CellSpec] = []
+        self.checkpoint_every, self.at_once = checkpoint_every, 1
         self.warned: set[str] = set()
 
     def run(self, cells: Sequence[CellSpec], events: Events) -> list[CellResult]:
@@ -155,7 +168,7 @@ class Runs:
             StorageError: A result cannot be stored.
             MedgraftError: The launcher cannot start or watch a worker.
         """
-        waiting, done = list(cells), []
+        waiting, done = deque(cells), []
         running: list[Running] = []
         clear_leftovers(self.store.root)
         with self._contract("slots"):
@@ -164,38 +177,52 @@ class Runs:
             while waiting or running:
                 for result in self._start_some(waiting, running):
                     done.append(result)
-                    events.finished(result)
+                    events.finished(result, sum(result.timing.values()))
                 if running:
                     with self._contract("wait"):
                         self.launcher.wait([worker.handle for worker in running], BETWEEN_LOOKS)
                 elif waiting:
                     time.sleep(BETWEEN_LOOKS)  # others are at all that is left
                 for worker in list(running):
-                    result = self._outcome(worker)
+                    result = self._outcome(worker, events)
                     if result is not None:
                         running.remove(worker)
                         done.append(result)
                         waiting += self.follow(result)
-                        events.finished(result)
+                        events.finished(result, time.monotonic() - worker.started)
+                if self.allowance.over():  # what is at work is ended below
+                    self.left += [worker.job.spec for worker in running]
+                    running.clear()
                 events.tick(running)
         finally:
             with self._contract("close"):
                 self.launcher.close()
             shutil.rmtree(self.work, ignore_errors=True)
+            forget_old(self.store.root)
         return done
 
-    def _start_some(self, waiting: list[CellSpec], running: list[Running]) -> Iterator[CellResult]:
-        """Starts as many cells as there is room for; the results of those that another sweep has done meanwhile."""
+    def _start_some(self, waiting: deque[CellSpec], running: list[Running]) -> Iterator[CellResult]:
+        """Starts as many cells as there is room for; the results of those that another sweep has done meanwhile.
+
+        What the allowance does not admit now it never will.
+        """
         while waiting and len(running) < self.at_once:
-            turn = waiting[0] if self.turns is None else self.turns.next_of(waiting)
+            if self.allowance.full():
+                self.left += waiting
+                waiting.clear()
+                return
+            turn = (waiting[0], None) if self.turns is None else self.turns.next_of(waiting)
             if turn is None:
                 return
-            spec = turn.spec if isinstance(turn, CellResult) else turn
+            spec, result = turn
             waiting.remove(spec)
-            if isinstance(turn, CellResult):
-                yield turn
-            else:
+            if result is not None:
+                yield result
+            elif self.allowance.admits(spec):
+                self.allowance.used += 1
                 running.append(self._start(spec))
+            else:
+                self.left.append(spec)
 
     def job_of(self, spec: CellSpec) -> Job:
         """What a worker is told of a cell."""
@@ -210,6 +237,8 @@ class Runs:
             tuning=self.tunings.get(key),
             suites=list(self.suites.get(key, ())),
             events=self.events,
+            unfinished=unfinished_folder(self.store.root),
+            checkpoint_every=self.checkpoint_every,
         )
 
     def settle(self, worker: Running, outcome: Outcome, seconds: float) -> CellResult:
@@ -262,11 +291,17 @@ class Runs:
         name = f"{spec.task}/{spec.adapter} seed {spec.seed}"
         with self._contract("submit"):
             handle = self.launcher.submit(
-                LaunchedJob(name, folder, (*command, "--verbose") if self.verbose else command, self.verbose)
+                LaunchedJob(
+                    name,
+                    folder,
+                    (*command, "--verbose") if self.verbose else command,
+                    self.verbose,
+                    frozen_group(spec),
+                )
             )
         return Running(job, folder, handle, ProgressReader(folder), warned=self.warned)
 
-    def _outcome(self, worker: Running) -> CellResult | None:
+    def _outcome(self, worker: Running, events: Events) -> CellResult | None:
         """The stored result of a worker that has ended or run out of time; ``None`` while it may go on."""
         worker.listen()
         with self._contract("poll"):
@@ -282,6 +317,7 @@ class Runs:
             raise StorageError(self.store.root, OSError(reason))
         outcome = collect(worker.job, worker.folder, end, worker.doing)
         result = self.settle(worker, outcome, now - worker.started)
+        events.recorded(result, worker.folder, now - worker.started)
         shutil.rmtree(worker.folder, ignore_errors=True)
         return result
 
@@ -308,8 +344,7 @@ class Runs:
         if outcome.log is not None:
             name = self.store.log_path(result.spec).relative_to(self.store.root).as_posix()
             result = result.model_copy(update={"log": name})
-        path = self.store.put(result, outcome.predictions, outcome.log)
-        if result.status == "success":
-            with suppress(UnreadableError):  # a board that leaves it out will say why
-                check(path, result)
+        self.store.put(result, outcome.predictions, outcome.log)
+        if result.status in ("success", "error"):  # the same error would come again, or the code is mended meanwhile
+            forget(self.store.root, result.key)
         return result

@@ -13,13 +13,16 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from medgraft.benchmarks.launch.unfinished import UNFINISHED
 from medgraft.benchmarks.mirror.units import ARRIVING
 from medgraft.benchmarks.results.writing import machine_mark
 
 OWNER = "machine"
 OLD = 24 * 3600.0
 
-TEMPORARY = re.compile(r"\.[\w.-]+\.(?:json|npz|log|parquet)-(?:(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-)?\w+")
+TEMPORARY = re.compile(
+    r"\.[\w.-]+\.(?:json|npz|log|parquet|safetensors)-(?:(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-)?\w+"
+)
 """Name of a file that is being written, see :func:`medgraft.benchmarks.results.writing.write_atomically`; older
 versions told no machine and no process."""
 
@@ -51,7 +54,7 @@ def clear_leftovers(root: Path) -> None:
         for name in folders:
             if name.startswith(ARRIVING) and time.time() - (Path(parent) / name).lstat().st_mtime > OLD:
                 shutil.rmtree(Path(parent) / name, ignore_errors=True)
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") or name == UNFINISHED]
         for name in names:
             if (match := TEMPORARY.fullmatch(name)) is not None:
                 with suppress(OSError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -65,7 +65,7 @@ class SharedResults:
         self._pool.shutdown()
         self.claims.close()
 
-    def next_of(self, waiting: Sequence[CellSpec]) -> CellSpec | CellResult | None:
+    def next_of(self, waiting: Iterable[CellSpec]) -> tuple[CellSpec, CellResult | None] | None:
         """The first cell that no other sweep is at: to be run, or with the result that another sweep has just left.
 
         Args:
@@ -85,11 +85,11 @@ class SharedResults:
                 arrived = self.sync.pull(self._name(spec))
             except SharedStorageError as error:
                 self._told(error)
-                return spec  # without the storage nobody knows, and work that is done twice is not lost
+                return spec, None  # without the storage nobody knows, and work that is done twice is not lost
             if arrived and (result := self.store.get(spec)) is not None:
                 self.claims.give_up(key)
-                return result
-            return spec
+                return spec, result
+            return spec, None
         return None
 
     def stored(self, result: CellResult) -> None:

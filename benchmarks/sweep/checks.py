@@ -15,6 +15,7 @@ from medgraft.benchmarks.prefix_cache.shared import check_shared_cache
 from medgraft.benchmarks.sweep.recipe import adapter_options, requested_adapters, training
 from medgraft.benchmarks.sweep.request import Sweep
 from medgraft.benchmarks.sweep.rows import Row
+from medgraft.benchmarks.watch.traces import missing
 from medgraft.errors import ConfigError, UnknownNameError
 from medgraft.files.cache_folder import cache_root
 from medgraft.launcher import Resources, launcher_class, make_launcher
@@ -126,6 +127,16 @@ def check_events(sweep: Sweep) -> None:
         raise ConfigError(
             f"--tensorboard {folder} cannot be written: {error.strerror}; choose another folder"
         ) from error
+
+
+def check_traces(sweep: Sweep) -> None:
+    """Refuses ``--traces`` that nothing would send.
+
+    Raises:
+        ConfigError: OpenTelemetry is not installed.
+    """
+    if sweep.traces and (reason := missing()):
+        raise ConfigError(reason)
 
 
 def check_size(sweep: Sweep, rows: Sequence[Row]) -> None:

@@ -10,6 +10,8 @@ from medgraft import plugins
 from medgraft.testing import Check, check_adapter
 from medgraft.testing.adapter_rules import numbers as adapter_numbers
 
+pytestmark = pytest.mark.slow(seconds=577)
+
 NAMES = [name for name, plugin in plugins.discover("adapter").items() if plugin.builtin]
 # Families and compositions go by names that are no entry points.
 NAMES += ["peft:ia3", "peft:oft", "lora+ace_hgnn"]

@@ -10,6 +10,8 @@ from models import MODELS, TINY_VOCABULARY
 from medgraft import plugins
 from medgraft.testing import Check, check_encoder
 
+pytestmark = pytest.mark.slow(seconds=120)
+
 SOURCES = [name for name, plugin in plugins.discover("encoder").items() if plugin.builtin]
 
 

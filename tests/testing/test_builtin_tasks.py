@@ -14,6 +14,8 @@ from medgraft.task.names import build_task, variants_of
 from medgraft.testing import Check, check_task
 from medgraft.testing.phantoms import small_phantom
 
+pytestmark = pytest.mark.slow(seconds=182)
+
 NAMES = [
     name for task, plugin in plugins.discover("task").items() if plugin.builtin for name in (task, *variants_of(task))
 ]

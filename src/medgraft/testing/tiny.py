@@ -138,7 +138,7 @@ class TinyViT(Encoder):
             return x
         x = self.patches(x).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], dim=1) + self.position
-        for block in self.blocks[: stop - 1]:
+        for block in list(self.blocks)[: stop - 1]:
             x = block(x)
         return x
 
@@ -146,7 +146,7 @@ class TinyViT(Encoder):
         """Features of ``[B, ...]``; ``pooled`` is the CLS token."""
         if start == 0:
             x, start = self.prefix(x, 1), 1
-        for block in self.blocks[start - 1 :]:
+        for block in list(self.blocks)[start - 1 :]:
             x = block(x)
         x = self.norm(x)
         return Features(tokens=x, pooled=x[:, 0], n_prefix=1, grid=self.grid)
@@ -228,13 +228,13 @@ class TinyCnn(Encoder):
         """Stage ``1 + i`` precedes convolution ``i``; its input is ``[B, C, ...]``."""
         if not 0 <= stop < self.n_stages:
             raise ConfigError(f"encoder {self.spec.name} has stages 0 to {self.n_stages - 1}, not {stop}")
-        for stage in self.stages[: max(stop - 1, 0)]:
+        for stage in list(self.stages)[: max(stop - 1, 0)]:
             x = stage(x)
         return x
 
     def encode(self, x: Tensor, *, start: int = 0) -> Features:
         """The last feature map, flattened to ``[B, N, C]``, and its mean."""
-        for stage in self.stages[max(start - 1, 0) :]:
+        for stage in list(self.stages)[max(start - 1, 0) :]:
             x = stage(x)
         tokens = x.flatten(2).transpose(1, 2)
         return Features(tokens=tokens, pooled=tokens.mean(dim=1), n_prefix=0, grid=tuple(x.shape[2:]))

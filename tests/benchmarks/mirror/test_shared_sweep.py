@@ -165,7 +165,7 @@ def test_results_stay_here_while_the_storage_fails_and_the_end_says_how_to_send_
         result: CellResult = store(tmp_path / "copy")
         with monkeypatch.context() as patch:
             failing(patch, kind)
-            assert shared.next_of([result.spec]) == result.spec
+            assert shared.next_of([result.spec]) == (result.spec, None)
             shared.stored(result)
             said = shared.settle()
         assert f"`medgraft results sync {tmp_path / 'copy'} {share}` sends it" in said
