@@ -78,7 +78,7 @@ def test_two_sweeps_with_one_url_share_the_cells_and_do_none_twice(toy, url, tmp
     def start(name: str) -> subprocess.Popen[str]:
         toy.environment["MEDGRAFT_CACHE"] = str(tmp_path / name)
         (tmp_path / name).mkdir()
-        more = ("--adapters", "toy_gain", "--results", url, "--seeds", "0-5", "--set", "train.epochs=3")
+        more = ("--adapters", "toy_gain", "--results", url, "--seeds", "0-5")
         return toy.start(*toy.options(*more), cwd=tmp_path / name)
 
     sweeps = [start("a"), start("b")]
