@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from medgraft.adapter import AdapterConfig, Attachment, Support
+from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
 from medgraft.adapters.full_finetune import FullFinetune
 from medgraft.adapters.parts.placement import DepthGroup
 from medgraft.encoder import Encoder
@@ -82,6 +82,14 @@ class FromScratch(FullFinetune):
                     self.statistics.register_buffer(f"{tower_name}/{path}/{name}".replace(".", "/"), value.clone())
             attachment.set_attribute(tower, "encode", functools.partial(self._encode, tower_name, tower))
         return attachment
+
+    def merge(self) -> None:
+        """Refused: a merged encoder would keep its own running statistics.
+
+        Raises:
+            ConfigError: Always.
+        """
+        Adapter.merge(self)
 
     def _encode(self, tower_name: str, tower: Encoder, x: Tensor, *, start: int = 0) -> Features:
         modes = [(module, module.training) for module in tower.modules()]
