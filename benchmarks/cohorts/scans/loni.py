@@ -133,7 +133,7 @@ def _uptake(
     return image, regions[0]
 
 
-def _tensor(found: Visits | dict[str, dict[str, Any]], maps: tuple[str, ...], report: ReadReport) -> Any:
+def _tensor(found: dict[str, dict[str, Any]], maps: tuple[str, ...], report: ReadReport) -> Any:
     if not found:
         return None
     if said := lacks_maps(maps, found):

@@ -100,7 +100,7 @@ class ScanTask(Task):
         whole = self.config.reference.lower() == "global"
         readers: dict[str, tuple[list[Any], Callable[[Any], Any]]] = {
             "volume": ([None if path is None else (path,) for path in scans.t1], lambda files: load_spaced(files[0])),
-            "pet": (list(scans.pet), lambda files: load_uptake(*files, labels, frames=frames, whole=whole)),
+            "pet": (list(scans.pet), lambda files: load_uptake(files[0], files[1], labels, frames=frames, whole=whole)),
             "dmri": (list(scans.dmri), load_maps),
         }
         every, read = readers[name]
