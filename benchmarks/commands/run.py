@@ -154,6 +154,7 @@ def run(
             chosen.warm_up()
         with uncollected():
             from medgraft.benchmarks.prefix_cache.shared import VARIABLE as SHARED_CACHE
+            from medgraft.benchmarks.storage.opening import as_url
             from medgraft.benchmarks.sweep.request import read_sweep
             from medgraft.benchmarks.sweep.run import show_plan, sweep_and_show
 
@@ -208,6 +209,8 @@ def run(
             os.environ["MEDGRAFT_CACHE_SIZE"] = sweep.cache_size  # workers read it too
         if sweep.shared_cache is not None:
             os.environ[SHARED_CACHE] = sweep.shared_cache
+        if place := os.environ.get(SHARED_CACHE):
+            os.environ[SHARED_CACHE] = as_url(place)  # workers elsewhere begin in other folders
         if download:
             from rich.console import Console
 

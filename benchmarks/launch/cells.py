@@ -211,18 +211,35 @@ class Runs:
                 self.left += waiting
                 waiting.clear()
                 return
-            turn = (waiting[0], None) if self.turns is None else self.turns.next_of(waiting)
-            if turn is None:
+            if self.turns is None:
+                spec = waiting.popleft()
+                if self.allowance.admits(spec):
+                    self.allowance.used += 1
+                    running.append(self._start(spec))
+                else:
+                    self.left.append(spec)
+                continue
+            self._leave_refused(waiting)  # before their turn, which would keep other sweeps from them
+            if (turn := self.turns.next_of(waiting)) is None:
                 return
             spec, result = turn
             waiting.remove(spec)
             if result is not None:
                 yield result
-            elif self.allowance.admits(spec):
+            else:
                 self.allowance.used += 1
                 running.append(self._start(spec))
-            else:
-                self.left.append(spec)
+
+    def _leave_refused(self, waiting: deque[CellSpec]) -> None:
+        """Takes away what the allowance does not admit."""
+        if self.allowance.seconds is None:
+            return
+        admitted = [spec for spec in waiting if self.allowance.admits(spec)]
+        if len(admitted) < len(waiting):
+            kept = {spec.key() for spec in admitted}
+            self.left += [spec for spec in waiting if spec.key() not in kept]
+            waiting.clear()
+            waiting += admitted
 
     def job_of(self, spec: CellSpec) -> Job:
         """What a worker is told of a cell."""

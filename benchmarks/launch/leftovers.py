@@ -21,7 +21,7 @@ OWNER = "machine"
 OLD = 24 * 3600.0
 
 TEMPORARY = re.compile(
-    r"\.[\w.-]+\.(?:json|npz|log|parquet|safetensors)-(?:(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-)?\w+"
+    r"\.[\w.-]+\.(?:jsonl?|npz|log|parquet|safetensors)-(?:(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-)?\w+"
 )
 """Name of a file that is being written, see :func:`medgraft.benchmarks.results.writing.write_atomically`; older
 versions told no machine and no process."""

@@ -11,6 +11,7 @@ from medgraft.benchmarks.prefix_cache.shared import sha256_of
 from medgraft.benchmarks.results.duplicates import conflict, same_value
 from medgraft.benchmarks.results.reading import read_result
 from medgraft.benchmarks.results.result_files import EXTERNAL_SUFFIX, UnreadableError, read_json
+from medgraft.benchmarks.results.verification import check
 from medgraft.commands.plain_text import one_line
 
 Way = Literal["same", "push", "pull", "keep", "refuse"]
@@ -55,9 +56,26 @@ def compared(here: Path, unit: Unit, there: Path, other: Unit, *, changed_here: 
         return Verdict("push" if good_here else "pull")  # a result beats a failure, whichever came first
     if good_here and (why := _disagreement(here / unit.head, there / other.head, numbers, others)):
         return Verdict("refuse", why)
+    whole_here, whole_there = _is_whole(here, unit, other), _is_whole(there, other, unit)
+    if whole_here != whole_there:
+        return Verdict("push" if whole_here else "pull")  # what one side has lost must not take the other's place
     if changed_here == changed_there:
         return Verdict("keep")
     return Verdict("push" if changed_here else "pull")
+
+
+def _is_whole(folder: Path, unit: Unit, other: Unit) -> bool:
+    """Whether a unit has every file that the other has, but for logs, and predictions that give its numbers."""
+    if any(name not in unit.files for name in other.files if not name.endswith(".log")):
+        return False
+    path = folder / unit.head
+    if not CELL.fullmatch(path.name):
+        return True
+    try:
+        result = read_result(path)
+        return result.status != "success" or not check(path, result).unverified
+    except UnreadableError:
+        return False
 
 
 def _content(folder: Path, unit: Unit) -> dict[str, str]:

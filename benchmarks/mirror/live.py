@@ -26,6 +26,8 @@ BEAT = 5.0
 """Seconds between two copies of the journal."""
 LOOK = 5.0
 """Seconds between two looks at a cell that another sweep runs."""
+PAUSE = 60.0
+"""Seconds for which storage that has failed is not asked whose turn it is."""
 SENDING = 4
 """Units that are sent at a time."""
 
@@ -49,12 +51,13 @@ class SharedResults:
         except SharedStorageError as error:
             raise MedgraftError(f"--results: {error}") from error
         self.store.check_writable()
-        self.sync = Sync(folder, self.storage, copy=True)
+        self.sync = Sync(folder, self.storage, copy=True, trials=False)
         self.claims = Claims(self.storage)
         self._pool = ThreadPoolExecutor(SENDING)
         self._sending: list[Future[None]] = []
         self._looked: dict[str, float] = {}
-        self._beaten = 0.0
+        self._beaten = self._asked_again = 0.0
+        self._beat: Future[None] | None = None
         self._failing = ""
 
     def __enter__(self) -> SharedResults:
@@ -62,7 +65,7 @@ class SharedResults:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True)  # what was not sent is sent when the command runs again
         self.claims.close()
 
     def next_of(self, waiting: Iterable[CellSpec]) -> tuple[CellSpec, CellResult | None] | None:
@@ -76,20 +79,24 @@ class SharedResults:
         """
         for spec in waiting:
             key, now = spec.key(), time.monotonic()
+            if now < self._asked_again:
+                return spec, None  # without the storage nobody knows, and work that is done twice is not lost
             if now - self._looked.get(key, float("-inf")) < LOOK:
                 continue
             try:
-                if not self.claims.take(key):
-                    self._looked[key] = now
-                    continue
-                arrived = self.sync.pull(self._name(spec))
+                mine = self.claims.take(key)
+                arrived = self.sync.pull(self._name(spec))  # also where a claim has outlived its cell
             except SharedStorageError as error:
                 self._told(error)
-                return spec, None  # without the storage nobody knows, and work that is done twice is not lost
+                self._asked_again = now + PAUSE
+                return spec, None
             if arrived and (result := self.store.get(spec)) is not None:
-                self.claims.give_up(key)
+                if mine:
+                    self.claims.give_up(key)
                 return spec, result
-            return spec, None
+            if mine:
+                return spec, None
+            self._looked[key] = now
         return None
 
     def stored(self, result: CellResult) -> None:
@@ -101,7 +108,8 @@ class SharedResults:
         """Sends the sweep's journal from time to time."""
         if time.monotonic() - self._beaten >= BEAT:
             self._beaten = time.monotonic()
-            self._pool.submit(self._attempt, lambda: self.sync.push_journal(journal))
+            if self._beat is None or self._beat.done():
+                self._beat = self._pool.submit(self._attempt, lambda: self.sync.push_journal(journal))
 
     def settle(self) -> str:
         """Brings folder and storage into step at the end; what is wrong, in words, empty if nothing is."""

@@ -21,6 +21,7 @@ from typing import Literal
 
 from medgraft.benchmarks.mirror.comparing import compared
 from medgraft.benchmarks.mirror.units import DamagedUnitError, Unit, is_tidy, pack, units_below, unpack
+from medgraft.benchmarks.results.result_files import TRIAL_SUFFIX
 from medgraft.benchmarks.results.store import StorageError
 from medgraft.benchmarks.results.writing import write_atomically
 from medgraft.benchmarks.storage.base import SharedStorageError, Storage, Stored
@@ -75,12 +76,21 @@ class Sync:
         copy: The folder is nothing but a copy: what was removed in the storage goes from it as well.
         send: Send what the storage lacks; a reader may not.
         prefer: Whose result stays where the two sides have other numbers; ``None`` refuses to overwrite either.
+        trials: Trials of ``--tune`` too; those of two sweeps that search at the same time are not the same.
     """
 
     def __init__(
-        self, folder: Path, storage: Storage, *, copy: bool = False, send: bool = True, prefer: Side | None = None
+        self,
+        folder: Path,
+        storage: Storage,
+        *,
+        copy: bool = False,
+        send: bool = True,
+        prefer: Side | None = None,
+        trials: bool = True,
     ) -> None:
         self.folder, self.storage, self.copy, self.send, self.prefer = folder, storage, copy, send, prefer
+        self.trials = trials
         self.report = Report()
         self._lock = threading.Lock()
         self._bases = self._read_bases()
@@ -97,6 +107,8 @@ class Sync:
         there = {name[len(CELLS) + 1 : -len(ARCHIVE)]: facts for name, facts in files.items() if name.endswith(ARCHIVE)}
         here = units_below(self.folder) if self.folder.is_dir() else {}
         names = sorted({name for name in there if is_tidy(name)} | here.keys())
+        if not self.trials:
+            names = [name for name in names if not f"{name}.json".endswith(TRIAL_SUFFIX)]
         try:
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 for _ in pool.map(lambda name: self._settle(name, here.get(name), there.get(name)), names):

@@ -121,6 +121,10 @@ def remove_local(root: Path, listed: list[Listed]) -> tuple[int, int]:
     return len(gone), sum(each.size for each in gone)
 
 
+class DamagedEntryError(MedgraftError):
+    """An entry of shared storage is not whole."""
+
+
 def send(root: Path, entries: SharedEntries) -> Iterator[tuple[Listed, bool]]:
     """Sends what shared storage lacks; each entry with whether it was sent.
 
@@ -153,10 +157,16 @@ def fetch(root: Path, entries: SharedEntries) -> Iterator[tuple[SharedEntry, boo
 
         def build(folder: Path, key: str = each.key) -> None:
             if not entries.fetch(key, folder):
-                raise MedgraftError(f"entry {key} of {entries.storage.url} is damaged or was removed; try again")
+                raise DamagedEntryError(f"entry {key} of {entries.storage.url} is damaged or was removed; try again")
 
         try:
-            yield each, not entry(facts, build, root).hit
-        except MedgraftError as error:
+            found = entry(facts, build, root)
+        except DamagedEntryError as error:
             logger.warning("%s", error)
             yield each, False
+            continue
+        if found.folder != folder_of(root, each.key):
+            raise MedgraftError(
+                f"the cache {root} takes nothing more; free some space, or set MEDGRAFT_CACHE elsewhere"
+            )
+        yield each, not found.hit

@@ -119,7 +119,7 @@ class FolderStorage(Storage):
             now = probe.stat().st_mtime
             probe.unlink()
             for path in self._walk(self.root):
-                with suppress(FileNotFoundError):
+                with suppress(OSError):  # gone meanwhile, or of somebody else
                     if path.name.startswith(HALF) and now - path.stat().st_mtime > OLD:
                         path.unlink()
 

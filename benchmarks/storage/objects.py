@@ -17,9 +17,12 @@ LIBRARIES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs")}
 """Scheme -> the library and the extra that brings it."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 120, "retries": {"max_attempts": 4}}},
+    "s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 1}}},
     "gs": {},
 }
+TRIES = 2
+"""Of each request."""
+
 CREDENTIALS = {
     "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_ENDPOINT_URL if it is not Amazon's",
     "gs": "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS",
@@ -124,6 +127,7 @@ class ObjectStorage(Storage):
             options = {"skip_instance_cache": True, "use_listings_cache": False, **OPTIONS[self.scheme]}
             with self._asked():
                 self._system = fsspec.filesystem(self.scheme, **options)
+            self._system.retries = TRIES  # s3fs's own; a server that does not answer must not hold a sweep up
         return self._system
 
     def _library(self) -> None:

@@ -80,7 +80,7 @@ def expected(plan: Plan, sweep: Sweep) -> str:
         return "all have results already"
     durations = earlier_durations(sweep.results)
     launcher = make_launcher(sweep.launcher, sweep.options.get(sweep.launcher, {}), resources_of(sweep))
-    at_once = max(1, min(launcher.slots(), len(ahead)))
+    at_once = max(1, min(launcher.slots(), sweep.jobs or len(ahead), len(ahead)))
     seconds = durations.until_all_end(ordered(ahead, sweep.order, durations), at_once)
     if seconds is None:
         return f"how long they take is not known: {sweep.results} has no result yet to go by"
@@ -232,7 +232,7 @@ def _run(
     store = recording.store
     resources = resources_of(sweep, missing[0].device)
     launcher = make_launcher(sweep.launcher, sweep.options.get(sweep.launcher, {}), resources)
-    at_once = max(1, min(launcher.slots(), len(missing)))
+    at_once = max(1, min(launcher.slots(), sweep.jobs or len(missing), len(missing)))
     durations = allowance.durations
     if sweep.order != "plan" and not durations:
         say(console, f"--order {sweep.order}: {sweep.results} has no result yet that tells what takes long")

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from medgraft.benchmarks.cohorts.scans.dmri import load_maps
-from medgraft.benchmarks.cohorts.scans.pet import load_uptake
+from medgraft.benchmarks.cohorts.scans.pet import load_uptake, sidecar
 from medgraft.benchmarks.cohorts.scans.reader import read_scans
 from medgraft.benchmarks.cohorts.scans.table import Scans
 from medgraft.benchmarks.cohorts.scans.tracers import Tracer
@@ -107,6 +107,8 @@ class ScanTask(Task):
         files = [every[row] for row in rows]
         present = np.array([each is not None for each in files])
         paths = [str(path) for each in files if each is not None for path in each if path is not None]
+        if name == "pet":  # whose frames are weighed by what stands there
+            paths += [str(place) for each in files if each is not None and (place := sidecar(each[0])).is_file()]
         facts = f"{file_facts(paths, root)}|{reading_facts(VOLUMES_VERSION)}|{SCANS_VERSION}|{labels}|{frames}|{whole}"
 
         def sample(i: int) -> Any:
