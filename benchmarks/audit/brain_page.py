@@ -26,6 +26,9 @@ from medgraft.benchmarks.cohorts.places import PHANTOM_CONTENT
 from medgraft.benchmarks.results.spec import NUMBERS_VERSION
 from medgraft.errors import ConfigError, MedgraftError
 
+STANDARD_ERROR = 2
+"""Number of the stream; what sweeps print is no output of the page's command."""
+
 PAGE = Path("docs/brain.md")
 RESULTS = Path("build/brain-page")
 START, END = "<!-- tables: python -m benchmarks.audit.brain_page -->", "<!-- end of tables -->"
@@ -189,7 +192,7 @@ def sweep(name: str, folder: Path, quick: bool) -> None:
                 continue
             shutil.rmtree(folder / part.folder, ignore_errors=True)  # left by a run that was ended
         command = [sys.executable, "-m", "medgraft.benchmarks.commands.main", *words]
-        code = subprocess.run(command, check=False, cwd=folder, env=environment, stdout=sys.stderr).returncode
+        code = subprocess.run(command, check=False, cwd=folder, env=environment, stdout=STANDARD_ERROR).returncode
         if code:
             raise MedgraftError(f"{shlex.join(['medgraft', *words])} ended with {code}; the same command goes on")
 
