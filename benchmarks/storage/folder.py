@@ -18,7 +18,7 @@ READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 WITHOUT_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 HALF = ".half-"
 """Beginning of the name of a file that is being written."""
-TRIES = 5
+TRIES = 20
 """To make a file in a folder that another process removes at the same time, since it is empty."""
 OLD = 24 * 3600.0
 """Seconds, by the file system's clock, after which such a file is one that a killed process left."""
@@ -131,8 +131,8 @@ class FolderStorage(Storage):
         path = self.root / name
         half = path.with_name(f"{HALF}{uuid.uuid4().hex}")
         for left in reversed(range(TRIES)):
-            path.parent.mkdir(parents=True, exist_ok=True)
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 with half.open("wb") as handle:
                     if isinstance(data, bytes):
                         handle.write(data)

@@ -40,6 +40,13 @@ def s3() -> Iterator[S3]:
         yield server
 
 
+@pytest.fixture(autouse=True)
+def no_shared_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command leaves the shared cache that it was given in the environment, for its workers; here others follow."""
+    monkeypatch.setenv("MEDGRAFT_SHARED_CACHE", "")
+    monkeypatch.delenv("MEDGRAFT_SHARED_CACHE")
+
+
 @pytest.fixture(scope="session")
 def toy_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as pip leaves it: the toy's module beside its metadata."""
