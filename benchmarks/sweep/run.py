@@ -175,21 +175,27 @@ def run_and_show(
     except MedgraftError as error:
         stopped = stopped or str(error)
     if sweep.keep != "none":
-        grafts = kept_folders(plan.cells, store)
-        for graft in grafts[:SHOWN_GRAFTS]:
-            say(console, f"kept: {graft}")
-        if len(grafts) > SHOWN_GRAFTS:
-            say(console, f"kept: {len(grafts) - SHOWN_GRAFTS} more, beside their results")
-    for result in failed:
-        spec = result.spec
-        log = f" (log: {sweep.results / result.log})" if result.log else ""
-        say(
-            console,
-            f"{result.status}: {spec.task} / {spec.encoder} / {spec.adapter} seed {spec.seed}: {result.message}{log}",
-        )
+        show_kept(kept_folders(plan.cells, store), console)
+    show_failed(failed, sweep.results, console)
     if stopped:
         say_error(f"error: {stopped}")
     return bool(failed or stopped)
+
+
+def show_kept(grafts: Sequence[Path], console: Console) -> None:
+    """Where trained grafts were kept: a few by name, and how many more."""
+    for graft in grafts[:SHOWN_GRAFTS]:
+        say(console, f"kept: {graft}")
+    if len(grafts) > SHOWN_GRAFTS:
+        say(console, f"kept: {len(grafts) - SHOWN_GRAFTS} more, beside their results")
+
+
+def show_failed(results: Sequence[CellResult], folder: Path, console: Console) -> None:
+    """One line per cell that failed, with its log where it left one."""
+    for result in results:
+        spec, log = result.spec, f" (log: {folder / result.log})" if result.log else ""
+        where = f"{spec.task} / {spec.encoder} / {spec.adapter} seed {spec.seed}"
+        say(console, f"{result.status}: {where}: {result.message}{log}")
 
 
 def finished_before(cells: Iterable[CellSpec], store: ResultStore) -> set[str]:
