@@ -21,7 +21,7 @@ from medgraft.benchmarks.training.epoch_checkpoints import Checkpoints
 from medgraft.benchmarks.training.observer import Observer
 from medgraft.benchmarks.training.phases import Phases
 from medgraft.benchmarks.training.training_state import TrainingState
-from medgraft.errors import ConfigError, DataError
+from medgraft.errors import ConfigError, DataError, IncompatibleError
 from medgraft.fast.cls_block import ClsReadOut
 from medgraft.fast.forms import backward, fast_forms
 from medgraft.fast.short_texts import cut_texts
@@ -213,7 +213,17 @@ class Runner:
         return {name: self.world.gather_features(each, tokens=tokens) for name, each in outputs.items()}
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of a loss, a scalar; an activation that is computed again for them takes the forms that it had."""
+        """Gradients of a loss, a scalar; an activation that is computed again for them takes the forms that it had.
+
+        Raises:
+            IncompatibleError: The loss depends on nothing that is trained.
+        """
+        if not loss.requires_grad:
+            names = ", ".join(name for name, _ in self.grafted.named_adapters())
+            raise IncompatibleError(
+                f"nothing that {names} trains reaches what the loss of this task reads of "
+                f"{self.grafted.encoder.spec.name}; choose a task with another objective or inputs"
+            )
         with self.forms():
             backward(loss)
 
