@@ -29,6 +29,20 @@ gc.disable()
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_fork_server():
+    """Commands end it where an error comes or nothing is left to run; here the next one would have it import again.
+
+    Its workers have the environment that it started with, so a test that changes a variable does not reach them.
+    """
+    from medgraft.benchmarks.launch import local, warm_start
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (local, warm_start):
+            patch.setattr(module, "end_fork_server", lambda: None)
+        yield
+
+
 @pytest.fixture
 def seeded():
     """Fixed random state inside, the old one after."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import medgraft_toy
@@ -21,15 +20,6 @@ toy = medgraft_toy:ToySource
 [medgraft.tasks]
 toy = medgraft_toy:ToyTask
 """
-
-
-@pytest.fixture(scope="session", autouse=True)
-def harness_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Caches of all tests here, in this process and in every worker; set before the fork server starts."""
-    folder = tmp_path_factory.mktemp("medgraft-cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MEDGRAFT_CACHE", str(folder))
-        yield folder
 
 
 @pytest.fixture(scope="session")
