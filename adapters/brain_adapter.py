@@ -7,7 +7,8 @@ the settings FPM and TLP, and the learning rates 1e-3 and 1e-4. It gives no widt
 or weight of the contrastive term: those are this implementation's choices, marked "ours" below.
 
 As published: ``m3d:clip_pooled_256`` with a text encoder, ``pair:m3d:clip_pooled_256@FILE|transformers:llama@FOLDER``.
-On any other volume encoder, the bottleneck sits at the input, or behind each block (``where: blocks``, ours).
+On any other encoder of samples on a 3D grid (volumes, PET, maps of diffusion or functional MRI side by side as its
+channels), the bottleneck sits at the input, or behind each block (``where: blocks``, ours).
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ from medgraft.attachment.blank_run import blank_batch
 from medgraft.attachment.portable import Portable
 from medgraft.encoder import Encoder
 from medgraft.encoder.sites import Site
+from medgraft.encoder.towers import grid_axes, reads_text
 from medgraft.errors import IncompatibleError
 from medgraft.features import Features
 from medgraft.losses import label_guided_info_nce
+from medgraft.modality import is_text
 from medgraft.ops import backends
 
 Positive = Annotated[int, Field(ge=1)]
@@ -196,17 +199,17 @@ class BrainAdapter(Adapter):
         self.projection = nn.ModuleDict()
 
     def supports(self, encoder: Encoder) -> Support:
-        """Fits volume encoders, alone or with a text tower, and, in setting TLP, a text encoder alone."""
+        """Fits encoders of 3D grids, alone or with a text tower, and, in setting TLP, a text encoder alone."""
         towers = encoder.towers()
-        names = set(towers)
-        if names == {"text"} and self.config.setting == "FPM":
-            return Support(False, "setting FPM trains only the volume's bottleneck, and it has no volume tower")
-        if not names <= {"volume", "text"}:
-            reads = " and ".join(sorted(names))
+        volumes = [tower for tower in towers.values() if is_volume(tower)]
+        if any(not is_volume(tower) and not reads_text(tower) for tower in towers.values()):
+            reads = " and ".join(sorted(towers))
             return Support(False, f"it reads {reads}; brain_adapter needs volumes (or TLP with text)")
-        if self.config.where == "blocks" and "volume" in towers and not towers["volume"].block_paths():
+        if not volumes and self.config.setting == "FPM":
+            return Support(False, "setting FPM trains only the volume's bottleneck, and it has no volume tower")
+        if self.config.where == "blocks" and not all(tower.block_paths() for tower in volumes):
             return Support(False, "its volume tower has no blocks to put a bottleneck behind; where: input fits")
-        if self.config.recompute and "volume" in towers and towers["volume"].sliced > 1:
+        if self.config.recompute and any(tower.sliced > 1 for tower in volumes):
             return Support(
                 False,
                 "its blocks see the other slices only while a batch runs, so they cannot be computed again; "
@@ -215,25 +218,25 @@ class BrainAdapter(Adapter):
         return Support(True)
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
-        """Adds the bottlenecks to the volume tower and the projections at the features."""
+        """Adds the bottlenecks to the volume towers and the projections at the features."""
         attachment = Attachment(encoder)
         towers = encoder.towers()
         projected = next(iter(towers.values())).spec.dim
         self.bottleneck.clear()
         for name, tower in towers.items():
             mine = [site for site in sites.values() if site.tower in ("", name)]
-            if name == "volume" and self.config.where == "input":
+            if is_volume(tower) and self.config.where == "input":
                 attachment.record({"input": [site for site in mine if site.kind == "input"]})
                 self._attach_input(attachment, tower)
-            elif name == "volume":
+            elif is_volume(tower):
                 self._attach_blocks(attachment, tower, [site for site in mine if site.kind == "block"])
-            if name == "volume" and self.config.recompute:
+            if is_volume(tower) and self.config.recompute:
                 self._recompute_blocks(attachment, tower)
             if self.config.setting == "TLP":
                 attachment.record({"features": [site for site in mine if site.kind == "features"]})
                 linear = nn.Linear(tower.spec.dim, self.config.projection_dim or projected)
                 self.projection[name] = linear
-                attachment.map_features(tower, _project(linear, mean=name == "volume"))
+                attachment.map_features(tower, _project(linear, mean=is_volume(tower)))
         return attachment
 
     def _attach_input(self, attachment: Attachment, tower: Encoder) -> None:
@@ -245,7 +248,7 @@ class BrainAdapter(Adapter):
             self.config.reduction,
             (lambda x: tower.resize(x)) if tower.sliced == 1 else (lambda x: x),  # slices have the 2D encoder's size
         )
-        self.bottleneck["volume"] = bottleneck
+        self.bottleneck[tower.spec.modality] = bottleneck
         change = recomputed(bottleneck) if self.config.recompute else bottleneck
         attachment.map_input(tower, change if tower.sliced == 1 else _between_padding(change))
 
@@ -267,12 +270,11 @@ class BrainAdapter(Adapter):
     def extra_loss(self, outputs: Mapping[str, Features]) -> Tensor | None:
         """Two-way contrastive loss between volume and text embeddings, as in ConVIRT (Zhang et al., 2020).
 
-        A scalar; ``None`` where one of the two did not run. Embeddings are ``[B, E]``.
+        A scalar; ``None`` where not just one of each ran. Embeddings are ``[B, E]``.
         """
-        if self.config.contrastive_weight == 0 or set(outputs) != {"volume", "text"}:
-            return None
-        volume, text = outputs["volume"].embedding, outputs["text"].embedding
-        if volume is None or text is None:
+        embeddings = {is_text(name): features.embedding for name, features in outputs.items()}
+        volume, text = embeddings.get(False), embeddings.get(True)
+        if self.config.contrastive_weight == 0 or len(outputs) != 2 or volume is None or text is None:
             return None
         loss = label_guided_info_nce(volume, text, 1 / self.config.temperature)
         return self.config.contrastive_weight * loss / max(math.log(len(volume)), 1.0)
@@ -280,6 +282,11 @@ class BrainAdapter(Adapter):
     def learning_rate_scale(self, parameter: str) -> float:
         """Projections learn more slowly than the bottleneck, as published."""
         return self.config.projection_lr if parameter.startswith("projection.") else 1.0
+
+
+def is_volume(tower: Encoder) -> bool:
+    """Whether a tower reads samples on a 3D grid, whatever they are called."""
+    return grid_axes(tower) == 3
 
 
 def _project(linear: nn.Linear, mean: bool):

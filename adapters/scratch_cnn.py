@@ -92,18 +92,23 @@ class SmallCnn(nn.Module):
         return self.stages(self.stem(x))
 
 
-def build_large(architecture: str) -> Any:
-    """MONAI's 3D ResNet-50 or DenseNet-121 up to its last feature map, for one channel; fresh weights."""
+def build_large(architecture: str, channels: int = 1) -> Any:
+    """MONAI's 3D ResNet-50 or DenseNet-121 up to its last feature map, with fresh weights.
+
+    Args:
+        architecture: ``resnet50`` or ``densenet121``.
+        channels: Of its input.
+    """
     from monai.networks.nets.densenet import DenseNet121
     from monai.networks.nets.resnet import resnet50
 
     if architecture == "resnet50":
         network: Any = resnet50(
-            pretrained=False, spatial_dims=3, n_input_channels=1, feed_forward=False, conv1_t_stride=2
+            pretrained=False, spatial_dims=3, n_input_channels=channels, feed_forward=False, conv1_t_stride=2
         )
         parts = (network.conv1, network.bn1, network.act, network.maxpool)
         return nn.Sequential(*parts, network.layer1, network.layer2, network.layer3, network.layer4)
-    return nn.Sequential(DenseNet121(spatial_dims=3, in_channels=1, out_channels=1).features, nn.ReLU())
+    return nn.Sequential(DenseNet121(spatial_dims=3, in_channels=channels, out_channels=1).features, nn.ReLU())
 
 
 class ScratchCnn(Adapter):
@@ -153,7 +158,7 @@ class ScratchCnn(Adapter):
         if self.config.architecture == "small":
             self.network: nn.Module = SmallCnn(len(encoder.spec.input_size), encoder.spec.channels, self.config.width)
         else:
-            self.network = build_large(self.config.architecture)
+            self.network = build_large(self.config.architecture, encoder.spec.channels)
         attachment.set_attribute(encoder, "encode", self._encode)
         return attachment
 

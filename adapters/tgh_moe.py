@@ -353,6 +353,15 @@ class TghMoe(Adapter):
                     config.experts,
                 )
 
+    def training_state(self) -> dict[str, Any]:
+        """Steps taken, and the running load of each block."""
+        return {"steps": self._steps, "running": self._running}
+
+    def restore_training_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on with them."""
+        device = next(self.parameters()).device
+        self._steps, self._running = state["steps"], {key: load.to(device) for key, load in state["running"].items()}
+
     def learning_rate_scale(self, parameter: str) -> float:
         """``W_t`` learns faster."""
         return self.config.text_lr if parameter.endswith("router.text") else 1.0

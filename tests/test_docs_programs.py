@@ -20,7 +20,9 @@ from typing import Any
 import pytest
 from readers_files import fmri_run, sentence_model
 from test_docs import PAGES, ROOT, commands, in_medgraft
+from typer.testing import CliRunner
 
+from medgraft.benchmarks.commands.main import app
 from medgraft.benchmarks.speed.short_texts import FINDINGS, WORDS
 from medgraft.testing.phantoms import small_phantom
 
@@ -29,9 +31,11 @@ pytestmark = [pytest.mark.slow(seconds=130), pytest.mark.timeout(600)]
 PRETRAINED = "--steps 2 --out made"
 SMALL = {
     "benchmarks.audit.architecture": "",
+    "benchmarks.audit.brain_page": "--quick --parts omics --results made/brain",
     "benchmarks.audit.interval_coverage": "--repetitions 2 --population 2000 --tables differences gaps",
     "benchmarks.audit.positive_control": "--images 16 --epochs 1 --seeds 1",
     "benchmarks.audit.schema": "",
+    "benchmarks.simulate": "--cells 20 --figure made.svg",
     "benchmarks.kernels": "--op bottleneck --form fused --rounds 1",
     "benchmarks.speed": "--quick --job ace_step --contender 'medgraft fp32'",
     "benchmarks.speed.brain_costs": "--encoder embedded:brain@random --rounds 1",
@@ -41,7 +45,7 @@ SMALL = {
     "benchmarks.speed.second_sweep": "--adapter linear_probe --data chexpert=films",
     "benchmarks.speed.short_texts": "--sentences 8 --rounds 1 --epochs 1 --encoder bert",
     "benchmarks.speed.stacked_seeds": "--size tiny --seeds 2 --steps 2 --rounds 1",
-    "benchmarks.speed.swift": "--rounds 1",
+    "benchmarks.speed.swift": "--side 48 --rounds 1 --runs 1 --epochs 1",
     "benchmarks.audit.modality_table": "--encoders gene_tokens",
     "benchmarks.speed.zero_shot_speed": "--images 8 --rounds 1 --encoder phantom_chest@random --data films",
     "benchmarks.pretrain.brain": f"{PRETRAINED} --volumes 4 --note-steps 2 --batch-size 2 --held-out 3 --jobs 1",
@@ -59,10 +63,12 @@ MISSES = ("benchmarks.audit.positive_control",)
 """Programs that end with 1 where a verdict does not hold, which no training of an epoch could give."""
 
 WRITES = {
+    "benchmarks.audit.brain_page": "docs/brain.json",
     "benchmarks.audit.positive_control": "docs/volumes-control-load.svg",
     "benchmarks.speed.peft_table": "docs/peft.md",
     **{f"benchmarks.pretrain.{each}": f"made/{each}.json" for each in ("brain", "chest", "language", "slices")},
     "benchmarks.pretrain.fmri": "made/swift.json",
+    "benchmarks.simulate": "made.svg",
 }
 """Program -> a file that it must leave."""
 
@@ -107,6 +113,10 @@ def prepare(name: str) -> None:
     if name == "benchmarks.pretrain.fmri":
         for number in range(6):
             fmri_run(Path(f"runs/sub-{number:02}_bold.nii.gz"), 8, number)
+    if name == "benchmarks.simulate":
+        where = ["--data", "chexpert=films", "--epochs", "1", "--seeds", "0", "--no-baselines"]
+        what = ["--adapters", "linear_probe", "--tasks", "chexpert", "--encoders", "pixels:2d"]
+        assert CliRunner().invoke(app, ["run", *what, *where]).exit_code == 0
     if name == "benchmarks.speed.short_texts":
         sentence_model(Path("bert"), [*WORDS, *" ".join(FINDINGS).split()])
 

@@ -23,10 +23,10 @@ CONTRACT_FOLDERS = {"adapter", "encoder", "grafting", "metric", "plugins", "task
 
 ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
     "benchmarks": (
-        ("commands", "audit", "speed", "pretrain"),
+        ("commands", "audit", "speed", "simulate", "pretrain"),
         ("site", "sharing"),
         ("sweep", "tuning", "launch", "export", "predict"),
-        ("suite", "board", "kernels"),
+        ("suite", "board", "kernels", "schedule"),
         ("explain", "watch"),
         ("cell", "external", "fairness", "measure", "prepare"),
         ("results", "training", "prefix_cache", "tasks"),

@@ -1,4 +1,4 @@
-"""Which adapters fit encoders of recordings, runs, rows and graphs: ``python -m benchmarks.audit.modality_table``.
+"""Adapters that fit encoders of recordings, runs, maps, rows or graphs: ``python -m benchmarks.audit.modality_table``.
 
 Every built-in adapter meets a small encoder of each kind with random weights. Where it says that it fits, it is
 grafted, trained for a step, merged where it can be, and taken off again
@@ -36,6 +36,9 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "luna": ("braindecode:luna", {"depth": 2, "embed_dim": 16, "seconds": 5, "channels": SIX}),
     "gene_tokens": ("omics:gene_tokens", {"genes": 30}),
     "connectome": ("connectome:tiny", {"regions": 12}),
+    "pet": ("pet:embedded:brain", {}),
+    "dmri": ("dmri:embedded:brain", {}),
+    "fmri": ("fmri:embedded:brain", {}),
 }
 FITS, MERGES, NOT = "yes", "merges", ""
 

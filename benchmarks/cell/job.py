@@ -57,6 +57,8 @@ class Job(BaseModel):
         tuning: How the options were chosen, for the result.
         suites: That it was asked for in, for the result.
         events: Folder for TensorBoard event files, if any are to be written.
+        unfinished: Folder for the checkpoint of the training, if one is to be kept.
+        checkpoint_every: Seconds between two checkpoints at least.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -70,6 +72,8 @@ class Job(BaseModel):
     tuning: Tuning | None = None
     suites: list[str] = Field(default_factory=list)
     events: Path | None = None
+    unfinished: Path | None = None
+    checkpoint_every: float = 60.0
 
     def shown(self, log: str) -> str:
         """What a worker wrote to its terminal, without control sequences and names of the cohorts' files."""

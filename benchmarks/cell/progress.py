@@ -2,7 +2,7 @@
 
 A line is ``{"time", "step", "doing", "share"}``: seconds since 1970, a step of
 :data:`medgraft.benchmarks.cell.job.STEPS`, its text for a person, and the share of it that is done. Others are
-``{"log": [level, logger, text]}`` of what medgraft itself logs, and ``{"unwritable": reason}``.
+``{"time", "log": [level, logger, text]}`` of what medgraft itself logs, and ``{"unwritable": reason}``.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ class _Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):
-            self.progress.write({"log": [record.levelno, record.name, record.getMessage()[:2000]]})
+            entry = {"time": round(record.created, 3), "log": [record.levelno, record.name, record.getMessage()[:2000]]}
+            self.progress.write(entry)
 
 
 class ProgressReader:
@@ -131,4 +132,11 @@ class ProgressReader:
             with contextlib.suppress(ValueError, RecursionError):
                 if isinstance(entry := json.loads(line), dict):
                     entries.append(entry)
+        return entries
+
+    def everything(self) -> list[dict[str, Any]]:
+        """All entries, also those that were read before."""
+        reader, entries = ProgressReader(self.path.parent), []
+        while found := reader.read():
+            entries += found
         return entries

@@ -88,6 +88,7 @@ def _run_steps(
     from medgraft.benchmarks.cell.steps.precomputing import precompute
     from medgraft.benchmarks.cell.steps.resuming import forget, train_or_resume
     from medgraft.benchmarks.cell.steps.site_probing import site_report
+    from medgraft.benchmarks.cell.steps.unfinished import epoch_checkpoints
 
     progress(STEPS["load"], 0.0)
     loaded = load(job.spec, job.root)
@@ -97,7 +98,7 @@ def _run_steps(
     progress(STEPS["prefix"], 0.0)
     ready = precompute(attached)
     clock["prefix"] = time.perf_counter()
-    ready.runner.observer = observer
+    ready.runner.observer, ready.runner.checkpoints = observer, epoch_checkpoints(job, ready)
     progress(STEPS["train"], 0.0)
     log = train_or_resume(ready, lambda share: progress(f"{STEPS['train']} {ready.runner.phase}".strip(), share))
     clock["train"] = time.perf_counter()
@@ -141,6 +142,8 @@ def _result(
     from medgraft.benchmarks.cell.steps.operations import uses_of
 
     loaded, marks = ready.loaded, list(clock.items())
+    timing = {name: round(at - marks[i][1], 3) for i, (name, at) in enumerate(marks[1:])}
+    timing["train"] = round(timing["train"] + ready.runner.checkpoints.elapsed, 3)
     return CellResult(
         key=job.spec.key(),
         status="success",
@@ -159,6 +162,7 @@ def _result(
             "recipe_epochs": description.recipe_epochs(job.spec),
             **({"stages": log.stages} if log.stages else {}),
             **({"head": log.head} if log.head else {}),
+            **({"resumed": log.resumed} if log.resumed else {}),
         },
         data=description.describe_data(loaded, evaluated),
         encoder=description.describe_encoder(loaded),
@@ -172,7 +176,7 @@ def _result(
         suites=job.suites,
         plugins=description.plugins_of(job.spec),
         env=environment.describe(job.spec.threads),
-        timing={name: round(at - marks[i][1], 3) for i, (name, at) in enumerate(marks[1:])},
+        timing=timing,
     )
 
 
@@ -270,4 +274,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a plugin may have closed them
+            stream.flush()
+    os._exit(status)  # at once: taking everything apart costs a second, and threads of a plugin might never end

@@ -309,6 +309,19 @@ def generator_version(name: str) -> str:
     return cohort_class(name).generator_version()
 
 
+def _phantom_folder(entry: CohortEntry) -> Path:
+    facts = {"writer": entry.writer, "options": entry.options, "generator": generator_version(entry.writer)}
+    return cache_root() / "cohorts" / f"{entry.writer}-{digest(facts)[:12]}"
+
+
+def made_phantom(name: str, entry: CohortEntry) -> Cohort | None:
+    """A preset's phantom cohort from the cache; ``None`` where it has not been made."""
+    root = _phantom_folder(entry)
+    if not (root / PHANTOM_MARKER).is_file():
+        return None
+    return Cohort(CohortId(name=name, revision=revision(root), phantom=True), root)
+
+
 def phantom(name: str, entry: CohortEntry, jobs: int, announce: Callable[[str], None]) -> Cohort:
     """A preset's phantom cohort from the cache, made first where it is missing.
 
@@ -320,8 +333,7 @@ def phantom(name: str, entry: CohortEntry, jobs: int, announce: Callable[[str], 
     """
     from medgraft.benchmarks.launch.warm_start import start_fork_server
 
-    facts = {"writer": entry.writer, "options": entry.options, "generator": generator_version(entry.writer)}
-    root = cache_root() / "cohorts" / f"{entry.writer}-{digest(facts)[:12]}"
+    root = _phantom_folder(entry)
     with locked(root.with_suffix(".lock")):
         if not (root / PHANTOM_MARKER).is_file():
             for leftover in root.parent.glob(f".{root.name}[.-]*"):  # of a maker that was killed; we hold the lock

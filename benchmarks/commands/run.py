@@ -72,6 +72,14 @@ def run(
         str | None, typer.Option(help="What the cache of frozen features may hold. Default: 20GB; none for no limit.")
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which a cell is killed.")] = None,
+    order: Annotated[str | None, typer.Option(help="Order in which cells start: plan, or cheapest-first.")] = None,
+    max_hours: Annotated[
+        float | None, typer.Option(help="End after so many hours; the same command goes on from there.")
+    ] = None,
+    max_cells: Annotated[int | None, typer.Option(help="Run so many cells at most.")] = None,
+    checkpoint_every: Annotated[
+        float | None, typer.Option(help="Seconds of training at least between two checkpoints of a cell.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads per worker; numbers may depend on it.")] = None,
     calibrate: Annotated[
         str | None, typer.Option(help="temperature: divide logits by what is best on validation samples.")
@@ -115,6 +123,12 @@ def run(
         Path | None,
         typer.Option(help="Write TensorBoard event files, into this folder or RESULTS/tensorboard if none is named."),
     ] = None,
+    json_logs: Annotated[
+        bool, typer.Option("--json-logs", help="Write a log of JSON lines beside each result.")
+    ] = False,
+    traces: Annotated[
+        bool, typer.Option("--traces", help="Send spans by OpenTelemetry, where its variables say.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Run more than 10,000 cells without being asked twice.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log more; may name files of the cohort.")] = False,
     debug: Debug = False,
@@ -155,6 +169,10 @@ def run(
             "augment_views": augment_views,
             "cache_size": cache_size,
             "timeout": timeout,
+            "order": order,
+            "max_hours": max_hours,
+            "max_cells": max_cells,
+            "checkpoint_every": checkpoint_every,
             "threads": threads,
             "calibrate": calibrate,
             "sets": sets,
@@ -169,6 +187,8 @@ def run(
             "match": parse_match(match),
             "verify": verify or None,
             "tensorboard": tensorboard,
+            "json_logs": json_logs or None,
+            "traces": traces or None,
             "yes": yes or None,
         }
         sweep = read_sweep(config, overrides, set_ or ())

@@ -7,8 +7,9 @@ import os
 import shutil
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,14 +19,15 @@ from medgraft.benchmarks.cohorts.places import Cohort
 from medgraft.benchmarks.external.results import put_external
 from medgraft.benchmarks.external.spec import ExternalTest
 from medgraft.benchmarks.launch.collect import Outcome, collect
+from medgraft.benchmarks.launch.groups import frozen_group
 from medgraft.benchmarks.launch.leftovers import claim, clear_leftovers
+from medgraft.benchmarks.launch.unfinished import forget, forget_old, unfinished_folder
 from medgraft.benchmarks.results.chosen import Tuning
 from medgraft.benchmarks.results.result import CellResult
-from medgraft.benchmarks.results.result_files import UnreadableError
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.results.store import ResultStore, StorageError
-from medgraft.benchmarks.results.verification import check
 from medgraft.benchmarks.results.writing import machine_mark
+from medgraft.benchmarks.schedule.allowance import Allowance
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import MedgraftError, PluginError
 from medgraft.launcher import Exit, Handle, Launcher
@@ -84,11 +86,13 @@ class Events:
 
     Attributes:
         tick: Called often with the workers at work.
-        finished: Called with each stored result.
+        finished: Called with each stored result and the seconds that its worker took.
+        recorded: Called before that with the result, the worker's folder, which goes afterwards, and the seconds.
     """
 
     tick: Callable[[Sequence[Running]], None]
-    finished: Callable[[CellResult], None]
+    finished: Callable[[CellResult, float], None]
+    recorded: Callable[[CellResult, Path, float], None] = lambda result, folder, seconds: None
 
 
 class Runs:
@@ -105,6 +109,11 @@ class Runs:
         tunings: Key of a cell -> how its options were chosen.
         suites: Key of a cell -> suites that it was asked for in.
         events: Folder for TensorBoard event files, if any are to be written.
+        allowance: What may be spent; by default any number of hours and cells.
+        checkpoint_every: Seconds between two checkpoints of a cell's training at least.
+
+    Attributes:
+        left: Cells that the allowance has left undone.
     """
 
     def __init__(
@@ -120,6 +129,8 @@ class Runs:
         tunings: Mapping[str, Tuning] | None = None,
         suites: Mapping[str, Sequence[str]] | None = None,
         events: Path | None = None,
+        allowance: Allowance | None = None,
+        checkpoint_every: float = 60.0,
     ) -> None:
         self.store, self.cohorts, self.launcher, self.name = store, cohorts, launcher, name
         self.verbose, self.keep, self.external = verbose, keep, external or {}
@@ -127,7 +138,9 @@ class Runs:
         # Machines that share the folder, containers above all, have processes of one number.
         self.work = store.root.absolute() / f".work-{os.getpid()}-{machine_mark()}"
         self.events = None if events is None else events.absolute()
-        self.at_once = 1
+        self.allowance = allowance or Allowance()
+        self.left: list[CellSpec] = []
+        self.checkpoint_every, self.at_once = checkpoint_every, 1
 
     def run(self, cells: Sequence[CellSpec], events: Events) -> list[CellResult]:
         """Runs the cells and returns their results, in the order in which they end.
@@ -138,30 +151,44 @@ class Runs:
             StorageError: A result cannot be stored.
             MedgraftError: The launcher cannot start or watch a worker.
         """
-        waiting, done = list(cells), []
+        waiting, done = deque(cells), []
         running: list[Running] = []
         clear_leftovers(self.store.root)
         with self._contract("slots"):
             self.at_once = min(max(1, int(self.launcher.slots())), max(1, len(cells)))
         try:
             while waiting or running:
-                while waiting and len(running) < self.at_once:
-                    running.append(self._start(waiting.pop(0)))
+                while len(running) < self.at_once and (spec := self._next(waiting)) is not None:
+                    running.append(self._start(spec))
                 with self._contract("wait"):
                     self.launcher.wait([worker.handle for worker in running], BETWEEN_LOOKS)
                 for worker in list(running):
-                    result = self._outcome(worker)
+                    result = self._outcome(worker, events)
                     if result is not None:
                         running.remove(worker)
                         done.append(result)
                         waiting += self.follow(result)
-                        events.finished(result)
+                        events.finished(result, time.monotonic() - worker.started)
+                if self.allowance.over():  # what is at work is ended below
+                    self.left += [worker.job.spec for worker in running]
+                    running.clear()
                 events.tick(running)
         finally:
             with self._contract("close"):
                 self.launcher.close()
             shutil.rmtree(self.work, ignore_errors=True)
+            forget_old(self.store.root)
         return done
+
+    def _next(self, waiting: deque[CellSpec]) -> CellSpec | None:
+        """The next cell that the allowance admits; what it does not admit now it never will."""
+        while waiting:
+            spec = waiting.popleft()
+            if self.allowance.admits(spec):
+                self.allowance.used += 1
+                return spec
+            self.left.append(spec)
+        return None
 
     def job_of(self, spec: CellSpec) -> Job:
         """What a worker is told of a cell."""
@@ -176,6 +203,8 @@ class Runs:
             tuning=self.tunings.get(key),
             suites=list(self.suites.get(key, ())),
             events=self.events,
+            unfinished=unfinished_folder(self.store.root),
+            checkpoint_every=self.checkpoint_every,
         )
 
     def settle(self, worker: Running, outcome: Outcome, seconds: float) -> CellResult:
@@ -228,11 +257,17 @@ class Runs:
         name = f"{spec.task}/{spec.adapter} seed {spec.seed}"
         with self._contract("submit"):
             handle = self.launcher.submit(
-                LaunchedJob(name, folder, (*command, "--verbose") if self.verbose else command, self.verbose)
+                LaunchedJob(
+                    name,
+                    folder,
+                    (*command, "--verbose") if self.verbose else command,
+                    self.verbose,
+                    frozen_group(spec),
+                )
             )
         return Running(job, folder, handle, ProgressReader(folder))
 
-    def _outcome(self, worker: Running) -> CellResult | None:
+    def _outcome(self, worker: Running, events: Events) -> CellResult | None:
         """The stored result of a worker that has ended or run out of time; ``None`` while it may go on."""
         worker.listen()
         with self._contract("poll"):
@@ -248,6 +283,7 @@ class Runs:
             raise StorageError(self.store.root, OSError(reason))
         outcome = collect(worker.job, worker.folder, end, worker.doing)
         result = self.settle(worker, outcome, now - worker.started)
+        events.recorded(result, worker.folder, now - worker.started)
         shutil.rmtree(worker.folder, ignore_errors=True)
         return result
 
@@ -274,8 +310,7 @@ class Runs:
         if outcome.log is not None:
             name = self.store.log_path(result.spec).relative_to(self.store.root).as_posix()
             result = result.model_copy(update={"log": name})
-        path = self.store.put(result, outcome.predictions, outcome.log)
-        if result.status == "success":
-            with suppress(UnreadableError):  # a board that leaves it out will say why
-                check(path, result)
+        self.store.put(result, outcome.predictions, outcome.log)
+        if result.status in ("success", "error"):  # the same error would come again, or the code is mended meanwhile
+            forget(self.store.root, result.key)
         return result

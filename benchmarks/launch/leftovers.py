@@ -13,12 +13,15 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from medgraft.benchmarks.launch.unfinished import UNFINISHED
 from medgraft.benchmarks.results.writing import machine_mark
 
 OWNER = "machine"
 OLD = 24 * 3600.0
 
-TEMPORARY = re.compile(r"\.[\w.-]+\.(?:json|npz|log|parquet)-(?:(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-)?\w+")
+TEMPORARY = re.compile(
+    r"\.[\w.-]+\.(?:json|npz|log|parquet|safetensors)-(?:(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-)?\w+"
+)
 """Name of a file that is being written, see :func:`medgraft.benchmarks.results.writing.write_atomically`; older
 versions told no machine and no process."""
 
@@ -47,7 +50,7 @@ def clear_leftovers(root: Path) -> None:
             if _is_left(folder, machine, folder.name.split("-")[1]):
                 shutil.rmtree(folder, ignore_errors=True)
     for parent, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") or name == UNFINISHED]
         for name in names:
             if (match := TEMPORARY.fullmatch(name)) is not None:
                 with suppress(OSError):

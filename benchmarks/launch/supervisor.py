@@ -66,7 +66,7 @@ def supervised(cell: Callable[[], int], launcher: int, keep_log: Callable[[str],
     Args:
         cell: Body of the cell's process; returns its exit code.
         launcher: Descriptor that becomes readable when the launcher is gone.
-        keep_log: Takes what the cell wrote to its terminal.
+        keep_log: Takes what the cell wrote to its terminal, once nothing of it runs any more.
     """
     _process_control(PR_SET_CHILD_SUBREAPER, 1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
@@ -82,8 +82,7 @@ def supervised(cell: Callable[[], int], launcher: int, keep_log: Callable[[str],
         _watch(child, out, log, (launcher, end_request))
     status = _end_all(child)
     _drain(out, log)
-    if text := log.text():
-        keep_log(text)
+    keep_log(log.text())
     _end_like(status)
 
 

@@ -26,7 +26,7 @@ from medgraft.benchmarks.garbage import uncollected
 from medgraft.benchmarks.results import verified_before
 from medgraft.benchmarks.results.duplicates import COPIED, OTHER_NAME, TOLERANCE, conflict, measured
 from medgraft.benchmarks.results.left_out import LeftOut
-from medgraft.benchmarks.results.reading import read_candidates
+from medgraft.benchmarks.results.reading import read_candidates, read_result
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.result_files import UnreadableError, read_arrays
 from medgraft.benchmarks.texts.table import problem_of as texts_problem
@@ -405,3 +405,26 @@ def verified(path: Path, cell: CellResult | None) -> CellResult | None:
         logger.warning("%s is run again: %s", path, error)
         return None
     return cell
+
+
+def succeeded(path: Path) -> bool:
+    """Whether a stored result is that of a success and is sound; files that were found so before are not read again.
+
+    Args:
+        path: File of the result.
+    """
+    try:
+        stamp = verified_before.stamp(path)
+    except OSError:
+        return False
+    if verified_before.is_known(stamp):
+        return True
+    try:
+        result = verified(path, read_result(path))
+    except UnreadableError as error:
+        logger.warning("%s is left out: %s", path, error)
+        return False
+    if result is None or result.status != "success":
+        return False
+    verified_before.remember(stamp)
+    return True

@@ -1,7 +1,8 @@
 """Which results have been found true on this machine, so that none is computed twice.
 
 Computing the metrics of a stored result again takes some milliseconds, which is much for ten thousand. A file in the
-cache folder keeps one digest for each pair of result and predictions that agreed.
+cache folder keeps one digest for each pair of result and predictions that agreed, and a stamp of the two files for each
+that a sweep has found finished.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from medgraft.benchmarks.prefix_cache.store import cache_root
 from medgraft.benchmarks.results.result_files import opened
 from medgraft.benchmarks.results.spec import NUMBERS_VERSION
 
-LARGEST = 16 << 20
-"""Bytes of the file, a quarter of a million results; a larger one is begun anew."""
+LARGEST = 32 << 20
+"""Bytes of the file, a quarter of a million results with a digest and a stamp each; a larger one is begun anew."""
 
 
 def digest(path: Path) -> str:
@@ -35,6 +36,31 @@ def digest(path: Path) -> str:
         with opened(file, bound) as handle:
             whole.update(hashlib.file_digest(handle, "sha256").digest())
     return whole.hexdigest()
+
+
+def stamp(path: Path) -> str:
+    """Digest of what the file system says of a result and its predictions, which changes when either does.
+
+    Reading neither, it is what a sweep of many thousand finished cells goes by; sizes, both times and the number of
+    the file, as in :mod:`medgraft.files.content`.
+
+    Args:
+        path: File of the result.
+
+    Raises:
+        OSError: It is not there.
+    """
+    facts = [f"stamp {NUMBERS_VERSION} {path.absolute()}"]
+    for file in (path, path.with_suffix(".npz")):
+        try:
+            found = file.stat()
+        except FileNotFoundError:
+            if file is path:
+                raise
+            facts.append("none")
+            continue
+        facts.append(f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino} {found.st_dev}")
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
 @dataclass

@@ -201,7 +201,7 @@ def run_again(
     with _plain(spec.plain):
         launcher = make_launcher("local", {}, Resources(1, spec.threads, spec.device, TIMEOUT))
         runs = Runs(store, {spec.cohort.name: cohort}, launcher, "local")
-        (result,) = runs.run([spec], Events(listen, lambda result: None))
+        (result,) = runs.run([spec], Events(listen, lambda result, seconds: None))
     if result.status != "success":
         raise MedgraftError(
             f"the cell did not succeed this time: {result.status}: {result.message}; --results keeps what it wrote"

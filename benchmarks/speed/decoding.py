@@ -4,9 +4,11 @@
 a time is not given where they differ. *Once* is how the package decodes: the vision side and, for ``xattn``, the keys
 and values of its media are computed once, and the language model keeps its own. *Vision at every step* is the same but
 for the vision side, which runs again for every token; *all at every step* also runs the language model over the whole
-text so far. The ratio of sixteen samples to one is of decoding alone, the vision side given. The language model is a
-LLaMA of random weights that never ends, ``--language FOLDER`` takes another; the visual encoder reads volumes slice by
-slice, ``--visual NAME`` takes another.
+text so far. The ratio of sixteen samples to one is of decoding alone, the vision side given. It is of two parts, which
+stand behind the table: the first token, for which the model reads soft tokens and prompt, and each token that follows.
+The language model is a LLaMA of random weights that never ends, ``--language FOLDER`` takes another, ``--bits 16``
+stores it in bfloat16; the visual encoder reads volumes slice by slice, ``--visual NAME`` takes another. One thread is
+timed by what the processor worked, several by the clock on the wall, which is to be read on an idle machine alone.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -45,6 +47,7 @@ LLAMA = {
 }
 BATCH = 16
 ONE, MANY = "decoding of 1", f"decoding of {BATCH}"
+FIRST_ONE, FIRST_MANY = "first token of 1", f"first token of {BATCH}"
 GOALS = {"vision at every step / once": 5.0, f"{MANY} / 1": 3.0}
 
 
@@ -57,13 +60,26 @@ class Subject:
         language: Folder of a language model; ``None`` for :data:`LLAMA`, or a wider one where its width is a number.
         steps: New tokens.
         prompt: Tokens of a prompt.
+        bits: 16 stores the language model in bfloat16; ``None`` as it is, :data:`LLAMA` in fp32.
     """
 
-    def __init__(self, adapter: str, visual: str, language: str | int | None, steps: int, prompt: int) -> None:
+    def __init__(
+        self,
+        adapter: str,
+        visual: str,
+        language: str | int | None,
+        steps: int,
+        prompt: int,
+        bits: Literal[16] | None = None,
+    ) -> None:
         found = visual_tower(build_encoder(visual))
         if found is None:
             raise ConfigError(f"encoder {visual} reads no images and no volumes")
-        model = build_encoder(f"causal_lm:{language}") if isinstance(language, str) else _fresh(language)
+        stored: dict[str, Any] = {} if bits is None else {"bits": bits}
+        if isinstance(language, str):
+            model = build_encoder(f"causal_lm:{language}", **stored)
+        else:
+            model = _fresh(language, stored)
         assert isinstance(model, LanguageModel)
         self.modality, tower = found
         self.model = model
@@ -99,14 +115,14 @@ class Subject:
             return self.decoded(count, seen)
 
     def decoded(
-        self, count: int, seen: Mapping[str, Any], again: Callable[[], object] | None = None
+        self, count: int, seen: Mapping[str, Any], again: Callable[[], object] | None = None, steps: int | None = None
     ) -> list[tuple[int, ...]]:
-        """Tokens behind what the adapters look at; ``again`` runs before every token."""
+        """Tokens behind what the adapters look at, ``steps`` of them if not all; ``again`` runs before every token."""
         prompts = self.prompts(seen, count)
         output: Any = self.model.get_submodule("output")
         handle = None if again is None else output.register_forward_pre_hook(lambda *_: again() and None)
         try:
-            return list(self.model.generate(prompts, Decoding.model_validate({"limit": self.steps})).ids)
+            return list(self.model.generate(prompts, Decoding.model_validate({"limit": steps or self.steps})).ids)
         finally:
             if handle is not None:
                 handle.remove()
@@ -136,16 +152,21 @@ class Subject:
         return [tuple(row) for row in ids.tolist()]
 
 
-def _fresh(width: int | None) -> Any:
+def _fresh(width: int | None, stored: Mapping[str, Any]) -> Any:
     heads = 0 if width is None else max(width // 64, 1)
     wider = {"hidden_size": width, "intermediate_size": 11 * (width or 0) // 4, "num_attention_heads": heads}
     config = LLAMA if width is None else LLAMA | wider | {"num_key_value_heads": heads}
-    return CausalLmSource.build("llama", "random", config=config)
+    return CausalLmSource.build("llama", "random", config=config, **stored)
 
 
 @torch.no_grad()
-def measure(subject: Subject, rounds: int) -> dict[str, list[float]]:
-    """Processor seconds of each round by way, in turns.
+def measure(subject: Subject, rounds: int, clock: Callable[[], float] = time.process_time) -> dict[str, list[float]]:
+    """Seconds of each round by way, in turns.
+
+    Args:
+        subject: What decodes.
+        rounds: Turns.
+        clock: What tells seconds.
 
     Raises:
         ConfigError: Two ways give other tokens, so that a ratio of their times would mean nothing.
@@ -158,6 +179,8 @@ def measure(subject: Subject, rounds: int) -> dict[str, list[float]]:
         "all at every step": (lambda: subject.all_at_every_step(1), nothing),
         ONE: (lambda: subject.decoded(1, seen[1]), seen[1]),
         MANY: (lambda: subject.decoded(BATCH, seen[BATCH]), seen[BATCH]),
+        FIRST_ONE: (lambda: subject.decoded(1, seen[1], steps=1), seen[1]),
+        FIRST_MANY: (lambda: subject.decoded(BATCH, seen[BATCH], steps=1), seen[BATCH]),
     }
     subject.once(1)  # what a first call alone pays
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -165,10 +188,11 @@ def measure(subject: Subject, rounds: int) -> dict[str, list[float]]:
         tokens = {}
         for name, (way, given) in ways.items():
             with looking_at(subject.adapters, given) if given else nullcontext():
-                start = time.process_time()
+                start = clock()
                 tokens[name] = way()
-                seconds[name].append(time.process_time() - start)
-        if other := [name for name, rows in tokens.items() if rows[0] != tokens["once"][0]]:
+                seconds[name].append(clock() - start)
+        due = {name: tokens["once"][0][: 1 if name in (FIRST_ONE, FIRST_MANY) else None] for name in ways}
+        if other := [name for name, rows in tokens.items() if rows[0] != due[name]]:
             raise ConfigError(f"{other[0]!r} decodes other tokens; a time of them would mean nothing")
     return seconds
 
@@ -188,6 +212,20 @@ def rows(adapter: str, seconds: Mapping[str, Sequence[float]], steps: int) -> li
     return [f"| {adapter} | {cells[0]} | {whole:.2f} | {cells[1]} | {rate[0]:.0f} | {rate[1]:.0f} |"]
 
 
+def parts(adapter: str, seconds: Mapping[str, Sequence[float]], steps: int) -> str:
+    """A sentence on the first token and on those that follow, ``steps - 1``: milliseconds of one sample, and ratios."""
+    first = {count: seconds[name] for count, name in ((1, FIRST_ONE), (BATCH, FIRST_MANY))}
+    after = {
+        count: [(a - b) / (steps - 1) for a, b in zip(seconds[name], first[count], strict=True)]
+        for count, name in ((1, ONE), (BATCH, MANY))
+    }
+    said = []
+    for name, part in (("the first token", first), ("each token after it", after)):
+        ratio = statistics.median(a / b for a, b in zip(part[BATCH], part[1], strict=True))
+        said.append(f"{name} takes {1000 * statistics.median(part[1]):.1f} ms, {ratio:.2f} times that for {BATCH}")
+    return f"{adapter}: {'; '.join(said)}."
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -195,11 +233,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--visual", default=VISUAL)
     parser.add_argument("--language", help="folder or name of a language model, behind causal_lm:")
     parser.add_argument("--width", type=int, help="of the LLaMA, a multiple of 64")
+    parser.add_argument("--bits", type=int, choices=[16], help="16 stores the language model in bfloat16")
     parser.add_argument("--steps", type=int, default=64, help="new tokens")
     parser.add_argument("--prompt", type=int, default=16, help="tokens of the prompt")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.steps < 2:
+        parser.error(f"--steps {options.steps} leaves no token after the first to time; name 2 or more")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -209,16 +251,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first, second = GOALS
     lines = [f"| adapter | {first} | all at every step / once | {second} | tokens/s | tokens/s of {BATCH} |"]
     lines += ["|---|---:|---:|---:|---:|---:|"]
+    clock, told = time.process_time, "processor time"
+    if options.threads > 1:  # they work at once, and the processor's seconds are the sum
+        clock, told = time.perf_counter, "time by the clock"
+    behind: list[str] = []
     for adapter in options.adapters.split(","):
-        subject = Subject(adapter, options.visual, options.language or options.width, options.steps, options.prompt)
-        lines += rows(adapter, measure(subject, options.rounds), options.steps)
-        sys.stderr.write(lines[-1] + "\n")
+        language = options.language or options.width
+        subject = Subject(adapter, options.visual, language, options.steps, options.prompt, options.bits)
+        seconds = measure(subject, options.rounds, clock)
+        lines += rows(adapter, seconds, options.steps)
+        behind.append(parts(adapter, seconds, options.steps))
+        sys.stderr.write(f"{lines[-1]}\n{behind[-1]}\n")
     model = (
         options.language
         or f"LLaMA of {LLAMA['num_hidden_layers']} blocks of {options.width or LLAMA['hidden_size']}, random weights"
     )
-    lines += ["", f"{options.visual}; {model}; {options.steps} tokens behind {options.prompt}; medians of"]
-    lines[-1] += f" {options.rounds} round(s) of processor time, {options.threads} thread(s), fp32."
+    lines += ["", *behind, "", f"{options.visual}; {model}; {options.steps} tokens behind {options.prompt}; medians of"]
+    numbers = str(next(subject.model.network.parameters()).dtype).removeprefix("torch.")
+    lines[-1] += f" {options.rounds} round(s) of {told}, {options.threads} thread(s), {numbers}."
     sys.stdout.write("\n".join(lines) + "\n")
 
 

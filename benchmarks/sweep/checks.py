@@ -12,6 +12,7 @@ from medgraft.benchmarks.metrics.calibration import OF_PROBABILITIES
 from medgraft.benchmarks.sweep.recipe import adapter_options, requested_adapters, training
 from medgraft.benchmarks.sweep.request import Sweep
 from medgraft.benchmarks.sweep.rows import Row
+from medgraft.benchmarks.watch.traces import missing
 from medgraft.errors import ConfigError, UnknownNameError
 from medgraft.launcher import Resources, launcher_class, make_launcher
 from medgraft.objective import Objective
@@ -111,6 +112,16 @@ def check_events(sweep: Sweep) -> None:
         raise ConfigError(
             f"--tensorboard {folder} cannot be written: {error.strerror}; choose another folder"
         ) from error
+
+
+def check_traces(sweep: Sweep) -> None:
+    """Refuses ``--traces`` that nothing would send.
+
+    Raises:
+        ConfigError: OpenTelemetry is not installed.
+    """
+    if sweep.traces and (reason := missing()):
+        raise ConfigError(reason)
 
 
 def check_size(sweep: Sweep, rows: Sequence[Row]) -> None:

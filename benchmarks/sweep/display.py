@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from medgraft.benchmarks.board.rows import BoardRow, make_row
-from medgraft.benchmarks.board.terminal import brief
+from medgraft.benchmarks.board.finished_rows import FinishedRow
 from medgraft.benchmarks.launch.cells import Running
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.spec import CellSpec
-from medgraft.benchmarks.results.store import ResultStore
-from medgraft.benchmarks.watch.time_left import clock, seconds_left
+from medgraft.benchmarks.schedule.durations import Durations
+from medgraft.benchmarks.schedule.remaining import Remaining
+from medgraft.benchmarks.watch.time_left import clock
 from medgraft.commands.layout import say
 from medgraft.commands.plain_text import one_line
 
@@ -48,13 +47,12 @@ class Display:
         console: Where it is shown; without a terminal, one line per finished cell and none per row.
         cells: What will run.
         jobs: Workers at a time.
+        durations: What earlier cells took; takes those of this sweep in.
     """
 
-    def __init__(self, console: Console, cells: Sequence[CellSpec], jobs: int) -> None:
-        self.console, self.jobs = console, jobs
-        self.left = {cell.key(): cell for cell in cells}
-        self.spent: dict[tuple[str, str], list[float]] = {}
-        self.started = time.monotonic()
+    def __init__(self, console: Console, cells: Sequence[CellSpec], jobs: int, durations: Durations) -> None:
+        self.console = console
+        self.remaining = Remaining(cells, jobs, durations)
         bar = max(5, min(40, console.width // 4))
         self.room = console.width - bar - len(f"cells {len(cells)}/{len(cells)}") - 4
         self.progress = Progress(
@@ -64,27 +62,21 @@ class Display:
         )  # fmt: skip
         self.total: TaskID = self.progress.add_task("cells", total=len(cells), note="")
 
-    def remaining(self, running: Sequence[Running]) -> float | None:
-        """Seconds left, from the cells of the same task and adapter that have ended; ``None`` before the first."""
-        ahead = [(cell.task, cell.adapter) for cell in self.left.values()]
-        busy = [time.monotonic() - worker.started for worker in running]
-        return seconds_left(ahead, self.spent, busy, self.jobs)
-
     def tick(self, running: Sequence[Running]) -> None:
         """Shows what runs now."""
         doing = [
             one_line(f"{w.job.spec.task}/{w.job.spec.adapter} seed {w.job.spec.seed}: {w.doing} {w.share:.0%}")
             for w in running
         ]
-        left = self.remaining(running)
+        now = time.monotonic()
+        left = self.remaining.seconds({w.job.spec.key(): now - w.started for w in running}, now)
         remaining = f"about {clock(left)} left" if left is not None else ""
         self.progress.update(self.total, note=fitted(remaining, doing, self.room))
 
     def finished(self, result: CellResult) -> None:
         """Counts a stored result; says so at once if it failed."""
         spec = result.spec
-        self.left.pop(result.key, None)
-        self.spent.setdefault((spec.task, spec.adapter), []).append(sum(result.timing.values()) or 1.0)
+        self.remaining.ended(result)
         self.progress.advance(self.total)
         if result.status != "success" or not self.console.is_terminal:
             metric = result.metrics.get(result.primary)
@@ -92,7 +84,7 @@ class Display:
             say(
                 self.console,
                 f"{result.status} {spec.task} / {spec.encoder} / {spec.adapter} seed {spec.seed}: {value} "
-                f"({sum(result.timing.values()):.0f} s, {len(self.left)} left)",
+                f"({sum(result.timing.values()):.0f} s, {len(self.remaining)} left)",
             )
 
     def row(self, row: FinishedRow) -> None:
@@ -100,59 +92,3 @@ class Display:
         if self.console.is_terminal:
             spec = row.cells[0]
             say(self.console, f"{spec.task} / {spec.encoder} / {spec.adapter}: {row.metric}")
-
-
-@dataclass(frozen=True)
-class FinishedRow:
-    """A row all of whose seeds have ended.
-
-    Attributes:
-        cells: Its cells.
-        metric: Its main metric with the interval over subjects and seeds, or how its seeds ended.
-    """
-
-    cells: Sequence[CellSpec]
-    metric: str
-
-
-class FinishedRows:
-    """Tells when a row is complete.
-
-    Args:
-        store: Where the results are.
-        cells: All cells of the sweep.
-        ahead: Keys of those that will run.
-    """
-
-    def __init__(self, store: ResultStore, cells: Sequence[CellSpec], ahead: Collection[str]) -> None:
-        self.store = store
-        self.rows: dict[str, list[CellSpec]] = {}
-        self.left: dict[str, set[str]] = {}
-        for cell in cells:
-            self.rows.setdefault(cell.row(), []).append(cell)
-            if (key := cell.key()) in ahead:
-                self.left.setdefault(cell.row(), set()).add(key)
-
-    def add(self, result: CellResult) -> FinishedRow | None:
-        """Takes a result that is stored; gives its row if that was the last one missing."""
-        name = result.spec.row()
-        left = self.left.get(name, set())
-        if result.key not in left:
-            return None
-        left.discard(result.key)
-        if left:
-            return None
-        seeds = [(self.store.path(cell), stored) for cell in self.rows[name] if (stored := self.store.get(cell))]
-        return FinishedRow(self.rows[name], _metric(make_row(seeds)) if seeds else "no result can be read")
-
-
-def _metric(row: BoardRow) -> str:
-    """The main metric of a row in words.
-
-    A mean over the seeds that succeeded says how many did not.
-    """
-    seeds = f"{len(row.cells)} seed{'s' * (len(row.cells) > 1)}"
-    if row.first.status != "success":
-        return f"no seed succeeded, {row.status}" if len(row.cells) > 1 else row.first.status
-    value = f"{row.first.primary} {brief(row.metrics.get(row.first.primary))}"
-    return f"{value}, {seeds}" if row.status == "success" else f"{value}, seeds that failed: {row.status}"

@@ -179,6 +179,9 @@ def locate(
         if make:
             with verifying(sweep.verify):
                 places[name] = cohorts.phantom(name, entry, resources_of(sweep).processes(), console.print)
+        elif (made := cohorts.made_phantom(name, entry)) is not None:
+            places[name] = made
+            continue
         else:
             places[name] = cohorts.Cohort(CohortId(name=name, revision="not made yet", phantom=True), Path())
             continue

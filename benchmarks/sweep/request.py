@@ -15,6 +15,7 @@ from medgraft.benchmarks.commands.arguments import listed, listed_encoders, pars
 from medgraft.benchmarks.launch.profiles import with_profile
 from medgraft.benchmarks.prefix_cache.store import parse_size
 from medgraft.benchmarks.results.spec import Backend, Calibrate
+from medgraft.benchmarks.schedule.order import Order
 from medgraft.benchmarks.suite.membership import as_preset, with_suite
 from medgraft.benchmarks.sweep.assignments import canonical_encoder, read_assignments, with_encoder_options
 from medgraft.errors import ConfigError, MedgraftError, UnknownNameError
@@ -56,6 +57,10 @@ class Sweep(Options):
         test_on: Tasks, or cohorts of whose tasks the first that fits is taken, that trained grafts are tested on.
         match: Class of such a cohort -> class that a graft was trained for, where their names differ.
         timeout: Seconds after which a cell is killed.
+        order: In which cells start: as planned, or those first that earlier results let expect to end soonest.
+        max_hours: After which the sweep ends, and what is at work with it.
+        max_cells: Cells that run at most.
+        checkpoint_every: Seconds between two checkpoints of a cell's training at least.
         threads: Threads per worker; part of what defines a number.
         calibrate: ``temperature`` divides the logits of all rows by what is best on validation samples.
         sets: Score of the conformal sets: ``lac`` or ``aps``.
@@ -74,6 +79,8 @@ class Sweep(Options):
             that trains.
         tensorboard: Folder for TensorBoard event files, ``auto`` for ``tensorboard`` in that of the results; none are
             written by default.
+        json_logs: Write a log of JSON lines beside each result.
+        traces: Send spans by OpenTelemetry.
         yes: Run any number of cells.
         assigned: Adapters and tasks whose options stand on the command line, so that some row must be of each.
     """
@@ -99,6 +106,10 @@ class Sweep(Options):
     test_on: tuple[str, ...] = ()
     match: dict[str, str] = Field(default_factory=dict)
     timeout: float = Field(3600.0, gt=0, le=30 * 86_400)
+    order: Order = "plan"
+    max_hours: float | None = Field(None, gt=0, le=10_000)
+    max_cells: int | None = Field(None, ge=1)
+    checkpoint_every: float = Field(60.0, ge=0, le=30 * 86_400)
     threads: int = Field(1, ge=1, le=1024)
     calibrate: Calibrate = "none"
     sets: Method = "lac"
@@ -113,6 +124,8 @@ class Sweep(Options):
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     tensorboard: Path | None = None
+    json_logs: bool = False
+    traces: bool = False
     yes: bool = False
     assigned: tuple[str, ...] = ()
 

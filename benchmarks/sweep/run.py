@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from medgraft.benchmarks.board.finished_rows import FinishedRow, FinishedRows
 from medgraft.benchmarks.board.leaderboard import write_board
 from medgraft.benchmarks.board.options import BoardOptions
 from medgraft.benchmarks.board.rows import board_rows
@@ -14,21 +15,28 @@ from medgraft.benchmarks.board.terminal import show_board
 from medgraft.benchmarks.garbage import uncollected
 from medgraft.benchmarks.kernels.results import read_operations
 from medgraft.benchmarks.launch.cells import Events, Running, Runs
+from medgraft.benchmarks.launch.unfinished import forget
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.results.store import ResultStore, StorageError
-from medgraft.benchmarks.results.verification import verified
+from medgraft.benchmarks.results.verification import succeeded
+from medgraft.benchmarks.schedule.allowance import Allowance
+from medgraft.benchmarks.schedule.durations import Durations, earlier_durations
+from medgraft.benchmarks.schedule.order import ordered
 from medgraft.benchmarks.suite.membership import misfit_of_spec
 from medgraft.benchmarks.suite.ranks import boards_of
 from medgraft.benchmarks.suite.text import show_suite
-from medgraft.benchmarks.sweep.checks import check_events, check_launcher
-from medgraft.benchmarks.sweep.display import Display, FinishedRows
+from medgraft.benchmarks.sweep.checks import check_events, check_launcher, check_traces
+from medgraft.benchmarks.sweep.display import Display
 from medgraft.benchmarks.sweep.external import untested_cells
 from medgraft.benchmarks.sweep.keeping import keep_best, kept_folders, without_graft
 from medgraft.benchmarks.sweep.plan import Plan, make_plan, resources_of
 from medgraft.benchmarks.sweep.request import Sweep
 from medgraft.benchmarks.sweep.tuning import tuned
 from medgraft.benchmarks.watch.journal import Journal, planned
+from medgraft.benchmarks.watch.recording import Recording
+from medgraft.benchmarks.watch.time_left import clock
+from medgraft.benchmarks.watch.traces import Traces
 from medgraft.commands.console import say as say_error
 from medgraft.commands.layout import say, show_table
 from medgraft.errors import MedgraftError
@@ -57,9 +65,25 @@ def show_plan(sweep: Sweep) -> None:
         rows.append(texts)
     show_table(console, ("task", "encoder", "adapter", "seeds", "epochs", "cohort"), rows, 3)
     console.print(f"{len(plan.cells)} cells")
+    say(console, expected(plan, sweep))
     if plan.spaces:
         say(console, f"before them {sweep.tune} trials at most of each of {len(plan.spaces)} rows")
     show_skipped(plan, console)
+
+
+def expected(plan: Plan, sweep: Sweep) -> str:
+    """How long the cells of a plan that have no result will take, in a sentence."""
+    done = finished_before(plan.cells, ResultStore(sweep.results))
+    ahead = [cell for cell in plan.cells if cell.key() not in done]
+    if not ahead:
+        return "all have results already"
+    durations = earlier_durations(sweep.results)
+    launcher = make_launcher(sweep.launcher, sweep.options.get(sweep.launcher, {}), resources_of(sweep))
+    at_once = max(1, min(launcher.slots(), len(ahead)))
+    seconds = durations.until_all_end(ordered(ahead, sweep.order, durations), at_once)
+    if seconds is None:
+        return f"how long they take is not known: {sweep.results} has no result yet to go by"
+    return f"{len(ahead)} have no result yet; {at_once} at a time they take about {clock(seconds)}"
 
 
 def show_skipped(plan: Plan, console: Console) -> None:
@@ -89,24 +113,31 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
     store = ResultStore(sweep.results)
     store.check_writable()
     check_events(sweep)
+    check_traces(sweep)
     check_launcher(sweep)
+    allowance = allowance_of(sweep)
     plan = make_plan(sweep, console)
     show_skipped(plan, console)
     if sweep.tune:
-        plan = tuned(plan, sweep, store, console, fresh=fresh, verbose=verbose)
-    with uncollected():
-        stored = {} if fresh else {cell.key(): verified(store.path(cell), store.get(cell)) for cell in plan.cells}
-    kept = {key for key, result in stored.items() if result is not None and result.status == "success"}
+        tuned_plan = tuned(plan, sweep, store, console, seconds=allowance.left(), fresh=fresh, verbose=verbose)
+        if tuned_plan is None:
+            say(console, f"{allowance.in_words()} ended the search for options; the same command goes on from there")
+            return False
+        plan = tuned_plan
+    kept = set[str]() if fresh else finished_before(plan.cells, store)
     finished = [cell for cell in plan.cells if cell.key() in kept]
     kept -= without_graft(finished, store, sweep.keep) | untested_cells(finished, plan.external, store)
     missing = [cell for cell in plan.cells if cell.key() not in kept]
+    for cell in missing if fresh else ():
+        forget(store.root, cell.key())
     if kept:
         console.print(f"{len(kept)} of {len(plan.cells)} cells are done already", highlight=False)
     if not missing:
         launcher_class(sweep.launcher).cool_down()
     failed, stopped = [], ""
     try:
-        failed = _run(missing, plan, sweep, store, console, verbose) if missing else []
+        recording = Recording(store, sweep.json_logs, Traces(command) if sweep.traces else None)
+        failed = _run(missing, plan, sweep, recording, console, allowance, verbose) if missing else []
     except StorageError as error:  # what was stored is shown all the same
         stopped = str(error)
     if sweep.keep == "best":
@@ -143,6 +174,12 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
     return bool(failed or stopped)
 
 
+def finished_before(cells: Iterable[CellSpec], store: ResultStore) -> set[str]:
+    """Keys of the cells that have succeeded and whose results are sound."""
+    with uncollected():
+        return {cell.key() for cell in cells if succeeded(store.path(cell))}
+
+
 def show_left_out(results: Sequence[CellResult], console: Console) -> None:
     """One line per task on what was not used, and why: rows of tables, then samples that cannot be read."""
     lines: dict[str, None] = {}
@@ -156,14 +193,32 @@ def show_left_out(results: Sequence[CellResult], console: Console) -> None:
         say(console, line)
 
 
+def allowance_of(sweep: Sweep) -> Allowance:
+    """What a sweep that starts now may spend, with what earlier results say where that is needed."""
+    needed = sweep.max_hours is not None or sweep.order != "plan"
+    known = earlier_durations(sweep.results) if needed else Durations()
+    return Allowance(None if sweep.max_hours is None else sweep.max_hours * 3600, sweep.max_cells, known)
+
+
 def _run(
-    missing: Sequence[CellSpec], plan: Plan, sweep: Sweep, store: ResultStore, console: Console, verbose: bool
+    missing: Sequence[CellSpec],
+    plan: Plan,
+    sweep: Sweep,
+    recording: Recording,
+    console: Console,
+    allowance: Allowance,
+    verbose: bool,
 ) -> list[CellResult]:
     """Runs what is missing by the launcher; the results that are no success."""
+    store = recording.store
     resources = resources_of(sweep, missing[0].device)
     launcher = make_launcher(sweep.launcher, sweep.options.get(sweep.launcher, {}), resources)
     at_once = max(1, min(launcher.slots(), len(missing)))
-    display = Display(console, missing, at_once)
+    durations = allowance.durations
+    if sweep.order != "plan" and not durations:
+        say(console, f"--order {sweep.order}: {sweep.results} has no result yet that tells what takes long")
+    missing = ordered(missing, sweep.order, durations)
+    display = Display(console, missing, at_once, durations)
     keep = sweep.keep != "none"
     runs = Runs(
         store,
@@ -176,25 +231,37 @@ def _run(
         tunings=plan.tunings,
         suites=citing(sweep, plan),
         events=sweep.events(),
+        allowance=allowance,
+        checkpoint_every=sweep.checkpoint_every,
     )
     ahead = {cell.key() for cell in missing}
     kept = {key for cell in plan.cells if (key := cell.key()) not in ahead}
     facts = planned(plan.cells, plan.labels, kept, launcher=sweep.launcher, at_once=at_once, work=runs.work.name)
     rows, journal = FinishedRows(store, plan.cells, ahead), Journal(store.root, facts)
 
-    def finished(result: CellResult) -> None:
+    def finished(result: CellResult, took: float) -> None:
         display.finished(result)
-        journal.cell(result)
-        if (row := rows.add(result)) is not None:
+        journal.cell(result, took)
+        rows.add(result)
+
+    def show(computed: Iterable[FinishedRow]) -> None:
+        for row in computed:
             display.row(row)
             journal.row([cell.key() for cell in row.cells], row.metric)
 
     def tick(running: Sequence[Running]) -> None:
         display.tick(running)
+        show(rows.computed())
         journal.beat()
 
-    with display.progress, journal.ending():
-        done = runs.run(missing, Events(tick, finished))
+    with recording.sweep(len(missing)), display.progress, journal.ending(runs.left):
+        try:
+            done = runs.run(missing, Events(tick, finished, recording.cell))
+            show(rows.rest())
+        finally:
+            rows.close()
+    if runs.left:
+        say(console, f"{allowance.in_words()} left {len(runs.left)} cells undone; the same command goes on from there")
     return [result for result in done if result.status != "success"]
 
 

@@ -15,6 +15,7 @@ from medgraft.benchmarks.results.chosen import Tuning
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.results.store import ResultStore
+from medgraft.benchmarks.schedule.allowance import Allowance
 from medgraft.benchmarks.sweep.display import clock, fitted
 from medgraft.benchmarks.sweep.plan import Plan, resources_of
 from medgraft.benchmarks.sweep.request import Sweep
@@ -28,7 +29,9 @@ from medgraft.objective import objective_class
 from medgraft.task.names import build_task
 
 
-def tuned(plan: Plan, sweep: Sweep, store: ResultStore, console: Console, *, fresh: bool, verbose: bool) -> Plan:
+def tuned(
+    plan: Plan, sweep: Sweep, store: ResultStore, console: Console, *, seconds: float, fresh: bool, verbose: bool
+) -> Plan | None:
     """The plan with options that trials have chosen on validation samples; runs those that have not run.
 
     Args:
@@ -36,8 +39,12 @@ def tuned(plan: Plan, sweep: Sweep, store: ResultStore, console: Console, *, fre
         sweep: The request.
         store: Where trials are kept.
         console: Where it is shown.
+        seconds: That the trials may take.
         fresh: Run trials again that have run.
         verbose: Workers log more.
+
+    Returns:
+        The plan; ``None`` where the seconds were over before all trials had ended.
 
     Raises:
         StorageError: A trial cannot be stored.
@@ -48,10 +55,13 @@ def tuned(plan: Plan, sweep: Sweep, store: ResultStore, console: Console, *, fre
     studies = {row: _study(row, plan, sweep, store, fresh=fresh) for row in plan.spaces}
     device = plan.cells[0].device
     launcher = make_launcher(sweep.launcher, sweep.options.get(sweep.launcher, {}), resources_of(sweep, device))
-    runs = TrialRuns(store, plan.cohorts, launcher, sweep.launcher, verbose=verbose)
+    allowance = Allowance(seconds)
+    runs = TrialRuns(store, plan.cohorts, launcher, sweep.launcher, verbose=verbose, allowance=allowance)
     shown = TrialDisplay(console, list(studies.values()))
     with shown.progress:
         runs.search(list(studies.values()), Events(shown.tick, shown.finished))
+    if runs.left:
+        return None
     tunings = {row: study.outcome() for row, study in studies.items()}
     for row, tuning in tunings.items():
         say(console, in_words(studies[row].base, tuning, studies[row].resumed))
@@ -131,7 +141,7 @@ class TrialDisplay:
         done = sum(len(study.trials) for study in self.studies)
         self.progress.update(self.total, completed=done, note=fitted("", doing, self.room))
 
-    def finished(self, result: CellResult) -> None:
+    def finished(self, result: CellResult, seconds: float) -> None:
         """Says of a trial that failed that it did, and why."""
         spec = result.spec
         if result.status != "success":

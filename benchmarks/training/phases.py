@@ -93,6 +93,20 @@ class Phases:
         """Whether the objective's own phase begins with a step."""
         return self.last is not None and step == self.starts[-1]
 
+    def in_last(self, steps: int) -> bool:
+        """Whether steps of the objective's own phase are among the first ``steps``."""
+        return self.last is not None and steps > self.starts[-1]
+
+    def resume(self, steps: int, log: list[dict[str, Any]]) -> None:
+        """Goes on where another process was.
+
+        Args:
+            steps: That it has taken, at least one.
+            log: That it wrote.
+        """
+        self.enter(steps - 1)
+        self.log = log
+
     @property
     def name(self) -> str:
         """The phase that trains now; empty before the first and where there is only one."""

@@ -17,8 +17,10 @@ from torch import Tensor
 from medgraft.adapter.protocols import set_task_ids
 from medgraft.benchmarks.prefix_cache.inputs import TowerInputs, drawn_batch
 from medgraft.benchmarks.training.best_weights import BestWeights
+from medgraft.benchmarks.training.epoch_checkpoints import Checkpoints
 from medgraft.benchmarks.training.observer import Observer
 from medgraft.benchmarks.training.phases import Phases
+from medgraft.benchmarks.training.training_state import TrainingState
 from medgraft.errors import ConfigError, DataError
 from medgraft.fast.cls_block import ClsReadOut
 from medgraft.fast.forms import backward, fast_forms
@@ -48,6 +50,7 @@ class TrainingLog:
         seconds: Time inside steps, data loading excluded.
         stages: What trained when, for adapters that declare more than one phase.
         head: How the head's strength of L2 was chosen, where it was: :mod:`medgraft.benchmarks.training.head_choice`.
+        resumed: Epochs behind which another process went on, since the one before it was ended.
     """
 
     epoch_loss: list[float] = field(default_factory=list)
@@ -56,6 +59,7 @@ class TrainingLog:
     seconds: float = 0.0
     stages: list[dict[str, Any]] = field(default_factory=list)
     head: dict[str, Any] = field(default_factory=dict)
+    resumed: list[int] = field(default_factory=list)
 
 
 def learning_rate(step: int, steps: int, warmup: float) -> float:
@@ -88,6 +92,7 @@ class Runner:
         device: Where encoder, adapters and head are.
         world: The processes that train it together; this one alone unless ``torch.distributed`` has a group.
         observer: Is told of every step, outside of the time that is measured.
+        checkpoints: Keep training between two epochs.
     """
 
     grafted: Grafted
@@ -102,6 +107,7 @@ class Runner:
     device: str = "cpu"
     world: World = field(default_factory=World)
     observer: Observer = field(default_factory=Observer)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
 
     def outputs(self, index: np.ndarray, draw: np.ndarray | None = None) -> dict[str, Features]:
         """Features of the samples ``index``, ``[B]``, adapters included; of the views that were drawn, if any."""
@@ -249,15 +255,20 @@ class Runner:
         self.require_trainable()
         order = np.random.default_rng([seed, 17])
         optimizer = self.optimizer(train)
-        best = BestWeights(self.grafted.trainable_parameters()) if train.keep == "lowest_loss" else None
-        total = train.epochs * math.ceil(len(index) / train.batch_size)
+        best = BestWeights(self.grafted.trained_modules()) if train.keep == "lowest_loss" else None
+        each = math.ceil(len(index) / train.batch_size)
+        total = train.epochs * each
         phases = Phases(self.grafted, total, self.objective.last_phase())
         if best is not None and phases.phases:
             raise ConfigError(f"{' and '.join(phases.phases)} trains in phases, so no earlier epoch can be kept")
         self.grafted.train()
         views = np.random.default_rng([seed, 23])
+        state = TrainingState(self.grafted, optimizer, phases, best, log, {"order": order, "views": views})
         with phases.running():
-            for epoch in range(1, train.epochs + 1):
+            done = self.checkpoints.resume(state)
+            for epoch, loss in enumerate(log.epoch_loss, 1):
+                self.observer.epoch(epoch, epoch * each, loss)
+            for epoch in range(done + 1, train.epochs + 1):
                 losses: list[float] = []
                 drawn = self._draw_views(views) if self.augmented else None
                 other = self._other_views(views, drawn) if self.objective.views else None
@@ -280,6 +291,7 @@ class Runner:
                     )
                 if best is not None:
                     best.after_epoch(log.epoch_loss[-1])
+                self.checkpoints.after_epoch(epoch, state)
         if best is not None:
             best.restore()
         self.phase, log.stages = "", phases.summary()

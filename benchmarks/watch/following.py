@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
 
@@ -18,7 +18,7 @@ from medgraft.benchmarks.cell.job import JOB
 from medgraft.benchmarks.cell.progress import PROGRESS
 from medgraft.benchmarks.results.result_files import UnreadableError, files_below, opened, read_json
 from medgraft.benchmarks.results.writing import machine_mark
-from medgraft.benchmarks.watch.journal import ENDING, FOLDER, VERSION, Planned, PlannedRow
+from medgraft.benchmarks.watch.journal import ENDING, FOLDER, VERSION, End, Planned, PlannedRow
 from medgraft.benchmarks.watch.time_left import Kind, seconds_left
 from medgraft.commands.plain_text import one_line
 
@@ -29,7 +29,8 @@ TAIL = 1 << 15
 
 RESULT_NAME = re.compile(r"[0-9a-f]{16}\.json")
 
-Standing = Literal["running", "finished", "interrupted", "stopped", "killed", "silent"]
+Standing = Literal["running", "finished", "interrupted", "stopped", "allowance", "killed", "silent"]
+ENDS = get_args(End)
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ class Followed:
                 name = f"{row.name()} seed {row.cells[key]}"
                 status.failed.append(Failed(one_line(name), one_line(entry["status"], 20), _reason(entry)))
         status.rows = [f"{one_line(self.rows[key].name())}: {metric}" for key, metric in self.metrics.items()]
-        if standing not in ("finished", "interrupted", "stopped"):
+        if standing not in ENDS:
             status.working = list(working(self.root / plan.work, now, self.ended))
         if standing == "running":
             ahead = [(r.task, r.adapter) for key, r in self.rows.items() if key not in kept and key not in self.ended]
@@ -186,7 +187,7 @@ class Followed:
             self.seen = now if self.changed else min(changed, now)
             self.changed = changed
         silent = max(0.0, now - self.seen)
-        if self.end in ("finished", "interrupted", "stopped"):
+        if self.end in ENDS:
             return self.end, silent  # pyright: ignore[reportReturnType]
         if self.plan.machine == machine_mark() and not _alive(self.plan.process):
             return "killed", silent

@@ -33,8 +33,8 @@ BEAT = 5.0
 KEPT = 20
 """Journals of ended sweeps that stay when another sweep begins."""
 
-End = Literal["finished", "interrupted", "stopped"]
-"""``stopped``: a result could not be stored, or the launcher gave up."""
+End = Literal["finished", "interrupted", "stopped", "allowance"]
+"""``stopped``: a result could not be stored, or the launcher gave up; ``allowance``: hours or cells were spent."""
 
 
 class PlannedRow(BaseModel):
@@ -157,10 +157,17 @@ class Journal:
             with contextlib.suppress(OSError):
                 os.utime(self.path)
 
-    def cell(self, result: CellResult) -> None:
-        """A cell has ended."""
+    def cell(self, result: CellResult, took: float) -> None:
+        """A cell has ended.
+
+        Args:
+            result: Its result.
+            took: Seconds of its worker, from start to end.
+        """
         said = {"message": one_line(result.message, 500), "stage": result.stage} if result.status != "success" else {}
-        self._write({"cell": result.key, "status": result.status, "seconds": _seconds(result), **said})
+        self._write(
+            {"cell": result.key, "status": result.status, "seconds": _seconds(result), "took": round(took, 3), **said}
+        )
 
     def row(self, keys: Sequence[str], metric: str) -> None:
         """All seeds of a row have ended.
@@ -172,12 +179,16 @@ class Journal:
         self._write({"row": keys[0], "metric": one_line(metric, 200)})
 
     @contextlib.contextmanager
-    def ending(self) -> Iterator[None]:
-        """Says at its end how the sweep inside it has ended."""
+    def ending(self, left: Sequence[CellSpec]) -> Iterator[None]:
+        """Says at its end how the sweep inside it has ended.
+
+        Args:
+            left: Takes what the sweep leaves undone for want of hours or cells.
+        """
         how: End = "stopped"
         try:
             yield
-            how = "finished"
+            how = "allowance" if left else "finished"
         except KeyboardInterrupt:
             how = "interrupted"
             raise

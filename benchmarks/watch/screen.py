@@ -50,6 +50,7 @@ def standing_text(status: Status) -> str:
         "running": "running",
         "finished": "finished",
         "interrupted": "interrupted with Ctrl-C; the same command goes on from there",
+        "allowance": "ended by --max-hours or --max-cells; the same command goes on from there",
         "stopped": "stopped by an error; the same command goes on from there",
         "killed": "killed: its process is gone; the same command goes on from there",
         "silent": f"no sign of life for {silent}: killed, suspended, or its machine is cut off from this folder",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -150,10 +150,11 @@ def widen_first(encoder: Encoder, maps: int) -> bool:
     return True
 
 
+AnyMaps = TypeVar("AnyMaps", bound=MapsEncoder)
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
-def on_volumes(inner: str, modality: str, maps: int, name: str) -> MapsEncoder:
+def on_volumes(inner: str, modality: str, maps: int, name: str, kind: type[AnyMaps] = MapsEncoder) -> AnyMaps:
     """An encoder of maps from one of volumes.
 
     Args:
@@ -161,6 +162,7 @@ def on_volumes(inner: str, modality: str, maps: int, name: str) -> MapsEncoder:
         modality: Of the result.
         maps: Maps of a sample.
         name: Full name of the result.
+        kind: Its class.
 
     Raises:
         IncompatibleError: The encoder reads no volumes.
@@ -168,6 +170,6 @@ def on_volumes(inner: str, modality: str, maps: int, name: str) -> MapsEncoder:
     towers = build_encoder(inner).towers()
     if "volume" not in towers:
         raise IncompatibleError(f"encoder {inner} reads {' and '.join(towers)}; {modality} needs an encoder of volumes")
-    encoder = MapsEncoder(towers["volume"], modality, maps, name)
+    encoder = kind(towers["volume"], modality, maps, name)
     encoder.freeze()
     return encoder

@@ -62,12 +62,14 @@ class Job:
         folder: Absolute path of its folder.
         command: What runs it, program first.
         verbose: Its worker logs more.
+        group: Jobs of one group read the same frozen features, so they are best run near each other; empty for none.
     """
 
     name: str
     folder: Path
     command: tuple[str, ...]
     verbose: bool = False
+    group: str = ""
 
 
 @dataclass(frozen=True)

@@ -89,16 +89,19 @@ class Modality:
         if not np.isfinite(raw).all():
             self.refuse("holds values that are not finite")
 
-    def refuse(self, problem: str) -> None:
+    def refuse(self, problem: str, reason: str = "") -> None:
         """Raises the error for something that is no raw sample.
 
         Args:
             problem: What it is, as the rest of a sentence.
+            reason: The flaw in a few words, to count it by; by default that it is no raw sample.
 
         Raises:
             DataError: Always.
         """
-        raise DataError(f"a sample {problem}; a raw sample of modality {self.name!r} is {self.raw}", f"not {self.raw}")
+        raise DataError(
+            f"a sample {problem}; a raw sample of modality {self.name!r} is {self.raw}", reason or f"not {self.raw}"
+        )
 
     def probes(self) -> Sequence[Any]:
         """Raw samples by which a cache tells apart what encoders make of them; they never change.
@@ -120,6 +123,10 @@ class Modality:
     def input_shape(self, spec: EncoderSpec) -> tuple[int, ...]:
         """Shape of one prepared sample."""
         return (spec.channels, *spec.input_size)
+
+    def axes_of(self, spec: EncoderSpec) -> int:
+        """Axes of the image or volume that the tokens of a tower lie in: :attr:`axes`, unless its input has others."""
+        return self.axes
 
     def is_sound(self, x: Tensor) -> bool:
         """Whether one prepared sample, ``[*input_shape]``, is finite, or says in an agreed way what it lacks.

@@ -15,9 +15,11 @@ from medgraft.benchmarks.measure.costs import peak_allocation
 from medgraft.encoders.m3d import M3dSource
 from medgraft.encoders.monai import MonaiSource
 from medgraft.errors import ConfigError
+from medgraft.features import Features
 from medgraft.grafting import Grafted, graft
 from medgraft.losses import label_guided_info_nce
 from medgraft.ops import backends
+from medgraft.registry import build_encoder
 
 pytestmark = pytest.mark.usefixtures("seeded")
 SIZE = (8, 10, 6)
@@ -178,6 +180,31 @@ def test_a_refusal_says_what_is_missing(name, tower, setting, reason):
     adapter = BrainAdapter(BrainAdapter.Config(setting=setting))
     support = adapter.supports(encoder.towers()[tower] if tower else encoder)
     assert not support and reason in support.reason
+
+
+@pytest.mark.parametrize(("name", "channels"), [("pet", 1), ("dmri:maps=2", 2)])
+@pytest.mark.parametrize("where", ["input", "blocks"])
+def test_what_lies_on_a_3d_grid_is_a_volume_whatever_its_name(name, channels, where):
+    encoder = build_encoder(f"{name}:embedded:brain@random")
+    x = torch.randn(2, channels, *encoder.spec.input_size)
+    with torch.no_grad():
+        before = encoder(x).pooled
+        grafted = graft(encoder, "brain_adapter", setting="FPM", where=where).eval()
+        torch.testing.assert_close(grafted(x).pooled, before)
+    wake(grafted.adapters["brain_adapter"])
+    grafted(x[:, :, :30, :40, :30] if where == "input" else x).pooled.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in grafted.trainable_parameters())
+
+
+def test_each_of_two_volumes_has_its_bottleneck_and_only_one_beside_a_text_is_contrasted():
+    grafted = graft("pair:embedded:brain@random|pet:embedded:brain@random", "brain_adapter")
+    adapter = grafted.adapters["brain_adapter"]
+    assert list(adapter.bottleneck) == list(adapter.projection) == ["volume", "pet"]
+    both = {name: Features(torch.randn(3, 2, 4), torch.randn(3, 4), embedding=torch.randn(3, 4)) for name in ("a", "b")}
+    volume, text = both.values()
+    assert adapter.extra_loss({"volume": volume, "pet": text}) is None
+    loss = adapter.extra_loss({"volume": volume, "text": text})
+    assert loss is not None and torch.equal(loss, adapter.extra_loss({"text": text, "pet": volume}))
 
 
 def test_only_the_volumes_input_and_the_features_are_touched():

@@ -154,15 +154,22 @@ class ToyGain(Adapter):
         report_process()
         if os.environ.get("TOY_STUCK") == str(torch.initial_seed()):
             time.sleep(600)
+        while (held := os.environ.get("TOY_HELD")) and Path(held).exists():
+            time.sleep(0.05)
         self.gain = nn.Parameter(torch.ones(encoder.spec.dim))
         attachment = Attachment(encoder)
         attachment.record({"features": [sites["features"]]})
         attachment.map_features(encoder, self._scale)
         return attachment
 
+    calls = 0
+
     def _scale(self, features: Features) -> Features:
         gain = self.gain
         if self.training:
+            self.calls += 1
+            if os.environ.get("TOY_STUCK_AT") == str(self.calls):
+                time.sleep(600)
             gain = gain + self.config.noise * torch.randn_like(gain)
         return features.replace(pooled=features.pooled * gain)
 

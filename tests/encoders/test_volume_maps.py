@@ -14,7 +14,8 @@ from medgraft.encoders.parts.volume_maps import MapsEncoder, widen_first
 from medgraft.encoders.pet import PetSource
 from medgraft.errors import ConfigError, DataError, IncompatibleError
 from medgraft.modality import find_modality
-from medgraft.registry import build_encoder
+from medgraft.plugins import discover
+from medgraft.registry import build_adapter, build_encoder
 
 BASE = "embedded:brain@random"
 
@@ -102,6 +103,23 @@ def test_adapters_attach_and_train(adapter, x):
     grafted.train()
     grafted(torch.cat([x, -x], dim=1)).pooled.sum().backward()
     assert any(p.grad is not None and p.grad.any() for p in grafted.trainable_parameters())
+
+
+@pytest.mark.parametrize("name", [f"pet:{BASE}", f"dmri:{BASE}", f"fmri:{BASE}"])
+def test_an_adapter_fits_maps_where_it_fits_volumes(volume, name):
+    """None may ask for a volume by its name: what counts is the grid of the tokens."""
+    maps = build_encoder(name)
+    for adapter, plugin in discover("adapter").items():
+        if plugin.builtin and adapter != "peft":  # which must be told its method
+            by_maps, by_volume = (build_adapter(adapter, {}).supports(each) for each in (maps, volume))
+            assert bool(by_maps) == bool(by_volume), f"{adapter}: {by_maps.reason or by_volume.reason}"
+
+
+@pytest.mark.parametrize("architecture", ["resnet50", "densenet121"])
+def test_large_networks_from_scratch_read_as_many_maps(architecture):
+    grafted = graft("dmri:maps=3:pixels:3d", "scratch_cnn", architecture=architecture)
+    with torch.no_grad():
+        assert grafted.eval()(torch.randn(1, 3, 64, 80, 64)).pooled.isfinite().all()
 
 
 def test_three_encoders_stand_side_by_side():

@@ -8,13 +8,14 @@ decides and the group only stands in at baseline.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from medgraft.benchmarks.cohorts.adni.archive import ImageIndex, index_images
 from medgraft.benchmarks.cohorts.adni.columns import (
     SEARCH_ALIASES,
     read_spelled,
@@ -45,7 +46,7 @@ from medgraft.benchmarks.cohorts.adni.merge import (
     to_floats,
     viscode_month,
 )
-from medgraft.benchmarks.cohorts.files.walking import not_raw, walk
+from medgraft.benchmarks.cohorts.adni.series import T1, Series
 from medgraft.benchmarks.cohorts.tables.reading import ReadReport, read_table, renamed
 from medgraft.errors import DataError
 
@@ -58,67 +59,14 @@ _KEPT_ONCE = "duplicate row of the search table"
 NO_MERGE = "no ADNIMERGE table in the folder, above or below it: only baseline scans have a diagnosis, their group"
 SAME_SCAN = "other processing of the same scan"
 AMBIGUOUS_IMAGE = "image number of several different files"
-_IMAGE_NAME = re.compile(r"_I(\d+)\.(nii|nii\.gz|dcm)$", re.IGNORECASE)
 _PTID_IN_NAME = re.compile(r"\d{3}_S_\d{4,5}", re.IGNORECASE)
-_T1_SERIES = re.compile(r"MP[-_ ]?R|SPGR|MT1|\bT1", re.IGNORECASE)
-_MASK = re.compile(r"\bmask\b", re.IGNORECASE)
+_OF_PET = re.compile(r"\d{3}_S_\d{4,5}_P(?:E?)T_", re.IGNORECASE)
 _PROTOCOL = {
     "field_strength": re.compile(r"Field Strength=([\d.]+)", re.IGNORECASE),
     "manufacturer": re.compile(r"Manufacturer=([^;]+)", re.IGNORECASE),
     "scanner_model": re.compile(r"Mfg Model=([^;]+)", re.IGNORECASE),
+    "tracer": re.compile(r"Radiopharmaceutical=([^;]+)", re.IGNORECASE),
 }
-
-
-@dataclass
-class ImageIndex:
-    """Image files below a folder, by image id.
-
-    Attributes:
-        volumes: Image id -> NIfTI file.
-        dicom: Ids that exist as DICOM slices only.
-        ambiguous: Ids that files of different names claim; which one is meant cannot be told.
-        copies: Files left out because the same one lies there again (``.nii`` beside ``.nii.gz``).
-    """
-
-    volumes: dict[int, Path] = field(default_factory=dict)
-    dicom: set[int] = field(default_factory=set)
-    ambiguous: set[int] = field(default_factory=set)
-    copies: int = 0
-
-
-def index_images(root: Path) -> ImageIndex:
-    """Walks the tree once and keeps every file whose name ends in ``_I<number>`` and a known suffix.
-
-    Of one file that lies there several times the first by its path counts; what BIDS calls no raw data comes after all
-    else, and files of one name and different sizes are different files.
-    """
-    index, files = ImageIndex(), {}
-    for here in walk(root):
-        late = any(not_raw(part) for part in here.inside.split("/"))
-        for name in here.files:
-            match = _IMAGE_NAME.search(name)
-            if match is None:
-                continue
-            uid = int(match.group(1))
-            if match.group(2).lower() == "dcm":
-                index.dicom.add(uid)
-            else:
-                files.setdefault(uid, []).append((late, here.inner(name)))
-    home = root.absolute()
-    for uid, copies in files.items():
-        raw = sorted(each for each in copies if not each[0]) or sorted(copies)
-        index.volumes[uid] = home / raw[0][1]
-        names = {each[1].rpartition("/")[2].lower() for each in raw}
-        if len({name.split(".nii")[0] for name in names}) > 1 or (len(names) == 1 and _differ(home, raw)):
-            index.ambiguous.add(uid)
-        else:
-            index.copies += len(copies) - 1
-    index.dicom -= index.volumes.keys()
-    return index
-
-
-def _differ(home: Path, copies: list[tuple[bool, str]]) -> bool:
-    return len(copies) > 1 and len({(home / inside).stat().st_size for _, inside in copies}) > 1
 
 
 def find_search_tables(root: Path) -> list[Path]:
@@ -162,25 +110,85 @@ def read_loni(
     Raises:
         DataError: A search table lacks a column, or not one of its images is below ``root``.
     """
-    index = index_images(root)
-    parts = [read_spelled(path, SEARCH_REQUIRED, SEARCH_ALIASES) for path in tables] or [_images_by_path(index, report)]
-    rows = _number_variants(_attach_files(_search_rows(parts, report), index, root, report))
-    if not variants:
-        rows = drop_rows(rows, rows["variant"] > 0, SAME_SCAN, report)
-    if merge is None:
-        report.note(NO_MERGE)
-    finder = VisitFinder(merge)
-    strangers = {subject for subject in rows["subject"] if not finder.knows(subject)}
-    if merge is not None and strangers:
-        report.note("subject without a row in ADNIMERGE", len(strangers))
-    frame = pd.DataFrame([finder.describe(row) for row in records(rows)], columns=pd.Index(FRAME_COLUMNS))
-    frame = drop_rows(frame, frame["dx_source"] == CONTRADICTORY, CONTRADICTORY, report)
-    frame = drop_rows(frame, frame["dx"].isna(), "no diagnosis for the visit", report)
-    # Of two scans of one visit, the one that ADNIMERGE names is the visit's; else the first.
-    frame = frame.sort_values("dx_source", key=lambda source: source != SOURCE_MERGE, kind="stable")
-    first = frame.groupby(["subject", "session"], dropna=False)["scan"].transform("first")
-    another: Any = (frame["scan"] != first) & frame["session"].notna()
-    return drop_rows(frame, another, "another scan of the same visit", report)
+    download = Download.of(root, tables, merge, report)
+    rows = download.listed(T1, report)
+    if unlisted := len(download.index.volumes.keys() - set(rows["uid"])):
+        report.note("image file without a usable row in the search table", unlisted)
+    rows = download.with_files(rows, T1, report)
+    if rows.empty:
+        raise download.nothing_of(T1, report)
+    if download.index.copies:
+        report.note("copy of an image file; one of them is used", download.index.copies)
+    return download.described(rows, report, variants=variants)
+
+
+@dataclass
+class Download:
+    """What was downloaded, before it is asked for one kind of image.
+
+    Attributes:
+        root: Folder with the images somewhere below it.
+        index: The files.
+        rows: Rows of the search tables, of images of all kinds.
+        finder: Visits of ADNIMERGE.
+    """
+
+    root: Path
+    index: ImageIndex
+    rows: pd.DataFrame
+    finder: VisitFinder
+
+    @classmethod
+    def of(cls, root: Path, tables: list[Path], merge: pd.DataFrame | None, report: ReadReport) -> Download:
+        """Reads the tables and lists the files; for the arguments see :func:`read_loni`."""
+        index = index_images(root)
+        parts = [read_spelled(path, SEARCH_REQUIRED, SEARCH_ALIASES) for path in tables] or [
+            _images_by_path(index, report)
+        ]
+        if merge is None:
+            report.note(NO_MERGE)
+        return cls(root, index, _search_rows(parts, report), VisitFinder(merge))
+
+    def listed(self, series: Series, report: ReadReport) -> pd.DataFrame:
+        """The rows of one kind of image, one for each."""
+        rows = self.rows
+        for reason, bad in series.filters:
+            counted = report if reason else ReadReport()
+            rows = drop_rows(rows, bad(rows), reason, counted)
+        return _one_row_per_image(rows.assign(uid=rows["uid"].astype(int)), report)
+
+    def with_files(self, rows: pd.DataFrame, series: Series, report: ReadReport) -> pd.DataFrame:
+        """Rows of :meth:`listed` whose images are there, best processing first; may be none."""
+        return _attach_files(rows, self.index, series, report)
+
+    def nothing_of(self, series: Series, report: ReadReport) -> DataError:
+        """The error where :meth:`with_files` left none."""
+        named = self.listed(series, ReadReport())["uid"]
+        dicom = bool(named.isin(list(self.index.dicom)).any())
+        hint = " as NIfTI, only as DICOM, which dcm2niix converts" if dicom else ""
+        left_out = "; ".join(f"{reason}: {count}" for reason, count in report.skipped.most_common())
+        return DataError(
+            f"{self.root} holds none of the {len(named)} {series.name} that the search table names{hint}; expected "
+            f"below it: *_I<image id>.nii or .nii.gz ({len(self.index.volumes)} such files are there; left out: "
+            f"{left_out or 'nothing'})"
+        )
+
+    def described(self, rows: pd.DataFrame, report: ReadReport, *, variants: bool = False) -> pd.DataFrame:
+        """The visits of rows of :meth:`with_files`, with ``FRAME_COLUMNS``; see :func:`read_loni`."""
+        rows = _number_variants(rows)
+        if not variants:
+            rows = drop_rows(rows, rows["variant"] > 0, SAME_SCAN, report)
+        strangers = {subject for subject in rows["subject"] if not self.finder.knows(subject)}
+        if self.finder and strangers:
+            report.note("subject without a row in ADNIMERGE", len(strangers))
+        frame = pd.DataFrame([self.finder.describe(row) for row in records(rows)], columns=pd.Index(FRAME_COLUMNS))
+        frame = drop_rows(frame, frame["dx_source"] == CONTRADICTORY, CONTRADICTORY, report)
+        frame = drop_rows(frame, frame["dx"].isna(), "no diagnosis for the visit", report)
+        # Of two scans of one visit, the one that ADNIMERGE names is the visit's; else the first.
+        frame = frame.sort_values("dx_source", key=lambda source: source != SOURCE_MERGE, kind="stable")
+        first = frame.groupby(["subject", "session"], dropna=False)["scan"].transform("first")
+        another: Any = (frame["scan"] != first) & frame["session"].notna()
+        return drop_rows(frame, another, "another scan of the same visit", report)
 
 
 def _number_variants(rows: pd.DataFrame) -> pd.DataFrame:
@@ -195,18 +203,6 @@ def _number_variants(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(scan=scan.astype(object), variant=groups.cumcount(), uids=scan.map(uids))
 
 
-def preference(description: str) -> tuple[int, int, int, int]:
-    """Sort key that puts the processed image that ADNI recommends first.
-
-    Scaled images come before N3m, N3 and raw ones; then the one with the most correction steps; then a repeat scan
-    (``MPR-R``), which the archive holds where the first had flaws; then ``Scaled_2``.
-    """
-    text = " ".join(description.replace("_", " ").replace(";", " ").lower().split())
-    level = next((i for i, step in enumerate(("scaled", "n3m", "n3", "gradwarp")) if step in text), 4)
-    steps = ("gradwarp" in text) + ("b1 correction" in text)
-    return level, -steps, int(re.search(r"mp-?r-r", text) is None), int("scaled 2" not in text)
-
-
 class VisitFinder:
     """Looks up the visit that a scan belongs to, its diagnosis and its clinical facts."""
 
@@ -219,6 +215,11 @@ class VisitFinder:
             if not is_missing(visit["exam_date"]):
                 self._by_subject.setdefault(visit["subject"], []).append(visit)
         self._people = {visit["subject"] for visit in visits}
+        self._there = merge is not None
+
+    def __bool__(self) -> bool:
+        """Whether there is a table of visits."""
+        return self._there
 
     def knows(self, subject: str) -> bool:
         """Whether the table has any visit of the subject, by PTID or by roster number."""
@@ -291,13 +292,14 @@ def _images_by_path(index: ImageIndex, report: ReadReport) -> pd.DataFrame:
     for uid, path in sorted(index.volumes.items()):
         above = ("", "", *path.parts)[-4:-2]
         subject = _PTID_IN_NAME.search(path.name)
-        rows.append((uid, subject and subject.group(), above[0].replace("__", "; "), above[1][:10]))
-    table = pd.DataFrame(rows, columns=pd.Index(SEARCH_REQUIRED))
+        kind = "PET" if _OF_PET.search(path.name) else "MRI"
+        rows.append((uid, subject and subject.group(), above[0].replace("__", "; "), above[1][:10], kind))
+    table = pd.DataFrame(rows, columns=pd.Index((*SEARCH_REQUIRED, "Modality")))
     return drop_rows(table, table["Subject"].isna(), "image that neither a table nor its name gives a subject", report)
 
 
 def _search_rows(parts: list[pd.DataFrame], report: ReadReport) -> pd.DataFrame:
-    """Rows of all search tables that name a T1 image, one per image id."""
+    """Rows of all search tables that have a number and are of nobody who was withdrawn."""
     raw = pd.concat(parts, ignore_index=True)
     protocol = column_of(raw, "Imaging Protocol").astype("string")
     scanner = {name: protocol.str.extract(form, expand=False) for name, form in _PROTOCOL.items()}
@@ -314,18 +316,15 @@ def _search_rows(parts: list[pd.DataFrame], report: ReadReport) -> pd.DataFrame:
             "field_strength": to_floats(scanner["field_strength"]),
             "manufacturer": scanner["manufacturer"].str.strip().astype(object),
             "scanner_model": scanner["scanner_model"].str.strip().astype(object),
+            "tracer": scanner["tracer"].fillna("").str.strip().astype(object),
             "modality": column_of(raw, "Modality").astype("string").fillna("MRI").str.strip().str.upper(),
         }
     )
     for reason, bad in (
         ("search row without an image number", lambda t: t["uid"].isna()),
         ("withdrawn subject", lambda t: t["subject"].map(is_withdrawn)),
-        ("not an MRI", lambda t: ~t["modality"].isin(["MRI", "MR"])),
-        ("not a T1-weighted series", lambda t: ~t["description"].str.contains(_T1_SERIES)),
-        ("a mask, not an image", lambda t: t["description"].str.contains(_MASK)),
     ):
         rows = drop_rows(rows, bad(rows), reason, report)
-    rows = _one_row_per_image(rows.assign(uid=rows["uid"].astype(int)), report)
     return rows
 
 
@@ -362,13 +361,8 @@ def _one_row_per_image(rows: pd.DataFrame, report: ReadReport) -> pd.DataFrame:
     return first.assign(visit=first["visit"].fillna(""))
 
 
-def _attach_files(rows: pd.DataFrame, index: ImageIndex, root: Path, report: ReadReport) -> pd.DataFrame:
-    """Keeps the rows whose image lies below ``root``, best processing first."""
-    named = len(rows)
-    dicom = bool(rows["uid"].isin(list(index.dicom)).any())
-    unlisted = len(index.volumes.keys() - set(rows["uid"]))
-    if unlisted:
-        report.note("image file without a usable row in the search table", unlisted)
+def _attach_files(rows: pd.DataFrame, index: ImageIndex, series: Series, report: ReadReport) -> pd.DataFrame:
+    """Keeps the rows whose image is there, best processing first."""
     rows = drop_rows(rows, rows["uid"].isin(list(index.dicom)), "DICOM series; convert it to NIfTI first", report)
     rows = drop_rows(rows, ~rows["uid"].isin(list(index.volumes)), "image file missing", report)
     rows = drop_rows(rows, rows["uid"].isin(list(index.ambiguous)), AMBIGUOUS_IMAGE, report)
@@ -379,16 +373,6 @@ def _attach_files(rows: pd.DataFrame, index: ImageIndex, root: Path, report: Rea
         _names_another(index.volumes[uid], person) for uid, person in zip(rows["uid"], rows["subject"], strict=True)
     ]
     rows = drop_rows(rows, foreign, "image file that is named after another subject", report)
-    if index.copies:
-        report.note("copy of an image file; one of them is used", index.copies)
-    if rows.empty:
-        hint = " as NIfTI, only as DICOM, which dcm2niix converts" if dicom else ""
-        left_out = "; ".join(f"{reason}: {count}" for reason, count in report.skipped.most_common())
-        raise DataError(
-            f"{root} holds none of the {named} T1 images that the search table names{hint}; expected below it: "
-            f"*_I<image id>.nii or .nii.gz ({len(index.volumes)} such files are there; left out: "
-            f"{left_out or 'nothing'})"
-        )
     rows = rows.copy()
     rows["image"] = [str(index.volumes[uid].absolute()) for uid in rows["uid"]]
     unknown: Any = rows["acq_date"].isna()
@@ -397,7 +381,7 @@ def _attach_files(rows: pd.DataFrame, index: ImageIndex, root: Path, report: Rea
         folder = rows.loc[unknown, "image"].map(lambda path: Path(path).parts[-3][:10])
         rows.loc[unknown, "acq_date"] = pd.to_datetime(folder, errors="coerce", format="%Y-%m-%d")
         report.note("unreadable acquisition date; the folder's is used", int(unknown.sum()))
-    rows["rank"] = rows["description"].map(preference)
+    rows["rank"] = rows["description"].map(series.rank)
     return rows.sort_values(["subject", "acq_date", "rank", "uid"], kind="stable")
 
 

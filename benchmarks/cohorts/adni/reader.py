@@ -11,9 +11,10 @@ from typing import Any
 
 import pandas as pd
 
+from medgraft.benchmarks.cohorts.adni.archive import index_images
 from medgraft.benchmarks.cohorts.adni.bids import read_bids
 from medgraft.benchmarks.cohorts.adni.columns import roster_key
-from medgraft.benchmarks.cohorts.adni.loni import SEARCH_REQUIRED, find_search_tables, index_images, read_loni
+from medgraft.benchmarks.cohorts.adni.loni import SEARCH_REQUIRED, find_search_tables, read_loni
 from medgraft.benchmarks.cohorts.adni.merge import DIAGNOSES, FRAME_COLUMNS, find_merge, read_merge
 from medgraft.benchmarks.cohorts.files.made_up import made_up
 from medgraft.benchmarks.cohorts.tables.reading import ReadReport, is_phantom

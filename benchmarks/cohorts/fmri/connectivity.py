@@ -47,11 +47,14 @@ class Connectivity:
         values: ``float64 [n, R (R - 1) / 2]``, ``nan`` where a run has no series of a region, or none at all.
         regions: What the regions are, in words.
         reasons: Why runs have none -> how many.
+        series: Mean of each region over time, ``float32 [T, R]`` of each run, ``[0, R]`` of one that has none; ``nan``
+            in a region that it lacks.
     """
 
     values: Array
     regions: str
     reasons: dict[str, int]
+    series: list[Array]
 
 
 def fisher_z(series: Array) -> Array:
@@ -152,7 +155,7 @@ def connectivity(
     ready = bool(tables) and all(tables)
     files = list(tables) if ready else [part for run in runs for part in (run.image, run.mask, run.confounds) if part]
     facts = {
-        "kind": "connectivity",
+        "kind": "connectivity and series",
         "version": RUNS_VERSION,
         "files": file_facts([*files, *([str(atlas)] if atlas and not ready else [])], root),
         "cleaning": None if ready else vars(how),
@@ -163,39 +166,50 @@ def connectivity(
     def build(folder: Path) -> None:
         found = _from_tables(tables) if ready else _from_runs(runs, how, atlas)
         np.save(folder / "values.npy", found.values)
+        np.save(folder / "series.npy", np.concatenate(found.series).astype(np.float32))
+        np.save(folder / "lengths.npy", np.array([len(each) for each in found.series]))
         (folder / "facts_of.json").write_text(json.dumps({"regions": found.regions, "reasons": found.reasons}))
 
-    kept = entry(facts, build, needs=("values.npy", "facts_of.json"))
+    kept = entry(facts, build, needs=("values.npy", "series.npy", "lengths.npy", "facts_of.json"))
     said = json.loads((kept.folder / "facts_of.json").read_text())
-    return Connectivity(np.load(kept.folder / "values.npy"), said["regions"], said["reasons"])
+    ends = np.cumsum(np.load(kept.folder / "lengths.npy"))[:-1]
+    series = np.split(np.load(kept.folder / "series.npy", mmap_mode="r"), ends)
+    return Connectivity(np.load(kept.folder / "values.npy"), said["regions"], said["reasons"], series)
 
 
 def _from_tables(tables: Sequence[str]) -> Connectivity:
-    rows, reasons = [], Counter[str]()
+    rows, series, reasons = [], [], Counter[str]()
     for path in tables:
         try:
-            rows.append(fisher_z(read_regions(path)))
+            values = read_regions(path)
+            rows.append(fisher_z(values))
+            series.append(values)
         except DataError as error:
             reasons[error.reason or "not readable"] += 1
             rows.append(np.empty(0))
+            series.append(np.empty((0, 0)))
     counts = Counter(len(row) for row in rows if len(row))
     pairs = counts.most_common(1)[0][0] if counts else 0
     if odd := sum(counts.values()) - counts[pairs]:
         reasons["another number of regions"] += odd
     values = np.stack([row if len(row) == pairs else np.full(pairs, np.nan) for row in rows])
     regions = round((1 + np.sqrt(1 + 8 * pairs)) / 2)
-    return Connectivity(values, f"{regions} regions of the tables beside the runs", dict(reasons))
+    series = [each if each.shape[1] == regions else np.empty((0, regions)) for each in series]
+    return Connectivity(values, f"{regions} regions of the tables beside the runs", dict(reasons), series)
 
 
 def _from_runs(runs: Sequence[RunFiles], how: Cleaning, atlas: Path | None) -> Connectivity:
     labels = None if atlas is None else load_volume(atlas)
     count = BLOCKS**3 if labels is None else int(labels[0].max())
     values, reasons = np.full((len(runs), count * (count - 1) // 2), np.nan), Counter[str]()
-    for row, files in zip(values, runs, strict=True):
+    series = [np.empty((0, count)) for _ in runs]
+    for k, (row, files) in enumerate(zip(values, runs, strict=True)):
         try:
             run = read_run(files, how)
             grid = labelled_blocks(run.brain.shape) if labels is None else _on_grid(labels, run)
-            row[:] = fisher_z(region_means(run, grid, count))
+            means = region_means(run, grid, count)
+            row[:] = fisher_z(means)
+            series[k] = means
         except DataError as error:
             logger.info("without connectivity: %s", error)
             reasons[error.reason or "not readable"] += 1
@@ -204,4 +218,4 @@ def _from_runs(runs: Sequence[RunFiles], how: Cleaning, atlas: Path | None) -> C
         if atlas is None
         else f"{count} regions of an atlas"
     )
-    return Connectivity(values, what, dict(reasons))
+    return Connectivity(values, what, dict(reasons), series)

@@ -1,4 +1,4 @@
-"""T1, PET and diffusion maps of the same people, as a BIDS tree with derivatives."""
+"""T1, PET and diffusion maps of the same people, as a BIDS tree with derivatives or as ADNI's archive has them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from medgraft.benchmarks.cohorts.files.made_up import made_up_paths
 from medgraft.cohort import Cohort, CohortConfig
 
 _SUBJECT = re.compile(r"(?<![A-Za-z0-9])sub-[A-Za-z0-9]+(?=/|_)")
@@ -18,7 +19,7 @@ _SUBJECT = re.compile(r"(?<![A-Za-z0-9])sub-[A-Za-z0-9]+(?=/|_)")
 class BrainScans(Cohort):
     """T1, PET with a reference region, and maps of diffusion; a person may lack any of them."""
 
-    title = "T1, PET and diffusion maps of the same people (BIDS with derivatives)"
+    title = "T1, PET and diffusion maps of the same people (BIDS with derivatives, or ADNI's archive)"
     small: ClassVar[Mapping[str, Any]] = MappingProxyType({"subjects": 40, "size": 12, "seed": 3})
 
     class Config(CohortConfig):
@@ -28,11 +29,13 @@ class BrainScans(Cohort):
             subjects: People; a quarter of them has a second visit.
             size: Voxels a side of every image.
             missing: Probability that a visit lacks PET, and that it lacks diffusion; of T1 a quarter of it.
+            layout: ``bids``, or ``loni`` as ADNI's archive hands images out.
         """
 
         subjects: int = Field(240, ge=4, le=9000, alias="n_subjects")
         size: int = Field(24, ge=8, le=128)
         missing: float = Field(0.2, ge=0, lt=1)
+        layout: Literal["bids", "loni"] = "bids"
 
     @classmethod
     def generator_version(cls) -> str:
@@ -50,5 +53,8 @@ class BrainScans(Cohort):
     @classmethod
     def made_up(cls, files: Iterable[str]) -> bool:
         """Whether all people are called as the phantom's are."""
+        files = list(files)
         names = {match[0] for file in files if (match := _SUBJECT.search(file))}
-        return bool(names) and all(re.fullmatch(r"sub-PHANTOM\d{4}", name) for name in names)
+        if not names:
+            return made_up_paths("adni", files)
+        return all(re.fullmatch(r"sub-PHANTOM\d{4}", name) for name in names)

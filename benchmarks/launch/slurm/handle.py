@@ -42,6 +42,8 @@ ENDS: dict[str, tuple[Reason, str]] = {
 }
 """Final state -> why its worker left no result."""
 
+TOO_OFTEN = "its job {id} was put back in line by Slurm more than {times} times; raise --set slurm.requeues"
+"""Why a worker left no result that never got to its end."""
 
 UNEXPLAINED = "Slurm says {state} of its job {id}, which left nothing; does its node see the folder of the results?"
 """Why a worker left no result, where neither its script nor Slurm says so."""
@@ -65,11 +67,17 @@ class SlurmHandle(Handle):
         self.state: JobState | None = None
         self.since = self.looked = 0.0
         self.signalled: float | None = None
+        self.behind = self.has_begun = False
 
     @property
     def mark(self) -> str:
         """Name of the file in the job's folder that its script leaves the exit code in."""
         return f"ended-{self.attempt}"
+
+    @property
+    def begun(self) -> str:
+        """Name of the file there that its script leaves when it starts the cell."""
+        return f"begun-{self.attempt}"
 
     @property
     def in_line(self) -> bool:
@@ -87,6 +95,9 @@ class SlurmHandle(Handle):
         if self.in_slurm and now - self.looked >= LOOK_EVERY:
             self.looked = now
             found = self._look(now)
+            if found is None and self.again["requeues"] > self.config.requeues:
+                self._end([self])
+                found = Exit(None, "killed", TOO_OFTEN.format(id=self.id, times=self.config.requeues))
             if found is not None and found.reason and self._submits_again():
                 return None
             if found is not None and found.code != 0:
@@ -96,7 +107,12 @@ class SlurmHandle(Handle):
 
     def waits(self) -> bool:
         """Whether it has not started yet."""
-        return self.exit is None and (self.state is None or self.state.waits)
+        if self.exit is not None:
+            return False
+        if self.state is None or self.state.waits:
+            return True
+        self.has_begun = self.has_begun or not self.behind or (self.job.folder / self.begun).is_file()
+        return not self.has_begun
 
     def cancel(self) -> None:
         """Cancels the job; returns when Slurm says that it is gone."""
@@ -104,20 +120,29 @@ class SlurmHandle(Handle):
             self._end([self])
             self.exit = Exit(None, "killed", "it was cancelled")
 
-    def submitted(self, number: str, output: Path) -> None:
+    def submitted(self, number: str, output: Path, *, behind: bool = False) -> None:
         """Takes what it is called in Slurm.
 
         Args:
-            number: Its id.
+            number: Its id, which it shares with other cells of its group.
             output: File that Slurm itself writes into.
+            behind: It runs behind another.
         """
-        self.id, self.output = number, output
-        self.state, self.signalled = None, None
+        self.id, self.output, self.behind = number, output, behind
+        self.state, self.signalled, self.has_begun = None, None, False
+
+    def back_in_line(self) -> None:
+        """It is to be submitted again."""
+        self.id, self.state, self.attempt = "", None, self.attempt + 1
 
     def saw(self, state: JobState) -> None:
         """Takes what Slurm says of it."""
         if self.state is None or state.name != self.state.name:
             self.since = time.monotonic()
+        if state.waits and self.state is not None and not self.state.waits:
+            self.signalled = None  # what its script left was of the run before
+            self.again["requeues"] += 1
+            logger.warning("%s: Slurm has put job %s back in line", self.job.name, self.id)
         self.state = state
 
     def _look(self, now: float) -> Exit | None:
@@ -129,6 +154,8 @@ class SlurmHandle(Handle):
         if over is not None and over.name in ENDS:
             reason, message = ENDS[over.name]
             return Exit(code, reason, message.format(id=self.id))
+        if code is not None and self.state is not None and self.state.waits:
+            return None  # of the run before it was put back in line
         if code is not None:  # a signal, and Slurm may soon say why it was sent
             self.signalled = self.signalled or now
             return Exit(code) if over is not None or now - self.signalled > SETTLING else None
@@ -152,7 +179,7 @@ class SlurmHandle(Handle):
             return False
         self.again[AGAIN[name]] += 1
         logger.warning("%s: Slurm says %s of job %s; it is submitted again", self.job.name, name, self.id)
-        self.id, self.state, self.attempt = "", None, self.attempt + 1
+        self.back_in_line()
         return True
 
     def _keep_slurms_words(self) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medgraft.benchmarks.launch.groups import together
 from medgraft.benchmarks.launch.slurm.handle import SlurmHandle
 from medgraft.benchmarks.launch.slurm.options import SlurmConfig
 from medgraft.benchmarks.launch.slurm.queue import (
@@ -112,9 +113,15 @@ class SlurmLauncher(Launcher):
         time.sleep(seconds)
 
     def end(self, handles: list[SlurmHandle]) -> None:
-        """Cancels jobs, and returns when Slurm says that they are gone, or does not for too long."""
+        """Cancels jobs, and returns when Slurm says that they are gone, or does not for too long.
+
+        Other cells of the same jobs go back in line.
+        """
         if ids := [handle.id for handle in handles if handle.in_slurm]:
             self._end_and_wait(ids, ids)
+            for other in self.handles:
+                if other.id in ids and other not in handles and other.poll() is None:
+                    other.back_in_line()
 
     def close(self) -> None:
         """Cancels every job of this launcher, also one whose submission was interrupted."""
@@ -148,14 +155,15 @@ class SlurmLauncher(Launcher):
         """Submits what is in line, as far as the limit of jobs that may run leaves room."""
         line = [handle for handle in self.handles if handle.in_line]
         limit = self.resources.jobs or self.config.queued
-        there = sum(handle.in_slurm for handle in self.handles)
+        there = len({handle.id for handle in self.handles if handle.in_slurm})
+        jobs = together(line, lambda handle: handle.job.group, self.config.cells(self.resources))
         if there:  # their array's own limit says nothing of another one
-            line = line[: max(0, limit - there)]
-        if not line:
+            jobs = jobs[: max(0, limit - there)]
+        if not jobs:
             return
         folder = line[0].job.folder.parent / "slurm"
         executor = self.executor = self.executor or self._executor(folder)
-        tasks = [(handle.job.folder, handle.mark, handle.job.command) for handle in line]
+        tasks = [[(each.job.folder, each.mark, each.begun, each.job.command) for each in job] for job in jobs]
         self.unsure = True  # until Slurm has said what it did
         try:
             number = executor.submit_script(tasks, limit)
@@ -168,8 +176,9 @@ class SlurmLauncher(Launcher):
             ) from error
         self.unsure = False
         self.sent.add(number)
-        for index, handle in enumerate(line):
-            handle.submitted(f"{number}_{index}", folder / f"{number}_{index}_0_log.out")
+        for index, job in enumerate(jobs):
+            for place, handle in enumerate(job):
+                handle.submitted(f"{number}_{index}", folder / f"{number}_{index}_0_log.out", behind=place > 0)
 
     def _may_ask(self) -> bool:
         return (self.unsure or bool(self.sent)) and time.monotonic() - self.asked >= self.config.poll
@@ -185,12 +194,12 @@ class SlurmLauncher(Launcher):
             self._away(error)
             return
         self.answered, self.unsure = self.asked, False
-        known = {handle.id: handle for handle in self.handles if handle.in_slurm}
-        if lost := {number: handle for number, handle in known.items() if number not in states}:
+        known = [handle for handle in self.handles if handle.in_slurm]
+        if lost := {handle.id: handle for handle in known if handle.id not in states}:
             states |= {number: _forgotten(handle) for number, handle in lost.items()} | jobs_in_accounts(lost)
-        for number, handle in known.items():
-            handle.saw(states[number])
-        self._tell([states[number] for number in known])
+        for handle in known:
+            handle.saw(states[handle.id])
+        self._tell([states[handle.id] for handle in known])
 
     def _away(self, error: SlurmAwayError) -> None:
         """Bears with Slurm for a while."""

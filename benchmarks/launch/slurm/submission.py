@@ -32,13 +32,21 @@ FOR_NOW = "node configuration is not available"
 where there are none at all, the first submission is refused."""
 
 RUN = """run() {
-  folder=$1 mark=$2; shift 2
+  folder=$1 mark=$2 begun=$3; shift 3
+  [ -d "$folder" ] || return 0
+  if [ -f "$folder/$mark" ] && [ "$(cat "$folder/$mark")" -le 128 ]; then return 0; fi
+  rm -f "$folder/$mark"
+  : >"$folder/$begun"
   "$@" >"$folder/log.txt" 2>&1 </dev/null
   code=$?
   echo "$code" >"$folder/.$mark" && mv -f "$folder/.$mark" "$folder/$mark"
-  exit "$code"
 }"""
-"""Of a script: runs a command and leaves its exit code in a file of the job's folder."""
+"""Of a script: runs a command and leaves its exit code in a file of the job's folder. Where Slurm puts a job back in
+line, the script runs again: what has ended by itself does not, and what was ended does."""
+
+
+Command = tuple[Path, str, str, Sequence[str]]
+"""Folder of a cell, names of the files there for its exit code and for its start, and what runs, program first."""
 
 
 class RefusedError(MedgraftError):
@@ -57,22 +65,22 @@ class CommandExecutor(SlurmExecutor):
         super().__init__(folder)
         self.update_parameters(**parameters)
 
-    def script(self, tasks: Sequence[tuple[Path, str, Sequence[str]]], at_once: int) -> str:
+    def script(self, tasks: Sequence[Sequence[Command]], at_once: int) -> str:
         """The script of an array.
 
         Args:
-            tasks: Of each job its folder, the name of its file for the exit code, and its command.
+            tasks: What each job runs, one after another.
             at_once: Jobs that may run at the same time.
         """
-        cases = [
-            f"{index}) run {shlex.join([str(folder), mark, *command])} ;;"
-            for index, (folder, mark, command) in enumerate(tasks)
-        ]
-        body = "\n".join([RUN, 'case "$SLURM_ARRAY_TASK_ID" in', *cases, "esac"])
+        cases = []
+        for index, commands in enumerate(tasks):
+            runs = [shlex.join([str(folder), *marks, *command]) for folder, *marks, command in commands]
+            cases.append(f"{index}) {'; '.join(f'run {words}' for words in runs)} ;;")
+        body = "\n".join([RUN, 'case "$SLURM_ARRAY_TASK_ID" in', *cases, "esac", 'exit "${code:-0}"'])
         self.parameters |= {"map_count": max(1, len(tasks)), "array_parallelism": at_once}
         return self._make_submission_file_text(body, uuid.uuid4().hex)
 
-    def submit_script(self, tasks: Sequence[tuple[Path, str, Sequence[str]]], at_once: int) -> str:
+    def submit_script(self, tasks: Sequence[Sequence[Command]], at_once: int) -> str:
         """Submits an array; its id.
 
         Raises:
@@ -97,7 +105,7 @@ class CommandExecutor(SlurmExecutor):
         """
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder) / "try.sh"
-            place.write_text(self.script([(Path("/"), "none", ["true"])], 1))
+            place.write_text(self.script([[(Path("/"), "none", "none", ["true"])]], 1))
             try:
                 _sbatch("--test-only", str(place))
             except RefusedError as error:

@@ -12,6 +12,7 @@ Tell-tales of a phantom: an ellipsoid is no brain, and nothing but these numbers
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import erf, sqrt
 from pathlib import Path
@@ -22,6 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medgraft.benchmarks.cohorts.tables.reading import PHANTOM_MARKER
+from medgraft.benchmarks.phantoms.brain.scans_loni import LoniTree
 from medgraft.benchmarks.phantoms.brain.writing import save_volume
 
 Array = NDArray[Any]
@@ -174,7 +176,7 @@ def axial_and_radial(fa: Array, md: Array) -> tuple[Array, Array]:
     return md * (1 + 2 * excess), md * (1 - excess)
 
 
-def write_scans(out: Path, *, n_subjects: int, size: int, missing: float, seed: int) -> None:
+def write_scans(out: Path, *, n_subjects: int, size: int, missing: float, seed: int, layout: str = "bids") -> None:
     """Writes a cohort; the same arguments give the same bytes.
 
     Args:
@@ -183,66 +185,85 @@ def write_scans(out: Path, *, n_subjects: int, size: int, missing: float, seed: 
         size: Voxels a side.
         missing: See :func:`draw_person`.
         seed: Defines every file; a larger cohort begins with the smaller one.
+        layout: ``bids`` with derivatives, or ``loni`` as ADNI's archive has it, without masks of reference regions.
     """
-    painter, rows = Painter(size), []
+    painter, rows, archive = Painter(size), [], LoniTree(out)
     for index in range(n_subjects):
         rng = np.random.default_rng([seed, index])
         person = draw_person(rng, missing)
-        name = f"sub-PHANTOM{index:04d}"
+        name, facts = f"sub-PHANTOM{index:04d}", facts_of(person)
         for visit in range(person.visits):
             common = person.common + (DRIFT * rng.standard_normal(COMMON) if visit else 0)
-            _write_visit(out, name, f"ses-M{12 * visit:03d}", painter, person, person.scans[visit], common, rng)
-        rows.append(
-            {
-                "participant_id": name,
-                "age": round(person.age, 1),
-                "sex": "F" if person.female else "M",
-                "site": f"S{person.site + 1}",
-                "diagnosis": "AD" if person.ill else "CN",
-                "head_size": round(1.45e6 * (1 + 0.04 * person.head) ** 3),
-            }
-        )
+            images = paint_visit(painter, person, person.scans[visit], common, rng)
+            if layout == "loni":
+                archive.write_visit(index, visit, facts, images, painter.affine)
+            else:
+                _write_visit(out, name, f"ses-M{12 * visit:03d}", painter, person, images)
+        rows.append({"participant_id": name, **facts})
     out.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_csv(out / "participants.tsv", sep="\t", index=False)
-    described = json.dumps({"Name": "phantom; no person", "BIDSVersion": "1.9.0"})
-    (out / "dataset_description.json").write_text(described + "\n", encoding="utf-8")
+    if layout == "loni":
+        archive.write_tables()
+    else:
+        pd.DataFrame(rows).to_csv(out / "participants.tsv", sep="\t", index=False)
+        described = json.dumps({"Name": "phantom; no person", "BIDSVersion": "1.9.0"})
+        (out / "dataset_description.json").write_text(described + "\n", encoding="utf-8")
     marker = {
         "generator": GENERATOR_VERSION,
         "seed": seed,
-        "config": {"n_subjects": n_subjects, "size": size, "missing": missing},
+        "config": {"n_subjects": n_subjects, "size": size, "missing": missing, "layout": layout},
         "bayes": {f"auc_{kinds}_kinds": round(best_auc(kinds), 4) for kinds in (1, 2, 3)},
         "statement": "generated; no person",
     }
     (out / PHANTOM_MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
 
 
-def _write_visit(
-    out: Path,
-    subject: str,
-    session: str,
-    painter: Painter,
-    person: Person,
-    scans: frozenset[str],
-    common: Array,
-    rng: np.random.Generator,
-) -> None:
-    """All files of one visit; numbers are drawn for missing scans too, so that others do not depend on them."""
+def facts_of(person: Person) -> dict[str, Any]:
+    """What tables say of a person."""
+    return {
+        "age": round(person.age, 1),
+        "sex": "F" if person.female else "M",
+        "site": f"S{person.site + 1}",
+        "diagnosis": "AD" if person.ill else "CN",
+        "head_size": round(1.45e6 * (1 + 0.04 * person.head) ** 3),
+    }
+
+
+def paint_visit(
+    painter: Painter, person: Person, scans: frozenset[str], common: Array, rng: np.random.Generator
+) -> dict[str, Array]:
+    """Kind of image -> ``float32 [n, n, n]``; what is missing is drawn too, so that the rest does not depend on it.
+
+    Args:
+        painter: Paints them.
+        person: Whose.
+        scans: ``t1``, ``pet`` and ``dmri``, whichever there are.
+        common: The common numbers at this visit, ``[COMMON]``.
+        rng: Draws the noise.
+    """
     shown = {kind: common + NOISE * rng.standard_normal(COMMON) for kind in ("t1", "pet", "dmri")}
     images = {kind: painter.scan(kind, person, shown.get(kind, shown["dmri"]), rng) for kind in KINDS}
+    along, across = axial_and_radial(images["FA"], images["MD"])
+    images |= {"AD": along.astype(np.float32), "RD": across.astype(np.float32)}
+    return {kind: image for kind, image in images.items() if (kind if kind in ("t1", "pet") else "dmri") in scans}
+
+
+def _write_visit(
+    out: Path, subject: str, session: str, painter: Painter, person: Person, images: Mapping[str, Array]
+) -> None:
+    """All files of one visit as BIDS."""
     stem, inside = f"{subject}_{session}", Path(subject) / session
-    if "t1" in scans:
+    if "t1" in images:
         save_volume(out / inside / "anat" / f"{stem}_T1w.nii.gz", images["t1"], painter.affine)
-    if "pet" in scans:
+    if "pet" in images:
         folder = out / "derivatives" / "petprep" / inside / "pet"
         save_volume(folder / f"{stem}_space-T1w_trc-18FFDG_pet.nii.gz", images["pet"], painter.affine)
         region = painter.reference(person.head).astype(np.int16)
         save_volume(folder / f"{stem}_space-T1w_label-cerebellum_mask.nii.gz", region, painter.affine)
-    if "dmri" in scans:
-        folder = out / "derivatives" / "qsiprep" / inside / "dwi"
-        along, across = axial_and_radial(images["FA"], images["MD"])
-        for name, image in {"fa": images["FA"], "md": images["MD"], "ad": along, "rd": across}.items():
-            file = folder / f"{stem}_space-T1w_model-tensor_param-{name}_dwimap.nii.gz"
-            save_volume(file, image.astype(np.float32), painter.affine)
+    folder = out / "derivatives" / "qsiprep" / inside / "dwi"
+    for name in ("FA", "MD", "AD", "RD"):
+        if name in images:
+            file = folder / f"{stem}_space-T1w_model-tensor_param-{name.lower()}_dwimap.nii.gz"
+            save_volume(file, images[name], painter.affine)
 
 
 # -- what the best reader reaches -------------------------------------------------------------------------------------

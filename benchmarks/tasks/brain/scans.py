@@ -1,7 +1,7 @@
 """Alzheimer's disease from one kind of scan: T1, PET relative to a reference region, or maps of diffusion.
 
-The tasks read a BIDS tree with derivatives, in which a person may have any of these scans. ``brain_space`` reads the
-same folder and brings them into one space: :mod:`medgraft.benchmarks.tasks.brain.space`.
+The tasks read a BIDS tree with derivatives, or ADNI as its archive hands it out; a person may have any of these scans.
+``brain_space`` reads the same folder and brings them into one space: :mod:`medgraft.benchmarks.tasks.brain.space`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -16,7 +17,9 @@ from pydantic import Field, model_validator
 
 from medgraft.benchmarks.cohorts.scans.dmri import load_maps
 from medgraft.benchmarks.cohorts.scans.pet import load_uptake
-from medgraft.benchmarks.cohorts.scans.reader import Scans, read_scans
+from medgraft.benchmarks.cohorts.scans.reader import read_scans
+from medgraft.benchmarks.cohorts.scans.table import Scans
+from medgraft.benchmarks.cohorts.scans.tracers import Tracer
 from medgraft.benchmarks.cohorts.tables.reading import is_phantom
 from medgraft.benchmarks.cohorts.tables.tabular import table_baselines
 from medgraft.benchmarks.cohorts.tables.visit_table import marker_of
@@ -37,15 +40,21 @@ class ScanConfig(SplitConfig):
     Attributes:
         contrast: The diagnoses to be told apart; people with another one are left out and counted.
         maps: Maps of diffusion, the channels in their order.
-        reference: Label of the mask of PET's reference region (``label-cerebellum_mask``); ``none`` for uptake as it
-            is.
+        reference: Label of the mask of PET's reference region (``label-cerebellum_mask``); ``global`` for the mean of
+            the head, ``none`` for uptake as it is.
         reference_labels: Numbers of the region in an atlas (``*_dseg``), in place of a mask.
+        tracer: Whose PET images are read; ``one`` for the only one that there is, ``any`` to mix them.
+        frames: What a dynamic PET image counts as: the ``mean`` of its frames, or one that cannot be read.
     """
+
+    later: ClassVar[Mapping[str, Any]] = MappingProxyType({"tracer": "any", "frames": "refuse"})
 
     contrast: Contrast = "CN-AD"
     maps: tuple[Literal["FA", "MD", "AD", "RD"], ...] = ("FA", "MD")
     reference: str = "cerebellum"
     reference_labels: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    tracer: Tracer | Literal["one", "any"] = "one"
+    frames: Literal["mean", "refuse"] = "mean"
 
     @model_validator(mode="after")
     def _some_maps(self) -> ScanConfig:
@@ -68,8 +77,10 @@ class ScanTask(Task):
             DataError: The folder is no such tree, or nobody has a diagnosis of the contrast.
         """
         config = self.config
-        by_atlas = bool(config.reference_labels)
-        scans = read_scans(root, maps=config.maps, reference=config.reference, by_atlas=by_atlas)
+        facts = {"reference": config.reference, "by_atlas": bool(config.reference_labels), "tracer": config.tracer}
+        if "pet" not in self.inputs:  # flaws of scans that are not asked for are no errors
+            facts = {"reference": "none", "by_atlas": False, "tracer": "any"}
+        scans = read_scans(root, maps=config.maps, **facts)
         used = scans.frame["dx"].isin(config.contrast.split("-")).to_numpy(bool)
         left_out = {"no diagnosis of the contrast": int((~used).sum())} if not used.all() else {}
         if not used.any():
@@ -85,17 +96,18 @@ class ScanTask(Task):
             rows: Which are samples, ``int64 [n]``.
             root: Folder of the cohort.
         """
-        labels = self.config.reference_labels
+        labels, frames = self.config.reference_labels, self.config.frames
+        whole = self.config.reference.lower() == "global"
         readers: dict[str, tuple[list[Any], Callable[[Any], Any]]] = {
             "volume": ([None if path is None else (path,) for path in scans.t1], lambda files: load_spaced(files[0])),
-            "pet": (list(scans.pet), lambda files: load_uptake(files[0], files[1], labels)),
+            "pet": (list(scans.pet), lambda files: load_uptake(*files, labels, frames=frames, whole=whole)),
             "dmri": (list(scans.dmri), load_maps),
         }
         every, read = readers[name]
         files = [every[row] for row in rows]
         present = np.array([each is not None for each in files])
         paths = [str(path) for each in files if each is not None for path in each if path is not None]
-        facts = f"{file_facts(paths, root)}|{reading_facts(VOLUMES_VERSION)}|{SCANS_VERSION}|{labels}"
+        facts = f"{file_facts(paths, root)}|{reading_facts(VOLUMES_VERSION)}|{SCANS_VERSION}|{labels}|{frames}|{whole}"
 
         def sample(i: int) -> Any:
             if files[i] is None:
@@ -156,7 +168,7 @@ class ScanTask(Task):
         )
 
 
-SCANS_VERSION = 1
+SCANS_VERSION = 2
 """Raised whenever the same files would be read differently; part of what the caches know."""
 
 

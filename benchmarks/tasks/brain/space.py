@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from medgraft.benchmarks.cohorts.scans.reader import confounds
+from medgraft.benchmarks.cohorts.scans.table import confounds
 from medgraft.benchmarks.cohorts.tables.visit_table import marker_of
 from medgraft.benchmarks.tasks.brain.scans import ScanConfig, ScanTask
 from medgraft.errors import DataError

@@ -9,18 +9,21 @@ latter is hard to beat on cohorts of this size.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medgraft.benchmarks.cohorts.files.made_up import made_up
 from medgraft.benchmarks.cohorts.fmri.connectivity import connectivity
 from medgraft.benchmarks.cohorts.fmri.runs import RUNS_VERSION, Cleaning, Confounds, RunFiles, read_run, steps_of
 from medgraft.benchmarks.cohorts.fmri.table import RestTable
+from medgraft.benchmarks.cohorts.fmri.tangent import tangent_connectivity
 from medgraft.benchmarks.cohorts.tables.handcrafted import Handcrafted, handcrafted_baselines
 from medgraft.benchmarks.cohorts.tables.reading import generator_of, is_phantom
 from medgraft.benchmarks.cohorts.tables.visit_table import marker_of
@@ -47,7 +50,10 @@ class RestConfig(SiteSplitConfig):
         spacing: Edge of the voxels in mm that runs are resampled to; 0 reads them as they are. SwiFT's weights were
             trained on 2.
         baseline: Whether functional connectivity is fitted beside the rows, for which all runs are read once.
+        tangent: Whether tangent connectivity is, too, from the mean of the training runs.
     """
+
+    later: ClassVar[Mapping[str, Any]] = MappingProxyType({"tangent": False})
 
     confounds: Confounds = "none"
     detrend: bool = False
@@ -57,6 +63,13 @@ class RestConfig(SiteSplitConfig):
     least_kept: float = Field(0.5, gt=0, le=1)
     spacing: float = Field(0.0, ge=0, le=20)
     baseline: bool = True
+    tangent: bool = False
+
+    @model_validator(mode="after")
+    def _series_are_read(self) -> RestConfig:
+        if self.tangent and not self.baseline:
+            raise ValueError("tangent needs the regions that baseline reads; set baseline: true")
+        return self
 
     def cleaning(self) -> Cleaning:
         """How runs are read."""
@@ -161,6 +174,12 @@ class RestTask(Task):
             without = "".join(f"; {count} without: {reason}" for reason, count in found.reasons.items())
             words = f"Fisher z of {found.values.shape[1]} correlations, {found.regions}{without}"
             features["functional connectivity"] = Handcrafted((words,), found.values)
+            if self.config.tangent:
+                values, regions = tangent_connectivity(found.series, data.splits["train"])
+                words = (
+                    f"tangent vectors of {regions} regions at the mean of the training runs, {found.regions}{without}"
+                )
+                features["tangent connectivity"] = Handcrafted((words,), values)
         assert isinstance(self.objective, str)
         return handcrafted_baselines(data.check(), self.objective, self.inputs, features)
 

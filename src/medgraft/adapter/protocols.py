@@ -199,6 +199,19 @@ class LearnsClasses(Protocol):
 
 
 @runtime_checkable
+class KeepsTrainingState(Protocol):
+    """Changes more in training than its parameters and buffers, and gives it, so that a killed training can go on."""
+
+    def training_state(self) -> dict[str, Any]:
+        """What it is now: texts, numbers, tensors ``[...]``, and lists and dictionaries of them by text."""
+        ...
+
+    def restore_training_state(self, state: Mapping[str, Any]) -> None:
+        """Takes back what :meth:`training_state` gave in another process; parameters and buffers are back already."""
+        ...
+
+
+@runtime_checkable
 class ClassifiesBySupport(Protocol):
     """Classifies by labelled training features itself; see :class:`medgraft.adapter.support_adapter.SupportAdapter`."""
 

@@ -45,7 +45,7 @@ def visual_tower(encoder: Encoder) -> tuple[str, Encoder] | None:
 
 def grid_axes(tower: Encoder) -> int:
     """Axes of the image or volume that a tower's tokens lie in: 2 or 3, and 0 where they lie in none."""
-    return find_modality(tower.spec.modality).axes
+    return find_modality(tower.spec.modality).axes_of(tower.spec)
 
 
 def shares_space(encoder: Encoder, *modalities: str) -> bool:

@@ -257,9 +257,12 @@ class Grafted(nn.Module):
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Parameters of any shape, those of the active adapters and of the head; never one of the encoder."""
-        modules = [adapter for _, adapter in self.named_adapters()] + ([self.head] if self.head is not None else [])
-        unique = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
+        unique = {id(p): p for module in self.trained_modules() for p in module.parameters() if p.requires_grad}
         return list(unique.values())
+
+    def trained_modules(self) -> list[nn.Module]:
+        """The active adapters, and the head."""
+        return [adapter for _, adapter in self.named_adapters()] + ([self.head] if self.head is not None else [])
 
     def _parts(self) -> dict[str, list[nn.Parameter]]:
         """What is trained, by part: each active adapter by name, then ``head``."""

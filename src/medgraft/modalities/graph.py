@@ -38,16 +38,20 @@ class Graph(Modality):
     def check(self, raw: Any) -> None:
         """Refuses what is no finite, square, symmetric matrix for each kind with a diagonal of 0."""
         if is_a(raw, np.ndarray) and raw.ndim == 3 and (bad := not_finite(raw)):
-            self.refuse(f"has weights that are not finite, of regions {bad}; leave those regions out in all subjects")
+            self.refuse(
+                f"has weights that are not finite, of regions {bad}; leave those regions out in all subjects",
+                "weights that are not finite",
+            )
         self.check_array(raw, self.dtype, self.rank)
         if raw.shape[1] != raw.shape[2] or raw.shape[1] < 2:
-            self.refuse(f"is of shape {list(raw.shape)}")
+            self.refuse(f"is of shape {list(raw.shape)}", "not square")
         if np.abs(np.diagonal(raw, axis1=1, axis2=2)).any():
             self.refuse("has weights of regions to themselves")
         apart = float(np.abs(raw - raw.swapaxes(1, 2)).max())
         if apart > SYMMETRIC * float(np.abs(raw).max()):
             self.refuse(
-                f"is not symmetric, its two directions differ by up to {apart:.3g}; take their mean, (A + A') / 2"
+                f"is not symmetric, its two directions differ by up to {apart:.3g}; take their mean, (A + A') / 2",
+                "not symmetric",
             )
 
 
@@ -88,7 +92,8 @@ def read_graph(files: str | Path | Sequence[str | Path]) -> np.ndarray:
     if len(sizes) != 1:
         given = " and ".join(map(str, sizes)) or "none"
         raise DataError(
-            f"{', '.join(map(str, paths)) or 'no file'} have matrices of {given} regions; give those of one atlas"
+            f"{', '.join(map(str, paths)) or 'no file'} have matrices of {given} regions; give those of one atlas",
+            "kinds of weights of different numbers of regions",
         )
     weights = np.concatenate(parts)
     weights[:, np.arange(sizes[0]), np.arange(sizes[0])] = 0
@@ -104,11 +109,15 @@ def _read(path: Path) -> np.ndarray:
         values = np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else _table(path)
         values = np.array(values, np.float32)
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} cannot be read as a matrix of weights: {str(error).splitlines()[0]}") from error
+        raise DataError(
+            f"{path} cannot be read as a matrix of weights: {str(error).splitlines()[0]}", "no matrix of weights"
+        ) from error
     if values.ndim == 2:
         values = values[None]
     if values.ndim != 3 or values.shape[1] != values.shape[2] or not values.size:
-        raise DataError(f"{path} holds {list(values.shape)}, and weights between regions are [R, R] or [E, R, R]")
+        raise DataError(
+            f"{path} holds {list(values.shape)}, and weights between regions are [R, R] or [E, R, R]", "not square"
+        )
     return values
 
 

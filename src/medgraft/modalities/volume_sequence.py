@@ -12,9 +12,14 @@ from medgraft.modality import Modality
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from medgraft.encoder import EncoderSpec
+
 
 class VolumeSequence(Modality):
-    """Volumes over time; prepared, ``float32 [channels, T, D, H, W]``."""
+    """Volumes over time; prepared, ``float32 [channels, T, D, H, W]``.
+
+    A tower that sums time up takes ``float32 [channels, D, H, W]``, and is one of volumes to adapters.
+    """
 
     name = "volume_sequence"
     raw = "a sequence of volumes, float32 [T, D, H, W]"
@@ -29,10 +34,14 @@ class VolumeSequence(Modality):
         values[:, :2] = 0
         return values
 
+    def axes_of(self, spec: EncoderSpec) -> int:
+        """Three, where time is summed up; else none that an adapter could convolve over at once."""
+        return 3 if len(spec.input_size) == 3 else 0
+
     def augmentation(self) -> dict[str, float]:
         """The largest deviations."""
         return dict(vars(self.variation))
 
     def view(self, x: Tensor, index: np.ndarray, view: int) -> Tensor:
-        """Sequences ``[B, C, T, D, H, W]``, all volumes of one moved alike."""
-        return moved(x.flatten(1, 2), index, view, self.variation).view(x.shape)
+        """Sequences ``[B, C, T, D, H, W]``, all volumes of one moved alike, or ``[B, C, D, H, W]`` without time."""
+        return moved(x.flatten(1, x.ndim - 4), index, view, self.variation).view(x.shape)

@@ -202,6 +202,23 @@ def test_ctrl_c_cancels_what_runs_and_what_waits(cut_short):
     assert rows(cut_short.folder) == {} and not list(cut_short.folder.glob(".work*"))
 
 
+def test_a_job_that_slurm_puts_back_in_line_goes_on_behind_its_last_epoch(slurm, toy, tmp_path):
+    more = ("--seeds", "0", "--epochs", "3", "--checkpoint-every", "0")
+    toy.environment = slurm.environment | {
+        "TOY_STUCK_AT": "8"
+    }  # of nine steps, and of no more than six the second time
+    process = toy.start(*asked(toy, tmp_path / "slurm", *more))
+    unfinished = tmp_path / "slurm" / ".unfinished"
+    slurm.until(lambda: sent(process) and bool(list(unfinished.glob("*.safetensors"))), 150, "a checkpoint")
+    (job,) = slurm.jobs(f"medgraft-{process.pid}-")
+    slurm.ask("scontrol", "requeue", job)
+    errors = ended(process)
+    assert process.returncode == 0 and f"Slurm has put job {job} back in line" in errors, errors
+    assert "training goes on behind epoch " in errors and not unfinished.exists()
+    command("run", *asked(toy, tmp_path / "local", *more, launcher="local"))
+    assert len(numbers(tmp_path / "slurm")) == 1 and numbers(tmp_path / "slurm") == numbers(tmp_path / "local")
+
+
 # --- what ends before anything is submitted ---------------------------------------------------------------------------
 
 

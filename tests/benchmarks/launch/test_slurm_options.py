@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from medgraft.benchmarks.launch.slurm.handle import SlurmHandle
 from medgraft.benchmarks.launch.slurm.launcher import SlurmLauncher
 from medgraft.benchmarks.launch.slurm.options import SlurmConfig
 from medgraft.benchmarks.launch.slurm.queue import JobState, SlurmAwayError, _parsed, in_slurms_words
-from medgraft.benchmarks.launch.slurm.submission import CommandExecutor
+from medgraft.benchmarks.launch.slurm.submission import RUN, CommandExecutor
 from medgraft.benchmarks.sweep.request import read_sweep
 from medgraft.errors import ConfigError, MedgraftError
 from medgraft.launcher import Exit, Job, Resources
@@ -82,17 +84,18 @@ def test_without_sbatch_it_says_so_before_anything_is_made(toy, tmp_path, monkey
 @pytest.mark.parametrize(
     ("config", "resources", "parts"),
     [
-        ({}, Resources(timeout=3600), ["--time=65", "--cpus-per-task=1", "--no-requeue", "--array=0-0%1"]),
+        ({}, Resources(timeout=3600), ["--time=65", "--cpus-per-task=1", "--requeue", "--array=0-0%1"]),
         ({}, Resources(threads=4, device="cuda"), ["--cpus-per-task=4", "--gpus-per-node=1"]),
         ({"gpus": 0, "memory_gb": 1.5}, Resources(device="cuda"), ["--mem=1536M"]),
         ({"extra": {"nice": 100, "exclusive": True}}, Resources(), ["--nice=100", "--exclusive\n"]),
+        ({"group_minutes": 150}, Resources(timeout=3600), ["--time=125"]),
         ({"partition": "a b", "account": "x"}, Resources(), ["--partition='a b'", "--account=x"]),
     ],
 )
 def test_options_stand_in_the_script(tmp_path, monkeypatch, config, resources, parts):
     monkeypatch.setattr("submitit.SlurmExecutor.affinity", classmethod(lambda cls: 1))
     executor = CommandExecutor(tmp_path, SlurmConfig(**config).parameters("name", resources))
-    script = executor.script([(tmp_path / "it's", "ended-0", ["python", "-m", "x", "$(boom)"])], 3)
+    script = executor.script([[(tmp_path / "it's", "ended-0", "begun-0", ["python", "-m", "x", "$(boom)"])]], 3)
     assert all(f"#SBATCH {each}" in script or each in script for each in parts), script
     assert "'$(boom)'" in script and ".pkl" not in script and "submitit.core" not in script
     assert ("gpus-per-node" in script) == ("--gpus-per-node=1" in parts)
@@ -154,6 +157,21 @@ def test_it_is_submitted_again_a_bounded_number_of_times(tmp_path, state, option
     made.saw(JobState(state))
     end = made.poll()
     assert end is not None and end.reason in ("timeout", "killed")
+
+
+def test_what_slurm_itself_puts_back_in_line_runs_again_a_bounded_number_of_times(tmp_path):
+    made = handle(tmp_path, requeues=1)
+    for state in ("PENDING", "RUNNING"):
+        made.saw(JobState(state))
+    (tmp_path / "ended-0").write_text("143")  # of the run that was ended
+    made.saw(JobState("PENDING", "BeginTime"))
+    assert made.poll() is None and made.waits() and made.again["requeues"] == 1 and made.signalled is None
+    (tmp_path / "ended-0").unlink()  # as its script does
+    for state in ("RUNNING", "PENDING"):
+        made.saw(JobState(state))
+    made.looked = 0.0
+    end = made.poll()
+    assert end is not None and end.reason == "killed" and "more than 1 times; raise --set slurm.requeues" in end.message
 
 
 def test_slurms_lists_are_read():
@@ -250,6 +268,52 @@ def test_no_more_jobs_than_asked_for_may_run_whatever_array_they_are_of(tmp_path
     launcher.handles[0].exit = Exit(0)
     launcher.wait([], 0.0)
     assert scripts.arrays == [(5, 3), (1, 3)]
+
+
+def grouped(monkeypatch, folder: Path, scripts: Scripts, groups: str) -> SlurmLauncher:
+    """A launcher with a job for each letter, which is its group."""
+    launcher = launched(monkeypatch, folder, scripts, 0, Resources(timeout=3600), group_minutes=120)
+    for number, group in enumerate(groups):
+        launcher.submit(Job(f"{number}", folder / f"{number}", ("true",), group=group))
+    launcher.wait([], 0.0)
+    return launcher
+
+
+def test_cells_of_one_group_share_jobs_within_the_bound(tmp_path, monkeypatch):
+    scripts = Scripts("7")
+    launcher = grouped(monkeypatch, tmp_path, scripts, "abaa")
+    assert scripts.arrays == [(3, 500)]
+    assert [each.id for each in launcher.handles] == ["7_0", "7_1", "7_0", "7_2"]
+    asks(monkeypatch, launcher, {name: JobState("RUNNING") for name in ("7_0", "7_1", "7_2")})
+    assert [each.waits() for each in launcher.handles] == [False, False, True, False]
+    (tmp_path / "2").mkdir(), (tmp_path / "2" / "begun-0").touch()
+    assert not launcher.handles[2].waits()
+
+
+def test_a_cell_that_is_cancelled_puts_its_neighbours_back_in_line(tmp_path, monkeypatch):
+    scripts = Scripts("7", "8")
+    launcher = grouped(monkeypatch, tmp_path, scripts, "aab")
+    asks(monkeypatch, launcher, {"7_0": JobState("RUNNING"), "7_1": JobState("RUNNING")})
+    monkeypatch.setattr(f"{LAUNCHER}.jobs_called", lambda name: {"7_0": JobState("CANCELLED")})
+    launcher.handles[0].cancel()
+    launcher.wait([], 0.0)
+    assert [(each.id, each.attempt) for each in launcher.handles] == [("8_0", 1), ("7_1", 0)]
+
+
+def test_the_script_runs_its_cells_in_turn_and_after_a_requeue_those_that_are_left(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+
+    def script(*runs: str) -> None:
+        subprocess.run(["bash", "-c", "\n".join([RUN, *(f"cd {tmp_path}; run {each}" for each in runs)])], check=False)
+
+    script("a ended-0 begun-0 echo one", "b ended-0 begun-0 sh -c 'exit 3'", "c ended-0 begun-0 sh -c 'kill -TERM $$'")
+    assert [(tmp_path / name / "ended-0").read_text().strip() for name in "abc"] == ["0", "3", "143"]
+    assert all((tmp_path / name / "begun-0").exists() for name in "abc")
+    shutil.rmtree(tmp_path / "a")  # the sweep has taken its result
+    script("a ended-0 begun-0 echo one", "b ended-0 begun-0 echo two", "c ended-0 begun-0 echo three")
+    assert not (tmp_path / "a").exists() and (tmp_path / "b" / "ended-0").read_text() == "3\n"
+    assert (tmp_path / "c" / "ended-0").read_text() == "0\n" and (tmp_path / "c" / "log.txt").read_text() == "three\n"
 
 
 def test_a_wrong_option_names_the_ones_that_exist():

@@ -10,7 +10,7 @@ import torch
 from medgraft.benchmarks.speed import swift
 from medgraft.benchmarks.speed.plain_swift import cut, plain, put_back, shift_mask
 from medgraft.encoders.parts.swift.network import shift_bias, split_windows
-from medgraft.encoders.swift import SwiFT
+from medgraft.encoders.swift import SwiFT, SwiftSource
 from medgraft.errors import ConfigError
 
 
@@ -41,7 +41,8 @@ def test_windows_and_masks_of_the_plain_form():
     assert torch.equal(shift_mask(size, window, shift, maps), shift_bias(size, window, shift, maps))
 
 
-def test_the_small_size_gives_a_table(capsys):
+def test_the_small_size_gives_a_table(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("MEDGRAFT_CACHE", str(tmp_path))
     threads = torch.get_num_threads()
     swift.main(["--small", "--rounds", "2", "--threads", "1"])
     lines = capsys.readouterr().out.splitlines()
@@ -67,7 +68,33 @@ def test_forms_that_differ_are_not_timed(monkeypatch):
         swift.table("tiny", 1)
 
 
-@pytest.mark.parametrize("arguments", [["--rounds", "0"], ["--threads", "0"], ["--small", "--side", "48"]])
+def test_the_cache_gives_the_same_training_and_skips_what_is_frozen(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDGRAFT_CACHE", str(tmp_path))
+    encoder = SwiftSource.make("tiny", "random", None, windows=1)
+    inputs = swift.noisy_runs(encoder, 3)
+    ran: list[str] = []
+    for number in range(len(encoder.model.places())):
+        block = encoder.get_submodule(encoder.block_paths()[number])
+        block.register_forward_hook(lambda *_, number=number: ran.append(str(number)))
+    found = swift.with_and_without_cache(encoder, inputs, "lora", {"depth": "up"}, 2)
+    assert found.stages == (3, 5) and found.apart < 1e-3  # what is kept is in half precision
+    assert found.without > 0 and found.fill > 0 and found.steps > 0 and found.kept > 3 * 32 * 12 * 2
+    steps = 2 * 3
+    assert "".join(ran).endswith("23" * steps) and ran.count("0") < 2 * steps  # a graft tries the network itself
+
+
+def test_the_small_size_of_the_cache_gives_a_table(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("MEDGRAFT_CACHE", str(tmp_path))
+    swift.main(["--small", "--cache", "--runs", "1", "--epochs", "1", "--threads", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[part.strip() for part in line.strip("|").split("|")] for line in lines[2:5]]
+    assert [row[1] for row in rows] == ["5 of 5", "3 of 5", "1 of 5"]
+    assert lines[-1] == "swift:tiny, 1 windows of 16 x 16 x 16 x 4, 1 epochs, batches of one, 1 threads, fp32."
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--rounds", "0"], ["--threads", "0"], ["--small", "--side", "48"], ["--cache", "--runs", "0"]]
+)
 def test_arguments_that_make_no_sense_are_refused(arguments):
     with pytest.raises(SystemExit):
         swift.main(arguments)

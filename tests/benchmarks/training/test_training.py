@@ -285,6 +285,35 @@ def test_on_request_those_of_the_epoch_with_the_lowest_training_loss_are(monkeyp
     assert torch.equal(kept, after[1])  # the first of two equal ones
 
 
+class NormedGain(ToyGain):
+    """A gain behind a batch norm."""
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self.norm = nn.BatchNorm1d(ToyEncoder().spec.dim)
+
+    def _scale(self, features: Features) -> Features:
+        return super()._scale(features.replace(pooled=self.norm(features.pooled)))
+
+
+def test_running_statistics_are_kept_with_the_parameters(monkeypatch):
+    adapter = NormedGain()
+    found, means, steps = runner(adapter), [], []
+    loss, told = found.loss, iter([3.0, 1.0, 2.0])
+
+    def pretend(index: np.ndarray) -> Tensor:
+        value = loss(index)
+        means.append(adapter.norm.running_mean.clone())
+        steps.append(int(adapter.norm.num_batches_tracked))
+        return value + (next(told) - value).detach()
+
+    monkeypatch.setattr(found, "loss", pretend)
+    train = FAST.model_copy(update={"epochs": 3, "batch_size": N, "keep": "lowest_loss"})
+    found.fit(np.arange(N), train, 0, quiet)
+    assert torch.equal(adapter.norm.running_mean, means[1]) and not torch.equal(means[1], means[2])
+    assert int(adapter.norm.num_batches_tracked) == steps[1] == 2
+
+
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("where", ["input", "blocks"])
 def test_what_is_computed_again_takes_the_forms_that_it_had(where, bf16, monkeypatch):

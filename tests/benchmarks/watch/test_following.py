@@ -68,8 +68,8 @@ def only(root: Path, now: float | None = None) -> Status:
 
 def test_a_running_sweep_is_told_in_full(tmp_path):
     log = sweep(tmp_path, kept=[CELLS[0].key()])
-    log.cell(good(CELLS[1], 20.0))
-    log.cell(bad(CELLS[2]))
+    log.cell(good(CELLS[1], 20.0), 20.0)
+    log.cell(bad(CELLS[2]), 20.0)
     log.row([each.key() for each in CELLS[:3]], "f1_macro 0.512 [.42-.61], 3 seeds")
     at_work(tmp_path, CELLS[3])
     at_work(tmp_path, CELLS[4], doing="")
@@ -90,7 +90,7 @@ def test_a_running_sweep_is_told_in_full(tmp_path):
 )
 def test_an_end_is_told_as_what_it_was(tmp_path, error, how):
     log = sweep(tmp_path)
-    with pytest.raises(error) if error else open(os.devnull), log.ending():
+    with pytest.raises(error) if error else open(os.devnull), log.ending([]):
         if error:
             raise error
     at_work(tmp_path, CELLS[0])
@@ -136,7 +136,7 @@ def test_a_worker_that_says_nothing_for_long_is_told(tmp_path):
 
 
 def test_several_sweeps_are_shown_the_running_one_first(tmp_path):
-    with sweep(tmp_path, cells=CELLS[:1], process=1111, started=5000.0).ending():
+    with sweep(tmp_path, cells=CELLS[:1], process=1111, started=5000.0).ending([]):
         pass
     sweep(tmp_path, cells=CELLS[:2], process=DEAD, started=1000.0)
     sweep(tmp_path, cells=CELLS, started=3000.0)
@@ -178,7 +178,7 @@ def test_damaged_and_foreign_files_are_passed_over(tmp_path):
 def test_a_journal_grows_while_it_is_followed_and_may_go(tmp_path):
     log, folder = sweep(tmp_path), Folder(tmp_path)
     assert folder.look()[0].done == 0
-    log.cell(good(CELLS[0]))
+    log.cell(good(CELLS[0]), 20.0)
     assert folder.look()[0].done == 1 and folder.look()[0].done == 1
     log.path.unlink()
     assert folder.look() == []
@@ -186,7 +186,7 @@ def test_a_journal_grows_while_it_is_followed_and_may_go(tmp_path):
 
 def test_nothing_of_the_machine_but_its_name_stands_in_a_journal(tmp_path):
     log = sweep(tmp_path)
-    log.cell(bad(CELLS[0]))
+    log.cell(bad(CELLS[0]), 20.0)
     text = log.path.read_text()
     assert SECRET not in text and str(tmp_path) not in text and os.path.expanduser("~/") not in text
     assert socket.gethostname() in text and all(json.loads(line) for line in text.splitlines())
@@ -204,7 +204,7 @@ def test_journals_of_long_ago_go_when_another_sweep_begins(tmp_path):
 def test_a_folder_that_takes_no_journal_costs_only_the_journal(tmp_path, caplog):
     (tmp_path / journal.FOLDER).write_text("a file in its place")
     log = sweep(tmp_path)
-    log.cell(good(CELLS[0]))
+    log.cell(good(CELLS[0]), 20.0)
     log.beat()
     assert "medgraft watch will not see this sweep" in caplog.text
 
@@ -213,7 +213,7 @@ def test_a_folder_that_takes_no_journal_costs_only_the_journal(tmp_path, caplog)
 @pytest.mark.parametrize("height", [None, 10, 24])
 def test_lines_fit_and_break_between_words_alone(tmp_path, width, height):
     log = sweep(tmp_path)
-    log.cell(bad(CELLS[0]))
+    log.cell(bad(CELLS[0]), 20.0)
     for spec in CELLS[1:3]:
         at_work(tmp_path, spec)
     log.row([CELLS[0].key()], "f1_macro 0.512 [.42-.61], 3 seeds")

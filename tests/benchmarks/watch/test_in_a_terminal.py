@@ -120,7 +120,7 @@ def test_a_watcher_saw_it_begin_work_and_finish(session):
 
 def test_watching_ends_quietly_on_ctrl_c(tmp_path):
     log = sweep(tmp_path)
-    log.cell(bad(CELLS[0]))
+    log.cell(bad(CELLS[0]), 1.0)
     at_work(tmp_path, CELLS[1])
     before = sorted(tmp_path.rglob("*"))
     watcher = Terminal(

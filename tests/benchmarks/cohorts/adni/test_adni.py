@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medgraft.benchmarks.cohorts.adni.loni import index_images, preference
+from medgraft.benchmarks.cohorts.adni.archive import index_images
 from medgraft.benchmarks.cohorts.adni.merge import map_diagnosis, to_numbers, viscode_month
 from medgraft.benchmarks.cohorts.adni.reader import FRAME_COLUMNS, baseline_only, load_volume, read_adni
+from medgraft.benchmarks.cohorts.adni.series import preference
 from medgraft.benchmarks.cohorts.tables.reading import ReadReport
 from medgraft.benchmarks.phantoms.brain.cohort import write_cohort
 from medgraft.errors import DataError

@@ -11,7 +11,8 @@ import pytest
 
 from medgraft.benchmarks.cohorts.scans.dmri import load_maps
 from medgraft.benchmarks.cohorts.scans.pet import load_uptake, suvr
-from medgraft.benchmarks.cohorts.scans.reader import NO_REFERENCE, confounds, read_scans
+from medgraft.benchmarks.cohorts.scans.reader import read_scans
+from medgraft.benchmarks.cohorts.scans.table import NO_REFERENCE, confounds
 from medgraft.benchmarks.phantoms.brain.scans import (
     COMMON,
     DISTANCE,

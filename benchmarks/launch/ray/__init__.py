@@ -1,0 +1,1 @@
+"""The launcher ``ray``: cells as tasks of a Ray cluster."""

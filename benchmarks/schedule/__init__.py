@@ -1,0 +1,1 @@
+"""How long cells will take, in which order they start, and how many may."""
