@@ -153,7 +153,7 @@ def test_a_matrix_that_is_none_is_left_out_and_counted(folder, spoil, reason):
 
 
 def test_a_text_and_a_matrix_of_two_people_are_left_out(folder):
-    matrix(folder, 2).write_text("no matrix\n")
+    matrix(folder, 2).write_text("0\tx\ny\t0\n")
     shutil.copy(matrix(folder, 7), matrix(folder, 8))
     data = load(folder)
     assert data.provenance["left_out"] == {"no matrix of weights": 1, A_COPY: 2}
@@ -162,7 +162,7 @@ def test_a_text_and_a_matrix_of_two_people_are_left_out(folder):
 
 def test_where_no_matrix_can_be_used_the_first_flaw_is_told(tmp_path):
     (tmp_path / "a.csv").write_text("1,2,3\n4,5,6\n")
-    with pytest.raises(DataError, match=r"not one matrix can be used; the first: .*a.csv holds \[2, 3\]"):
+    with pytest.raises(DataError, match=r"not one matrix can be used; the first: .*a.csv holds \[1, 2, 3\]"):
         read_weights([(tmp_path / "a.csv",)], ["a"], tmp_path)
 
 

@@ -19,16 +19,14 @@ def series(count: int = 12, regions: int = 4, seed: int = 0) -> list[np.ndarray]
 
 def test_vectors_are_logarithms_as_seen_from_the_mean():
     """Of ``W C W`` with the whitening ``W`` at the geometric mean, which is where those of training runs cancel."""
+    from nilearn.connectome import vec_to_sym_matrix
     from sklearn.covariance import ledoit_wolf
 
     runs, train = series(), np.arange(8)
     values, regions = tangent_connectivity(runs, train)
     assert values.shape == (12, 10) and regions == 4
     np.testing.assert_allclose(values[train].mean(axis=0), 0, atol=1e-5)  # the definition of the geometric mean
-    rows, columns = np.tril_indices(4)
-    logs = np.zeros((12, 4, 4))
-    logs[:, rows, columns] = values / np.where(rows == columns, 1, np.sqrt(2))
-    logs += np.swapaxes(np.tril(logs, -1), 1, 2)
+    logs = np.asarray(vec_to_sym_matrix(values))
     scaled = [(each - each.mean(axis=0)) / each.std(axis=0) for each in runs]
     covariances = [ledoit_wolf(each)[0] for each in scaled]
     # Distances between the whitened matrices are those between the covariances, whatever the reference.
