@@ -12,29 +12,28 @@ leaves a random network with batch norms at statistics that say nothing of its d
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Self
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from medgraft.adapter import Adapter, Attachment, Support
-from medgraft.attachment.blank_run import used_parameters
+from medgraft.adapter import Adapter, AdapterConfig, Attachment, Support
+from medgraft.adapters.full_finetune import FullFinetune
+from medgraft.adapters.parts.placement import DepthGroup
 from medgraft.encoder import Encoder
 from medgraft.encoder.sites import Site
 from medgraft.encoder.stored import is_packed
 from medgraft.features import Features
 
 
-class FromScratch(Adapter):
-    """A trained copy of the encoder runs in its place, in training mode while the graft trains.
+class FromScratch(FullFinetune):
+    """Trained copies of all values, and of the running statistics, with the encoder's modules in training mode.
 
-    Its file is as large as the encoder and holds running statistics too. The encoder stays as it was, bit for bit, and
-    a fresh graft changes nothing: the copy begins at the encoder's random weights, which are the same for every seed,
-    so seeds vary the order of samples and what dropout drops. Parameters that no token and no pooled embedding depends
-    on stay frozen.
+    Modules are in training mode while the graft trains and runs, and read the copies; the encoder stays as it was, bit
+    for bit, and a fresh graft changes nothing: the copies begin at the encoder's random weights, which are the same for
+    every seed, so seeds vary the order of samples and what dropout drops. Parameters that no token and no pooled
+    embedding depends on stay frozen. It does not merge, since a merged encoder would keep its own statistics.
     """
 
     paper = (
@@ -44,7 +43,21 @@ class FromScratch(Adapter):
     licence = "Apache-2.0"
     formula = r"y = f_\theta(x), \quad \theta \text{ trained from random values}"
     train_defaults = MappingProxyType({"lr": 0.001, "head_lr": 0.001, "epochs": 60, "batch_size": 16})
-    text_padding = 0
+    mergeable = False
+
+    class Config(AdapterConfig):
+        """No options."""
+
+        @property
+        def depth(self) -> DepthGroup:
+            """A network from scratch is trained whole."""
+            return "all"
+
+    config: Config  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__(config)  # pyright: ignore[reportArgumentType]
+        self.statistics = nn.Module()
 
     def supports(self, encoder: Encoder) -> Support:
         """Fits encoders with random weights."""
@@ -60,23 +73,43 @@ class FromScratch(Adapter):
         return Support(True)
 
     def attach(self, encoder: Encoder, sites: Mapping[str, Site]) -> Attachment:
-        """Shadows ``encode`` of each tower with that of the copy."""
-        attachment = Attachment(encoder)
-        attachment.record({"input": [site for site in sites.values() if site.kind == "input"]})
-        used = set().union(*(used_parameters(tower) for tower in encoder.towers().values()))
-        self.network = copy.deepcopy(encoder).float()
-        for original, trained in zip(encoder.parameters(), self.network.parameters(), strict=True):
-            trained.requires_grad_(original in used)
-        for name, tower in encoder.towers().items():
-            attachment.set_attribute(tower, "encode", functools.partial(self._encode, name))
+        """Puts the copies in the place of the values, and training mode around each tower."""
+        attachment = super().attach(encoder, sites)
+        self.statistics = nn.Module()
+        for tower_name, tower in encoder.towers().items():
+            for path, module in norms_of(tower):
+                for name, value in module.named_buffers(recurse=False):
+                    self.statistics.register_buffer(f"{tower_name}/{path}/{name}".replace(".", "/"), value.clone())
+            attachment.set_attribute(tower, "encode", functools.partial(self._encode, tower_name, tower))
         return attachment
 
-    def train(self, mode: bool = True) -> Self:
-        """Batch norms and dropout of the copy follow, which an encoder's own ``train`` never lets them."""
-        super().train(mode)
-        for module in self.modules():
-            module.training = mode
-        return self
+    def merge(self) -> None:
+        """Refused: a merged encoder would keep its own running statistics.
 
-    def _encode(self, name: str, x: Tensor, *, start: int = 0) -> Features:
-        return self.network.towers()[name].encode(x, start=start)
+        Raises:
+            ConfigError: Always.
+        """
+        Adapter.merge(self)
+
+    def _encode(self, tower_name: str, tower: Encoder, x: Tensor, *, start: int = 0) -> Features:
+        modes = [(module, module.training) for module in tower.modules()]
+        norms = [(path, module, dict(module._buffers)) for path, module in norms_of(tower)]
+        try:
+            for path, module, buffers in norms:
+                for name in buffers:
+                    key = f"{tower_name}/{path}/{name}".replace(".", "/")
+                    module._buffers[name] = self.statistics._buffers.get(key)
+            for module, _ in modes:
+                module.training = self.training
+            return type(tower).encode(tower, x, start=start)
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for _, module, buffers in norms:
+                module._buffers.update(buffers)
+
+
+def norms_of(tower: Encoder) -> list[tuple[str, nn.Module]]:
+    """Norms of a tower that gather running statistics, with their paths."""
+    kind = nn.modules.batchnorm._NormBase  # pyright: ignore[reportPrivateUsage]  # no other name of all its kinds
+    return [(path, each) for path, each in tower.named_modules() if isinstance(each, kind) and each.track_running_stats]

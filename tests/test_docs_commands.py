@@ -21,6 +21,7 @@ from readers_files import (
     openflamingo_checkpoint,
     vision_transformer,
 )
+from s3_server import serving
 from test_docs import commands, in_medgraft
 from typer.testing import CliRunner
 
@@ -101,7 +102,10 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             write_phantom(name, folder / "data" / name, options, 1)
         lay_out(folder)
         sweeps()
-        yield folder
+        with serving() as s3:
+            s3.bucket("my-bucket")
+            medgraft("results", "sync", "results/phantom_chest", "s3://my-bucket/sweep")
+            yield folder
 
 
 def lay_out(folder: Path) -> None:

@@ -36,7 +36,7 @@ from medgraft.testing.phantoms import small_phantom
 
 __all__ = ["own_data"]  # the fixture
 pytestmark = [pytest.mark.slow(seconds=353)]
-HUB = re.compile(r"timm:|biomedclip|pypi:|m3d:|Llama")
+HUB = re.compile(r"timm:|biomedclip|pypi:|m3d:|Llama|braindecode:(?:labram|cbramod)(?![^\s'\"]*@)")
 """Encoders whose weights a reader fetches: a cell is trained on the task's own, and what the command says without them
 is tested by itself."""
 

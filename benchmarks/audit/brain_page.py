@@ -26,6 +26,9 @@ from medgraft.benchmarks.cohorts.places import PHANTOM_CONTENT
 from medgraft.benchmarks.results.spec import NUMBERS_VERSION
 from medgraft.errors import ConfigError, MedgraftError
 
+STANDARD_ERROR = 2
+"""Number of the stream; what sweeps print is no output of the page's command."""
+
 PAGE = Path("docs/brain.md")
 RESULTS = Path("build/brain-page")
 START, END = "<!-- tables: python -m benchmarks.audit.brain_page -->", "<!-- end of tables -->"
@@ -67,22 +70,21 @@ class Part:
 
 RUNS = ("abide", "--subjects", "160", "--volumes", "40")
 SCANS = ("brain_scans", "--subjects", "200", "--size", "16")
-WINDOWS = "--set dementia.seconds=4,dementia.windows=4"
-PAIR = "'pair:{0}|pet:{0}|dmri:{0}'"
+WINDOWS = "--set dementia.seconds=4,dementia.windows=2"
 
 
-def on_scans(task: str, prefix: str, own: str) -> tuple[str, ...]:
+def on_scans(task: str, prefix: str, adapters: str) -> tuple[str, ...]:
     """Sweeps on one kind of scan of the tree that the space reads.
 
     Args:
         task: Its task.
         prefix: Of the encoders' names.
-        own: The adapter beside those that every kind has.
+        adapters: Commas between them.
     """
-    adapters = f"linear_probe,lora,{own},full_finetune"
+    few = "--seeds 0,1 --epochs 2 --limit 64"
     return (
-        f"--tasks {task} --adapters {adapters} --encoders {prefix}phantom_brain --seeds 0,1 --epochs 3",
-        f"--tasks {task} --adapters linear_probe --encoders {prefix}pixels:3d --seeds 0,1",
+        f"--tasks {task} --adapters {adapters} --encoders {prefix}phantom_brain {few}",
+        f"--tasks {task} --adapters linear_probe --encoders {prefix}pixels:3d {few}",
     )
 
 
@@ -98,11 +100,11 @@ PARTS: dict[str, Part] = {
     ),
     "fmri_published": Part(
         "Functional MRI: SwiFT of the published size on few people",
-        RUNS,
-        "rest",
+        ("abide", "--subjects", "32", "--volumes", "20"),
+        "few",
         (
             "--tasks abide --adapters linear_probe,attentive_probe --encoders swift:hcp,windows=1@random --seeds 0,1"
-            " --epochs 10 --limit 16",
+            " --epochs 10",
         ),
     ),
     "eeg": Part(
@@ -110,8 +112,8 @@ PARTS: dict[str, Part] = {
         ("bids_eeg", "--subjects", "88", "--seconds", "30", "--rate", "128"),
         "eeg",
         (
-            "--tasks dementia --adapters linear_probe,lora,spectral,channel_mixing"
-            f" --encoders braindecode:cbramod,seconds=4@random {WINDOWS} --seeds 0,1 --epochs 3",
+            "--tasks dementia --adapters linear_probe,lora,spectral"
+            f" --encoders braindecode:cbramod,seconds=4@random {WINDOWS} --seeds 0,1 --epochs 2",
             "--tasks dementia --adapters linear_probe,full_finetune --encoders braindecode:shallow@random"
             f" {WINDOWS} --seeds 0,1",
         ),
@@ -122,10 +124,22 @@ PARTS: dict[str, Part] = {
         "Structural MRI: Alzheimer's disease or normal",
         SCANS,
         "scans",
-        on_scans("brain_scans", "", "brain_adapter"),
+        on_scans("brain_scans", "", "linear_probe,lora,brain_adapter,full_finetune"),
     ),
-    "pet": Part("PET: the same", SCANS, "scans", on_scans("brain_scans:pet", "pet:", "st_adapter")),
-    "dmri": Part("Diffusion MRI: the same", SCANS, "scans", on_scans("brain_scans:dmri", "dmri:", "st_adapter")),
+    "pet": Part("PET: the same", SCANS, "scans", on_scans("brain_scans:pet", "pet:", "linear_probe,lora,st_adapter")),
+    "dmri": Part(
+        "Diffusion MRI: the same", SCANS, "scans", on_scans("brain_scans:dmri", "dmri:", "linear_probe,lora,st_adapter")
+    ),
+    "connectomes": Part(
+        "Connectomes: the classes of a phantom of streamlines and correlations",
+        ("connectomes", "--subjects", "400", "--kinds", "both"),
+        "graphs",
+        (
+            '--tasks connectomes --set \'connectomes.kinds=["streamlines", "correlation"]\''
+            " --adapters linear_probe,lora,full_finetune --encoders connectome:base,kinds=2,scaling=log+as_is"
+            " --seeds 0,1 --epochs 10",
+        ),
+    ),
     "omics": Part(
         "Expression and genotype: normal, MCI or Alzheimer's disease",
         ("adni_expression", "--subjects", "900", "--genes", "1000"),
@@ -143,9 +157,7 @@ PARTS: dict[str, Part] = {
         "scans",
         (
             "--tasks brain_space,brain_space:plain,brain_space:all_pairs --adapters linear_probe"
-            f" --encoders {PAIR.format('pixels:3d')} --seeds 0,1 --epochs 40",
-            "--tasks brain_space --adapters linear_probe"
-            f" --encoders {PAIR.format('phantom_brain@random')} --seeds 0,1 --epochs 40",
+            " --encoders 'pair:pixels:3d|pet:pixels:3d|dmri:pixels:3d' --seeds 0,1 --epochs 40",
         ),
         (
             *("r1_anchor", "r1_anchor_chance", "r1_anchor_confounds"),
@@ -180,13 +192,13 @@ def sweep(name: str, folder: Path, quick: bool) -> None:
                 continue
             shutil.rmtree(folder / part.folder, ignore_errors=True)  # left by a run that was ended
         command = [sys.executable, "-m", "medgraft.benchmarks.commands.main", *words]
-        code = subprocess.run(command, check=False, cwd=folder, env=environment, stdout=sys.stderr).returncode
+        code = subprocess.run(command, check=False, cwd=folder, env=environment, stdout=STANDARD_ERROR).returncode
         if code:
             raise MedgraftError(f"{shlex.join(['medgraft', *words])} ended with {code}; the same command goes on")
 
 
 def with_tables(text: str, page: Page) -> str:
-    """The text of a page with tables made of these numbers between its markers.
+    """The text of a page with tables made of these numbers between its markers, and what parts it has none of.
 
     Raises:
         ConfigError: It has no such markers.
@@ -195,7 +207,9 @@ def with_tables(text: str, page: Page) -> str:
     _, end, behind = rest.partition(END)
     if not start or not end:
         raise ConfigError(f"the page has no line {START!r} with {END!r} behind it; put both where the tables should go")
-    return "\n".join([f"{before}{START}", "", *markdown(page), "", f"{END}{behind}"])
+    missing = [part.title for name, part in PARTS.items() if name not in page.tables]
+    lines = [*markdown(page), *(["", f"Not made so far: {'; '.join(missing)}."] if missing else [])]
+    return "\n".join([f"{before}{START}", "", *lines, "", f"{END}{behind}"])
 
 
 def numbers_beside(page: Path) -> Path:

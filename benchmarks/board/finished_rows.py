@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -65,7 +67,7 @@ class FinishedRows:
         self._pool: ProcessPoolExecutor | None = None
         if len(ahead) >= MANY:
             context = multiprocessing.get_context("forkserver")
-            self._pool = ProcessPoolExecutor(1, context, initializer=_deaf_to_interrupts)
+            self._pool = ProcessPoolExecutor(1, context, initializer=_ending_with_its_sweep)
         self._waiting: deque[tuple[list[CellSpec], Future[str]]] = deque()
 
     def add(self, result: CellResult) -> None:
@@ -83,7 +85,7 @@ class FinishedRows:
             try:
                 self._waiting.append((cells, self._pool.submit(metric_of_row, paths)))
                 return
-            except (BrokenProcessPool, OSError) as error:
+            except (BrokenProcessPool, OSError, EOFError) as error:
                 self._lost(error)
         done: Future[str] = Future()
         done.set_result(metric_of_row(paths))
@@ -120,9 +122,17 @@ class FinishedRows:
         self.close()
 
 
-def _deaf_to_interrupts() -> None:
-    """Ctrl-C reaches all processes of a terminal; the sweep's own ends this one."""
+def _ending_with_its_sweep() -> None:
+    """Ctrl-C reaches all processes of a terminal, and the sweep's own ends this one; so does its sudden death."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def metric_of_row(paths: Sequence[Path]) -> str:

@@ -13,7 +13,7 @@ from medgraft.commands.console import guarded
 
 
 def leaderboard(
-    results: Annotated[list[Path], typer.Argument(help="Folders of results; they are merged.")],
+    results: Annotated[list[Path], typer.Argument(help="Folders of results, or URLs of some; they are merged.")],
     out: Annotated[
         Path, typer.Option(help="Folder for index.html and leaderboard.md, .csv, .json, .parquet.")
     ] = Path(),
@@ -40,22 +40,24 @@ def leaderboard(
         from medgraft.benchmarks.board.rows import board_rows
         from medgraft.benchmarks.board.terminal import show_board
         from medgraft.benchmarks.kernels.results import read_operations
+        from medgraft.benchmarks.mirror.place import local_folders, shown
         from medgraft.benchmarks.site.publish import publish
         from medgraft.benchmarks.statistics.comparison import checked_margin
         from medgraft.benchmarks.suite.ranks import boards_of
         from medgraft.benchmarks.suite.text import show_suite
         from medgraft.errors import MedgraftError
 
-        rows, operations = board_rows(results), read_operations(results)
+        folders = local_folders(results)
+        rows, operations = board_rows(folders), read_operations(folders)
         if not rows and not operations:
-            raise MedgraftError(f"no readable result below {', '.join(map(str, results))}")
+            raise MedgraftError(f"no readable result below {', '.join(map(shown, results))}")
         also = listed(metrics, "--metrics") or []
         kept = checked_margin(MARGIN if margin is None else margin)
         options = [*(["--metrics", metrics] if metrics else []), *(["--groups"] if groups else [])]
         options += [] if margin is None else ["--margin", f"{margin:g}"]
         suites = boards_of(rows, [suite] if suite else ())
         options += ["--suite", suite] if suite else []
-        command = shlex.join(["medgraft", "leaderboard", *map(str, results), *options])
+        command = shlex.join(["medgraft", "leaderboard", *map(shown, results), *options])
         published = publish(rows, out, BoardOptions(command, operations, also, groups, kept, suites))
         show_board(rows, groups=groups, also=also)
         show_suite(suites, Console())
@@ -65,7 +67,7 @@ def leaderboard(
 
 
 def expert_load(
-    results: Annotated[list[Path], typer.Argument(help="Folders of results; they are merged.")],
+    results: Annotated[list[Path], typer.Argument(help="Folders of results, or URLs of some; they are merged.")],
     out: Annotated[Path, typer.Option(help="SVG file to write.")],
     debug: Debug = False,
 ) -> None:
@@ -73,14 +75,15 @@ def expert_load(
     with guarded(debug=debug, resumes=False):
         from medgraft.benchmarks.board.drawn.load_figure import draw_loads, loads
         from medgraft.benchmarks.board.rows import board_rows
+        from medgraft.benchmarks.mirror.place import local_folders
 
-        panels = loads(board_rows(results))
+        panels = loads(board_rows(local_folders(results)))
         draw_loads(panels, out)
         typer.echo(f"written: {out} ({len(panels)} panels)")
 
 
 def reliability(
-    results: Annotated[list[Path], typer.Argument(help="Folders of results; they are merged.")],
+    results: Annotated[list[Path], typer.Argument(help="Folders of results, or URLs of some; they are merged.")],
     out: Annotated[Path, typer.Option(help="SVG file to write.")],
     debug: Debug = False,
 ) -> None:
@@ -88,7 +91,8 @@ def reliability(
     with guarded(debug=debug, resumes=False):
         from medgraft.benchmarks.board.drawn.reliability_figure import draw_reliability, panels
         from medgraft.benchmarks.board.rows import board_rows
+        from medgraft.benchmarks.mirror.place import local_folders
 
-        drawn = panels(board_rows(results))
+        drawn = panels(board_rows(local_folders(results)))
         draw_reliability(drawn, out)
         typer.echo(f"written: {out} ({len(drawn)} panels)")

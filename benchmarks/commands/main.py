@@ -10,6 +10,7 @@ import sys
 import typer
 
 from medgraft.benchmarks.commands.board import expert_load, leaderboard, reliability
+from medgraft.benchmarks.commands.cache import cache
 from medgraft.benchmarks.commands.cohort import cohort, pairs
 from medgraft.benchmarks.commands.embed import embed
 from medgraft.benchmarks.commands.export import export
@@ -24,6 +25,7 @@ from medgraft.benchmarks.commands.results.label import label
 from medgraft.benchmarks.commands.results.reproduce import reproduce
 from medgraft.benchmarks.commands.results.show import show
 from medgraft.benchmarks.commands.results.submit_check import submit_check
+from medgraft.benchmarks.commands.results.sync import results
 from medgraft.benchmarks.commands.results.texts import texts
 from medgraft.benchmarks.commands.results.watch import watch
 from medgraft.benchmarks.commands.run import RunCommand, run
@@ -32,6 +34,7 @@ from medgraft.commands.main import app
 
 app.command("run", cls=RunCommand)(run)
 app.add_typer(cohort, name="cohort")
+app.add_typer(cache, name="cache")
 app.command("leaderboard")(leaderboard)
 app.command("expert-load")(expert_load)
 app.command("reliability")(reliability)
@@ -50,6 +53,7 @@ app.command("diff")(diff)
 app.command("reproduce")(reproduce)
 app.command("submit-check")(submit_check)
 app.command("texts")(texts)
+app.add_typer(results, name="results")
 app.command("watch")(watch)
 
 

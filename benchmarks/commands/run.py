@@ -52,7 +52,9 @@ def run(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch what is missing of data that can be had, such as MedMNIST, first.")
     ] = False,
-    results: Annotated[Path | None, typer.Option(help="Folder of the results. Default: results.")] = None,
+    results: Annotated[
+        str | None, typer.Option(help="Folder of the results, or s3://BUCKET/FOLDER, gs://... Default: results.")
+    ] = None,
     jobs: Annotated[int | None, typer.Option(help="Worker processes; results do not depend on it.")] = None,
     launcher: Annotated[
         str | None, typer.Option(help="What starts the workers, and where. Default: local, on this machine.")
@@ -70,6 +72,10 @@ def run(
     ] = None,
     cache_size: Annotated[
         str | None, typer.Option(help="What the cache of frozen features may hold. Default: 20GB; none for no limit.")
+    ] = None,
+    shared_cache: Annotated[
+        str | None,
+        typer.Option(help="Cache that machines share, behind each one's own: s3://BUCKET/FOLDER, or a folder."),
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which a cell is killed.")] = None,
     order: Annotated[str | None, typer.Option(help="Order in which cells start: plan, or cheapest-first.")] = None,
@@ -143,10 +149,12 @@ def run(
             tell_if_deaf()
         # A name that does not exist is refused before anything is read.
         chosen = launcher_class(launcher or "local") if launcher or (config is None and profile is None) else None
-        # Workers read the size of the cache from the environment, which a file may set.
-        if chosen and not dry_run and config is None and cache_size is None:
+        # Workers read size and place of the caches from the environment, which a file may set.
+        if chosen and not dry_run and config is None and cache_size is None and shared_cache is None:
             chosen.warm_up()
         with uncollected():
+            from medgraft.benchmarks.prefix_cache.shared import VARIABLE as SHARED_CACHE
+            from medgraft.benchmarks.storage.opening import as_url
             from medgraft.benchmarks.sweep.request import read_sweep
             from medgraft.benchmarks.sweep.run import show_plan, sweep_and_show
 
@@ -168,6 +176,7 @@ def run(
             "limit": limit,
             "augment_views": augment_views,
             "cache_size": cache_size,
+            "shared_cache": shared_cache,
             "timeout": timeout,
             "order": order,
             "max_hours": max_hours,
@@ -198,6 +207,10 @@ def run(
             sweep = with_root(sweep, root)
         if sweep.cache_size is not None:
             os.environ["MEDGRAFT_CACHE_SIZE"] = sweep.cache_size  # workers read it too
+        if sweep.shared_cache is not None:
+            os.environ[SHARED_CACHE] = sweep.shared_cache
+        if place := os.environ.get(SHARED_CACHE):
+            os.environ[SHARED_CACHE] = as_url(place)  # workers elsewhere begin in other folders
         if download:
             from rich.console import Console
 

@@ -8,10 +8,11 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from medgraft.benchmarks.cell.job import GRAFT, JOB, RESULT, UNWRITABLE, Job
 from medgraft.benchmarks.cell.progress import ProgressReader
@@ -56,6 +57,7 @@ class Running:
         share: Part of that which is done.
         unwritable: Why it could not write its outcome; empty otherwise.
         complete: When its outcome was first seen to be complete, monotonic.
+        warned: What workers of the sweep have warned of; each warning is shown once, from whichever cell it came.
     """
 
     job: Job
@@ -67,6 +69,7 @@ class Running:
     share: float = 0.0
     unwritable: str = ""
     complete: float | None = None
+    warned: set[str] = field(default_factory=set[str])
 
     def listen(self) -> None:
         """Takes what the worker has said; what is no message of ours is no reason to stop."""
@@ -77,7 +80,9 @@ class Running:
                 case {"unwritable": str(text)}:
                     self.unwritable = one_line(text, 500)
                 case {"log": [int(level), str(name), str(text)]} if name.startswith("medgraft"):
-                    logging.getLogger(one_line(name, 80)).log(level, "%s", text)
+                    if level < logging.WARNING or text not in self.warned:
+                        logging.getLogger(one_line(name, 80)).log(level, "%s", text)
+                    self.warned.add(text)
 
 
 @dataclass
@@ -93,6 +98,14 @@ class Events:
     tick: Callable[[Sequence[Running]], None]
     finished: Callable[[CellResult, float], None]
     recorded: Callable[[CellResult, Path, float], None] = lambda result, folder, seconds: None
+
+
+class Turns(Protocol):
+    """Shares the cells of a sweep with other sweeps that have the same results."""
+
+    def next_of(self, waiting: Iterable[CellSpec]) -> tuple[CellSpec, CellResult | None] | None:
+        """A cell to be run, or with the result that another sweep has left; ``None`` where others are at all."""
+        ...
 
 
 class Runs:
@@ -111,6 +124,7 @@ class Runs:
         events: Folder for TensorBoard event files, if any are to be written.
         allowance: What may be spent; by default any number of hours and cells.
         checkpoint_every: Seconds between two checkpoints of a cell's training at least.
+        turns: Which cell is next, where other sweeps do cells of the same results; by default all are done here.
 
     Attributes:
         left: Cells that the allowance has left undone.
@@ -129,9 +143,11 @@ class Runs:
         tunings: Mapping[str, Tuning] | None = None,
         suites: Mapping[str, Sequence[str]] | None = None,
         events: Path | None = None,
+        turns: Turns | None = None,
         allowance: Allowance | None = None,
         checkpoint_every: float = 60.0,
     ) -> None:
+        self.turns = turns
         self.store, self.cohorts, self.launcher, self.name = store, cohorts, launcher, name
         self.verbose, self.keep, self.external = verbose, keep, external or {}
         self.tunings, self.suites = tunings or {}, suites or {}
@@ -141,6 +157,7 @@ class Runs:
         self.allowance = allowance or Allowance()
         self.left: list[CellSpec] = []
         self.checkpoint_every, self.at_once = checkpoint_every, 1
+        self.warned: set[str] = set()
 
     def run(self, cells: Sequence[CellSpec], events: Events) -> list[CellResult]:
         """Runs the cells and returns their results, in the order in which they end.
@@ -158,10 +175,14 @@ class Runs:
             self.at_once = min(max(1, int(self.launcher.slots())), max(1, len(cells)))
         try:
             while waiting or running:
-                while len(running) < self.at_once and (spec := self._next(waiting)) is not None:
-                    running.append(self._start(spec))
-                with self._contract("wait"):
-                    self.launcher.wait([worker.handle for worker in running], BETWEEN_LOOKS)
+                for result in self._start_some(waiting, running):
+                    done.append(result)
+                    events.finished(result, sum(result.timing.values()))
+                if running:
+                    with self._contract("wait"):
+                        self.launcher.wait([worker.handle for worker in running], BETWEEN_LOOKS)
+                elif waiting:
+                    time.sleep(BETWEEN_LOOKS)  # others are at all that is left
                 for worker in list(running):
                     result = self._outcome(worker, events)
                     if result is not None:
@@ -180,15 +201,45 @@ class Runs:
             forget_old(self.store.root)
         return done
 
-    def _next(self, waiting: deque[CellSpec]) -> CellSpec | None:
-        """The next cell that the allowance admits; what it does not admit now it never will."""
-        while waiting:
-            spec = waiting.popleft()
-            if self.allowance.admits(spec):
+    def _start_some(self, waiting: deque[CellSpec], running: list[Running]) -> Iterator[CellResult]:
+        """Starts as many cells as there is room for; the results of those that another sweep has done meanwhile.
+
+        What the allowance does not admit now it never will.
+        """
+        while waiting and len(running) < self.at_once:
+            if self.allowance.full():
+                self.left += waiting
+                waiting.clear()
+                return
+            if self.turns is None:
+                spec = waiting.popleft()
+                if self.allowance.admits(spec):
+                    self.allowance.used += 1
+                    running.append(self._start(spec))
+                else:
+                    self.left.append(spec)
+                continue
+            self._leave_refused(waiting)  # before their turn, which would keep other sweeps from them
+            if (turn := self.turns.next_of(waiting)) is None:
+                return
+            spec, result = turn
+            waiting.remove(spec)
+            if result is not None:
+                yield result
+            else:
                 self.allowance.used += 1
-                return spec
-            self.left.append(spec)
-        return None
+                running.append(self._start(spec))
+
+    def _leave_refused(self, waiting: deque[CellSpec]) -> None:
+        """Takes away what the allowance does not admit."""
+        if self.allowance.seconds is None:
+            return
+        admitted = [spec for spec in waiting if self.allowance.admits(spec)]
+        if len(admitted) < len(waiting):
+            kept = {spec.key() for spec in admitted}
+            self.left += [spec for spec in waiting if spec.key() not in kept]
+            waiting.clear()
+            waiting += admitted
 
     def job_of(self, spec: CellSpec) -> Job:
         """What a worker is told of a cell."""
@@ -265,7 +316,7 @@ class Runs:
                     frozen_group(spec),
                 )
             )
-        return Running(job, folder, handle, ProgressReader(folder))
+        return Running(job, folder, handle, ProgressReader(folder), warned=self.warned)
 
     def _outcome(self, worker: Running, events: Events) -> CellResult | None:
         """The stored result of a worker that has ended or run out of time; ``None`` while it may go on."""

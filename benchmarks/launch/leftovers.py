@@ -14,13 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from medgraft.benchmarks.launch.unfinished import UNFINISHED
+from medgraft.benchmarks.mirror.units import ARRIVING
 from medgraft.benchmarks.results.writing import machine_mark
 
 OWNER = "machine"
 OLD = 24 * 3600.0
 
 TEMPORARY = re.compile(
-    r"\.[\w.-]+\.(?:json|npz|log|parquet|safetensors)-(?:(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-)?\w+"
+    r"\.[\w.-]+\.(?:jsonl?|npz|log|parquet|safetensors)-(?:(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-)?\w+"
 )
 """Name of a file that is being written, see :func:`medgraft.benchmarks.results.writing.write_atomically`; older
 versions told no machine and no process."""
@@ -50,6 +51,9 @@ def clear_leftovers(root: Path) -> None:
             if _is_left(folder, machine, folder.name.split("-")[1]):
                 shutil.rmtree(folder, ignore_errors=True)
     for parent, folders, names in os.walk(root):
+        for name in folders:
+            if name.startswith(ARRIVING) and time.time() - (Path(parent) / name).lstat().st_mtime > OLD:
+                shutil.rmtree(Path(parent) / name, ignore_errors=True)
         folders[:] = [name for name in folders if not name.startswith(".") or name == UNFINISHED]
         for name in names:
             if (match := TEMPORARY.fullmatch(name)) is not None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from medgraft.benchmarks.prefix_cache.store import cache_root
 from medgraft.benchmarks.results.result_files import opened
 from medgraft.benchmarks.results.spec import NUMBERS_VERSION
+from medgraft.benchmarks.texts.table import SUFFIX as TEXTS
 
 LARGEST = 32 << 20
 """Bytes of the file, a quarter of a million results with a digest and a stamp each; a larger one is begun anew."""
@@ -39,7 +40,7 @@ def digest(path: Path) -> str:
 
 
 def stamp(path: Path) -> str:
-    """Digest of what the file system says of a result and its predictions, which changes when either does.
+    """Digest of what the file system says of a result, its predictions and texts, which changes when one does.
 
     Reading neither, it is what a sweep of many thousand finished cells goes by; sizes, both times and the number of
     the file, as in :mod:`medgraft.files.content`.
@@ -51,7 +52,7 @@ def stamp(path: Path) -> str:
         OSError: It is not there.
     """
     facts = [f"stamp {NUMBERS_VERSION} {path.absolute()}"]
-    for file in (path, path.with_suffix(".npz")):
+    for file in (path, path.with_suffix(".npz"), path.with_name(f"{path.stem}{TEXTS}")):
         try:
             found = file.stat()
         except FileNotFoundError:

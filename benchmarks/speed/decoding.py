@@ -254,10 +254,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     clock, told = time.process_time, "processor time"
     if options.threads > 1:  # they work at once, and the processor's seconds are the sum
         clock, told = time.perf_counter, "time by the clock"
-    behind: list[str] = []
+    behind, numbers = list[str](), ""
     for adapter in options.adapters.split(","):
         language = options.language or options.width
         subject = Subject(adapter, options.visual, language, options.steps, options.prompt, options.bits)
+        numbers = str(next(subject.model.parameters()).dtype).removeprefix("torch.")
         seconds = measure(subject, options.rounds, clock)
         lines += rows(adapter, seconds, options.steps)
         behind.append(parts(adapter, seconds, options.steps))
@@ -267,7 +268,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         or f"LLaMA of {LLAMA['num_hidden_layers']} blocks of {options.width or LLAMA['hidden_size']}, random weights"
     )
     lines += ["", *behind, "", f"{options.visual}; {model}; {options.steps} tokens behind {options.prompt}; medians of"]
-    numbers = str(next(subject.model.network.parameters()).dtype).removeprefix("torch.")
     lines[-1] += f" {options.rounds} round(s) of {told}, {options.threads} thread(s), {numbers}."
     sys.stdout.write("\n".join(lines) + "\n")
 

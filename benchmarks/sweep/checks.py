@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -9,11 +10,14 @@ from importlib.util import find_spec
 from medgraft import plugins
 from medgraft.benchmarks.cell.resolved import Resolver
 from medgraft.benchmarks.metrics.calibration import OF_PROBABILITIES
+from medgraft.benchmarks.prefix_cache.shared import VARIABLE as SHARED_CACHE
+from medgraft.benchmarks.prefix_cache.shared import check_shared_cache
 from medgraft.benchmarks.sweep.recipe import adapter_options, requested_adapters, training
 from medgraft.benchmarks.sweep.request import Sweep
 from medgraft.benchmarks.sweep.rows import Row
 from medgraft.benchmarks.watch.traces import missing
 from medgraft.errors import ConfigError, UnknownNameError
+from medgraft.files.cache_folder import cache_root
 from medgraft.launcher import Resources, launcher_class, make_launcher
 from medgraft.objective import Objective
 from medgraft.options import checked
@@ -72,6 +76,17 @@ def check_launcher(sweep: Sweep) -> None:
     device = "cuda" if sweep.device == "cuda" else "cpu"
     resources = Resources(sweep.jobs, sweep.threads, device, sweep.timeout)
     make_launcher(sweep.launcher, sweep.options.get(sweep.launcher, {}), resources).check()
+
+
+def check_caches(sweep: Sweep) -> None:
+    """Refuses a cache that is no folder of this machine, and a shared one that cannot be reached.
+
+    Raises:
+        MedgraftError: It cannot.
+    """
+    cache_root()
+    if place := sweep.shared_cache or os.environ.get(SHARED_CACHE):
+        check_shared_cache(place)
 
 
 def _check_options(sweep: Sweep, resolver: Resolver) -> None:

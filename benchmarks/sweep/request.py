@@ -13,9 +13,11 @@ from medgraft.benchmarks.calibration.conformal import COVERAGE, Method
 from medgraft.benchmarks.cohorts.own.task_file import is_task_file, read_task_file
 from medgraft.benchmarks.commands.arguments import listed, listed_encoders, parse_seeds
 from medgraft.benchmarks.launch.profiles import with_profile
+from medgraft.benchmarks.mirror.place import copy_of
 from medgraft.benchmarks.prefix_cache.store import parse_size
 from medgraft.benchmarks.results.spec import Backend, Calibrate
 from medgraft.benchmarks.schedule.order import Order
+from medgraft.benchmarks.storage.opening import as_url, is_url
 from medgraft.benchmarks.suite.membership import as_preset, with_suite
 from medgraft.benchmarks.sweep.assignments import canonical_encoder, read_assignments, with_encoder_options
 from medgraft.errors import ConfigError, MedgraftError, UnknownNameError
@@ -48,12 +50,15 @@ class Sweep(Options):
         device: ``auto`` takes a GPU where PyTorch sees one.
         data: Cohort name -> folder.
         results: Folder of the results.
+        shared_results: URL that the folder is a copy of; what ``results: s3://...`` becomes.
         jobs: Worker processes.
         launcher: What starts them, and where.
         preset: Named size of the sweep.
         limit: Largest number of samples per split.
         augment_views: Augmented views of each image or volume, one of which is drawn in each epoch; 0 for none.
         cache_size: What the cache may hold, such as ``20GB``; ``None`` leaves it to ``MEDGRAFT_CACHE_SIZE``.
+        shared_cache: Storage whose cache machines share, behind the cache of each; ``None`` leaves it to
+            ``MEDGRAFT_SHARED_CACHE``.
         test_on: Tasks, or cohorts of whose tasks the first that fits is taken, that trained grafts are tested on.
         match: Class of such a cohort -> class that a graft was trained for, where their names differ.
         timeout: Seconds after which a cell is killed.
@@ -97,12 +102,14 @@ class Sweep(Options):
     device: Literal["auto", "cpu", "cuda"] = "cpu"
     data: dict[str, Path] = Field(default_factory=dict)
     results: Path = Path("results")
+    shared_results: str = ""
     jobs: int | None = Field(None, ge=1, le=1024)
     launcher: str = "local"
     preset: str = "quick"
     limit: int | None = Field(None, ge=4)
     augment_views: int = Field(0, ge=0, le=10_000)
     cache_size: str | None = None
+    shared_cache: str | None = Field(None, min_length=1)
     test_on: tuple[str, ...] = ()
     match: dict[str, str] = Field(default_factory=dict)
     timeout: float = Field(3600.0, gt=0, le=30 * 86_400)
@@ -235,6 +242,8 @@ def read_sweep(path: Path | None, overrides: Mapping[str, Any], assignments: Ite
         _assign(values, assignments, fields)
     if (profile := values.pop("profile", None)) is not None:
         values = with_profile(values, str(profile))
+    if is_url(str(values.get("results", ""))):
+        values |= {"shared_results": as_url(str(values["results"])), "results": copy_of(str(values["results"]))}
     if values.get("suite"):
         values = with_suite(values, find_suite(str(values["suite"])))
     return checked(Sweep, values, "the sweep's options")
@@ -267,8 +276,9 @@ def _from_file(path: Path) -> dict[str, Any]:
     seeds = values.get("seeds")
     if isinstance(seeds, (str, int)) and not isinstance(seeds, bool):
         values["seeds"] = parse_seeds(str(seeds), f"--config {path}: seeds")
-    if "assigned" in values:
-        raise ConfigError(f"--config {path}: assigned: no such option")
+    for name in ("assigned", "shared_results"):
+        if name in values:
+            raise ConfigError(f"--config {path}: {name}: no such option")
     return {str(name): value for name, value in values.items()}
 
 

@@ -16,6 +16,7 @@ from medgraft.benchmarks.garbage import uncollected
 from medgraft.benchmarks.kernels.results import read_operations
 from medgraft.benchmarks.launch.cells import Events, Running, Runs
 from medgraft.benchmarks.launch.unfinished import forget
+from medgraft.benchmarks.mirror.live import SharedResults
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.results.store import ResultStore, StorageError
@@ -26,7 +27,7 @@ from medgraft.benchmarks.schedule.order import ordered
 from medgraft.benchmarks.suite.membership import misfit_of_spec
 from medgraft.benchmarks.suite.ranks import boards_of
 from medgraft.benchmarks.suite.text import show_suite
-from medgraft.benchmarks.sweep.checks import check_events, check_launcher, check_traces
+from medgraft.benchmarks.sweep.checks import check_caches, check_events, check_launcher, check_traces
 from medgraft.benchmarks.sweep.display import Display
 from medgraft.benchmarks.sweep.external import untested_cells
 from medgraft.benchmarks.sweep.keeping import keep_best, kept_folders, without_graft
@@ -79,7 +80,7 @@ def expected(plan: Plan, sweep: Sweep) -> str:
         return "all have results already"
     durations = earlier_durations(sweep.results)
     launcher = make_launcher(sweep.launcher, sweep.options.get(sweep.launcher, {}), resources_of(sweep))
-    at_once = max(1, min(launcher.slots(), len(ahead)))
+    at_once = max(1, min(launcher.slots(), sweep.jobs or len(ahead), len(ahead)))
     seconds = durations.until_all_end(ordered(ahead, sweep.order, durations), at_once)
     if seconds is None:
         return f"how long they take is not known: {sweep.results} has no result yet to go by"
@@ -98,6 +99,19 @@ def show_skipped(plan: Plan, console: Console) -> None:
 
 
 def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = False) -> bool:
+    """Runs what is missing and shows it, with results in a folder or, through a folder, at a URL.
+
+    As :func:`run_and_show`, which has the arguments.
+    """
+    if not sweep.shared_results:
+        return run_and_show(sweep, fresh=fresh, command=command, verbose=verbose)
+    with SharedResults(sweep.shared_results, sweep.results) as shared:
+        return run_and_show(sweep, fresh=fresh, command=command, verbose=verbose, shared=shared)
+
+
+def run_and_show(
+    sweep: Sweep, *, fresh: bool, command: str, verbose: bool = False, shared: SharedResults | None = None
+) -> bool:
     """Runs what is missing, shows the table, writes the leaderboard.
 
     Args:
@@ -105,6 +119,7 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
         fresh: Run finished cells again.
         command: Stands in the leaderboard.
         verbose: Workers log more.
+        shared: Takes the results as well, and has those of other sweeps.
 
     Returns:
         Whether any cell of the sweep failed, or could not be stored.
@@ -113,6 +128,7 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
     store = ResultStore(sweep.results)
     store.check_writable()
     check_events(sweep)
+    check_caches(sweep)
     check_traces(sweep)
     check_launcher(sweep)
     allowance = allowance_of(sweep)
@@ -137,12 +153,14 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
     failed, stopped = [], ""
     try:
         recording = Recording(store, sweep.json_logs, Traces(command) if sweep.traces else None)
-        failed = _run(missing, plan, sweep, recording, console, allowance, verbose) if missing else []
+        failed = _run(missing, plan, sweep, recording, console, allowance, verbose, shared) if missing else []
     except StorageError as error:  # what was stored is shown all the same
         stopped = str(error)
     if sweep.keep == "best":
         keep_best(plan.cells, store)
     cited(sweep, plan, store)
+    if shared is not None:
+        stopped = stopped or shared.settle()
     keys = {cell.key() for cell in plan.cells}
     board = board_rows([sweep.results])
     show_board([row for row in board if any(cell.key in keys for cell in row.cells)], console)
@@ -153,25 +171,31 @@ def sweep_and_show(sweep: Sweep, *, fresh: bool, command: str, verbose: bool = F
         shown = BoardOptions(command, read_operations([sweep.results]), suites=ranks)
         text, data = write_board(board, folder, shown)
         show_suite(ranks if sweep.suite else (), console)
-        say(console, f"written: {sweep.results}/, {text}, {data}")
+        say(console, f"written: {sweep.shared_results or f'{sweep.results}/'}, {text}, {data}")
     except MedgraftError as error:
         stopped = stopped or str(error)
     if sweep.keep != "none":
-        grafts = kept_folders(plan.cells, store)
-        for graft in grafts[:SHOWN_GRAFTS]:
-            say(console, f"kept: {graft}")
-        if len(grafts) > SHOWN_GRAFTS:
-            say(console, f"kept: {len(grafts) - SHOWN_GRAFTS} more, beside their results")
-    for result in failed:
-        spec = result.spec
-        log = f" (log: {sweep.results / result.log})" if result.log else ""
-        say(
-            console,
-            f"{result.status}: {spec.task} / {spec.encoder} / {spec.adapter} seed {spec.seed}: {result.message}{log}",
-        )
+        show_kept(kept_folders(plan.cells, store), console)
+    show_failed(failed, sweep.results, console)
     if stopped:
         say_error(f"error: {stopped}")
     return bool(failed or stopped)
+
+
+def show_kept(grafts: Sequence[Path], console: Console) -> None:
+    """Where trained grafts were kept: a few by name, and how many more."""
+    for graft in grafts[:SHOWN_GRAFTS]:
+        say(console, f"kept: {graft}")
+    if len(grafts) > SHOWN_GRAFTS:
+        say(console, f"kept: {len(grafts) - SHOWN_GRAFTS} more, beside their results")
+
+
+def show_failed(results: Sequence[CellResult], folder: Path, console: Console) -> None:
+    """One line per cell that failed, with its log where it left one."""
+    for result in results:
+        spec, log = result.spec, f" (log: {folder / result.log})" if result.log else ""
+        where = f"{spec.task} / {spec.encoder} / {spec.adapter} seed {spec.seed}"
+        say(console, f"{result.status}: {where}: {result.message}{log}")
 
 
 def finished_before(cells: Iterable[CellSpec], store: ResultStore) -> set[str]:
@@ -208,12 +232,13 @@ def _run(
     console: Console,
     allowance: Allowance,
     verbose: bool,
+    shared: SharedResults | None,
 ) -> list[CellResult]:
     """Runs what is missing by the launcher; the results that are no success."""
     store = recording.store
     resources = resources_of(sweep, missing[0].device)
     launcher = make_launcher(sweep.launcher, sweep.options.get(sweep.launcher, {}), resources)
-    at_once = max(1, min(launcher.slots(), len(missing)))
+    at_once = max(1, min(launcher.slots(), sweep.jobs or len(missing), len(missing)))
     durations = allowance.durations
     if sweep.order != "plan" and not durations:
         say(console, f"--order {sweep.order}: {sweep.results} has no result yet that tells what takes long")
@@ -231,6 +256,7 @@ def _run(
         tunings=plan.tunings,
         suites=citing(sweep, plan),
         events=sweep.events(),
+        turns=shared,
         allowance=allowance,
         checkpoint_every=sweep.checkpoint_every,
     )
@@ -242,6 +268,8 @@ def _run(
     def finished(result: CellResult, took: float) -> None:
         display.finished(result)
         journal.cell(result, took)
+        if shared is not None:
+            shared.stored(result)
         rows.add(result)
 
     def show(computed: Iterable[FinishedRow]) -> None:
@@ -253,6 +281,8 @@ def _run(
         display.tick(running)
         show(rows.computed())
         journal.beat()
+        if shared is not None:
+            shared.beat(journal.path)
 
     with recording.sweep(len(missing)), display.progress, journal.ending(runs.left):
         try:

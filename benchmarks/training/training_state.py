@@ -122,8 +122,8 @@ def random_state() -> Tree:
     version, numbers, gauss = random.getstate()
     numpy = np.random.get_state(legacy=False)
     numpy["state"]["key"] = numpy["state"]["key"].tolist()
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return {"torch": torch.get_rng_state(), "cuda": devices, "numpy": numpy, "python": [version, list(numbers), gauss]}
+    device = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None  # of the one that trains
+    return {"torch": torch.get_rng_state(), "cuda": device, "numpy": numpy, "python": [version, list(numbers), gauss]}
 
 
 def set_random_state(tree: Tree) -> None:
@@ -134,8 +134,8 @@ def set_random_state(tree: Tree) -> None:
     key = np.array(numpy["state"]["key"], np.uint32)
     np.random.set_state({**numpy, "state": {**numpy["state"], "key": key}})
     torch.set_rng_state(tree["torch"])
-    if tree["cuda"]:
-        torch.cuda.set_rng_state_all(tree["cuda"])
+    if tree["cuda"] is not None:
+        torch.cuda.set_rng_state(tree["cuda"])
 
 
 def _values(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -46,15 +46,15 @@ class Recording:
             return
         ended = time.time()
         events = cell_events(ProgressReader(folder).everything(), result, ended - took, ended)
-        if self.json_logs:
-            try:
+        try:
+            if self.json_logs:
                 write_log(self.store.path(result.spec), events, result)
-            except OSError as error:
-                if not self.failed:
-                    logger.warning("--json-logs: a log cannot be written: %s", error)
-                self.failed = True
-        if self.traces is not None:
-            self.traces.cell(events, result)
+            if self.traces is not None:
+                self.traces.cell(events, result)
+        except (OSError, ValueError, OverflowError) as error:  # times in the file are the worker's, or a plugin's
+            if not self.failed:
+                logger.warning("--json-logs and --traces: a cell cannot be recorded: %s", error)
+            self.failed = True
 
     @contextmanager
     def sweep(self, cells: int) -> Iterator[None]:

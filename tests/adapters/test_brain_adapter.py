@@ -192,7 +192,7 @@ def test_what_lies_on_a_3d_grid_is_a_volume_whatever_its_name(name, channels, wh
         grafted = graft(encoder, "brain_adapter", setting="FPM", where=where).eval()
         torch.testing.assert_close(grafted(x).pooled, before)
     wake(grafted.adapters["brain_adapter"])
-    grafted(x[:, :, :30, :40, :30] if where == "input" else x).pooled.square().sum().backward()
+    grafted(x[:, :, :30, :40, :30] if where == "input" else x).tokens.square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in grafted.trainable_parameters())
 
 
@@ -200,8 +200,9 @@ def test_each_of_two_volumes_has_its_bottleneck_and_only_one_beside_a_text_is_co
     grafted = graft("pair:embedded:brain@random|pet:embedded:brain@random", "brain_adapter")
     adapter = grafted.adapters["brain_adapter"]
     assert list(adapter.bottleneck) == list(adapter.projection) == ["volume", "pet"]
-    both = {name: Features(torch.randn(3, 2, 4), torch.randn(3, 4), embedding=torch.randn(3, 4)) for name in ("a", "b")}
-    volume, text = both.values()
+    volume, text = (
+        Features(torch.randn(3, 2, 4), torch.randn(3, 4), 0, (2,), embedding=torch.randn(3, 4)) for _ in range(2)
+    )
     assert adapter.extra_loss({"volume": volume, "pet": text}) is None
     loss = adapter.extra_loss({"volume": volume, "text": text})
     assert loss is not None and torch.equal(loss, adapter.extra_loss({"text": text, "pet": volume}))

@@ -30,7 +30,7 @@ def descend(grafted: Grafted, x: torch.Tensor, steps: int) -> None:
 
 
 def norms(grafted: Grafted) -> list[nn.BatchNorm2d]:
-    return [module for module in grafted.adapters.modules() if isinstance(module, nn.BatchNorm2d)]
+    return [module for module in grafted.encoder.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 def images(encoder: Encoder) -> torch.Tensor:
@@ -48,16 +48,17 @@ def test_batch_norms_take_the_batch_in_training_and_gather_statistics_for_tests(
     grafted = graft(encoder, "from_scratch").train()
     x, first = 3 * images(encoder) + 2, norms(grafted)[0]
     seen = []
-    first.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output.clone())))
+    first.register_forward_hook(lambda m, inputs, out: seen.append((inputs[0], out.clone(), m.running_mean.clone())))
     grafted(x)
-    (values, scaled), mean = seen[0], first.running_mean.clone()
+    values, scaled, mean = seen[0]
     wanted = values.mean(dim=(0, 2, 3))
     torch.testing.assert_close(mean, first.momentum * wanted)  # from a running mean of 0
     normed = nn.functional.batch_norm(values, None, None, first.weight, first.bias, training=True, eps=first.eps)
     torch.testing.assert_close(scaled, normed)
     grafted.eval()
     grafted(x)
-    assert torch.equal(first.running_mean, mean) and not torch.allclose(seen[1][1], scaled)
+    assert torch.equal(seen[1][2], mean) and not torch.allclose(seen[1][1], scaled)
+    assert not first.running_mean.any()  # of the encoder
 
 
 def test_dropout_drops_in_training_alone(encoder):

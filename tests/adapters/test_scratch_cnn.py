@@ -53,6 +53,14 @@ def test_the_head_reads_the_mean_of_the_last_map(architecture, width, grid):
     assert not grafted.ungraft().__dict__.get("encode")
 
 
+@pytest.mark.parametrize("architecture", ["resnet50", "densenet121"])
+def test_large_networks_read_as_many_channels_as_the_encoder_has_maps(architecture):
+    grafted = graft("dmri:maps=3:pixels:3d", "scratch_cnn", architecture=architecture).eval()
+    with torch.no_grad():
+        features = grafted.adapters["scratch_cnn"].network(torch.randn(1, 3, 32, 32, 32))
+    assert features.shape[0] == 1 and features.isfinite().all()
+
+
 def test_large_networks_are_for_volumes():
     config = ScratchCnn.Config(architecture="densenet121")
     support = ScratchCnn(config).supports(tiny.shared("pixels_2d"))

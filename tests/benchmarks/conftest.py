@@ -8,6 +8,7 @@ from pathlib import Path
 import medgraft_toy
 import pytest
 from distributions import install_groups
+from s3_server import S3, serving
 from sweeping import Toy, command
 
 TOY_ENTRY_POINTS = """
@@ -30,6 +31,20 @@ def harness_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDGRAFT_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3]:
+    """A server that speaks S3, for the tests of a module."""
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def no_shared_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command leaves the shared cache that it was given in the environment, for its workers; here others follow."""
+    monkeypatch.setenv("MEDGRAFT_SHARED_CACHE", "")
+    monkeypatch.delenv("MEDGRAFT_SHARED_CACHE")
 
 
 @pytest.fixture(scope="session")

@@ -167,6 +167,8 @@ MODELS: dict[str, Callable[[], Encoder]] = {
     "pet-embedded": lambda: build_encoder("pet:embedded:brain@random"),
     "dmri-embedded": lambda: build_encoder("dmri:embedded:brain@random"),
     "dmri-pixels": lambda: build_encoder("dmri:maps=2:pixels:3d"),
+    "fmri-embedded": lambda: build_encoder("fmri:embedded:brain@random"),
+    "fmri-pixels": lambda: build_encoder("fmri:maps=mean+deviation:pixels:3d"),
     "pair-embedded": lambda: build_encoder("pair:embedded:brain@random|embedded:chest@random"),
     "monai-vit": monai("vit", **MONAI_VIT),
     "monai-vit-cls": monai("vit", classification=True, qkv_bias=True, **MONAI_VIT),

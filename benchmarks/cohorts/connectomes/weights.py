@@ -87,8 +87,9 @@ def _read(files: Sequence[tuple[Path, ...]], subjects: Sequence[str]) -> tuple[n
             reasons.append(error.reason or "no matrix of weights")
             continue
         rows.append(upper((weights + weights.swapaxes(1, 2)) / 2))
-        sizes.append((weights.shape[0], weights.shape[1]))
-        regions[sizes[-1]] += 1
+        size = weights.shape[0], weights.shape[1]
+        sizes.append(size)
+        regions[size] += 1
         reasons.append("")
     if not regions:
         raise DataError(f"not one matrix can be used; the first: {first}")

@@ -39,12 +39,13 @@ def tangent_connectivity(series: Sequence[Array], train: Array) -> tuple[Array, 
     some = train[there[train].any(axis=1)]
     if not len(some):
         return np.empty((len(series), 0)), 0
-    regions = np.flatnonzero((~there[some]).mean(axis=0) <= MOST_LACKING)
-    whole = there[:, regions].all(axis=1)
+    lacking = np.mean(~there[some], axis=0)
+    regions = np.flatnonzero(lacking <= MOST_LACKING)
+    whole = np.all(there[:, regions], axis=1)
     fitted = train[whole[train]]
     if len(regions) < 2 or len(fitted) < 2:
         return np.empty((len(series), 0)), len(regions)
-    scaled = {int(i): _scaled(series[i][:, regions]) for i in np.flatnonzero(whole)}
+    scaled = {i: _scaled(series[i][:, regions]) for i in np.flatnonzero(whole).tolist()}
     measure = ConnectivityMeasure(kind="tangent", vectorize=True)
     with threadpool_limits(1):  # threads of so small matrices wait for each other
         measure.fit([scaled[int(i)] for i in fitted])

@@ -7,6 +7,7 @@ PET and T1 were made weeks apart.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ from medgraft.benchmarks.cohorts.scans.table import NO_REFERENCE, NO_SCAN, REFER
 from medgraft.benchmarks.cohorts.scans.tracers import UNTOLD, chosen_tracer, tracer_of
 from medgraft.benchmarks.cohorts.tables.reading import ReadReport
 from medgraft.errors import DataError
+
+NUMBERED = re.compile(r"_I\d+\.nii(\.gz)?$", re.IGNORECASE)
+"""End of the name of an image of the archive."""
 
 Visits = dict[tuple[str, str], dict[str, Any]]
 
@@ -127,13 +131,17 @@ def _uptake(
         return image, None
     pattern = "*_dseg.nii*" if by_atlas else f"*label-{reference}_mask.nii*"
     regions = sorted(image.parent.glob(pattern))
+    stem = image.name.split(".nii")[0]
+    alone = sum(bool(NUMBERED.search(each.name)) for each in image.parent.iterdir()) == 1
+    # In a folder of several images a mask is that of the image whose name it begins with, and of no other.
+    regions = [each for each in regions if each.name.startswith(f"{stem}_")] or (regions if alone else [])
     if not regions:
         report.note(NO_REFERENCE)
         return None
     return image, regions[0]
 
 
-def _tensor(found: Visits | dict[str, dict[str, Any]], maps: tuple[str, ...], report: ReadReport) -> Any:
+def _tensor(found: dict[str, dict[str, Any]], maps: tuple[str, ...], report: ReadReport) -> Any:
     if not found:
         return None
     if said := lacks_maps(maps, found):

@@ -128,6 +128,11 @@ def _one_volume(image: Path, frames: str) -> tuple[NDArray[np.float32], NDArray[
     return np.average(values, axis=0, weights=weights).astype(np.float32), series.affine
 
 
+def sidecar(image: Path) -> Path:
+    """The JSON file of an image, whether or not it is there."""
+    return image.with_name(image.name.split(".nii")[0] + ".json")
+
+
 def frame_seconds(image: Path, frames: int) -> NDArray[np.float64]:
     """How long each frame is, by ``FrameDuration`` of the JSON file beside it (BIDS); equal where there is none.
 
@@ -141,7 +146,7 @@ def frame_seconds(image: Path, frames: int) -> NDArray[np.float64]:
     Raises:
         DataError: The file says so of another number of frames, or no lengths above 0.
     """
-    place = image.with_name(image.name.split(".nii")[0] + ".json")
+    place = sidecar(image)
     if not place.is_file():
         return np.ones(frames)
     try:

@@ -134,9 +134,9 @@ def _people(path: Path, report: ReadReport) -> pd.DataFrame:
 
 
 def tracer_of_file(path: Path) -> str:
-    """The tracer by BIDS's ``trc-`` in a file's name."""
+    """The tracer by BIDS's ``trc-`` in a file's name: of the list, else the label itself, so that two do not mix."""
     label = re.search(r"_trc-([A-Za-z0-9]+)_", path.name)
-    return tracer_of(label[1]) if label else UNTOLD
+    return (tracer_of(label[1]) or label[1].lower()) if label else UNTOLD
 
 
 def _uptake(

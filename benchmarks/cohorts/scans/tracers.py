@@ -45,7 +45,7 @@ def chosen_tracer(counts: Mapping[str, int], wanted: str) -> str:
         wanted: Of :data:`TRACERS`; ``any`` for images of all; ``one`` for the only one that there is.
 
     Returns:
-        Of :data:`TRACERS`, :data:`UNTOLD`, or ``any``.
+        Of :data:`TRACERS`, a label of BIDS, :data:`UNTOLD`, or ``any``.
 
     Raises:
         DataError: There are several and one is wanted, or none of the one that is wanted.

@@ -17,7 +17,8 @@ def compare(
     ],
     second: Annotated[str, typer.Argument(help="The row that it is held against.")],
     results: Annotated[
-        list[Path] | None, typer.Argument(help="Folders of results; they are merged. Default: results.")
+        list[Path] | None,
+        typer.Argument(help="Folders or URLs of results; they are merged. Default: results."),
     ] = None,
     task: Annotated[str | None, typer.Option(help="Only this task; all that both rows have otherwise.")] = None,
     margin: Annotated[
@@ -31,12 +32,13 @@ def compare(
         from medgraft.benchmarks.board.compared.choosing import pairs_of
         from medgraft.benchmarks.board.compared.sentences import compare_rows, sentences
         from medgraft.benchmarks.board.rows import board_rows
+        from medgraft.benchmarks.mirror.place import local_folders
         from medgraft.benchmarks.statistics.comparison import checked_margin
         from medgraft.errors import MedgraftError
 
         if margin is not None:
             checked_margin(margin)
-        folders = results or [Path("results")]
+        folders = local_folders(results or [Path("results")])
         rows = board_rows(folders)
         if not rows:
             raise MedgraftError(f"no readable result below {', '.join(map(str, folders))}")

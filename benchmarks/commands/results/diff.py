@@ -22,8 +22,8 @@ class FailOn(StrEnum):
 
 
 def diff(
-    old: Annotated[Path, typer.Argument(help="Folder of results, or KEY.json.")],
-    new: Annotated[Path, typer.Argument(help="Folder of results, or KEY.json.")],
+    old: Annotated[Path, typer.Argument(help="Folder of results, a URL of one, or KEY.json.")],
+    new: Annotated[Path, typer.Argument(help="Folder of results, a URL of one, or KEY.json.")],
     metrics: Annotated[
         str | None, typer.Option(help="Comma-separated: further metrics than the primary one of each row.")
     ] = None,
@@ -41,8 +41,10 @@ def diff(
         from rich.console import Console
 
         from medgraft.benchmarks.board.terminal import say
+        from medgraft.benchmarks.mirror.place import local_folders
         from medgraft.benchmarks.sharing.differing import as_json, differences, told
 
+        old, new = local_folders([old, new])
         found = differences(old, new, listed(metrics, "--metrics") or [], costs)
         if json:
             typer.echo(writer.dumps(as_json(found), indent=1))

@@ -17,7 +17,8 @@ def show(
         typer.Argument(help="Beginning of a key, KEY.json, a folder, ADAPTER, ENCODER/ADAPTER, TASK/ENCODER/ADAPTER."),
     ],
     results: Annotated[
-        list[Path] | None, typer.Argument(help="Folders of results in which it is looked for. Default: results.")
+        list[Path] | None,
+        typer.Argument(help="Folders or URLs of results, in which it is looked for. Default: results."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="One seed of the row.")] = None,
     debug: Debug = False,
@@ -26,7 +27,8 @@ def show(
     with guarded(debug=debug, resumes=False):
         from rich.console import Console
 
+        from medgraft.benchmarks.mirror.place import local_folders
         from medgraft.benchmarks.sharing.finding import find
         from medgraft.benchmarks.sharing.showing import show as shown
 
-        shown(find(row, results or [Path("results")], seed), Console(highlight=False))
+        shown(find(row, local_folders(results or [Path("results")]), seed), Console(highlight=False))

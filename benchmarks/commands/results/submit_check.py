@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def submit_check(
-    results: Annotated[list[Path], typer.Argument(help="Folders of results that are to be handed on.")],
+    results: Annotated[list[Path], typer.Argument(help="Folders or URLs of results that are to be handed on.")],
     data: Annotated[
         list[str] | None,
         typer.Option(help="NAME=PATH of a cohort, whose subjects' names are searched for in every file."),
@@ -33,15 +33,17 @@ def submit_check(
         from rich.console import Console
 
         from medgraft.benchmarks.cohorts.places import folder_of
+        from medgraft.benchmarks.mirror.place import local_folders
         from medgraft.benchmarks.sharing.material import read_material
         from medgraft.benchmarks.sharing.submission import as_json, check_submission, identifiers_of
 
+        folders = local_folders(results)
         roots = {name: folder_of(name, Path(path)) for name, path in (parse_data(data) or {}).items()}
         reader = logging.getLogger("medgraft.benchmarks.cell")
         before = reader.level
         reader.setLevel(logging.ERROR)  # what is left out is among the findings
         try:
-            material = read_material(results)
+            material = read_material(folders)
         finally:
             reader.setLevel(before)
         findings = check_submission(material, identifiers_of(material, roots))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def watch(
-    results: Annotated[Path, typer.Argument(help="Folder of results that a sweep writes, here or elsewhere.")] = Path(
+    results: Annotated[Path, typer.Argument(help="Folder of results that a sweep writes, or the URL of one.")] = Path(
         "results"
     ),
     once: Annotated[bool, typer.Option("--once", help="Print how it is now and end.")] = False,
@@ -30,12 +30,18 @@ def watch(
     with guarded(debug=debug, resumes=False):
         from rich.console import Console
 
+        from medgraft.benchmarks.mirror.watching import SharedFolder
+        from medgraft.benchmarks.storage.opening import as_url, is_url
         from medgraft.benchmarks.watch.following import Folder
         from medgraft.errors import MedgraftError
 
-        if not results.is_dir():
+        if is_url(results):
+            folder = SharedFolder(as_url(results))
+        elif results.is_dir():
+            folder = Folder(results)
+        else:
             raise MedgraftError(f"results folder {results} does not exist; name the folder that a sweep writes")
-        console, folder = Console(), Folder(results)
+        console = Console()
         if once or not console.is_terminal:
             _print(folder, console)
             return

@@ -98,7 +98,7 @@ class SlurmHandle(Handle):
             if found is None and self.again["requeues"] > self.config.requeues:
                 self._end([self])
                 found = Exit(None, "killed", TOO_OFTEN.format(id=self.id, times=self.config.requeues))
-            if found is not None and found.reason and self._submits_again():
+            if found is not None and found.reason and (self._never_began() or self._submits_again()):
                 return None
             if found is not None and found.code != 0:
                 self._keep_slurms_words()
@@ -170,6 +170,14 @@ class SlurmHandle(Handle):
         except (OSError, ValueError):
             return None
         return 128 - code if code > 128 else code
+
+    def _never_began(self) -> bool:
+        """Puts it back in line where its job ended while another cell of its group ran: no fault of its own."""
+        assert self.state is not None
+        if not self.behind or self.state.name == "CANCELLED" or (self.job.folder / self.begun).is_file():
+            return False
+        self.back_in_line()
+        return True
 
     def _submits_again(self) -> bool:
         """Puts it back in line where that may help and has not been done too often."""

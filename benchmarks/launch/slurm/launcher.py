@@ -120,8 +120,10 @@ class SlurmLauncher(Launcher):
         if ids := [handle.id for handle in handles if handle.in_slurm]:
             self._end_and_wait(ids, ids)
             for other in self.handles:
-                if other.id in ids and other not in handles and other.poll() is None:
-                    other.back_in_line()
+                if other.id in ids and other not in handles:
+                    other.looked = 0.0  # one that has ended just now must not run again
+                    if other.poll() is None:
+                        other.back_in_line()
 
     def close(self) -> None:
         """Cancels every job of this launcher, also one whose submission was interrupted."""

@@ -147,7 +147,7 @@ class ConnectomeTask(Task):
         features = {", ".join(known): Handcrafted(tuple(known), np.stack(list(known.values()), axis=1))}
         if self.config.baseline:
             weights = np.asarray(values, np.float64)
-            counts = np.abs(weights).max(axis=(0, 2)) > COUNTS
+            counts = np.abs(weights[data.splits["train"]]).max(axis=(0, 2)) > COUNTS
             weights[:, counts] = np.sign(weights[:, counts]) * np.log1p(np.abs(weights[:, counts]))
             said = [f"logarithms of kind {k + 1}" for k in np.flatnonzero(counts)]
             words = "; ".join([f"{weights.shape[1]} x {weights.shape[2]} weights above the diagonal", *said])

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from medgraft.benchmarks.cohorts.fmri.runs import RUNS_VERSION, Cleaning, RunFiles, read_run
 from medgraft.benchmarks.cohorts.scans.dmri import load_maps
-from medgraft.benchmarks.cohorts.scans.pet import load_uptake
+from medgraft.benchmarks.cohorts.scans.pet import load_uptake, sidecar
 from medgraft.benchmarks.cohorts.scans.reader import read_scans
 from medgraft.benchmarks.cohorts.scans.table import Scans
 from medgraft.benchmarks.cohorts.scans.tracers import Tracer
@@ -101,7 +101,7 @@ class ScanTask(Task):
         whole = self.config.reference.lower() == "global"
         readers: dict[str, tuple[list[Any], Callable[[Any], Any]]] = {
             "volume": ([None if path is None else (path,) for path in scans.t1], lambda files: load_spaced(files[0])),
-            "pet": (list(scans.pet), lambda files: load_uptake(*files, labels, frames=frames, whole=whole)),
+            "pet": (list(scans.pet), lambda files: load_uptake(files[0], files[1], labels, frames=frames, whole=whole)),
             "dmri": (list(scans.dmri), load_maps),
             "volume_sequence": (
                 list(scans.fmri),
@@ -112,8 +112,10 @@ class ScanTask(Task):
         files = [every[row] for row in rows]
         present = np.array([each is not None for each in files])
         paths = [str(path) for each in files if each is not None for path in each if path is not None]
-        versions = f"{reading_facts(VOLUMES_VERSION)}|{SCANS_VERSION}|{RUNS_VERSION}"
-        facts = f"{file_facts(paths, root)}|{versions}|{labels}|{frames}|{whole}"
+        if name == "pet":  # whose frames are weighed by what stands there
+            paths += [str(place) for each in files if each is not None and (place := sidecar(each[0])).is_file()]
+        version = f"{SCANS_VERSION}|{RUNS_VERSION}" if name == "volume_sequence" else f"{SCANS_VERSION}"
+        facts = f"{file_facts(paths, root)}|{reading_facts(VOLUMES_VERSION)}|{version}|{labels}|{frames}|{whole}"
 
         def sample(i: int) -> Any:
             if files[i] is None:

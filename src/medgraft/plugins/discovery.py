@@ -254,7 +254,7 @@ def find(kind: Kind, name: str) -> Plugin:
 
 
 def summary(plugin: Plugin) -> str:
-    """First paragraph of a built-in class's docstring, read without importing its module; empty where it has none.
+    """First paragraph of a class's docstring, read without importing its module; empty where none can be read.
 
     Example:
         >>> summary(find("objective", "multiclass"))
@@ -266,7 +266,10 @@ def summary(plugin: Plugin) -> str:
     spec = importlib.util.find_spec(module)  # imports the packages around it, which for ours costs nothing
     if spec is None or spec.origin is None:
         return ""
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    try:
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):  # whoever loads it says what is wrong
+        return ""
     classes = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
     text = " ".join((ast.get_docstring(each) or "").partition("\n\n")[0] for each in classes)
     return in_words(text)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from medgraft.benchmarks.schedule.durations import Durations
 from medgraft.benchmarks.sweep.display import Display, fitted
 from medgraft.commands.layout import say
 
@@ -44,9 +45,9 @@ def test_what_fits_is_in_whole_parts(width):
 def test_the_progress_is_one_line_of_the_terminal(width):
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=True, color_system=None)
-    spec = SimpleNamespace(task="adni_image_text", adapter="brain_adapter", seed=1, key=lambda: "k")
+    spec = SimpleNamespace(task="adni_image_text", adapter="brain_adapter", seed=1, key=lambda: "k", row=lambda: "r")
     worker = SimpleNamespace(job=SimpleNamespace(spec=spec), doing="frozen prefix", share=0.5, started=0.0)
-    display = Display(console, [spec] * 12, 2)  # pyright: ignore[reportArgumentType]
+    display = Display(console, [spec] * 12, 2, Durations())  # pyright: ignore[reportArgumentType]
     display.tick([worker, worker])  # pyright: ignore[reportArgumentType]
     drawn = console.render_lines(display.progress.get_renderable(), console.options, pad=False)
     assert len(drawn) == 1

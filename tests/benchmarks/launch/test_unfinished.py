@@ -18,7 +18,7 @@ def kept(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{UNFINISHED}/*.safetensors"))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_kill_9_in_the_middle_of_training_costs_an_epoch_and_changes_no_number(toy, tmp_path):
     processes = tmp_path / "processes"
     processes.mkdir()
@@ -26,7 +26,7 @@ def test_kill_9_in_the_middle_of_training_costs_an_epoch_and_changes_no_number(t
     arguments += ["--epochs", "4", "--results"]
     toy.environment = {"TOY_STUCK_AT": "8", "TOY_PROCESSES": str(processes)}  # three steps are an epoch
     sweep = toy.start(*arguments[1:], str(tmp_path / "killed"))
-    wait_for(lambda: sweep.poll() is not None or bool(kept(tmp_path / "killed")), "a checkpoint", 300)
+    wait_for(lambda: sweep.poll() is not None or bool(kept(tmp_path / "killed")), "a checkpoint", 500)
     os.killpg(sweep.pid, signal.SIGKILL)
     wait_for(lambda: not running(processes), "the end of the cell", 60)
     sweep.communicate()

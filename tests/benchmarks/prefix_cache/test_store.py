@@ -65,7 +65,7 @@ def test_the_budget_comes_from_the_environment_and_has_a_default(monkeypatch):
 
 def test_the_longest_unused_entries_go_first(root):
     folders = [made(n, used=1000.0 + t).folder for n, t in enumerate((3, 1, 2))]
-    size = cache_entries._size(folders[0])
+    size = cache_entries.size_of(folders[0])
     assert make_room(root, 2 * size + 1) == size
     assert present(*folders) == [True, False, True]
     made(2)  # used just now
@@ -266,12 +266,12 @@ def test_a_full_disk_is_emptied_of_what_nobody_reads_and_tried_again(monkeypatch
     assert present(old) == [False] and "disk of the cache folder" in caplog.text
 
 
-def test_a_disk_that_stays_full_is_an_error_with_a_remedy_and_leaves_nothing(root):
+def test_disks_that_stay_full_are_an_error_with_a_remedy_and_leave_nothing(root):
     def build(folder: Path) -> None:
         (folder / "half").write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(MedgraftError, match=r"the disk of the cache folder .* is full.*MEDGRAFT_CACHE"):
+    with pytest.raises(MedgraftError, match=r"the cache folder .* is full .* and so is .*MEDGRAFT_CACHE"):
         entry({"n": 1}, build)
     assert not list(root.rglob("half"))
 
@@ -283,20 +283,19 @@ def test_a_cache_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path, monk
         made(0)
 
 
-def test_a_read_only_cache_serves_what_it_has(monkeypatch):
+def test_a_read_only_cache_serves_what_it_has(root, monkeypatch):
     folder = made(0).folder
     real = Path.open
 
     def refuse(path: Path, mode: str = "r", *rest, **more):
-        if set(mode) & set("wax+"):
+        if path.is_relative_to(root) and set(mode) & set("wax+"):
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return real(path, mode, *rest, **more)
 
     monkeypatch.setattr(Path, "open", refuse)  # permissions do not stop the super-user
     found = made(0)
     assert found.hit and found.folder == folder
-    with pytest.raises(MedgraftError, match="cannot be written"):
-        made(1)
+    assert not made(1).folder.is_relative_to(root)
 
 
 def test_an_error_in_reading_the_data_stays_what_it_is():

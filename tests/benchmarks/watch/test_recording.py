@@ -74,6 +74,15 @@ def test_a_folder_that_takes_no_log_costs_only_the_log(tmp_path, caplog):
     assert len([line for line in caplog.messages if "--json-logs" in line]) == 1
 
 
+def test_times_that_are_none_cost_only_the_record(tmp_path, caplog):
+    (tmp_path / "progress.jsonl").write_text('{"time": 1e20, "step": "load", "doing": "reading", "share": 0.0}\n')
+    sent = traces.Traces("medgraft run", InMemorySpanExporter())
+    recording = Recording(ResultStore(tmp_path / "results"), json_logs=True, traces=sent)
+    with caplog.at_level(logging.WARNING), recording.sweep(1):
+        recording.cell(failed(), tmp_path, 1.0)
+    assert "a cell cannot be recorded" in caplog.text
+
+
 def test_progress_is_read_from_its_beginning(tmp_path):
     writer = ProgressWriter(tmp_path)
     writer.step("reading", 0.0)

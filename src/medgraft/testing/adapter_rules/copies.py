@@ -13,7 +13,7 @@ from medgraft.encoder.stored import twin
 from medgraft.grafting import Grafted
 from medgraft.testing.adapter_rules.subject import AdapterSubject
 from medgraft.testing.check import Rule, require, rule
-from medgraft.testing.snapshots import difference, outputs_of
+from medgraft.testing.snapshots import copied, difference, outputs_of, weights_of
 from medgraft.testing.training import loss, steps
 from medgraft.typed.pytorch import back_propagate
 
@@ -101,16 +101,19 @@ def _moved(grafted: Grafted) -> list[tuple[nn.Parameter, Tensor]]:
     return kept
 
 
-def _stands_alone(subject: AdapterSubject, case: str, copied: Any) -> None:
+def _stands_alone(subject: AdapterSubject, case: str, copy_of: Any) -> None:
     grafted, inputs = _trained(subject, case)
-    expected = outputs_of(grafted, inputs)
     grafted.train()
     value = loss(grafted, grafted.encode(inputs))  # a copy in the middle of a step
-    twin = copied(grafted)
+    held = copied(weights_of(grafted))
+    twin = copy_of(grafted)
+    changed = difference(held, weights_of(grafted))
+    require(not changed, f"taking a copy changes the original: {changed}")
     if value.requires_grad:
         back_propagate(value)
     require(twin.training, "a copy of a graft in training mode is in evaluation mode")
     grafted.zero_grad()
+    expected = outputs_of(grafted, inputs)  # not before the step, which moves running statistics
     changed = difference(expected, outputs_of(twin, inputs))
     require(not changed, f"a copy differs from its original: {changed}")
     if twin.trainable_parameters():

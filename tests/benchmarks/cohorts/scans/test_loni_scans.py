@@ -310,6 +310,17 @@ def test_the_archive_has_no_masks_and_one_put_beside_an_image_counts(tree):
     assert [each for each in read_scans(tree).pet if each] == [(image, mask)]
 
 
+def test_a_mask_among_several_images_is_that_of_the_image_whose_name_it_has(tree):
+    image = pets(tree)[0]
+    save(image.with_name("Another_PET_S9_I999.nii"), np.ones((8, 8, 8)))
+    save(image.with_name("aa_label-cerebellum_mask.nii.gz"), np.ones((8, 8, 8)))
+    with pytest.raises(DataError, match="label-cerebellum_mask beside them"):
+        read_scans(tree)
+    stem = image.name.split(".nii")[0]
+    mask = save(image.with_name(f"{stem}_label-cerebellum_mask.nii.gz"), np.ones((8, 8, 8)))
+    assert (image, mask) in read_scans(tree).pet
+
+
 def test_the_mean_of_the_head_leaves_out_the_air_and_the_dose():
     rng = np.random.default_rng(0)
     image = np.zeros((8, 8, 8), np.float32)

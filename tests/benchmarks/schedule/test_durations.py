@@ -153,9 +153,9 @@ class Instant(Launcher):
         pass
 
 
-def run(root: Path, cells, allowance: Allowance, hangs: str = "") -> tuple[Runs, list[CellResult]]:
+def run(root: Path, cells, allowance: Allowance, hangs: str = "", turns=None) -> tuple[Runs, list[CellResult]]:
     cohorts = {"adni": Cohort(cells[0].cohort, root)}
-    runs = Runs(ResultStore(root), cohorts, Instant(hangs), "instant", allowance=allowance)
+    runs = Runs(ResultStore(root), cohorts, Instant(hangs), "instant", allowance=allowance, turns=turns)
     return runs, runs.run(cells, Events(lambda running: None, lambda result, seconds: None))
 
 
@@ -173,6 +173,24 @@ def test_a_cell_that_would_end_too_late_does_not_start_and_others_do(tmp_path):
     runs, done = run(tmp_path, [slow, fast, cell("unknown", task="t", encoder="u")], allowance)
     assert runs.left[0] == slow and fast.key() in {result.key for result in done}
     assert allowance.in_words() == f"--max-hours {60 / 3600:g}"
+
+
+class AllMine:
+    """Turns that give every cell here, and note which ones they were asked for."""
+
+    def __init__(self) -> None:
+        self.claimed: list[CellSpec] = []
+
+    def next_of(self, waiting):
+        self.claimed.append(waiting[0])
+        return waiting[0], None
+
+
+def test_a_cell_that_would_end_too_late_is_not_kept_from_other_sweeps(tmp_path):
+    slow, fast, turns = cell("slow"), cell("fast"), AllMine()
+    allowance = Allowance(60.0, durations=known(took(slow, 500.0), took(fast, 1.0)))
+    runs, done = run(tmp_path, [slow, fast], allowance, turns=turns)
+    assert (runs.left, turns.claimed, [result.key for result in done]) == ([slow], [fast], [fast.key()])
 
 
 def test_what_is_at_work_when_the_time_is_up_is_ended_and_left(tmp_path):
