@@ -1,10 +1,9 @@
 """Everything that no GPU has run yet, in one command and under eight minutes: ``python -m benchmarks.gpu_check``.
 
 Parity of every adapter with the CPU, the fused kernels, one whole job per family, the launcher, CUDA graphs, reading
-ahead, stacked seeds, half and eighth precision. The outcome is one JSON file without names of users, hosts or folders,
-for whoever has no such card. Each part has an allowance of the time; what one leaves is there for the next, and what was
-not reached is named. Parts run in processes of their own, since an error of CUDA spoils the process that it happens in:
-the next process goes on behind the item that failed.
+ahead, stacked seeds, bf16 and fp8. The outcome is one JSON file without names of users, hosts or folders,
+for whoever has no such card. Each part has an allowance of the time; what one leaves is there for the next, and what
+was not reached is named. Parts run in processes of their own, since an error of CUDA spoils its process: the next goes on behind the item that failed.
 
 Exit code 0 if all that ran is as it should be, 1 if not, 2 if there is no GPU and ``--device cpu`` was not said.
 """
@@ -51,8 +50,8 @@ FAMILIES = {
 """Family -> adapter, task and encoder of its job, on a small phantom."""
 
 PARITY = 1e-3
-"""Largest difference from the CPU of a loss or a gradient, relative to its norm: some thousand roundings of float32, and
-less than what TF32, which is off here, makes of a few products in a row."""
+"""Largest difference from the CPU of a loss or a gradient, relative to its norm: some thousand roundings of float32,
+and less than what TF32, which is off here, makes of a few products in a row."""
 
 
 class NotHereError(MedgraftError):
@@ -303,7 +302,9 @@ def work(pipe: Any, part: str, items: list[str] | None, setting: Setting) -> Non
             os.dup2(nowhere.fileno(), stream)
     os.environ["MEDGRAFT_CACHE"] = str(setting.folder / "cache")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    tempfile.tempdir = str(setting.folder)  # phantoms are deleted at the end of a process, which this one does not reach
+    tempfile.tempdir = str(
+        setting.folder
+    )  # phantoms are deleted at the end of a process, which this one does not reach
     listed, run = PARTS[part][1:]
     if items is None:
         pipe.send(listed(setting))
@@ -430,7 +431,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.device == "cpu":
         start_fork_server()
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medgraft-gpu-", ignore_cleanup_errors=True)))
+        folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="medgraft-gpu-", ignore_cleanup_errors=True))
+        )
         report = check(Setting(options.device, options.quick, folder), options.minutes, console)
     options.out.write_text(json.dumps(report, indent=1, allow_nan=False, default=str) + "\n")
     console.print(summary(report))

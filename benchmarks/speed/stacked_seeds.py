@@ -26,7 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.stateless import _reparametrize_module
 
-from medgraft.benchmarks.prefix_cache.inputs import TowerInputs, tower_inputs
+from medgraft.benchmarks.prefix_cache.inputs import tower_inputs
+from medgraft.benchmarks.prefix_cache.rows import TowerInputs
 from medgraft.benchmarks.speed.contenders import (
     ADAPTERS,
     CLASSES,

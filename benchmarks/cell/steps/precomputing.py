@@ -8,7 +8,8 @@ from functools import partial
 
 from medgraft.benchmarks.cell.steps.attaching import Attached, attach
 from medgraft.benchmarks.cell.steps.loading import Loaded
-from medgraft.benchmarks.prefix_cache.inputs import PreparedInputs, TowerInputs, tower_inputs
+from medgraft.benchmarks.prefix_cache.inputs import PreparedInputs, tower_inputs
+from medgraft.benchmarks.prefix_cache.rows import TowerInputs
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.training.trainer import Runner
 from medgraft.fast.compiling import compiled
