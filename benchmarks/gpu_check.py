@@ -1,9 +1,10 @@
 """Everything that no GPU has run yet, in one command and under eight minutes: ``python -m benchmarks.gpu_check``.
 
 Parity of every adapter with the CPU, the fused kernels, one whole job per family, the launcher, CUDA graphs, reading
-ahead, stacked seeds, bf16 and fp8. The outcome is one JSON file without names of users, hosts or folders,
-for whoever has no such card. Each part has an allowance of the time; what one leaves is there for the next, and what
-was not reached is named. Parts run in processes of their own, since an error of CUDA spoils its process: the next goes on behind the item that failed.
+ahead, stacked seeds, bf16 and fp8. The outcome is one JSON file without names of users, hosts or folders, for whoever
+has no such card. Each part has an allowance of the time; what one leaves is there for the next, and what was not
+reached is named. Parts run in processes of their own, since an error of CUDA spoils its process: the next one goes on
+behind the item that failed.
 
 Exit code 0 if all that ran is as it should be, 1 if not, 2 if there is no GPU and ``--device cpu`` was not said.
 """

@@ -27,6 +27,7 @@ from medgraft.benchmarks.prefix_cache.store import entry
 from medgraft.benchmarks.prefix_cache.text_rows import text_rows
 from medgraft.encoder import Encoder, TextEncoder
 from medgraft.errors import DataError
+from medgraft.fast.float8 import Float8Linear
 from medgraft.fast.forms import fast_forms
 from medgraft.fast.linear import fp32_choice
 from medgraft.fast.short_texts import can_cut
@@ -217,6 +218,8 @@ def tower_inputs(
     needs = (META, "tokens.npy", "pooled.npy") if whole else (META, "x.npy")
     if tower.dtype != torch.float32:
         facts |= {"dtype": str(tower.dtype)}
+    if any(isinstance(module, Float8Linear) for module in tower.modules()):
+        facts |= {"linear": "float8"}
     if stage:
         facts |= {"weights": weights, "stage": stage, "stages": tower.n_stages}
     if whole and padding is not None and can_cut(tower):

@@ -23,6 +23,7 @@ from medgraft.benchmarks.training.read_ahead import Drawn, ReadAhead
 from medgraft.benchmarks.training.training_state import TrainingLog, TrainingState
 from medgraft.errors import ConfigError, DataError
 from medgraft.fast.cls_block import ClsReadOut
+from medgraft.fast.compiling import CompiledEncode
 from medgraft.fast.forms import backward, fast_forms
 from medgraft.fast.short_texts import cut_texts
 from medgraft.features import Features
@@ -317,6 +318,8 @@ class Runner:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate
         start = time.perf_counter()
+        if isinstance(self.encode, CompiledEncode):
+            self.encode.begin_step()
         loss = self.loss(drawn.part, drawn.draw, drawn.other, rows)
         optimizer.zero_grad(set_to_none=True)
         self.backward(loss)
