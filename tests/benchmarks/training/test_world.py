@@ -10,7 +10,7 @@ import torch
 from processes import run_ranks
 
 from medgraft import graft
-from medgraft.benchmarks.prefix_cache.inputs import TowerInputs
+from medgraft.benchmarks.prefix_cache.rows import TowerInputs
 from medgraft.benchmarks.training.trainer import Runner
 from medgraft.objective import make_objective
 from medgraft.registry import TrainDefaults
