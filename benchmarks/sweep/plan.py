@@ -63,7 +63,7 @@ class Plan:
 
 def resources_of(sweep: Sweep, device: str = "cpu") -> Resources:
     """What each job of a sweep may use."""
-    return Resources(sweep.jobs, sweep.threads, device, sweep.timeout)
+    return Resources(sweep.jobs, sweep.threads, device, sweep.timeout, sweep.devices)
 
 
 def device_of(sweep: Sweep) -> Device:

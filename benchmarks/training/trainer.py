@@ -197,11 +197,13 @@ class Runner:
         part, and the mean over processes of its gradient is taken, as of all others.
         """
         rows = self.world.rows(len(index))
-        outputs: Outputs = self.outputs(index[rows], None if draw is None else draw[rows])
-        extra = self.grafted.extra_loss(outputs)
         batch = self.batch(index)
-        if other is not None:
-            batch.again = self._whole(self.outputs(index[rows], other[rows]), len(index))
+        with self.world.own_draws(self.device):
+            outputs: Outputs = self.outputs(index[rows], None if draw is None else draw[rows])
+            extra = self.grafted.extra_loss(outputs)
+            again = None if other is None else self.outputs(index[rows], other[rows])
+        if again is not None:
+            batch.again = self._whole(again, len(index))
         loss = self.objective.loss(self.grafted, self._whole(outputs, len(index)), batch)
         return loss if extra is None else loss + extra
 
@@ -266,6 +268,7 @@ class Runner:
         state = TrainingState(self.grafted, optimizer, phases, best, log, {"order": order, "views": views})
         with phases.running():
             done = self.checkpoints.resume(state)
+            self._start_alike(done)
             for epoch, loss in enumerate(log.epoch_loss, 1):
                 self.observer.epoch(epoch, epoch * each, loss)
             for epoch in range(done + 1, train.epochs + 1):
@@ -296,6 +299,17 @@ class Runner:
             best.restore()
         self.phase, log.stages = "", phases.summary()
         return log
+
+    def _start_alike(self, done: int) -> None:
+        """Of several processes all go on behind the same epoch, with the first one's weights.
+
+        Raises:
+            DataError: One has found another checkpoint than the first.
+        """
+        if self.world.size > 1:
+            self.world.require_agreement({"the epoch that training goes on behind": done}, "give the command again")
+            modules = self.grafted.trained_modules()
+            self.world.share(each for module in modules for each in (*module.parameters(), *module.buffers()))
 
     def _draw_views(self, source: np.random.Generator) -> np.ndarray | None:
         """A view of each sample for an epoch; ``None`` without views."""

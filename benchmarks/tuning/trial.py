@@ -20,6 +20,7 @@ from medgraft.benchmarks.results.chosen import Trial
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.errors import DataError
 from medgraft.task import TaskData
+from medgraft.world import World
 
 KEPT_SPLITS = ("train", "val")
 
@@ -37,6 +38,7 @@ def run_trial(job: Job, progress: Progress) -> CellResult:
     Raises:
         MedgraftError: The data have no validation split, or the adapter does not fit.
     """
+    from medgraft.benchmarks.cell.steps.agreeing import require_agreement
     from medgraft.benchmarks.cell.steps.attaching import attach
     from medgraft.benchmarks.cell.steps.loading import load
     from medgraft.benchmarks.cell.steps.precomputing import precompute
@@ -46,6 +48,7 @@ def run_trial(job: Job, progress: Progress) -> CellResult:
     start = time.perf_counter()
     progress(STEPS["load"], 0.0)
     loaded = without_test(load(job.spec, job.root))
+    require_agreement(loaded, World())
     if not len(loaded.splits["val"]):
         raise DataError(f"--tune: task {job.spec.task!r} has no validation split to choose by; leave the option out")
     progress(STEPS["build"], 0.0)
@@ -64,7 +67,7 @@ def run_trial(job: Job, progress: Progress) -> CellResult:
         phantom=loaded.data.phantom or job.spec.cohort.phantom,
         primary=loaded.task.primary,
         training={"validation": score, "steps": log.steps, "seconds": log.seconds},
-        env=environment.describe(job.spec.threads),
+        env=environment.describe(job.spec.threads, job.devices),
         timing={"trial": round(time.perf_counter() - start, 3)},
     )
 

@@ -9,7 +9,9 @@ survival model). The mean over processes of each parameter's gradient is then th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +19,23 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medgraft.errors import DataError, MedgraftError
 from medgraft.features import TENSORS, Features
+
+
+class LostRanksError(MedgraftError):
+    """Another process of the group has ended, so that this one cannot go on."""
+
+
+def lost_others(error: BaseException) -> bool:
+    """Whether an exception says no more than that another process of the group is gone."""
+    if not (dist.is_available() and dist.is_initialized()) or isinstance(error, MedgraftError):
+        return False
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    inside = Path(dist.__file__).parent
+    return place is not None and inside in Path(place.tb_frame.f_code.co_filename).parents
 
 
 class World:
@@ -102,6 +120,47 @@ class World:
         every: list[Any] = [None] * self.size
         dist.all_gather_object(every, mine, group=self.group)
         return every
+
+    def require_agreement(self, facts: Mapping[str, Any], remedy: str) -> None:
+        """Refuses processes of which one knows other facts than the first.
+
+        Args:
+            facts: Name -> what this process has, short and comparable.
+            remedy: What mends it, for a person.
+
+        Raises:
+            DataError: They differ; every process raises the same.
+        """
+        first, *others = self.gather_objects(dict(facts))
+        for rank, each in enumerate(others, 1):
+            for name in first:
+                if each.get(name) != first[name]:
+                    raise DataError(
+                        f"the ranks of this cell disagree: {name} is {first[name]} on rank 0 and {each.get(name)} on "
+                        f"rank {rank}; {remedy}"
+                    )
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Every process takes the first one's values of tensors of any shapes, in the same order on all."""
+        if self.size > 1:
+            with torch.no_grad():
+                for tensor in tensors:
+                    dist.broadcast(tensor, group_src=0, group=self.group)
+
+    @contextmanager
+    def own_draws(self, device: str) -> Iterator[None]:
+        """Inside it each process draws random numbers of its own; behind it all go on with the same ones.
+
+        Args:
+            device: ``cpu`` or ``cuda``, whose current device draws too.
+        """
+        if self.size == 1:
+            yield
+            return
+        seed = int(torch.randint(2**62, ()).item())
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
+            torch.manual_seed(seed + self.rank)
+            yield
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Each parameter's gradient, of any shape, becomes its mean over the processes; one without any keeps none."""
