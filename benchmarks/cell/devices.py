@@ -7,6 +7,7 @@ those that only lost the others say nothing.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -55,6 +56,8 @@ def run_on_devices(job: Job, folder: Path) -> int:
     Raises:
         OSError: The folder cannot be written.
     """
+    if obstacle := _obstacle(job):
+        return _failed(job, folder, obstacle)
     ends = _launched(job, folder)
     if not ends:
         _take(rank_folder(folder, 0), folder)
@@ -71,8 +74,18 @@ def run_on_devices(job: Job, folder: Path) -> int:
             how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
             sys.stderr.write(f"rank {rank} of {job.devices} ended {how}\n")
             return _ended_like(code)
-    _write(job, folder, f"its {job.devices} ranks lost each other and none says why")
-    return 1
+    return _failed(job, folder, f"its {job.devices} ranks lost each other and none says why")
+
+
+def _obstacle(job: Job) -> str:
+    """Why the ranks cannot run on this machine; empty where they can."""
+    if job.spec.device == "cpu":
+        return ""
+    import torch
+
+    there = torch.cuda.device_count()
+    remedy = "ask the launcher for as many GPUs as --devices says, or give fewer"
+    return f"it is to run on {job.devices} GPUs, and PyTorch sees {there} here; {remedy}" if there < job.devices else ""
 
 
 def _launched(job: Job, folder: Path) -> Mapping[int, int]:
@@ -113,15 +126,18 @@ def _written(place: Path) -> int:
     return place.stat().st_mtime_ns
 
 
-def _write(job: Job, folder: Path, message: str) -> None:
+def _failed(job: Job, folder: Path, message: str) -> int:
+    """Leaves a result that says why the cell failed; the exit code."""
     text = failure(job, "error", message).model_dump_json()
     write_atomically(folder / RESULT, lambda handle: handle.write(text.encode()))
+    return 1
 
 
 def _ended_like(code: int) -> int:
     """Ends this process by the signal that ``code`` is minus the number of; an exit code is given back."""
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
+        with contextlib.suppress(OSError, ValueError):  # of SIGKILL nothing can be said
+            signal.signal(-code, signal.SIG_DFL)
         sys.stderr.flush()
         os.kill(os.getpid(), -code)
         time.sleep(1)  # until the signal arrives

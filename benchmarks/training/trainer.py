@@ -193,23 +193,29 @@ class Runner:
             draw: View of each, ``int64 [B]``; ``None`` for the samples as they are.
             other: Another view of each, for an objective that compares two.
 
-        Of several processes each runs a part of the batch, and the loss is of the whole; what adapters add is of the
-        part, and the mean over processes of its gradient is taken, as of all others.
+        Of several processes each runs a part of the batch, and the loss is of the whole. What adapters add is of the
+        part, and counts as much as the part's samples, so that its mean over processes is that of the whole.
         """
-        rows = self.world.rows(len(index))
-        batch = self.batch(index)
-        with self.world.own_draws(self.device):
-            outputs: Outputs = self.outputs(index[rows], None if draw is None else draw[rows])
-            extra = self.grafted.extra_loss(outputs)
-            again = None if other is None else self.outputs(index[rows], other[rows])
-        if again is not None:
-            batch.again = self._whole(again, len(index))
-        loss = self.objective.loss(self.grafted, self._whole(outputs, len(index)), batch)
-        return loss if extra is None else loss + extra
+        if not self.world.splits(len(index)):
+            with self.world.alone():
+                return self._loss_of(index, slice(0, len(index)), draw, other)
+        return self._loss_of(index, self.world.rows(len(index)), draw, other)
 
-    def _whole(self, outputs: Outputs, count: int) -> Outputs:
-        """Features of all processes' parts of ``count`` samples."""
-        if not self.world.splits(count):
+    def _loss_of(self, index: np.ndarray, rows: slice, draw: np.ndarray | None, other: np.ndarray | None) -> Tensor:
+        """The loss of the samples ``index``, ``int64 [B]``, of which this process runs some; see :meth:`loss`."""
+        mine = index[rows]
+        with self.world.own_draws(self.device):
+            outputs: Outputs = self.outputs(mine, None if draw is None else draw[rows])
+            extra = self.grafted.extra_loss(outputs)
+            again = None if other is None else self.outputs(mine, other[rows])
+        batch = self.batch(mine if self.objective.gathers else index)
+        batch.again = None if again is None else self._whole(again)
+        loss = self.objective.loss(self.grafted, self._whole(outputs), batch)
+        return loss if extra is None else loss + extra * (len(mine) * self.world.size / len(index))
+
+    def _whole(self, outputs: Outputs) -> Outputs:
+        """Features of all processes' parts, unless the objective gathers what it needs of them."""
+        if self.world.size == 1 or self.objective.gathers:
             return outputs
         tokens = "tokens" in self.objective.needs
         return {name: self.world.gather_features(each, tokens=tokens) for name, each in outputs.items()}
@@ -353,7 +359,7 @@ class Runner:
     def predict(self, index: np.ndarray) -> np.ndarray:
         """Scores of the samples, ``float64 [n, K]``; each process runs a part of them, and all get all."""
         self.grafted.eval()
-        whole, index = index, index[self.world.rows(len(index))]
+        mine = index[self.world.rows(len(index))]
         with self.autocast():
             context = self.objective.context(self.grafted)
         rows = [
@@ -361,12 +367,15 @@ class Runner:
                 self.objective.scores_of(self.grafted, self.outputs(part), context, part).double().cpu().numpy(),
                 len(part),
             )
-            for part in batches(index, EVAL_BATCH)
+            for part in batches(mine, EVAL_BATCH)
         ]
-        scores = np.concatenate(rows)
-        if not self.world.splits(len(whole)):
-            return scores
-        return self.world.gather(torch.from_numpy(scores).to(self.device)).cpu().numpy()
+        return self.gathered(np.concatenate(rows), len(index))
+
+    def gathered(self, rows: np.ndarray, count: int) -> np.ndarray:
+        """All ``count`` rows ``[n, ...]`` in their order, of which each process has those of :meth:`World.rows`."""
+        if not self.world.splits(count):
+            return rows
+        return self.world.gather(torch.from_numpy(rows).to(self.device)).cpu().numpy()
 
 
 def _rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
