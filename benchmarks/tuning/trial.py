@@ -20,6 +20,7 @@ from medgraft.benchmarks.results.chosen import Trial
 from medgraft.benchmarks.results.result import CellResult, Status
 from medgraft.errors import DataError, IncompatibleError
 from medgraft.task import TaskData
+from medgraft.world import World
 
 KEPT_SPLITS = ("train", "val")
 FITS = "fits"
@@ -39,6 +40,7 @@ def run_trial(job: Job, progress: Progress) -> CellResult:
     Raises:
         MedgraftError: The data have no validation split.
     """
+    from medgraft.benchmarks.cell.steps.agreeing import require_agreement
     from medgraft.benchmarks.cell.steps.attaching import attach
     from medgraft.benchmarks.cell.steps.loading import load
     from medgraft.benchmarks.cell.steps.precomputing import precompute
@@ -48,13 +50,14 @@ def run_trial(job: Job, progress: Progress) -> CellResult:
     start = time.perf_counter()
     progress(STEPS["load"], 0.0)
     loaded = without_test(load(job.spec, job.root))
+    require_agreement(loaded, World())
     if not len(loaded.splits["val"]):
         raise DataError(f"--tune: task {job.spec.task!r} has no validation split to choose by; leave the option out")
     progress(STEPS["build"], 0.0)
     try:
         attached = attach(loaded)
     except IncompatibleError as error:
-        return _result(loaded, start, "error", {FITS: False}, str(error))
+        return _result(job, loaded, start, "error", {FITS: False}, str(error))
     progress(STEPS["prefix"], 0.0)
     ready = precompute(attached)
     progress(STEPS["train"], 0.0)
@@ -63,12 +66,14 @@ def run_trial(job: Job, progress: Progress) -> CellResult:
     score = validation_score(ready)
     attached.give_back()
     found = {"validation": score, "steps": log.steps, "seconds": log.seconds}
-    return _result(loaded, start, "success", found)
+    return _result(job, loaded, start, "success", found)
 
 
-def _result(loaded: Loaded, start: float, status: Status, training: dict[str, Any], message: str = "") -> CellResult:
+def _result(
+    job: Job, loaded: Loaded, start: float, status: Status, training: dict[str, Any], message: str = ""
+) -> CellResult:
     """What a trial of some data reports that began at that time."""
-    spec = loaded.spec
+    spec = job.spec
     return CellResult(
         key=spec.key(),
         status=status,
@@ -77,7 +82,7 @@ def _result(loaded: Loaded, start: float, status: Status, training: dict[str, An
         primary=loaded.task.primary,
         message=message,
         training=training,
-        env=environment.describe(spec.threads),
+        env=environment.describe(spec.threads, job.devices),
         timing={"trial": round(time.perf_counter() - start, 3)},
     )
 
