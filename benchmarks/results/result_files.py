@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+from pydantic_core import from_json
 
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import MedgraftError
@@ -103,7 +104,7 @@ def read_json(path: Path) -> dict[str, Any]:
     with opened(path, "MEDGRAFT_MAX_DOCUMENT_BYTES") as handle:
         content = handle.read()
     try:
-        document = json.loads(content, parse_constant=_refuse, parse_float=_finite)
+        document = _parsed(content)
     except RecursionError:
         raise UnreadableError("its values are nested too deeply") from None
     except ValueError as error:
@@ -111,6 +112,25 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UnreadableError(f"it holds a {type(document).__name__}, not an object")
     return document
+
+
+DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
+LARGE = (b"e000", b"e+000", b"0" * 300)
+"""What a number of JSON beyond those of 64 bits has in it, once all its digits are zeros."""
+
+
+def _parsed(content: bytes) -> Any:
+    """What JSON says; by pydantic's reader, which takes a tenth of the time, and whatever that refuses by Python's.
+
+    Raises:
+        ValueError: It is no JSON of finite numbers.
+        RecursionError: It is nested too deeply.
+    """
+    zeros = content.translate(DIGITS)
+    if not any(large in zeros for large in LARGE):
+        with contextlib.suppress(ValueError):
+            return from_json(content, allow_inf_nan=False)
+    return json.loads(content, parse_constant=_refuse, parse_float=_finite)
 
 
 def _refuse(text: str) -> NoReturn:

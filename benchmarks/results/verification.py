@@ -135,12 +135,14 @@ class Verified:
         cell: The result.
         unverified: Why its metrics could not be checked; empty where they were, and where there are none.
         conflict: What another result of its key says otherwise, in words; empty for none.
+        digest: See :func:`medgraft.benchmarks.results.verified_before.digest`; empty where predictions are not at hand.
     """
 
     path: Path
     cell: CellResult
     unverified: str = ""
     conflict: str = ""
+    digest: str = ""
 
 
 def stored_predictions(path: Path, cell: CellResult) -> Predictions:
@@ -207,7 +209,7 @@ def check(path: Path, cell: CellResult) -> Verified:
     try:
         digest = verified_before.digest(path)
         if verified_before.is_known(digest):
-            return Verified(path, cell)
+            return Verified(path, cell, digest=digest)
         predictions = stored_predictions(path, cell)
     except UnreadableError as error:
         return Verified(path, cell, f"{path.with_suffix('.npz').name}: {error}")
@@ -219,7 +221,7 @@ def check(path: Path, cell: CellResult) -> Verified:
     if problem := _metric_problem(cell, computed, predictions) or _calibration_problem(cell, predictions):
         raise UnreadableError(problem, OTHER_METRICS)
     verified_before.remember(digest)
-    return Verified(path, cell)
+    return Verified(path, cell, digest=digest)
 
 
 def _check_facts(cell: CellResult) -> None:
