@@ -114,9 +114,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
-LARGE = (b"e000", b"e+000", b"0" * 300)
-"""What a number of JSON beyond those of 64 bits has in it, once all its digits are zeros."""
+ZEROS = bytes.maketrans(b"123456789E", b"000000000e")
+BEFORE_NUMBERS = b" \n\t\r,:[-"
 
 
 def _parsed(content: bytes) -> Any:
@@ -126,11 +125,26 @@ def _parsed(content: bytes) -> Any:
         ValueError: It is no JSON of finite numbers.
         RecursionError: It is nested too deeply.
     """
-    zeros = content.translate(DIGITS)
-    if not any(large in zeros for large in LARGE):
+    if not _may_overflow(content):
         with contextlib.suppress(ValueError):
             return from_json(content, allow_inf_nan=False)
     return json.loads(content, parse_constant=_refuse, parse_float=_finite)
+
+
+def _may_overflow(content: bytes) -> bool:
+    """Whether a number of JSON may be beyond those of 64 bits: its exponent has three digits, or it has hundreds.
+
+    Most results have digests, in which an ``e`` before three digits is no exponent.
+    """
+    zeros = content.translate(ZEROS)  # every digit is one
+    if b"0e+000" in zeros or b"0" * 300 in zeros:
+        return True
+    at = zeros.find(b"0e000")
+    while at >= 0:
+        if zeros[max(0, at - 300) : at].rstrip(b"0.")[-1:] in BEFORE_NUMBERS:
+            return True
+        at = zeros.find(b"0e000", at + 1)
+    return False
 
 
 def _refuse(text: str) -> NoReturn:
