@@ -35,9 +35,9 @@ from medgraft.world import World
 
 Encode = Callable[[Mapping[str, Tensor | Features], Mapping[str, int]], dict[str, Features]]
 Rows = Mapping[str, Tensor | Features]
+"""Modality -> rows ``[B, ...]`` in the types that the cache keeps them in."""
 Read = tuple[Rows | None, Rows | None]
 """Rows of a batch and, for an objective that compares two views, of the other."""
-"""Modality -> rows ``[B, ...]`` in the types that the cache keeps them in."""
 SCALE_SAMPLES = 128
 """Training samples that the head's scale is fitted on."""
 
