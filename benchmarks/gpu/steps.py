@@ -58,7 +58,8 @@ def graphs(item: str, setting: Setting) -> dict[str, Any]:
     gaps = [abs(loss - losses["eager"]) / abs(losses["eager"]) for loss in losses.values()]
     return {
         "ms": {form: 1e3 * statistics.median(each) / seeds.steps for form, each in spent.items()}, "losses": losses,
-        "without_graphs": forms["graphs"].reason, "skipped": counters["cudagraph_skips"], "ok": all(gap <= PARITY for gap in gaps),
+        "without_graphs": forms["graphs"].reason, "skipped": counters["cudagraph_skips"],
+        "ok": all(gap <= PARITY for gap in gaps),
     }  # fmt: skip
 
 
