@@ -57,6 +57,9 @@ def run(
         str | None, typer.Option(help="Folder of the results, or s3://BUCKET/FOLDER, gs://... Default: results.")
     ] = None,
     jobs: Annotated[int | None, typer.Option(help="Worker processes; results do not depend on it.")] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="GPUs that train each cell together; with --device cpu, processes. Default: 1.")
+    ] = None,
     launcher: Annotated[
         str | None, typer.Option(help="What starts the workers, and where. Default: local, on this machine.")
     ] = None,
@@ -171,6 +174,7 @@ def run(
             "data": parse_data(data),
             "results": results,
             "jobs": jobs,
+            "devices": devices,
             "launcher": launcher,
             "profile": profile,
             "preset": preset,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,25 +65,34 @@ class Plan:
 
 def resources_of(sweep: Sweep, device: str = "cpu") -> Resources:
     """What each job of a sweep may use."""
-    return Resources(sweep.jobs, sweep.threads, device, sweep.timeout)
+    return Resources(sweep.jobs, sweep.threads, device, sweep.timeout, sweep.devices)
 
 
 def device_of(sweep: Sweep) -> Device:
     """What the sweep runs on.
 
     Raises:
-        ConfigError: It asks for a GPU that PyTorch does not see.
+        ConfigError: It asks for a GPU that PyTorch does not see, or for more devices than this machine has.
     """
+    here = launcher_class(sweep.launcher).one_machine
     if sweep.device == "cpu":
+        _check_count(sweep, "CPU cores", os.cpu_count() or 1, here=here)
         return "cpu"
     import torch
 
-    if sweep.device == "cuda" and not launcher_class(sweep.launcher).one_machine:
+    if sweep.device == "cuda" and not here:
         return "cuda"  # that of other machines; each job says what it finds
     seen = torch.cuda.is_available()
     if sweep.device == "cuda" and not seen:
         raise ConfigError("device: cuda was asked for and PyTorch sees no GPU; use --device cpu")
+    what, there = ("GPUs", torch.cuda.device_count()) if seen else ("CPU cores", os.cpu_count() or 1)
+    _check_count(sweep, what, there, here=here)
     return "cuda" if seen else "cpu"
+
+
+def _check_count(sweep: Sweep, what: str, there: int, *, here: bool) -> None:
+    if here and sweep.devices > there:
+        raise ConfigError(f"--devices {sweep.devices}: this machine has {there} {what}; give --devices {there} at most")
 
 
 @functools.lru_cache(maxsize=64)

@@ -52,6 +52,7 @@ class Sweep(Options):
         results: Folder of the results.
         shared_results: URL that the folder is a copy of; what ``results: s3://...`` becomes.
         jobs: Worker processes.
+        devices: GPUs, or on the CPU processes, that run each cell together.
         launcher: What starts them, and where.
         preset: Named size of the sweep.
         limit: Largest number of samples per split.
@@ -104,6 +105,7 @@ class Sweep(Options):
     results: Path = Path("results")
     shared_results: str = ""
     jobs: int | None = Field(None, ge=1, le=1024)
+    devices: int = Field(1, ge=1, le=1024)
     launcher: str = "local"
     preset: str = "quick"
     limit: int | None = Field(None, ge=4)

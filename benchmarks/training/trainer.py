@@ -21,7 +21,7 @@ from medgraft.benchmarks.training.observer import Observer
 from medgraft.benchmarks.training.phases import Phases, learning_rate
 from medgraft.benchmarks.training.read_ahead import Drawn, ReadAhead
 from medgraft.benchmarks.training.training_state import TrainingLog, TrainingState
-from medgraft.errors import ConfigError, DataError
+from medgraft.errors import ConfigError, DataError, IncompatibleError
 from medgraft.fast.cls_block import ClsReadOut
 from medgraft.fast.compiling import CompiledEncode
 from medgraft.fast.forms import backward, fast_forms
@@ -36,6 +36,8 @@ from medgraft.world import World
 Encode = Callable[[Mapping[str, Tensor | Features], Mapping[str, int]], dict[str, Features]]
 Rows = Mapping[str, Tensor | Features]
 """Modality -> rows ``[B, ...]`` in the types that the cache keeps them in."""
+Read = tuple[Rows | None, Rows | None]
+"""Rows of a batch and, for an objective that compares two views, of the other."""
 SCALE_SAMPLES = 128
 """Training samples that the head's scale is fitted on."""
 
@@ -174,7 +176,7 @@ class Runner:
         index: np.ndarray,
         draw: np.ndarray | None = None,
         other: np.ndarray | None = None,
-        read: tuple[Rows | None, Rows | None] = (None, None),
+        read: Read = (None, None),
     ) -> Tensor:
         """The task's loss of a batch and what the adapters add to it, a scalar.
 
@@ -184,27 +186,47 @@ class Runner:
             other: Another view of each, for an objective that compares two.
             read: What :meth:`read_step` gives of them, where it was called before.
 
-        Of several processes each runs a part of the batch, and the loss is of the whole; what adapters add is of the
-        part, and the mean over processes of its gradient is taken, as of all others.
+        Of several processes each runs a part of the batch, and the loss is of the whole. What adapters add is of the
+        part, and counts as much as the part's samples, so that its mean over processes is that of the whole.
         """
-        rows = self.world.rows(len(index))
-        outputs: Outputs = self.outputs(index[rows], None if draw is None else draw[rows], read[0])
-        extra = self.grafted.extra_loss(outputs)
-        batch = self.batch(index)
-        if other is not None:
-            batch.again = self._whole(self.outputs(index[rows], other[rows], read[1]), len(index))
-        loss = self.objective.loss(self.grafted, self._whole(outputs, len(index)), batch)
-        return loss if extra is None else loss + extra
+        if not self.world.splits(len(index)):
+            with self.world.alone():
+                return self._loss_of(index, slice(0, len(index)), draw, other, read)
+        return self._loss_of(index, self.world.rows(len(index)), draw, other, read)
 
-    def _whole(self, outputs: Outputs, count: int) -> Outputs:
-        """Features of all processes' parts of ``count`` samples."""
-        if not self.world.splits(count):
+    def _loss_of(
+        self, index: np.ndarray, rows: slice, draw: np.ndarray | None, other: np.ndarray | None, read: Read
+    ) -> Tensor:
+        """The loss of the samples ``index``, ``int64 [B]``, of which this process runs some; see :meth:`loss`."""
+        mine = index[rows]
+        with self.world.own_draws(self.device):
+            outputs: Outputs = self.outputs(mine, None if draw is None else draw[rows], read[0])
+            extra = self.grafted.extra_loss(outputs)
+            again = None if other is None else self.outputs(mine, other[rows], read[1])
+        batch = self.batch(mine if self.objective.gathers else index)
+        batch.again = None if again is None else self._whole(again)
+        loss = self.objective.loss(self.grafted, self._whole(outputs), batch)
+        return loss if extra is None else loss + extra * (len(mine) * self.world.size / len(index))
+
+    def _whole(self, outputs: Outputs) -> Outputs:
+        """Features of all processes' parts, unless the objective gathers what it needs of them."""
+        if self.world.size == 1 or self.objective.gathers:
             return outputs
         tokens = "tokens" in self.objective.needs
         return {name: self.world.gather_features(each, tokens=tokens) for name, each in outputs.items()}
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of a loss, a scalar; an activation that is computed again for them takes the forms that it had."""
+        """Gradients of a loss, a scalar; an activation that is computed again for them takes the forms that it had.
+
+        Raises:
+            IncompatibleError: The loss depends on nothing that is trained.
+        """
+        if not loss.requires_grad:
+            names = ", ".join(name for name, _ in self.grafted.named_adapters())
+            raise IncompatibleError(
+                f"nothing that {names} trains reaches what the loss of this task reads of "
+                f"{self.grafted.encoder.spec.name}; choose a task with another objective or inputs"
+            )
         with self.forms():
             backward(loss)
 
@@ -257,6 +279,7 @@ class Runner:
         state = TrainingState(self.grafted, optimizer, phases, best, log, {"order": order, "views": views})
         with phases.running():
             done = self.checkpoints.resume(state)
+            self._start_alike(done)
             for epoch, loss in enumerate(log.epoch_loss, 1):
                 self.observer.epoch(epoch, epoch * each, loss)
             for epoch in range(done + 1, train.epochs + 1):
@@ -293,6 +316,17 @@ class Runner:
         """Of the rows of so many samples, as they are kept."""
         arrays = [array for source in self.inputs.values() for array in source.arrays.values()]
         return sum(batch * math.prod(array.shape[1:]) * array.dtype.itemsize for array in arrays)
+
+    def _start_alike(self, done: int) -> None:
+        """Of several processes all go on behind the same epoch, with the first one's weights.
+
+        Raises:
+            DataError: One has found another checkpoint than the first.
+        """
+        if self.world.size > 1:
+            self.world.require_agreement({"the epoch that training goes on behind": done}, "give the command again")
+            modules = self.grafted.trained_modules()
+            self.world.share(each for module in modules for each in (*module.parameters(), *module.buffers()))
 
     def _draw_views(self, source: np.random.Generator) -> np.ndarray | None:
         """A view of each sample for an epoch; ``None`` without views."""
@@ -337,7 +371,7 @@ class Runner:
     def predict(self, index: np.ndarray) -> np.ndarray:
         """Scores of the samples, ``float64 [n, K]``; each process runs a part of them, and all get all."""
         self.grafted.eval()
-        whole, index = index, index[self.world.rows(len(index))]
+        mine = index[self.world.rows(len(index))]
         with self.autocast():
             context = self.objective.context(self.grafted)
         rows = [
@@ -345,12 +379,15 @@ class Runner:
                 self.objective.scores_of(self.grafted, self.outputs(part), context, part).double().cpu().numpy(),
                 len(part),
             )
-            for part in batches(index, EVAL_BATCH)
+            for part in batches(mine, EVAL_BATCH)
         ]
-        scores = np.concatenate(rows)
-        if not self.world.splits(len(whole)):
-            return scores
-        return self.world.gather(torch.from_numpy(scores).to(self.device)).cpu().numpy()
+        return self.gathered(np.concatenate(rows), len(index))
+
+    def gathered(self, rows: np.ndarray, count: int) -> np.ndarray:
+        """All ``count`` rows ``[n, ...]`` in their order, of which each process has those of :meth:`World.rows`."""
+        if not self.world.splits(count):
+            return rows
+        return self.world.gather(torch.from_numpy(rows).to(self.device)).cpu().numpy()
 
 
 def _rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
