@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from medgraft.benchmarks.cell.steps.precomputing import Ready
     from medgraft.benchmarks.results.result import Efficiency
     from medgraft.benchmarks.training.observer import Observer
-    from medgraft.benchmarks.training.trainer import TrainingLog
+    from medgraft.benchmarks.training.training_state import TrainingLog
     from medgraft.ops.backends import Record
 
 

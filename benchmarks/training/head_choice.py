@@ -42,7 +42,8 @@ from medgraft.benchmarks.training.linear_problems import (
     fit_heads,
     mean_loss,
 )
-from medgraft.benchmarks.training.trainer import EVAL_BATCH, Runner, TrainingLog, batches
+from medgraft.benchmarks.training.trainer import EVAL_BATCH, Runner, batches
+from medgraft.benchmarks.training.training_state import TrainingLog
 from medgraft.registry import TrainDefaults
 
 FOLDS = 5

@@ -13,7 +13,7 @@ from processes import run_ranks
 
 from medgraft import graft
 from medgraft.adapter.protocols import diagnostics_of, reset_diagnostics
-from medgraft.benchmarks.prefix_cache.inputs import TowerInputs
+from medgraft.benchmarks.prefix_cache.rows import TowerInputs
 from medgraft.benchmarks.training.trainer import Runner
 from medgraft.errors import DataError
 from medgraft.objective import make_objective
