@@ -12,10 +12,10 @@ import pytest
 from cells import spec
 from sweeping import Toy, typed
 from test_resume import running, stored, wait_for
-from test_unfinished import kept
 
 from medgraft.benchmarks.cell import devices
 from medgraft.benchmarks.cell.job import PREDICTIONS, RESULT, UNWRITABLE, Job, failure
+from medgraft.benchmarks.launch.unfinished import UNFINISHED
 from medgraft.benchmarks.results.reading import read_results
 from medgraft.benchmarks.results.result import CellResult
 
@@ -25,7 +25,7 @@ QUIET = ("--set", "toy_gain.noise=0")
 
 def only(folder: Path) -> tuple[CellResult, Mapping[str, np.ndarray]]:
     ((path, result),) = read_results([folder])
-    return result, dict(np.load(path.with_name(PREDICTIONS) if path.name == RESULT else path.with_suffix(".npz")))
+    return result, dict(np.load(path.with_suffix(".npz")))
 
 
 # --- real ranks -------------------------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def test_a_killed_cell_goes_on_with_another_number_of_devices_to_the_same_number
     arguments += ["--epochs", "4", "--results", str(folder), "--devices"]
     toy.environment = {"TOY_STUCK_AT": "8", "TOY_PROCESSES": str(processes)}  # three steps are an epoch
     sweep = toy.start(*arguments[1:], str(first))
-    wait_for(lambda: sweep.poll() is not None or bool(kept(folder)), "a checkpoint", 500)
+    wait_for(lambda: sweep.poll() is not None or any(folder.glob(f"{UNFINISHED}/*.safetensors")), "a checkpoint", 500)
     os.killpg(sweep.pid, signal.SIGKILL)
     wait_for(lambda: not running(processes), "the end of every rank", 60)
     assert len(list(processes.iterdir())) == first
@@ -82,9 +82,10 @@ def test_what_becomes_of_one_rank_is_the_row_and_no_rank_outlives_it(toy_site, t
     assert done.returncode == 1 and "Traceback" not in done.stderr
     found = {result.spec.adapter: result for _, result in read_results([tmp_path / "results"])}
     raised, killed = found["toy_trouble:raise"], found["toy_trouble:kill"]
-    assert raised.status == "error" and "RuntimeError: this adapter always fails" in raised.message
+    logs = {name: (tmp_path / "results" / each.log).read_text() for name, each in found.items()}
+    assert raised.status == "error" and "RuntimeError: this adapter always fails" in raised.message, logs
     assert killed.status == "killed" and "the worker was killed from outside (SIGKILL)" in killed.message
-    assert "rank 1 of 2 ended by SIGKILL" in (tmp_path / "results" / killed.log).read_text()
+    assert "rank 1 of 2 ended by SIGKILL" in logs["toy_trouble:kill"]
     assert len(list(processes.iterdir())) == 4 and not running(processes)
 
 
@@ -161,6 +162,6 @@ def test_fewer_gpus_than_ranks_are_a_row_with_the_remedy(tmp_path):
 def test_more_devices_than_there_are_are_refused_in_one_sentence(toy, tmp_path):
     options = toy.options("--seeds", "0", "--devices", "1000", "--results", str(tmp_path / "results"))
     done = typed("run", "--adapters", "toy_gain", *options, cwd=tmp_path)
-    assert done.returncode == 2 and not (tmp_path / "results").exists()
+    assert done.returncode == 2 and stored(tmp_path / "results") == {}
     assert f"--devices 1000: this machine has {os.cpu_count()} CPU cores; give --devices" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
