@@ -26,7 +26,7 @@ def line(cells: int, costs: dict[str, Cost]) -> str:
     memory = ", ".join(f"{each.peak / 1e6:.0f}" for each in (run, resume, board))
     ratio = estimate.said["said"] / max(estimate.said["true"], 1)
     parts = (
-        f"{cells:,}", f"{1e3 * run.seconds / cells:.1f} ms", f"{resume.seconds:.1f} s", f"{board.seconds:.1f} s",
+        f"{cells:,}", f"{1e3 * run.seconds / (cells - run.said['done before']):.1f} ms", f"{resume.seconds:.1f} s", f"{board.seconds:.1f} s",
         f"{ratio:.2f}", f"{memory} MB",
     )  # fmt: skip
     return f"| {' | '.join(parts)} |"
