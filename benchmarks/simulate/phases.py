@@ -59,7 +59,7 @@ Phase = Callable[[Path, Path, int], tuple[float, dict[str, int]]]
 
 
 def dispatch(real: Path, out: Path, cells: int) -> tuple[float, dict[str, int]]:
-    """Runs the last cells of a sweep, all others of which are done; the work of its simulated workers is not counted."""
+    """Runs the last cells of a sweep, all others of which are done; what simulated workers do is not counted."""
     found = templates(real)
     every = list(specs(found[0].result.spec, cells))
     launcher, store, done = SimulatedLauncher(found, AT_ONCE), ResultStore(out), max(cells - DISPATCHED, 0)
