@@ -77,6 +77,11 @@ class FiledReliability(Reliability):
             return getattr(again.reliability, name) if again is not None else None
         return super().__getattr__(name)  # pyright: ignore
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reliability) and _equal(self, other, Reliability)
+
+    __hash__ = None  # pyright: ignore
+
 
 class FiledResult(CellResult):
     """A result whose groups are read when they are asked for, as are its curves; what few ask for is packed."""
@@ -87,6 +92,16 @@ class FiledResult(CellResult):
         if name == "groups":
             return _again(vars(self)["file"], self.key).groups
         return super().__getattr__(name)  # pyright: ignore
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CellResult) and _equal(self, other, CellResult)
+
+    __hash__ = None  # pyright: ignore
+
+
+def _equal(one: BaseModel, other: BaseModel, of: type[BaseModel]) -> bool:
+    """Whether two have the same values, however they are held."""
+    return all(getattr(one, name) == getattr(other, name) for name in of.model_fields)
 
 
 @functools.lru_cache(AGAIN)

@@ -52,6 +52,7 @@ def test_a_held_result_has_all_values_of_the_one_that_was_read(tmp_path):
         assert held.calibration is not None and whole.calibration is not None
         for name in ("likeliest", "classes", "chance_error"):
             assert getattr(held.calibration.reliability, name) == getattr(whole.calibration.reliability, name)
+        assert held == whole and whole == held and held != whole.model_copy(update={"log": "other"})
         assert not hasattr(held, "nothing_of_that_name")
 
 
