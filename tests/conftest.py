@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -22,8 +23,24 @@ _cache = tempfile.TemporaryDirectory(prefix="medgraft-test-cache-")
 os.environ["MEDGRAFT_CACHE"] = _cache.name
 
 torch.set_num_threads(1)
+# Imports of libraries and sixteen thousand tests are millions of objects, and next to none of them is garbage.
+gc.disable()
 # A script's `nohup make test &` ignores Ctrl-C, children inherit that, and commands rightly say so.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_fork_server():
+    """Commands end it where an error comes or nothing is left to run; here the next one would have it import again.
+
+    Its workers have the environment that it started with, so a test that changes a variable does not reach them.
+    """
+    from medgraft.benchmarks.launch import local, warm_start
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (local, warm_start):
+            patch.setattr(module, "end_fork_server", lambda: None)
+        yield
 
 
 @pytest.fixture
@@ -61,6 +78,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker in item.iter_markers("slow"):
             seconds[item.path] = max(seconds.get(item.path, 0), marker.kwargs.get("seconds", 1))
     items.sort(key=lambda item: -seconds.get(item.path, 0))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """What was imported and collected stays to the end; the collector would look through all of it, test for test."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure():

@@ -28,6 +28,7 @@ from typer.testing import CliRunner
 from medgraft.benchmarks.cohorts.medmnist import phantom
 from medgraft.benchmarks.cohorts.places import write_phantom
 from medgraft.benchmarks.commands.main import app
+from medgraft.benchmarks.launch.warm_start import start_fork_server
 from medgraft.registry import CohortEntry, catalogue
 
 pytestmark = [pytest.mark.slow(seconds=193), pytest.mark.timeout(600)]
@@ -88,6 +89,7 @@ def medgraft(*words: str) -> str:
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A reader's folder: data, and what short sweeps left."""
     folder = tmp_path_factory.mktemp("reader")
+    start_fork_server()  # before the variables are changed, since tests of other modules have it too
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("HF_HUB_OFFLINE", "1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from medgraft.benchmarks.cell.resolved import ResolvedRow, Resolver
@@ -13,14 +13,18 @@ from medgraft.objective import pair_of
 
 if TYPE_CHECKING:
     from medgraft.adapter.protocols import ClassifiesBySupport
+    from medgraft.encoder import Encoder
+
+    Build = Callable[[str, tuple[str, ...]], Encoder]
 
 
-def misfit(row: ResolvedRow, views: int = 0) -> str:
+def misfit(row: ResolvedRow, views: int = 0, build: Build | None = None) -> str:
     """Why a row cannot run; empty if it can.
 
     Args:
         row: The row.
         views: Augmented views of each sample.
+        build: Name and modalities -> encoder, which is only asked; builds one anew by default.
 
     Raises:
         MedgraftError: The encoder cannot be built at all.
@@ -31,7 +35,7 @@ def misfit(row: ResolvedRow, views: int = 0) -> str:
 
     objective, name = row.objective, row.encoder.full
     try:
-        encoder = select_encoder(name, row.modalities)
+        encoder = (build or select_encoder)(name, row.modalities)
     except IncompatibleError as error:
         return str(error)
     compared = pair_of(row.task) or row.modalities
@@ -72,6 +76,21 @@ def _no_support(name: str, adapter: ClassifiesBySupport, row: ResolvedRow) -> st
     return ""
 
 
+def _building() -> Build:
+    """Builds encoders, and keeps the last one for the next row; one at a time: they are large."""
+    from medgraft.benchmarks.cell.encoder import select_encoder
+
+    kept: dict[tuple[str, tuple[str, ...]], Encoder] = {}
+
+    def build(name: str, inputs: tuple[str, ...]) -> Encoder:
+        if (name, inputs) not in kept:
+            kept.clear()
+            kept[name, inputs] = select_encoder(name, inputs)
+        return kept[name, inputs]
+
+    return build
+
+
 def fits(
     sweep: Sweep, rows: Iterable[Row], explicit: set[str], resolver: Resolver | None = None
 ) -> tuple[dict[Row, ResolvedRow], dict[Row, str]]:
@@ -79,13 +98,16 @@ def fits(
 
     An encoder that cannot be built stops the sweep if it was asked for by name, and is a reason otherwise.
     """
-    resolver = resolver or Resolver()
+    resolver, build = resolver or Resolver(), _building()
     good: dict[Row, ResolvedRow] = {}
     skipped: dict[Row, str] = {}
-    for row in rows:
+    listed = list(rows)
+    places = {pair: place for place, pair in enumerate(dict.fromkeys((row.encoder, row.task) for row in listed))}
+    first = {encoder: place for (encoder, _), place in reversed(places.items())}
+    for row in sorted(listed, key=lambda row: (first[row.encoder], places[row.encoder, row.task])):
         try:
             resolved = resolve_row(row, sweep, resolver)
-            reason = misfit(resolved, sweep.augment_views)
+            reason = misfit(resolved, sweep.augment_views, build)
         except MedgraftError as error:
             if row.encoder in explicit:
                 raise
@@ -95,4 +117,4 @@ def fits(
                 good[row] = resolved
         if reason:
             skipped[row] = reason
-    return good, skipped
+    return {row: good[row] for row in listed if row in good}, {row: skipped[row] for row in listed if row in skipped}

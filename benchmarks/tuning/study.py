@@ -99,6 +99,11 @@ class RowStudy:
         return self.base.model_copy(update={"adapter_options": options, "train": train})
 
     @property
+    def counted(self) -> int:
+        """Trials that count: values that an adapter cannot be built with cost no training, and others are tried."""
+        return sum(trial.fits for trial in self.trials)
+
+    @property
     def values(self) -> dict[str, Any]:
         """Of the trial that :meth:`next_spec` gave last."""
         return _values_of(self.space, self._waiting.params)
@@ -151,7 +156,7 @@ class RowStudy:
 
     def _proposed(self) -> dict[str, Any] | None:
         """Values that were not tried, as the sampler proposes them; ``None`` where enough were, or all are known."""
-        if len(self.trials) >= min(self.asked, size_of(self.space)):
+        if len(self.trials) >= size_of(self.space) or self.counted >= self.asked:
             return None
         known = {repr(trial.values): trial for trial in self.trials}
         for _ in range(MOST_REPEATS):

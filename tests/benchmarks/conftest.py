@@ -24,15 +24,6 @@ toy = medgraft_toy:ToyTask
 """
 
 
-@pytest.fixture(scope="session", autouse=True)
-def harness_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Caches of all tests here, in this process and in every worker; set before the fork server starts."""
-    folder = tmp_path_factory.mktemp("medgraft-cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MEDGRAFT_CACHE", str(folder))
-        yield folder
-
-
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3]:
     """A server that speaks S3, for the tests of a module."""
