@@ -43,7 +43,7 @@ def run(
     backend: Annotated[str | None, typer.Option(help="eager, compile, fused or auto.")] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="auto, fp32 or bf16, for what is trained; bf16_frozen, or fp8, for the encoder too."),
+        typer.Option(help="auto, fp32, bf16 for what is trained; bf16_frozen or fp8 for the encoder too."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, or auto for a GPU if there is one.")] = None,
     data: Annotated[list[str] | None, typer.Option(help="NAME=PATH of a real cohort; may be repeated.")] = None,

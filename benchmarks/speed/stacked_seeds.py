@@ -42,6 +42,7 @@ from medgraft.benchmarks.speed.jobs import restart
 from medgraft.encoder.attention import fast_attention
 from medgraft.errors import MedgraftError
 from medgraft.fast.cls_block import ClsReadOut
+from medgraft.fast.compiling import CompiledEncode
 from medgraft.fast.forms import Forms, fast_forms
 from medgraft.features import Features
 from medgraft.grafting import Grafted
@@ -100,11 +101,11 @@ class Seeds:
             batches += [index[i : i + self.order.batch] for i in range(0, len(index), self.order.batch)]
         return batches[: self.steps]
 
-    def pooled(self, x: Tensor | Features) -> Tensor:
-        """``[B, C]`` of one batch."""
+    def pooled(self, x: Tensor | Features, encode: Callable[..., dict[str, Features]] | None = None) -> Tensor:
+        """``[B, C]`` of one batch, by the graft's own ``encode`` or another."""
         ((modality, tower),) = self.grafted.towers().items()
         x = x.to(tower.dtype) if isinstance(x, Tensor) else x
-        return self.grafted.encode({modality: x}, {modality: self.rows.stage})[modality].pooled
+        return (encode or self.grafted.encode)({modality: x}, {modality: self.rows.stage})[modality].pooled
 
     def read(self, part: np.ndarray) -> Tensor | Features:
         """Frozen rows ``[B, ...]`` of one batch, on the device."""
@@ -116,22 +117,33 @@ class Seeds:
 
     def one_by_one(self) -> list[float]:
         """Trains the seeds in turn; their last losses."""
-        losses = []
-        for seed in range(self.order.seeds):
-            restart(list(self.trained.values()), self.first, seed)
-            head, loss = nn.Linear(self._width, CLASSES, device=self.order.device), torch.zeros(())
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
-            optimizer = torch.optim.AdamW([*self.trained.values(), *head.parameters()], lr=1e-3, fused=True)
-            for part in self.parts(seed):
+        return [self.alone(seed) for seed in range(self.order.seeds)]
+
+    def alone(self, seed: int, compiled: CompiledEncode | None = None) -> float:
+        """Trains one; its last loss.
+
+        Args:
+            seed: Which.
+            compiled: Runs the graft, in place of the forms that are fast without a compiler.
+        """
+        restart(list(self.trained.values()), self.first, seed)
+        head, loss = nn.Linear(self._width, CLASSES, device=self.order.device), torch.zeros(())
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        optimizer = torch.optim.AdamW([*self.trained.values(), *head.parameters()], lr=1e-3, fused=True)
+        for part in self.parts(seed):
+            if compiled is None:
                 with self.autocast(), fast_forms(self.order.device, self.order.bf16, self.read_out):
                     pooled = self.pooled(self.read(part))
-                loss = F.cross_entropy(head(pooled.float()), self.targets[part])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            losses.append(loss.item())
-        return losses
+            else:
+                compiled.begin_step()
+                with self.autocast():
+                    pooled = self.pooled(self.read(part), compiled)
+            loss = F.cross_entropy(head(pooled.float()), self.targets[part])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return loss.item()
 
     def stacked(self) -> list[float]:
         """Trains them together; their last losses."""

@@ -233,6 +233,7 @@ def make_plan(sweep: Sweep, console: Console, *, make: bool = True) -> Plan:
         sweep = settled(sweep, resolver, console, make=make)
         candidates = rows(sweep, resolver)
         check_size(sweep, candidates)
+        precision_of(sweep, device_of(sweep))
         good, skipped = fits(sweep, candidates, set(sweep.encoders or ()), resolver)
     if sweep.budget is not None:
         good, large = within_budget(sweep, good, sweep.budget, resolver)

@@ -89,7 +89,7 @@ class RowStudy:
             trial = self._stored(len(self.trials), values)
             if trial is None:
                 return self.spec_of(values)
-            self.resumed += 1
+            self.resumed += trial.fits
             self._told(trial)
         return None
 
