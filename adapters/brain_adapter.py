@@ -37,9 +37,10 @@ from medgraft.encoder.sites import Site
 from medgraft.encoder.towers import grid_axes, reads_text
 from medgraft.errors import IncompatibleError
 from medgraft.features import Features
-from medgraft.losses import label_guided_info_nce
+from medgraft.losses import gathered_info_nce
 from medgraft.modality import is_text
 from medgraft.ops import backends
+from medgraft.world import World
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -276,8 +277,9 @@ class BrainAdapter(Adapter):
         volume, text = embeddings.get(False), embeddings.get(True)
         if self.config.contrastive_weight == 0 or len(outputs) != 2 or volume is None or text is None:
             return None
-        loss = label_guided_info_nce(volume, text, 1 / self.config.temperature)
-        return self.config.contrastive_weight * loss / max(math.log(len(volume)), 1.0)
+        loss = gathered_info_nce(volume, text, 1 / self.config.temperature)
+        pairs = sum(World().lengths(volume))
+        return self.config.contrastive_weight * loss / max(math.log(pairs), 1.0)
 
     def learning_rate_scale(self, parameter: str) -> float:
         """Projections learn more slowly than the bottleneck, as published."""

@@ -30,6 +30,7 @@ from medgraft.attachment.portable import Portable
 from medgraft.encoder import Encoder
 from medgraft.encoder.sites import Site
 from medgraft.features import Features
+from medgraft.world import World
 
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 MODES = ("linear", "bilinear", "trilinear")
@@ -53,10 +54,10 @@ class NoisyTopOne(nn.Module):
         self.noise = nn.Parameter(like.new_zeros(width, experts))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``[B, width]`` -> chosen expert ``[B]`` and the balance loss, 0 in evaluation mode."""
+        """``[B, width]`` -> chosen expert ``[B]``, and importance and load ``[2, experts]``, 0 in evaluation mode."""
         clean = x @ self.gate
         if not self.training:
-            return clean.argmax(dim=1), clean.new_zeros(())
+            return clean.argmax(dim=1), clean.new_zeros(2, clean.shape[1])
         deviation = F.softplus(x @ self.noise) + 1e-2
         noisy = clean + torch.randn_like(clean) * deviation
         top, order = noisy.topk(2, dim=1)
@@ -64,7 +65,7 @@ class NoisyTopOne(nn.Module):
         rival = torch.where(F.one_hot(order[:, 0], clean.shape[1]).bool(), top[:, 1:], top[:, :1])
         load = torch.special.ndtr((clean - rival) / deviation).sum(dim=0)
         importance = F.one_hot(order[:, 0], clean.shape[1]).to(load.dtype).sum(dim=0)
-        return order[:, 0], _variation(importance) + _variation(load)
+        return order[:, 0], torch.stack([importance, load])
 
 
 def _variation(shares: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ class ConvLoraDelta(Portable, nn.Module):
             nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
         self.gate = NoisyTopOne(rank, experts, weight)
         self.grid = grid
-        self.balance: Tensor | None = None
+        self.shares: Tensor | None = None
 
     def expert(self, index: int, places: Tensor) -> Tensor:
         """``E_index`` of a map ``[B, rank, *grid]``."""
@@ -109,7 +110,7 @@ class ConvLoraDelta(Portable, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, N, in] -> [B, N, out]``."""
         prefix, places = self.grid.split(F.linear(x, self.encode))
-        chosen, self.balance = self.gate(self.grid.mean(places).to(self.encode.dtype))
+        chosen, self.shares = self.gate(self.grid.mean(places).to(self.encode.dtype))
         mixed, samples = [], []
         for index in range(len(self.kernel)):
             mine = (chosen == index).nonzero().flatten()
@@ -202,10 +203,11 @@ class ConvLora(SiteAdapter):
     def extra_loss(self, outputs: Mapping[str, Features]) -> Tensor | None:
         """Balance losses of the gates in the last pass: their weighted sum, a scalar; ``None`` in evaluation."""
         branches = [delta for delta in self.delta.values() if isinstance(delta, ConvLoraDelta)]
-        losses = [delta.balance for delta in branches if delta.balance is not None]
-        if not self.training or not losses or self.config.balance == 0:
+        shares = [delta.shares for delta in branches if delta.shares is not None]
+        if not self.training or not shares or self.config.balance == 0:
             return None
-        return self.config.balance * torch.stack(losses).sum()
+        whole = World().sum(torch.stack(shares))  # of a batch that several processes run
+        return self.config.balance * torch.stack([_variation(each) for each in whole.flatten(0, 1)]).sum()
 
 
 def _weight(encoder: Encoder, site: Site) -> Tensor:

@@ -43,6 +43,7 @@ from medgraft.adapters.parts.tgh.layers import (
     TaskLevel,
     TghBlock,
     TokenLevel,
+    of_all_ranks,
     prompt_embedding,
 )
 from medgraft.adapters.parts.tgh.report import RoutingReport
@@ -52,6 +53,7 @@ from medgraft.encoder.towers import text_tower
 from medgraft.errors import ConfigError, IncompatibleError
 from medgraft.features import Features
 from medgraft.schedule import ONE_PHASE, Phase
+from medgraft.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -306,7 +308,7 @@ class TghMoe(Adapter):
         if tasks is not None:
             tasks = tasks.to(cosines.device)
             each = F.cross_entropy(cosines / config.tau, tasks, reduction="none")
-            self._task_term = (each * prompted).sum() / prompted.sum().clamp(min=1)
+            self._task_term = torch.stack([(each * prompted).sum(), prompted.sum().to(each.dtype)])
         if config.task_router == "soft":
             average = torch.full_like(probs, 1 / config.tasks)
             return Choice(
@@ -325,10 +327,12 @@ class TghMoe(Adapter):
         if not self.training:
             return None
         if self._routed:
+            self._routed = of_all_ranks(self._routed)
             terms.append(config.balance * torch.stack([each.balance for each in self._routed.values()]).mean())
             terms.append(config.z * torch.stack([each.z for each in self._routed.values()]).mean())
         if self._task_term is not None:
-            terms.append(config.task_loss * self._task_term)
+            loss, prompted = World().sum(self._task_term)  # of a batch that several processes run
+            terms.append(config.task_loss * loss / prompted.clamp(min=1))
         return torch.stack(terms).sum() if terms else None
 
     def after_step(self) -> None:
@@ -402,4 +406,4 @@ class TghMoe(Adapter):
             for key, block in self.blocks.items()
             if isinstance(block, TghBlock) and block.shared is not None and block.shared.is_dense
         ]
-        return {**self._report.summary(), "dense_blocks": dense}
+        return {**self._report.of_all_ranks().summary(), "dense_blocks": dense}

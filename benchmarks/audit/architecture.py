@@ -23,8 +23,8 @@ CONTRACT_FOLDERS = {"adapter", "encoder", "grafting", "metric", "plugins", "task
 
 ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
     "benchmarks": (
-        ("commands", "audit", "speed", "simulate", "pretrain"),
-        ("site", "sharing"),
+        ("commands", "audit", "gpu", "simulate", "pretrain"),
+        ("site", "sharing", "speed"),
         ("sweep", "tuning", "launch", "export", "predict"),
         ("suite", "board", "kernels", "schedule", "mirror"),
         ("explain", "watch"),

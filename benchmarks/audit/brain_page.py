@@ -81,7 +81,7 @@ def on_scans(task: str, prefix: str, adapters: str) -> tuple[str, ...]:
         prefix: Of the encoders' names.
         adapters: Commas between them.
     """
-    few = "--seeds 0,1 --epochs 2 --limit 64"
+    few = "--seeds 0,1 --epochs 6"
     return (
         f"--tasks {task} --adapters {adapters} --encoders {prefix}phantom_brain {few}",
         f"--tasks {task} --adapters linear_probe --encoders {prefix}pixels:3d {few}",
@@ -95,7 +95,7 @@ PARTS: dict[str, Part] = {
         "rest",
         (
             "--tasks abide --adapters linear_probe,lora,st_adapter,full_finetune --encoders swift:tiny@random"
-            " --seeds 0-2 --epochs 10",
+            " --seeds 0-2 --epochs 40",
         ),
     ),
     "fmri_published": Part(

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medgraft.benchmarks.prefix_cache.inputs import TowerInputs
+from medgraft.benchmarks.prefix_cache.rows import TowerInputs
 from medgraft.encoder import DualEncoder, EncoderSpec
 from medgraft.encoders.embedded import SPECIALS, WORD, ConvStemViT, TextTower
 from medgraft.task import RawInputs, TaskData

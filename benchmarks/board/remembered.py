@@ -25,7 +25,7 @@ from medgraft.benchmarks.results.writing import write_atomically
 from medgraft.benchmarks.statistics.pairs import Measured
 from medgraft.errors import MedgraftError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,26 @@ class Computed:
     Attributes:
         intervals: Name of each number -> lower and upper end.
         measured: The primary number with each subject's influence; ``None`` where it is undefined.
+        few: Classes with too few test subjects for their intervals to hold, and how many there are.
+        subjects: Digest of the test samples, see :func:`medgraft.benchmarks.statistics.evidence.subjects_digest`.
     """
 
     intervals: Mapping[str, Ends]
     measured: Measured | None
+    few: Mapping[str, int]
+    subjects: str
 
 
-def key_of(paths: Sequence[Path]) -> str | None:
-    """Digest of a row's results and predictions; ``None`` where one cannot be read."""
+def key_of(paths: Sequence[Path], digests: Mapping[Path, str]) -> str | None:
+    """Digest of a row's results and predictions; ``None`` where one is missing or cannot be read.
+
+    Args:
+        paths: Of the results.
+        digests: Those of them that were made already, see :func:`medgraft.benchmarks.results.verified_before.digest`.
+    """
     with suppress(MedgraftError, OSError):
-        text = "\n".join([METHOD, str(FORMAT), *(verified_before.digest(path) for path in paths)])
-        return hashlib.sha256(text.encode()).hexdigest()
+        of_each = [digests.get(path) or verified_before.digest(path) for path in paths]
+        return hashlib.sha256("\n".join([METHOD, str(FORMAT), *of_each]).encode()).hexdigest()
     return None
 
 
@@ -56,11 +65,12 @@ def recall(key: str) -> Computed | None:
         intervals: dict[str, Ends] = {
             name: (_end(low), _end(high)) for name, (low, high) in stored["intervals"].items()
         }
-        of_primary = stored["measured"]
-        if of_primary is None:
-            return Computed(intervals, None)
-        values, influences = (np.array([math.nan if x is None else float(x) for x in each]) for each in of_primary)
-        return Computed(intervals, Measured(values, influences))
+        of_primary, measured = stored["measured"], None
+        if of_primary is not None:
+            values, influences = (np.array([math.nan if x is None else float(x) for x in each]) for each in of_primary)
+            measured = Measured(values, influences)
+        few = {str(name): int(count) for name, count in stored["few"].items()}
+        return Computed(intervals, measured, few, str(stored["subjects"]))
     return None
 
 
@@ -71,6 +81,8 @@ def remember(key: str, computed: Computed) -> None:
         {
             "intervals": {name: list(ends) for name, ends in computed.intervals.items()},
             "measured": None if measured is None else [_plain(measured.values), _plain(measured.influences)],
+            "few": dict(computed.few),
+            "subjects": computed.subjects,
         },
         allow_nan=False,
     )

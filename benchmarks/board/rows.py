@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from medgraft.benchmarks.board.remembered import Computed, key_of, recall, remember
@@ -26,10 +27,11 @@ from medgraft.benchmarks.garbage import uncollected
 from medgraft.benchmarks.metrics.bootstrap import METHOD, Estimate, left_out_of
 from medgraft.benchmarks.metrics.intervals import few_subjects, joined_interval, pooled_intervals
 from medgraft.benchmarks.metrics.student import Bounds, Ends
+from medgraft.benchmarks.results.held.filed import Filing
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.result_files import UnreadableError
 from medgraft.benchmarks.results.verification import Verified, stored_predictions, verified_results
-from medgraft.benchmarks.statistics.evidence import Evidence, evidence_on, measured_of, same_subjects
+from medgraft.benchmarks.statistics.evidence import Evidence, measured_of, same_subjects, subjects_digest
 from medgraft.benchmarks.statistics.ranks import BesideFull, Standing
 from medgraft.errors import MedgraftError
 from medgraft.metric import Predictions
@@ -141,50 +143,72 @@ def _predictions(path: Path, cell: CellResult) -> Predictions | None:
         return None
 
 
-def make_row(seeds: Sequence[tuple[Path, CellResult]]) -> BoardRow:
+def make_row(
+    seeds: Sequence[tuple[Path, CellResult]], digests: Mapping[Path, str] = MappingProxyType({})
+) -> BoardRow:
     """Joins the seeds of a row.
 
     With the predictions at hand the interval resamples subjects and seeds; without them (only the JSON files were
     copied) the seeds' own intervals and their spread are added up, see :mod:`medgraft.benchmarks.metrics.intervals`.
+
+    Args:
+        seeds: Results with their files.
+        digests: Of the files that were read already, see :func:`medgraft.benchmarks.board.remembered.key_of`.
     """
     seeds = sorted(seeds, key=lambda item: item[1].spec.seed)
     good = [(path, cell) for path, cell in seeds if cell.status == "success"]
     metrics: dict[str, tuple[float | None, float | None, float | None]] = {}
     names = list(good[0][1].metrics) if good else []
-    predictions = [p for path, cell in good if (p := _predictions(path, cell)) is not None]
-    as_now = len(good) == 1 and good[0][1].data.get("interval_method") == METHOD
-    together = len(predictions) == len(good) > 0 and same_subjects(predictions)
-    computed = _computed(good, predictions, () if as_now else names) if together else None
+    computed, few = _of_predictions(good, names, digests)
     pooled: Mapping[str, Ends] = computed.intervals if computed is not None else {}
     named = metrics_of(good[0][1]) if good else ()
     for name in names:
         values = [cell.metrics[name] for _, cell in good if name in cell.metrics]
         low, high = pooled[name] if name in pooled else joined(values, metric_of(name, named).bounds)
         metrics[name] = (_mean(v.value for v in values), low, high)
-    few = good[0][1].data.get("few_subjects", {}) if good else {}
-    if predictions:
-        few = few_subjects(objective_of(predictions[0]).subjects_by_class(predictions[0]))
     evidence = None
     if computed is not None and computed.measured is not None:
-        evidence = evidence_on(predictions[0], computed.measured)
+        evidence = Evidence(computed.measured, computed.subjects, functools.partial(stored_predictions, *good[0]))
     return BoardRow([cell for _, cell in seeds], metrics, few=few, files=[path for path, _ in seeds], evidence=evidence)
 
 
+def _of_predictions(
+    good: Sequence[tuple[Path, CellResult]], names: Sequence[str], digests: Mapping[Path, str]
+) -> tuple[Computed | None, Mapping[str, int]]:
+    """What a row's predictions say, which are not read where that is remembered.
+
+    Returns:
+        What they say together, ``None`` unless all are at hand and of the same subjects; and the classes with few
+        subjects, which one of them or the result itself tells.
+    """
+    if not good:
+        return None, {}
+    paths = [path for path, _ in good]
+    key = key_of(paths, digests) if all(path.with_suffix(".npz").exists() for path in paths) else None
+    if key is not None and (known := recall(key)) is not None:
+        return known, known.few
+    predictions = [p for path, cell in good if (p := _predictions(path, cell)) is not None]
+    if not predictions:
+        return None, good[0][1].data.get("few_subjects", {})
+    few = few_subjects(objective_of(predictions[0]).subjects_by_class(predictions[0]))
+    if len(predictions) < len(good) or not same_subjects(predictions):
+        return None, few
+    as_now = len(good) == 1 and good[0][1].data.get("interval_method") == METHOD
+    found = _computed(predictions, () if as_now else names, good[0][1].primary, few)
+    if key is not None:
+        remember(key, found)
+    return found, few
+
+
 def _computed(
-    seeds: Sequence[tuple[Path, CellResult]], predictions: Sequence[Predictions], names: Iterable[str]
+    predictions: Sequence[Predictions], names: Iterable[str], primary: str, few: Mapping[str, int]
 ) -> Computed:
     """Intervals of the numbers ``names`` over subjects and seeds, and what the row's rank follows from."""
-    key = key_of([path for path, _ in seeds])
-    if key is not None and (known := recall(key)) is not None:
-        return known
     seen, left_out = [judged(p) for p in predictions], left_out_of(predictions[0])
     statistics = [each.statistics for each in seen]
     metrics = {name: seen[0].metrics[name] for name in names if name in seen[0].metrics}
     intervals = pooled_intervals(statistics, left_out, metrics)
-    found = Computed(intervals, measured_of(statistics, left_out, seeds[0][1].primary))
-    if key is not None:
-        remember(key, found)
-    return found
+    return Computed(intervals, measured_of(statistics, left_out, primary), few, subjects_digest(predictions[0]))
 
 
 def joined(values: Sequence[Estimate], bounds: Bounds) -> Ends:
@@ -210,7 +234,7 @@ def board_rows(folders: Iterable[Path]) -> list[BoardRow]:
     Results that contradict themselves are left out, see :mod:`medgraft.benchmarks.results.verification`.
     """
     with uncollected():
-        rows = rows_of(verified_results(folders))
+        rows = rows_of(verified_results(folders, hold=Filing()))
         give_standings(rows, ranked_upwards)
 
     def order(row: BoardRow) -> tuple[Any, ...]:
@@ -261,7 +285,8 @@ def rows_of(results: Iterable[Verified]) -> list[BoardRow]:
     tests = external_beside([each.path for seeds in groups for each in seeds])
     rows = []
     for seeds in groups:
-        rows.append(make_row([(each.path, each.cell) for each in seeds]))
+        digests = {each.path: each.digest for each in seeds if each.digest}
+        rows.append(make_row([(each.path, each.cell) for each in seeds], digests))
         rows[-1].unverified = sum(bool(each.unverified) for each in seeds)
         rows[-1].conflicts = tuple(each.conflict for each in seeds if each.conflict)
         rows[-1].tests = [tests[each.path] for each in seeds if each.path in tests]

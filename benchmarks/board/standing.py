@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medgraft.benchmarks.metrics.spread import LeftOut
 from medgraft.benchmarks.metrics.student import quantile
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.statistics.pairs import differences
@@ -61,24 +62,39 @@ def _rank_table(members: Sequence[BoardRow], upwards: Callable[[CellResult], boo
     known = [(row, contender) for row, contender in known if not row.standing_note]
     digests = Counter(row.evidence.subjects for row, _ in known if row.evidence is not None)
     digest = max(digests, key=lambda name: (digests[name], name)) if digests else ""
-    left_out, contenders = None, list[Contender]()
+    left_out, contenders = _test_split([row for row, _ in known], digest), list[Contender]()
     for row, contender in known:
-        paired = row.evidence is not None and row.evidence.subjects == digest
-        if row.evidence is not None and paired:
-            left_out = row.evidence.left_out
-        else:
-            row.standing_note = NO_PREDICTIONS
-        measured = row.evidence.measured if row.evidence is not None and paired else None
+        if row.evidence is None or row.evidence.subjects != digest:
+            row.evidence, row.standing_note = None, NO_PREDICTIONS
+        measured = None if row.evidence is None else row.evidence.measured
         contenders.append(Contender(contender.value, contender.low, contender.high, measured))
-    _beside_full([row for row, _ in known], digest, upwards)
+    if left_out is not None:
+        _beside_full([row for row, _ in known if row.evidence is not None], left_out, upwards)
     found = standings(contenders, left_out, higher_is_better=upwards(known[0][0].first))
     for (row, _), standing in zip(known, found, strict=True):
         row.standing = standing
 
 
-def _beside_full(members: Sequence[BoardRow], digest: str, upwards: Callable[[CellResult], bool]) -> None:
-    """Gives the rows of a table their gain over full fine-tuning of the same encoder, where there is one such row."""
-    paired = [row for row in members if row.evidence is not None and row.evidence.subjects == digest]
+def _test_split(rows: Sequence[BoardRow], digest: str) -> LeftOut | None:
+    """That of the rows with a digest, whose evidence goes where it is of another number of subjects."""
+    left_out = None
+    for row in reversed(rows):
+        if row.evidence is None or row.evidence.subjects != digest:
+            continue
+        left_out = left_out or row.evidence.left_out
+        if row.evidence.measured.influences.shape != left_out.size.shape:
+            row.evidence = None
+    return left_out
+
+
+def _beside_full(paired: Sequence[BoardRow], left_out: LeftOut, upwards: Callable[[CellResult], bool]) -> None:
+    """Gives the rows of a table their gain over full fine-tuning of the same encoder, where there is one such row.
+
+    Args:
+        paired: Those with evidence on the same test subjects.
+        left_out: Of these.
+        upwards: Whether more of a result's primary metric is better.
+    """
     for encoder in dict.fromkeys(row.first.spec.encoder for row in paired):
         rows = [row for row in paired if row.first.spec.encoder == encoder]
         full = [row for row in rows if row.first.spec.adapter == FULL]
@@ -86,7 +102,7 @@ def _beside_full(members: Sequence[BoardRow], digest: str, upwards: Callable[[Ce
             continue
         others = [row for row in rows if row is not full[0] and row.evidence is not None]
         measured = [full[0].evidence.measured, *(row.evidence.measured for row in others if row.evidence is not None)]
-        found = differences(measured, [(i, 0) for i in range(1, len(measured))], full[0].evidence.left_out)
+        found = differences(measured, [(i, 0) for i in range(1, len(measured))], left_out)
         sign = 1.0 if upwards(full[0].first) else -1.0
         for row, value, variance, freedom in zip(others, found.value, found.variance, found.freedom, strict=True):
             if not np.isnan(variance):

@@ -59,6 +59,7 @@ class Job(BaseModel):
         events: Folder for TensorBoard event files, if any are to be written.
         unfinished: Folder for the checkpoint of the training, if one is to be kept.
         checkpoint_every: Seconds between two checkpoints at least.
+        devices: That the cell runs on, a process for each.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -74,6 +75,7 @@ class Job(BaseModel):
     events: Path | None = None
     unfinished: Path | None = None
     checkpoint_every: float = 60.0
+    devices: int = Field(1, ge=1)
 
     def shown(self, log: str) -> str:
         """What a worker wrote to its terminal, without control sequences and names of the cohorts' files."""
@@ -113,7 +115,7 @@ def failure(job: Job, status: Status, message: str, doing: str = "") -> CellResu
         spec=job.spec,
         phantom=job.spec.cohort.phantom,
         efficiency=Efficiency(trainable={}, encoder_parameters=0, concurrent_jobs=job.concurrent_jobs),
-        env=environment.describe(job.spec.threads),
+        env=environment.describe(job.spec.threads, job.devices),
     )
 
 

@@ -13,9 +13,9 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -36,13 +36,14 @@ from medgraft.benchmarks.results.store import StorageError
 from medgraft.benchmarks.results.writing import write_arrays, write_atomically
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import MedgraftError
+from medgraft.world import LostRanksError, World, lost_others
 
 if TYPE_CHECKING:
     from medgraft.benchmarks.cell.steps.evaluation import Evaluated
     from medgraft.benchmarks.cell.steps.precomputing import Ready
     from medgraft.benchmarks.results.result import Efficiency
     from medgraft.benchmarks.training.observer import Observer
-    from medgraft.benchmarks.training.trainer import TrainingLog
+    from medgraft.benchmarks.training.training_state import TrainingLog
     from medgraft.ops.backends import Record
 
 
@@ -69,7 +70,7 @@ def run_cell(job: Job, progress: Progress, folder: Path | None = None) -> tuple[
 
         with operations(job.spec):
             return run_trial(job, progress), {}
-    with observing(job.events, job.spec) as observer:
+    with observing(job.events if World().rank == 0 else None, job.spec) as observer:
         clock = {"start": time.perf_counter()}
         with operations(job.spec) as record:
             result, arrays = _run_steps(job, record, progress, clock, folder, observer)
@@ -81,6 +82,7 @@ def _run_steps(
     job: Job, record: Record, progress: Progress, clock: dict[str, float], folder: Path | None, observer: Observer
 ) -> tuple[CellResult, dict[str, np.ndarray]]:
     """The steps of a cell, each with the time at which it ends."""
+    from medgraft.benchmarks.cell.steps.agreeing import require_agreement
     from medgraft.benchmarks.cell.steps.attaching import attach
     from medgraft.benchmarks.cell.steps.evaluation import evaluate
     from medgraft.benchmarks.cell.steps.loading import load
@@ -92,6 +94,7 @@ def _run_steps(
 
     progress(STEPS["load"], 0.0)
     loaded = load(job.spec, job.root)
+    require_agreement(loaded, World())
     clock["load"] = time.perf_counter()
     progress(STEPS["build"], 0.0)
     attached = attach(loaded)
@@ -175,7 +178,7 @@ def _result(
         metric_versions=evaluated.metric_versions,
         suites=job.suites,
         plugins=description.plugins_of(job.spec),
-        env=environment.describe(job.spec.threads),
+        env=environment.describe(job.spec.threads, job.devices),
         timing=timing,
     )
 
@@ -194,6 +197,7 @@ def execute(job: Job, folder: Path, progress: Progress) -> Status:
 
     Raises:
         StorageError: It cannot be written there.
+        LostRanksError: This is one rank of several, and another has ended, which may know why.
     """
     process, doing = os.getpid(), [""]
 
@@ -207,6 +211,8 @@ def execute(job: Job, folder: Path, progress: Progress) -> Status:
         doing[0] = STEPS["write"]
         result.model_dump_json()  # what a foreign task reports may not be JSON
     except BaseException as error:  # a plugin may also raise what is no Exception, such as SystemExit
+        if lost_others(error):
+            raise LostRanksError(f"another rank has ended: {one_line(str(error), 200)}") from error
         result, predictions = _failed(job, error, doing[0]), {}
     if os.getpid() != process:
         os._exit(0)  # a plugin forked and came back here twice
@@ -241,6 +247,21 @@ def run_job(job: Job, folder: Path) -> int:
         Exit code: 0 for success, 1 for a cell that failed and left a result saying so, :data:`UNWRITABLE` where
         nothing can be left.
     """
+    from medgraft.benchmarks.cell.devices import run_on_devices
+
+    def run(progress: ProgressWriter) -> int:
+        return run_on_devices(job, folder) if job.devices > 1 else int(execute(job, folder, progress.step) != "success")
+
+    return writing(folder, run)
+
+
+def writing(folder: Path, run: Callable[[ProgressWriter], int]) -> int:
+    """Calls ``run`` with the progress of a job; its exit code, or :data:`UNWRITABLE` where nothing can be left.
+
+    Args:
+        folder: Of the job.
+        run: Gives the exit code.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         progress = ProgressWriter(folder)
@@ -249,7 +270,7 @@ def run_job(job: Job, folder: Path) -> int:
         return UNWRITABLE
     try:
         with progress.logging():
-            return 0 if execute(job, folder, progress.step) == "success" else 1
+            return run(progress)
     except StorageError as error:
         reason = str(error.__cause__ or error)
         with contextlib.suppress(OSError):
@@ -273,9 +294,13 @@ def main(arguments: list[str] | None = None) -> int:
     return run_job(job, options.folder.absolute())  # a plugin may change the working directory
 
 
-if __name__ == "__main__":
-    status = main()
+def end_process(status: int) -> NoReturn:
+    """Ends this process at once: taking everything apart costs a second, and threads of a plugin might never end."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):  # a plugin may have closed them
             stream.flush()
-    os._exit(status)  # at once: taking everything apart costs a second, and threads of a plugin might never end
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    end_process(main())

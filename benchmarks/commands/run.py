@@ -42,7 +42,8 @@ def run(
     epochs: Annotated[int | None, typer.Option(help="Epochs, for every adapter that trains.")] = None,
     backend: Annotated[str | None, typer.Option(help="eager, compile, fused or auto.")] = None,
     precision: Annotated[
-        str | None, typer.Option(help="auto, fp32 or bf16, for what is trained; bf16_frozen for the encoder too.")
+        str | None,
+        typer.Option(help="auto, fp32, bf16 for what is trained; bf16_frozen or fp8 for the encoder too."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, or auto for a GPU if there is one.")] = None,
     data: Annotated[list[str] | None, typer.Option(help="NAME=PATH of a real cohort; may be repeated.")] = None,
@@ -56,6 +57,9 @@ def run(
         str | None, typer.Option(help="Folder of the results, or s3://BUCKET/FOLDER, gs://... Default: results.")
     ] = None,
     jobs: Annotated[int | None, typer.Option(help="Worker processes; results do not depend on it.")] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="GPUs that train each cell together; with --device cpu, processes. Default: 1.")
+    ] = None,
     launcher: Annotated[
         str | None, typer.Option(help="What starts the workers, and where. Default: local, on this machine.")
     ] = None,
@@ -170,6 +174,7 @@ def run(
             "data": parse_data(data),
             "results": results,
             "jobs": jobs,
+            "devices": devices,
             "launcher": launcher,
             "profile": profile,
             "preset": preset,

@@ -18,7 +18,7 @@ def marks_of(cell: CellResult) -> tuple[str, ...]:
 def _tuned(cell: CellResult) -> str:
     if not cell.spec.tune:
         return ""
-    trials = len(cell.tuning.trials) if cell.tuning is not None else cell.spec.tune
+    trials = cell.tuning.counted if cell.tuning is not None else cell.spec.tune
     mark = f"tuned, {trials} trial{'s' if trials > 1 else ''}"
     if cell.tuning is not None and cell.tuning.best_score is None:
         return f"{mark} without a score"

@@ -256,6 +256,7 @@ class Runs:
             events=self.events,
             unfinished=unfinished_folder(self.store.root),
             checkpoint_every=self.checkpoint_every,
+            devices=self.launcher.resources.devices,
         )
 
     def settle(self, worker: Running, outcome: Outcome, seconds: float) -> CellResult:

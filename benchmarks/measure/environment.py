@@ -23,6 +23,11 @@ def _version(package: str) -> str | None:
         return None
 
 
+def versions() -> dict[str, str]:
+    """Installed packages that numbers depend on -> version."""
+    return {name: version for name in PACKAGES if (version := _version(name)) is not None}
+
+
 @cache
 def commit() -> tuple[str | None, bool | None]:
     """Commit of the checkout that runs and whether it has local changes; ``(None, None)`` for an installed wheel."""
@@ -50,8 +55,13 @@ def use_threads(threads: int) -> None:
     threadpool_limits(threads)
 
 
-def describe(threads: int) -> dict[str, Any]:
-    """Packages, commit, processor, threads and determinism flags; nothing that names the user or the host."""
+def describe(threads: int, devices: int = 1) -> dict[str, Any]:
+    """Packages, commit, processor, threads and determinism flags; nothing that names the user or the host.
+
+    Args:
+        threads: Of each process.
+        devices: Processes that ran the cell together, each on a device of its own.
+    """
     import torch
 
     from medgraft.fast.fp32_product import processor
@@ -63,7 +73,7 @@ def describe(threads: int) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "packages": {name: version for name in PACKAGES if (version := _version(name)) is not None},
+        "packages": versions(),
         "commit": head,
         "dirty": dirty,
         "cpu": processor(),
@@ -74,6 +84,7 @@ def describe(threads: int) -> dict[str, Any]:
         "gpu": gpu,
         "cuda": torch.version.cuda if gpu else None,
         "threads": threads,
+        "devices": devices,
         "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "tf32": torch.backends.cuda.matmul.allow_tf32,

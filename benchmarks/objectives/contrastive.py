@@ -16,11 +16,13 @@ from medgraft.encoder import TextEncoder
 from medgraft.errors import DataError
 from medgraft.fast.short_texts import cut_texts
 from medgraft.grafting import Grafted
+from medgraft.losses import gathered_info_nce
 from medgraft.metric import Predictions
 from medgraft.modality import TEXT, is_text
 from medgraft.objective import Batch, Outputs, default_pair
 from medgraft.ops import backends
 from medgraft.task import TaskData
+from medgraft.world import World
 
 
 class ContrastiveObjective(ClassObjective):
@@ -36,6 +38,7 @@ class ContrastiveObjective(ClassObjective):
 
     needs = frozenset({"prompts", "shared space"})
     compares = True
+    gathers = True
     lowest_in_training = -1
 
     @classmethod
@@ -79,9 +82,11 @@ class ContrastiveObjective(ClassObjective):
         return named if p.targets.ndim == 1 else tuple(name for name in named if name not in OF_PROBABILITIES)
 
     def loss(self, grafted: Grafted, outputs: Outputs, batch: Batch) -> Tensor:
-        """Both directions, same-label pairs left out of the denominator; a scalar."""
+        """Both directions, same-label pairs left out of the denominator, over the pairs of all processes; a scalar."""
         towers = grafted.towers()
         first, second = (embedding(towers[name], outputs[name]) for name in self.pair)
+        if World().size > 1:
+            return gathered_info_nce(first, second, grafted.logit_scale(), batch.labels)
         return label_info_nce(first, second, grafted.logit_scale(), batch.labels, backend=backends.current())
 
     def context(self, grafted: Grafted) -> Tensor | None:

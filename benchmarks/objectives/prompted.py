@@ -63,6 +63,7 @@ class PromptedObjective(ContrastiveObjective):
 
     needs = frozenset({"prompts", "text tower", "shared space"})
     compares = False
+    gathers = False
     learns_classes = True
     takes_support = True
     one_class_each = True

@@ -24,6 +24,7 @@ from medgraft.benchmarks.results.spec import Precision
 from medgraft.checkpoints.folder import load as load_weights
 from medgraft.checkpoints.folder import read_config
 from medgraft.errors import CheckpointError, DataError
+from medgraft.fast.float8 import hold_frozen
 from medgraft.fast.short_texts import cut_texts
 from medgraft.grafting import Grafted
 from medgraft.modality import TEXT, find_modality, prepared
@@ -46,6 +47,7 @@ class Predictor:
 
     Raises:
         CheckpointError: The folder is none of a kept graft, is damaged, or belongs to another encoder.
+        ConfigError: It runs in fp8, and this device does not.
 
     Example:
         >>> import medgraft  # doctest: +SKIP
@@ -73,8 +75,7 @@ class Predictor:
         load_weights(self.grafted, self.folder)
         self.objective.load(self.folder)
         self.grafted.to(device).eval()
-        if self.precision == "bf16_frozen":
-            self.grafted.encoder.hold_in_bf16()
+        hold_frozen(self.grafted.encoder, self.precision, device)
         with torch.no_grad(), self._autocast():
             self._context = self.objective.context(self.grafted)
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgraft.benchmarks.prefix_cache.arrays import FEATURE_ARRAYS, META, RowWriter, stored
-from medgraft.benchmarks.prefix_cache.store import Entry, entry
+from medgraft.benchmarks.prefix_cache.arrays import META, RowWriter, stored
+from medgraft.benchmarks.prefix_cache.rows import CacheUse, TowerInputs
+from medgraft.benchmarks.prefix_cache.store import entry
 from medgraft.benchmarks.prefix_cache.text_rows import text_rows
 from medgraft.encoder import Encoder, TextEncoder
 from medgraft.errors import DataError
+from medgraft.fast.float8 import Float8Linear
 from medgraft.fast.forms import fast_forms
 from medgraft.fast.linear import fp32_choice
 from medgraft.fast.short_texts import can_cut
@@ -61,55 +63,6 @@ def consecutive(count: int, size: int) -> Iterator[np.ndarray]:
     """Samples ``[B]`` of each batch, in their order."""
     for start in range(0, count, size):
         yield np.arange(start, min(start + size, count))
-
-
-@dataclass
-class CacheUse:
-    """What a cell had from one entry.
-
-    Attributes:
-        kind: ``prepared`` inputs, the ``prefix`` of an encoder, what an adapter's first, untrained part makes of its
-            features (``condensed``), or an augmented ``view`` of inputs.
-        modality: Of the tower.
-        stage: From which the tower runs on.
-        view: Augmented view; ``None`` for the samples as they are.
-        samples: Rows.
-        size: Bytes on disk.
-        hit: It was there; otherwise this cell has built it.
-        served: Rows read so far.
-        float32: Arrays with values beyond half precision, kept in single precision.
-        source: The features that this cell made a ``condensed`` entry of; ``None`` where it did not have to.
-        entry: Held, so that nobody removes it.
-    """
-
-    kind: str
-    modality: str
-    stage: int
-    view: int | None
-    samples: int
-    size: int
-    hit: bool
-    served: int = 0
-    float32: tuple[str, ...] = ()
-    source: CacheUse | None = None
-    entry: Entry | None = field(default=None, repr=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For a result; ``source`` is told in the same way, inside."""
-        names = ("kind", "modality", "stage", "view", "samples", "size", "hit", "served")
-        facts: dict[str, Any] = {name: getattr(self, name) for name in names}
-        return {**facts, "float32": list(self.float32), "source": self.source and self.source.to_dict()}
-
-
-def hit_rate(uses: Iterable[CacheUse]) -> float | None:
-    """Share of the rows read that this cell did not have to compute; ``None`` where it read none.
-
-    Rows that were read to condense them count as well, and so do the runs of the encoder behind them.
-    """
-    uses = [each for use in uses for each in (use, use.source) if each is not None]
-    served = sum(use.served for use in uses)
-    computed = sum(use.samples for use in uses if not use.hit)
-    return max(0.0, 1 - computed / served) if served else None
 
 
 @dataclass(frozen=True)
@@ -229,68 +182,6 @@ def _name_unreadable(raw: RawInputs, tower: Encoder, usable: np.ndarray) -> None
             logger.info("skipped: %s", error)
 
 
-@dataclass(frozen=True)
-class TowerInputs:
-    """What a tower is fed during training: its inputs, a hidden state, or its features.
-
-    Attributes:
-        stage: Stage of the rows, as :meth:`medgraft.encoder.Encoder.forward` takes it.
-        arrays: ``{"x": ...}``, or the arrays of :class:`~medgraft.features.Features`.
-        n_prefix: Of the features.
-        grid: Of the features.
-        condensed: Of the features.
-        use: What the cache did; ``None`` for arrays from elsewhere.
-    """
-
-    stage: int
-    arrays: dict[str, np.ndarray]
-    n_prefix: int = 0
-    grid: tuple[int, ...] = ()
-    condensed: str = ""
-    use: CacheUse | None = None
-
-    def batch(self, index: np.ndarray) -> Tensor | Features:
-        """Rows ``index``, ``[B, ...]`` in full precision."""
-        self.count(len(index))
-        return self._full({name: np.asarray(array[index]) for name, array in self.arrays.items()})
-
-    def count(self, rows: int) -> None:
-        """Notes that rows were read."""
-        if self.use is not None:
-            self.use.served += rows
-
-    def _full(self, arrays: dict[str, np.ndarray]) -> Tensor | Features:
-        rows = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        rows = {
-            k: v.float() if v.is_floating_point() else v if v.dtype == torch.bool else v.long() for k, v in rows.items()
-        }
-        if "x" in rows:
-            return rows["x"]
-        optional = {name: rows.get(name) for name in FEATURE_ARRAYS[2:]}
-        facts = {"n_prefix": self.n_prefix, "grid": self.grid, "condensed": self.condensed}
-        return Features(rows["tokens"], rows["pooled"], **facts, **optional)  # pyright: ignore
-
-
-def drawn_batch(views: Sequence[TowerInputs], index: np.ndarray, draw: np.ndarray) -> Tensor | Features:
-    """Rows ``index``, each of the view that was drawn for it.
-
-    Args:
-        views: The same samples in every view.
-        index: Samples ``[B]``.
-        draw: View of each ``[B]``.
-    """
-    rows: dict[str, np.ndarray] = {}
-    for name, array in views[0].arrays.items():
-        widest = np.result_type(*(view.arrays[name].dtype for view in views))
-        rows[name] = np.empty((len(index), *array.shape[1:]), widest)
-    for view in np.unique(draw):
-        here = draw == view
-        views[view].count(int(here.sum()))
-        for name, array in views[view].arrays.items():
-            rows[name][here] = array[index[here]]
-    return views[0]._full(rows)
-
-
 def tower_inputs(
     prepared: PreparedInputs,
     tower: Encoder,
@@ -327,6 +218,8 @@ def tower_inputs(
     needs = (META, "tokens.npy", "pooled.npy") if whole else (META, "x.npy")
     if tower.dtype != torch.float32:
         facts |= {"dtype": str(tower.dtype)}
+    if any(isinstance(module, Float8Linear) for module in tower.modules()):
+        facts |= {"linear": "float8"}
     if stage:
         facts |= {"weights": weights, "stage": stage, "stages": tower.n_stages}
     if whole and padding is not None and can_cut(tower):

@@ -35,6 +35,7 @@ class Trial(_Model):
         score: Primary metric on the validation split; ``None`` where it is undefined or the trial failed.
         seconds: That it took, from start to end of its process.
         message: Why it failed.
+        fits: Whether the adapter fits the encoder with these values; a trial without is none of those asked for.
     """
 
     number: int
@@ -43,6 +44,7 @@ class Trial(_Model):
     score: float | None = None
     seconds: float = 0.0
     message: str = ""
+    fits: bool = True
 
 
 class Tuning(_Model):
@@ -75,6 +77,11 @@ class Tuning(_Model):
     seed: int
     sampler: str
     folder: str = ""
+
+    @property
+    def counted(self) -> int:
+        """Trials whose values fit."""
+        return sum(trial.fits for trial in self.trials)
 
 
 class Sizing(_Model):

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+from pydantic_core import from_json
 
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import MedgraftError
@@ -103,7 +104,7 @@ def read_json(path: Path) -> dict[str, Any]:
     with opened(path, "MEDGRAFT_MAX_DOCUMENT_BYTES") as handle:
         content = handle.read()
     try:
-        document = json.loads(content, parse_constant=_refuse, parse_float=_finite)
+        document = _parsed(content)
     except RecursionError:
         raise UnreadableError("its values are nested too deeply") from None
     except ValueError as error:
@@ -111,6 +112,39 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UnreadableError(f"it holds a {type(document).__name__}, not an object")
     return document
+
+
+ZEROS = bytes.maketrans(b"123456789E", b"000000000e")
+BEFORE_NUMBERS = b" \n\t\r,:[-"
+
+
+def _parsed(content: bytes) -> Any:
+    """What JSON says; by pydantic's reader, which takes a tenth of the time, and whatever that refuses by Python's.
+
+    Raises:
+        ValueError: It is no JSON of finite numbers.
+        RecursionError: It is nested too deeply.
+    """
+    if not _may_overflow(content):
+        with contextlib.suppress(ValueError):
+            return from_json(content, allow_inf_nan=False)
+    return json.loads(content, parse_constant=_refuse, parse_float=_finite)
+
+
+def _may_overflow(content: bytes) -> bool:
+    """Whether a number of JSON may be beyond those of 64 bits: its exponent has three digits, or it has hundreds.
+
+    Most results have digests, in which an ``e`` before three digits is no exponent.
+    """
+    zeros = content.translate(ZEROS)  # every digit is one
+    if b"0e+000" in zeros or b"0" * 300 in zeros:
+        return True
+    at = zeros.find(b"0e000")
+    while at >= 0:
+        if zeros[max(0, at - 300) : at].rstrip(b"0.")[-1:] in BEFORE_NUMBERS:
+            return True
+        at = zeros.find(b"0e000", at + 1)
+    return False
 
 
 def _refuse(text: str) -> NoReturn:

@@ -39,7 +39,7 @@ LATER_FIELDS = {
 
 Backend = Literal["eager", "compile", "fused", "auto"]
 Device = Literal["cpu", "cuda"]
-Precision = Literal["fp32", "bf16", "bf16_frozen"]
+Precision = Literal["fp32", "bf16", "bf16_frozen", "fp8"]
 Calibrate = Literal["none", "temperature"]
 
 
@@ -80,7 +80,8 @@ class CellSpec(StoredModel):
         backend: How the adapter runs: ``compile`` compiles the whole graft, ``fused`` and ``auto`` choose a form of
             each operation that has one, see :mod:`medgraft.ops.backends`.
         precision: ``bf16`` runs what is trained under autocast, behind frozen prefixes in fp32; ``bf16_frozen`` also
-            holds the encoder's weights and the tokens between its blocks in bf16, prefixes included.
+            holds the encoder's weights and the tokens between its blocks in bf16, prefixes included; ``fp8`` is that
+            with the encoder's linear maps in eight bits, see :mod:`medgraft.fast.float8`.
         train: Training hyper-parameters.
         threads: Threads of the worker; sums depend on their order.
         limit: Largest number of samples per split, ``None`` for all.

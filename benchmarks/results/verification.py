@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -135,12 +135,17 @@ class Verified:
         cell: The result.
         unverified: Why its metrics could not be checked; empty where they were, and where there are none.
         conflict: What another result of its key says otherwise, in words; empty for none.
+        digest: See :func:`medgraft.benchmarks.results.verified_before.digest`; empty where predictions are not at hand.
+        run: Hash of what was measured while it ran, see :func:`medgraft.benchmarks.results.duplicates.measured`;
+            ``None`` where nothing was.
     """
 
     path: Path
     cell: CellResult
     unverified: str = ""
     conflict: str = ""
+    digest: str = ""
+    run: int | None = None
 
 
 def stored_predictions(path: Path, cell: CellResult) -> Predictions:
@@ -207,7 +212,7 @@ def check(path: Path, cell: CellResult) -> Verified:
     try:
         digest = verified_before.digest(path)
         if verified_before.is_known(digest):
-            return Verified(path, cell)
+            return Verified(path, cell, digest=digest)
         predictions = stored_predictions(path, cell)
     except UnreadableError as error:
         return Verified(path, cell, f"{path.with_suffix('.npz').name}: {error}")
@@ -219,7 +224,7 @@ def check(path: Path, cell: CellResult) -> Verified:
     if problem := _metric_problem(cell, computed, predictions) or _calibration_problem(cell, predictions):
         raise UnreadableError(problem, OTHER_METRICS)
     verified_before.remember(digest)
-    return Verified(path, cell)
+    return Verified(path, cell, digest=digest)
 
 
 def _check_facts(cell: CellResult) -> None:
@@ -301,7 +306,11 @@ def _close(value: float | None, expected: float) -> bool:
     return value is not None and math.isfinite(value) and abs(value - expected) <= TOLERANCE * max(1.0, abs(expected))
 
 
-def verified_results(folders: Iterable[Path], left_out: LeftOut | None = None) -> list[Verified]:
+def verified_results(
+    folders: Iterable[Path],
+    left_out: LeftOut | None = None,
+    hold: Callable[[Path, CellResult], CellResult] = lambda path, cell: cell,
+) -> list[Verified]:
     """All results below the folders that do not contradict themselves, one per key, so that folders merge.
 
     What does is left out; the log names the first few with the reason and counts the others. Of equal keys a success
@@ -311,6 +320,7 @@ def verified_results(folders: Iterable[Path], left_out: LeftOut | None = None) -
     Args:
         folders: Of results.
         left_out: Takes what is left out.
+        hold: Makes of a file and its result the same result in less memory; by default all are held as they are.
 
     Raises:
         MedgraftError: A folder does not exist.
@@ -324,6 +334,8 @@ def verified_results(folders: Iterable[Path], left_out: LeftOut | None = None) -
             except UnreadableError as error:
                 left_out.add(path, error)
                 continue
+            run = measured(cell) if cell.status == "success" else None
+            each = replace(each, cell=hold(path, cell), run=None if run is None else hash(run))
             known = results.get(cell.key)
             results[cell.key] = each if known is None else _of_both(known, each, left_out)
         kept = _true_to_their_cohort(_without_copies(list(results.values()), left_out), left_out)
@@ -357,20 +369,29 @@ def _of_both(known: Verified, each: Verified, left_out: LeftOut) -> Verified:
 
 def _without_copies(results: Sequence[Verified], left_out: LeftOut) -> list[Verified]:
     """Leaves out copies under two keys: all but one of a row, all of them where they are of several rows."""
-    by_run: dict[Any, list[Verified]] = {}
+    by_hash: dict[int, list[Verified]] = {}
     for each in results:
-        if each.cell.status == "success" and (run := measured(each.cell)) is not None:
-            by_run.setdefault(run, []).append(each)
+        if each.run is not None:
+            by_hash.setdefault(each.run, []).append(each)
     dropped: dict[str, str] = {}
-    for copies in by_run.values():
+    for copies in _of_one_run(by_hash.values()):
         one_row = len({each.cell.spec.row() for each in copies}) == 1
-        for each in copies[1:] if one_row else copies if len(copies) > 1 else ():
+        for each in copies[1:] if one_row else copies:
             others = [other.path.name for other in copies if other is not each]
             dropped[each.cell.key] = f"it has all times and numbers of {others[0]} and another key"
     for each in results:
         if text := dropped.get(each.cell.key):
             left_out.add(each.path, UnreadableError(text, COPIED))
     return [each for each in results if each.cell.key not in dropped]
+
+
+def _of_one_run(alike: Iterable[Sequence[Verified]]) -> Iterator[list[Verified]]:
+    """Results that were measured in one run, of those whose runs have one hash; none that stand alone."""
+    for several in alike:
+        by_run: dict[Any, list[Verified]] = {}
+        for each in several if len(several) > 1 else ():
+            by_run.setdefault(measured(each.cell), []).append(each)
+        yield from (copies for copies in by_run.values() if len(copies) > 1)
 
 
 def _true_to_their_cohort(results: Sequence[Verified], left_out: LeftOut) -> list[Verified]:

@@ -40,7 +40,7 @@ from medgraft.launcher import Resources, make_launcher
 from medgraft.registry import catalogue
 from medgraft.task.names import build_task
 
-ROUNDING = {"fp32": 2e-3, "bf16": 2e-2, "bf16_frozen": 2e-2}
+ROUNDING = {"fp32": 2e-3, "bf16": 2e-2, "bf16_frozen": 2e-2, "fp8": 2e-2}
 """Precision -> largest move of a score that counts as rounding; what features of the usual and the plain forms of one
 cell are allowed to differ by."""
 

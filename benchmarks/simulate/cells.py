@@ -93,4 +93,4 @@ def write_outcome(spec: CellSpec, template: Template, folder: Path, result: str,
     timing = {"load": 0.05 * took, "prefix": 0.1 * took, "train": 0.7 * took, "evaluate": 0.15 * took}
     changes = {"spec": spec, "key": spec.key(), "timing": timing}
     shutil.copyfile(template.predictions, folder / predictions)
-    (folder / result).write_text(template.result.model_copy(update=changes).model_dump_json())
+    (folder / result).write_text(template.result.model_copy(update=changes).model_dump_json(indent=1) + "\n")

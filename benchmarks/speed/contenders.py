@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from medgraft.benchmarks.prefix_cache.inputs import PreparedInputs, TowerInputs, frozen_batch, prepare, tower_inputs
+from medgraft.benchmarks.prefix_cache.inputs import PreparedInputs, frozen_batch, prepare, tower_inputs
+from medgraft.benchmarks.prefix_cache.rows import TowerInputs
 from medgraft.encoder import Encoder
 from medgraft.fast.cls_block import ClsReadOut
 from medgraft.fast.compiling import compiled

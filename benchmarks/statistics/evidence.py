@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,13 +21,18 @@ class Evidence:
 
     Attributes:
         measured: The number of each seed, and each subject's influence.
-        left_out: Of the test split.
         subjects: Digest of the test samples, their subjects and targets: rows with the same can be compared in pairs.
+        predictions: Reads those of one of the seeds.
     """
 
     measured: Measured
-    left_out: LeftOut
     subjects: str
+    predictions: Callable[[], Predictions]
+
+    @functools.cached_property
+    def left_out(self) -> LeftOut:
+        """Of the test split, which rows of one digest share: of thousands of rows few are asked."""
+        return left_out_of(self.predictions())
 
 
 def same_subjects(predictions: Sequence[Predictions]) -> bool:
@@ -42,14 +48,6 @@ def measured_of(seeds: Sequence[Mapping[str, WeightedStatistic]], left_out: Left
         return None
     found = measured(statistics, left_out)
     return None if np.isnan(found.values).any() else found
-
-
-def evidence_on(p: Predictions, found: Measured) -> Evidence | None:
-    """What was measured on the test samples of some predictions; ``None`` where it is of other subjects."""
-    left_out = left_out_of(p)
-    if found.influences.shape != left_out.size.shape:
-        return None
-    return Evidence(found, left_out, subjects_digest(p))
 
 
 def subjects_digest(p: Predictions) -> str:

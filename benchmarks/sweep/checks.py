@@ -74,7 +74,7 @@ def check_launcher(sweep: Sweep) -> None:
     if missing := launcher_class(sweep.launcher).missing():
         raise ConfigError(f"--launcher {sweep.launcher}: {missing}")
     device = "cuda" if sweep.device == "cuda" else "cpu"
-    resources = Resources(sweep.jobs, sweep.threads, device, sweep.timeout)
+    resources = Resources(sweep.jobs, sweep.threads, device, sweep.timeout, sweep.devices)
     make_launcher(sweep.launcher, sweep.options.get(sweep.launcher, {}), resources).check()
 
 

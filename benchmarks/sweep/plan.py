@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from medgraft.benchmarks.sweep.rows import Row, rows
 from medgraft.benchmarks.sweep.settling import settled
 from medgraft.benchmarks.sweep.spaces import row_space
 from medgraft.errors import ConfigError, UnknownNameError
+from medgraft.fast.float8 import check_float8
 from medgraft.fast.switch import is_plain
 from medgraft.files.content import announcing, verifying
 from medgraft.launcher import Resources, launcher_class
@@ -63,25 +65,34 @@ class Plan:
 
 def resources_of(sweep: Sweep, device: str = "cpu") -> Resources:
     """What each job of a sweep may use."""
-    return Resources(sweep.jobs, sweep.threads, device, sweep.timeout)
+    return Resources(sweep.jobs, sweep.threads, device, sweep.timeout, sweep.devices)
 
 
 def device_of(sweep: Sweep) -> Device:
     """What the sweep runs on.
 
     Raises:
-        ConfigError: It asks for a GPU that PyTorch does not see.
+        ConfigError: It asks for a GPU that PyTorch does not see, or for more devices than this machine has.
     """
+    here = launcher_class(sweep.launcher).one_machine
     if sweep.device == "cpu":
+        _check_count(sweep, "CPU cores", os.cpu_count() or 1, here=here)
         return "cpu"
     import torch
 
-    if sweep.device == "cuda" and not launcher_class(sweep.launcher).one_machine:
+    if sweep.device == "cuda" and not here:
         return "cuda"  # that of other machines; each job says what it finds
     seen = torch.cuda.is_available()
     if sweep.device == "cuda" and not seen:
         raise ConfigError("device: cuda was asked for and PyTorch sees no GPU; use --device cpu")
+    what, there = ("GPUs", torch.cuda.device_count()) if seen else ("CPU cores", os.cpu_count() or 1)
+    _check_count(sweep, what, there, here=here)
     return "cuda" if seen else "cpu"
+
+
+def _check_count(sweep: Sweep, what: str, there: int, *, here: bool) -> None:
+    if here and sweep.devices > there:
+        raise ConfigError(f"--devices {sweep.devices}: this machine has {there} {what}; give --devices {there} at most")
 
 
 @functools.lru_cache(maxsize=64)
@@ -100,11 +111,31 @@ def native_precision(device: Device) -> Precision:
     return "bf16" if native else "fp32"
 
 
+def precision_of(sweep: Sweep, device: Device) -> Precision:
+    """What the cells of a sweep run in.
+
+    Raises:
+        ConfigError: ``fp8`` was asked for, and the device or the backend has none.
+    """
+    precision = sweep.precision or sweep.preset_entry().precision
+    if precision == "auto":
+        return native_precision(device)
+    if precision == "fp8":
+        if sweep.backend in ("fused", "auto"):
+            raise ConfigError(
+                f"precision: fp8 does not go with backend {sweep.backend}, whose operations read plain weights; "
+                "use --backend eager or compile"
+            )
+        if launcher_class(sweep.launcher).one_machine:  # else each job says what it finds
+            check_float8(device)
+    return precision
+
+
 def cells_of(
     row: Row, resolved: ResolvedRow, sweep: Sweep, cohort: cohorts.Cohort, resolver: Resolver | None = None
 ) -> list[CellSpec]:
     """The cells of a row, one per seed."""
-    precision, device = sweep.precision or sweep.preset_entry().precision, device_of(sweep)
+    device = device_of(sweep)
     spec = CellSpec(
         task=row.task,
         task_options=resolved.task.config.recorded(),
@@ -117,7 +148,7 @@ def cells_of(
         seed=0,
         backend=sweep.backend,
         device=device,
-        precision=native_precision(device) if precision == "auto" else precision,
+        precision=precision_of(sweep, device),
         train=training(sweep, row.adapter, row.label, resolver),
         threads=sweep.threads,
         limit=sweep.limit,
@@ -202,6 +233,7 @@ def make_plan(sweep: Sweep, console: Console, *, make: bool = True) -> Plan:
         sweep = settled(sweep, resolver, console, make=make)
         candidates = rows(sweep, resolver)
         check_size(sweep, candidates)
+        precision_of(sweep, device_of(sweep))
         good, skipped = fits(sweep, candidates, set(sweep.encoders or ()), resolver)
     if sweep.budget is not None:
         good, large = within_budget(sweep, good, sweep.budget, resolver)

@@ -46,12 +46,13 @@ class Sweep(Options):
         epochs: Takes the place of every adapter's own number.
         backend: How adapters run.
         precision: ``auto`` takes bf16 where the processor or GPU multiplies it natively, else fp32; ``bf16_frozen``
-            is never taken unasked; the preset's by default.
+            and ``fp8`` are never taken unasked; the preset's by default.
         device: ``auto`` takes a GPU where PyTorch sees one.
         data: Cohort name -> folder.
         results: Folder of the results.
         shared_results: URL that the folder is a copy of; what ``results: s3://...`` becomes.
         jobs: Worker processes.
+        devices: GPUs, or on the CPU processes, that run each cell together.
         launcher: What starts them, and where.
         preset: Named size of the sweep.
         limit: Largest number of samples per split.
@@ -98,12 +99,13 @@ class Sweep(Options):
     seeds: tuple[Seed, ...] | None = Field(None, min_length=1)
     epochs: int | None = Field(None, ge=0, le=100_000)
     backend: Backend = "eager"
-    precision: Literal["auto", "fp32", "bf16", "bf16_frozen"] | None = None
+    precision: Literal["auto", "fp32", "bf16", "bf16_frozen", "fp8"] | None = None
     device: Literal["auto", "cpu", "cuda"] = "cpu"
     data: dict[str, Path] = Field(default_factory=dict)
     results: Path = Path("results")
     shared_results: str = ""
     jobs: int | None = Field(None, ge=1, le=1024)
+    devices: int = Field(1, ge=1, le=1024)
     launcher: str = "local"
     preset: str = "quick"
     limit: int | None = Field(None, ge=4)

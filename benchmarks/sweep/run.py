@@ -17,6 +17,7 @@ from medgraft.benchmarks.kernels.results import read_operations
 from medgraft.benchmarks.launch.cells import Events, Running, Runs
 from medgraft.benchmarks.launch.unfinished import forget
 from medgraft.benchmarks.mirror.live import SharedResults
+from medgraft.benchmarks.mirror.place import local_folders
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.results.store import ResultStore, StorageError
@@ -50,8 +51,14 @@ SHOWN_GRAFTS = 8
 
 
 def show_plan(sweep: Sweep) -> None:
-    """Prints the cells of a request and why some pairs are left out; runs and makes nothing."""
+    """Prints the cells of a request and why some pairs are left out; runs and makes nothing.
+
+    Raises:
+        SharedStorageError: Results are at a URL that does not answer; what it has is read first, and nothing is sent.
+    """
     console = Console()
+    if sweep.shared_results:
+        local_folders([Path(sweep.shared_results)])
     plan = make_plan(sweep, console, make=False)
     grouped: dict[str, list[CellSpec]] = {}
     rows: list[tuple[str, ...]] = []

@@ -21,6 +21,7 @@ from medgraft.benchmarks.sweep.plan import Plan, resources_of
 from medgraft.benchmarks.sweep.request import Sweep
 from medgraft.benchmarks.tuning.space import size_of
 from medgraft.benchmarks.tuning.study import RowStudy
+from medgraft.benchmarks.tuning.trial import FITS
 from medgraft.benchmarks.tuning.trials import TrialRuns
 from medgraft.commands.plain_text import one_line
 from medgraft.launcher import make_launcher
@@ -102,7 +103,7 @@ def with_choices(plan: Plan, studies: dict[str, RowStudy], tunings: dict[str, Tu
 
 def in_words(base: CellSpec, tuning: Tuning, resumed: int) -> str:
     """One line on what a search came to."""
-    names = f"tuned {base.task} / {base.encoder} / {base.adapter}: {len(tuning.trials)} trials"
+    names = f"tuned {base.task} / {base.encoder} / {base.adapter}: {tuning.counted} trials"
     if size_of(tuning.space) <= tuning.asked:
         names += f", all {size_of(tuning.space)} choices that there are"
     done = f" ({resumed} of them there already)" if resumed else ""
@@ -138,12 +139,14 @@ class TrialDisplay:
     def tick(self, running: Sequence[Running]) -> None:
         """Shows what runs now."""
         doing = [one_line(f"{w.job.spec.task}/{w.job.spec.adapter}: {w.doing} {w.share:.0%}") for w in running]
-        done = sum(len(study.trials) for study in self.studies)
+        done = sum(study.counted for study in self.studies)
         self.progress.update(self.total, completed=done, note=fitted("", doing, self.room))
 
     def finished(self, result: CellResult, seconds: float) -> None:
         """Says of a trial that failed that it did, and why."""
         spec = result.spec
-        if result.status != "success":
-            where = f"{spec.task} / {spec.encoder} / {spec.adapter}"
+        where = f"{spec.task} / {spec.encoder} / {spec.adapter}"
+        if not result.training.get(FITS, True):
+            say(self.console, f"not among the trials of {where}: {result.message}")
+        elif result.status != "success":
             say(self.console, f"{result.status} in a trial of {where}: {result.message}")

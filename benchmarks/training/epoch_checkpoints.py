@@ -38,13 +38,14 @@ class EpochCheckpoints(Checkpoints):
     Args:
         path: Of the file, whose name tells everything that defines the numbers.
         every: Seconds between two checkpoints at least.
+        writes: This process keeps checkpoints; otherwise it only goes on from one.
 
     Attributes:
         elapsed: Seconds of training of the processes before this one, up to their checkpoint.
     """
 
-    def __init__(self, path: Path, every: float) -> None:
-        self.path, self.every = path, every
+    def __init__(self, path: Path, every: float, *, writes: bool = True) -> None:
+        self.path, self.every, self.writes = path, every, writes
         self.started = self.last = time.monotonic()
         self.cost = 0.0
         self.warned = False
@@ -77,7 +78,7 @@ class EpochCheckpoints(Checkpoints):
         A disk that is full is no reason to fail.
         """
         now = time.monotonic()
-        if now - self.last < max(self.every, self.cost / LARGEST_SHARE) or not state.resumable():
+        if not self.writes or now - self.last < max(self.every, self.cost / LARGEST_SHARE) or not state.resumable():
             return
         elapsed = self.elapsed + now - self.started
         try:

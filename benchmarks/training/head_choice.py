@@ -42,7 +42,8 @@ from medgraft.benchmarks.training.linear_problems import (
     fit_heads,
     mean_loss,
 )
-from medgraft.benchmarks.training.trainer import EVAL_BATCH, Runner, TrainingLog, batches
+from medgraft.benchmarks.training.trainer import EVAL_BATCH, Runner, batches
+from medgraft.benchmarks.training.training_state import TrainingLog
 from medgraft.registry import TrainDefaults
 
 FOLDS = 5
@@ -115,14 +116,14 @@ def _changes_in_training(adapter: Adapter) -> bool:
 
 
 def _features(runner: Runner, index: Array, view: int | None = None) -> Array:
-    """What the head reads, ``float64 [n, D]``, as a prediction computes it."""
+    """What the head reads, ``float64 [n, D]``, as a prediction computes it; each process runs a part, all get all."""
     runner.grafted.eval()
     rows = []
     with torch.no_grad():
-        for part in batches(index, EVAL_BATCH):
+        for part in batches(index[runner.world.rows(len(index))], EVAL_BATCH):
             outputs = runner.outputs(part, None if view is None else np.full(len(part), view))
             rows.append(joined(outputs, runner.objective.inputs).double().cpu().numpy())
-    return np.concatenate(rows)
+    return runner.gathered(np.concatenate(rows), len(index))
 
 
 def _samples(runner: Runner, index: Array, view: int | None = None) -> Samples:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,19 @@ from medgraft.grafting import Grafted
 from medgraft.schedule import Phase, followed_by, phase_parameters, phase_starts
 
 logger = logging.getLogger(__name__)
+
+
+def learning_rate(step: int, steps: int, warmup: float) -> float:
+    """Factor on the peak rate: linear warm-up from 0 over a share of the steps, then a half cosine to 0.
+
+    Example:
+        >>> [round(learning_rate(s, 10, 0.2), 3) for s in (0, 1, 2, 6, 9)]
+        [0.5, 1.0, 0.962, 0.309, 0.0]
+    """
+    ramp = max(1, round(warmup * steps))
+    if step < ramp:
+        return (step + 1) / ramp
+    return 0.5 * (1 + math.cos(math.pi * (step + 1 - ramp) / max(1, steps - ramp)))
 
 
 class Phases:

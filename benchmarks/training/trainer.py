@@ -8,21 +8,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from medgraft.adapter.protocols import set_task_ids
-from medgraft.benchmarks.prefix_cache.inputs import TowerInputs, drawn_batch
+from medgraft.benchmarks.prefix_cache.rows import TowerInputs, drawn_rows, widened
 from medgraft.benchmarks.training.best_weights import BestWeights
 from medgraft.benchmarks.training.epoch_checkpoints import Checkpoints
 from medgraft.benchmarks.training.observer import Observer
-from medgraft.benchmarks.training.phases import Phases
-from medgraft.benchmarks.training.training_state import TrainingState
-from medgraft.errors import ConfigError, DataError
+from medgraft.benchmarks.training.phases import Phases, learning_rate
+from medgraft.benchmarks.training.read_ahead import Drawn, ReadAhead
+from medgraft.benchmarks.training.training_state import TrainingLog, TrainingState
+from medgraft.errors import ConfigError, DataError, IncompatibleError
 from medgraft.fast.cls_block import ClsReadOut
+from medgraft.fast.compiling import CompiledEncode
 from medgraft.fast.forms import backward, fast_forms
 from medgraft.fast.short_texts import cut_texts
 from medgraft.features import Features
@@ -33,46 +34,14 @@ from medgraft.task import TaskData
 from medgraft.world import World
 
 Encode = Callable[[Mapping[str, Tensor | Features], Mapping[str, int]], dict[str, Features]]
+Rows = Mapping[str, Tensor | Features]
+"""Modality -> rows ``[B, ...]`` in the types that the cache keeps them in."""
+Read = tuple[Rows | None, Rows | None]
+"""Rows of a batch and, for an objective that compares two views, of the other."""
 SCALE_SAMPLES = 128
 """Training samples that the head's scale is fitted on."""
 
 EVAL_BATCH = 64
-
-
-@dataclass
-class TrainingLog:
-    """What training reports.
-
-    Attributes:
-        epoch_loss: Mean loss of each epoch.
-        steps: Optimisation steps.
-        samples: Samples seen.
-        seconds: Time inside steps, data loading excluded.
-        stages: What trained when, for adapters that declare more than one phase.
-        head: How the head's strength of L2 was chosen, where it was: :mod:`medgraft.benchmarks.training.head_choice`.
-        resumed: Epochs behind which another process went on, since the one before it was ended.
-    """
-
-    epoch_loss: list[float] = field(default_factory=list)
-    steps: int = 0
-    samples: int = 0
-    seconds: float = 0.0
-    stages: list[dict[str, Any]] = field(default_factory=list)
-    head: dict[str, Any] = field(default_factory=dict)
-    resumed: list[int] = field(default_factory=list)
-
-
-def learning_rate(step: int, steps: int, warmup: float) -> float:
-    """Factor on the peak rate: linear warm-up from 0 over a share of the steps, then a half cosine to 0.
-
-    Example:
-        >>> [round(learning_rate(s, 10, 0.2), 3) for s in (0, 1, 2, 6, 9)]
-        [0.5, 1.0, 0.962, 0.309, 0.0]
-    """
-    ramp = max(1, round(warmup * steps))
-    if step < ramp:
-        return (step + 1) / ramp
-    return 0.5 * (1 + math.cos(math.pi * (step + 1 - ramp) / max(1, steps - ramp)))
 
 
 @dataclass
@@ -109,17 +78,34 @@ class Runner:
     observer: Observer = field(default_factory=Observer)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
 
-    def outputs(self, index: np.ndarray, draw: np.ndarray | None = None) -> dict[str, Features]:
-        """Features of the samples ``index``, ``[B]``, adapters included; of the views that were drawn, if any."""
+    def read(self, index: np.ndarray, draw: np.ndarray | None = None) -> Rows:
+        """Cached rows of the samples ``index``, ``[B]``; of the views that were drawn, if any."""
         if draw is None:
-            rows = {name: source.batch(index) for name, source in self.inputs.items()}
-        else:
-            rows = {name: drawn_batch(self.views[name], index, draw) for name in self.inputs}
+            return {name: source.stored(index) for name, source in self.inputs.items()}
+        return {name: drawn_rows(self.views[name], index, draw) for name in self.inputs}
+
+    def read_step(self, drawn: Drawn) -> tuple[Rows, Rows | None]:
+        """What a step reads of its batch, of which each of several processes runs a part: rows, and of other views."""
+        mine = self.world.rows(len(drawn.part))
+        index = drawn.part[mine]
+        rows = self.read(index, None if drawn.draw is None else drawn.draw[mine])
+        return rows, None if drawn.other is None else self.read(index, drawn.other[mine])
+
+    def outputs(
+        self, index: np.ndarray, draw: np.ndarray | None = None, read: Rows | None = None
+    ) -> dict[str, Features]:
+        """Features of the samples ``index``, ``[B]``, adapters included; of the views that were drawn, if any.
+
+        Args:
+            index: Samples ``int64 [B]``.
+            draw: View of each.
+            read: Their rows, where they were read before.
+        """
         stages = {name: source.stage for name, source in self.inputs.items()}
-        rows = self.cut(rows, stages)
+        rows = self.cut(self.read(index, draw) if read is None else read, stages)
         towers = self.grafted.towers()
         for name, row in rows.items():
-            rows[name] = row = row.to(self.device)
+            rows[name] = row = widened(row.to(self.device))
             if isinstance(row, Tensor) and self.inputs[name].stage:
                 rows[name] = row.to(towers[name].dtype)
         questions = None if self.data.asked is None else torch.from_numpy(self.data.asked[index]).to(self.device)
@@ -185,35 +171,62 @@ class Runner:
         head = self.objective.make_head(whole)
         self.grafted.head = None if head is None else head.to(self.device)
 
-    def loss(self, index: np.ndarray, draw: np.ndarray | None = None, other: np.ndarray | None = None) -> Tensor:
+    def loss(
+        self,
+        index: np.ndarray,
+        draw: np.ndarray | None = None,
+        other: np.ndarray | None = None,
+        read: Read = (None, None),
+    ) -> Tensor:
         """The task's loss of a batch and what the adapters add to it, a scalar.
 
         Args:
             index: Samples ``int64 [B]``.
             draw: View of each, ``int64 [B]``; ``None`` for the samples as they are.
             other: Another view of each, for an objective that compares two.
+            read: What :meth:`read_step` gives of them, where it was called before.
 
-        Of several processes each runs a part of the batch, and the loss is of the whole; what adapters add is of the
-        part, and the mean over processes of its gradient is taken, as of all others.
+        Of several processes each runs a part of the batch, and the loss is of the whole. What adapters add is of the
+        part, and counts as much as the part's samples, so that its mean over processes is that of the whole.
         """
-        rows = self.world.rows(len(index))
-        outputs: Outputs = self.outputs(index[rows], None if draw is None else draw[rows])
-        extra = self.grafted.extra_loss(outputs)
-        batch = self.batch(index)
-        if other is not None:
-            batch.again = self._whole(self.outputs(index[rows], other[rows]), len(index))
-        loss = self.objective.loss(self.grafted, self._whole(outputs, len(index)), batch)
-        return loss if extra is None else loss + extra
+        if not self.world.splits(len(index)):
+            with self.world.alone():
+                return self._loss_of(index, slice(0, len(index)), draw, other, read)
+        return self._loss_of(index, self.world.rows(len(index)), draw, other, read)
 
-    def _whole(self, outputs: Outputs, count: int) -> Outputs:
-        """Features of all processes' parts of ``count`` samples."""
-        if not self.world.splits(count):
+    def _loss_of(
+        self, index: np.ndarray, rows: slice, draw: np.ndarray | None, other: np.ndarray | None, read: Read
+    ) -> Tensor:
+        """The loss of the samples ``index``, ``int64 [B]``, of which this process runs some; see :meth:`loss`."""
+        mine = index[rows]
+        with self.world.own_draws(self.device):
+            outputs: Outputs = self.outputs(mine, None if draw is None else draw[rows], read[0])
+            extra = self.grafted.extra_loss(outputs)
+            again = None if other is None else self.outputs(mine, other[rows], read[1])
+        batch = self.batch(mine if self.objective.gathers else index)
+        batch.again = None if again is None else self._whole(again)
+        loss = self.objective.loss(self.grafted, self._whole(outputs), batch)
+        return loss if extra is None else loss + extra * (len(mine) * self.world.size / len(index))
+
+    def _whole(self, outputs: Outputs) -> Outputs:
+        """Features of all processes' parts, unless the objective gathers what it needs of them."""
+        if self.world.size == 1 or self.objective.gathers:
             return outputs
         tokens = "tokens" in self.objective.needs
         return {name: self.world.gather_features(each, tokens=tokens) for name, each in outputs.items()}
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of a loss, a scalar; an activation that is computed again for them takes the forms that it had."""
+        """Gradients of a loss, a scalar; an activation that is computed again for them takes the forms that it had.
+
+        Raises:
+            IncompatibleError: The loss depends on nothing that is trained.
+        """
+        if not loss.requires_grad:
+            names = ", ".join(name for name, _ in self.grafted.named_adapters())
+            raise IncompatibleError(
+                f"nothing that {names} trains reaches what the loss of this task reads of "
+                f"{self.grafted.encoder.spec.name}; choose a task with another objective or inputs"
+            )
         with self.forms():
             backward(loss)
 
@@ -266,6 +279,7 @@ class Runner:
         state = TrainingState(self.grafted, optimizer, phases, best, log, {"order": order, "views": views})
         with phases.running():
             done = self.checkpoints.resume(state)
+            self._start_alike(done)
             for epoch, loss in enumerate(log.epoch_loss, 1):
                 self.observer.epoch(epoch, epoch * each, loss)
             for epoch in range(done + 1, train.epochs + 1):
@@ -273,16 +287,17 @@ class Runner:
                 drawn = self._draw_views(views) if self.augmented else None
                 other = self._other_views(views, drawn) if self.objective.views else None
                 arranged = self.objective.arrange(order.permutation(index), train.batch_size)
-                for part in batches(arranged, train.batch_size):
-                    rate = learning_rate(*phases.enter(log.steps), train.warmup)
-                    self.phase = phases.name
-                    if phases.begins_last(log.steps):
-                        self.objective.begin_last_phase(self.grafted, self.outputs, index)
-                    seen = [None if each is None else each[part] for each in (drawn, other)]
-                    losses.append(self._step(optimizer, part, rate, log, *seen))
-                    phases.record(losses[-1])
-                    self.observer.step(log.steps, losses[-1], _rates(optimizer))
-                    progress(log.steps / total)
+                steps = [Drawn.of(part, drawn, other) for part in batches(arranged, train.batch_size)]
+                with ReadAhead(self.read_step, steps, self.device, self._bytes(train.batch_size)) as ahead:
+                    for step, rows in ahead:
+                        rate = learning_rate(*phases.enter(log.steps), train.warmup)
+                        self.phase = phases.name
+                        if phases.begins_last(log.steps):
+                            self.objective.begin_last_phase(self.grafted, self.outputs, index)
+                        losses.append(self._step(optimizer, step, rate, log, rows))
+                        phases.record(losses[-1])
+                        self.observer.step(log.steps, losses[-1], _rates(optimizer))
+                        progress(log.steps / total)
                 log.epoch_loss.append(float(np.mean(losses)))
                 self.observer.epoch(epoch, log.steps, log.epoch_loss[-1])
                 if not math.isfinite(log.epoch_loss[-1]):
@@ -296,6 +311,22 @@ class Runner:
             best.restore()
         self.phase, log.stages = "", phases.summary()
         return log
+
+    def _bytes(self, batch: int) -> int:
+        """Of the rows of so many samples, as they are kept."""
+        arrays = [array for source in self.inputs.values() for array in source.arrays.values()]
+        return sum(batch * math.prod(array.shape[1:]) * array.dtype.itemsize for array in arrays)
+
+    def _start_alike(self, done: int) -> None:
+        """Of several processes all go on behind the same epoch, with the first one's weights.
+
+        Raises:
+            DataError: One has found another checkpoint than the first.
+        """
+        if self.world.size > 1:
+            self.world.require_agreement({"the epoch that training goes on behind": done}, "give the command again")
+            modules = self.grafted.trained_modules()
+            self.world.share(each for module in modules for each in (*module.parameters(), *module.buffers()))
 
     def _draw_views(self, source: np.random.Generator) -> np.ndarray | None:
         """A view of each sample for an epoch; ``None`` without views."""
@@ -312,17 +343,18 @@ class Runner:
     def _step(
         self,
         optimizer: torch.optim.Optimizer,
-        part: np.ndarray,
+        drawn: Drawn,
         rate: float,
         log: TrainingLog,
-        draw: np.ndarray | None = None,
-        other: np.ndarray | None = None,
+        rows: tuple[Rows, Rows | None],
     ) -> float:
         """One optimisation step at a share of the peak learning rate; its loss."""
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate
         start = time.perf_counter()
-        loss = self.loss(part) if draw is None and other is None else self.loss(part, draw, other)
+        if isinstance(self.encode, CompiledEncode):
+            self.encode.begin_step()
+        loss = self.loss(drawn.part, drawn.draw, drawn.other, rows)
         optimizer.zero_grad(set_to_none=True)
         self.backward(loss)
         self.world.average_gradients(self.grafted.trainable_parameters())
@@ -332,14 +364,14 @@ class Runner:
         value = loss.item()
         log.seconds += time.perf_counter() - start
         log.steps += 1
-        log.samples += len(part)
+        log.samples += len(drawn.part)
         return value
 
     @torch.no_grad()
     def predict(self, index: np.ndarray) -> np.ndarray:
         """Scores of the samples, ``float64 [n, K]``; each process runs a part of them, and all get all."""
         self.grafted.eval()
-        whole, index = index, index[self.world.rows(len(index))]
+        mine = index[self.world.rows(len(index))]
         with self.autocast():
             context = self.objective.context(self.grafted)
         rows = [
@@ -347,12 +379,15 @@ class Runner:
                 self.objective.scores_of(self.grafted, self.outputs(part), context, part).double().cpu().numpy(),
                 len(part),
             )
-            for part in batches(index, EVAL_BATCH)
+            for part in batches(mine, EVAL_BATCH)
         ]
-        scores = np.concatenate(rows)
-        if not self.world.splits(len(whole)):
-            return scores
-        return self.world.gather(torch.from_numpy(scores).to(self.device)).cpu().numpy()
+        return self.gathered(np.concatenate(rows), len(index))
+
+    def gathered(self, rows: np.ndarray, count: int) -> np.ndarray:
+        """All ``count`` rows ``[n, ...]`` in their order, of which each process has those of :meth:`World.rows`."""
+        if not self.world.splits(count):
+            return rows
+        return self.world.gather(torch.from_numpy(rows).to(self.device)).cpu().numpy()
 
 
 def _rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,29 @@ Tree = Any
 
 
 @dataclass
+class TrainingLog:
+    """What training reports.
+
+    Attributes:
+        epoch_loss: Mean loss of each epoch.
+        steps: Optimisation steps.
+        samples: Samples seen.
+        seconds: Time inside steps, data loading excluded.
+        stages: What trained when, for adapters that declare more than one phase.
+        head: How the head's strength of L2 was chosen, where it was: :mod:`medgraft.benchmarks.training.head_choice`.
+        resumed: Epochs behind which another process went on, since the one before it was ended.
+    """
+
+    epoch_loss: list[float] = field(default_factory=list)
+    steps: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    head: dict[str, Any] = field(default_factory=dict)
+    resumed: list[int] = field(default_factory=list)
+
+
+@dataclass
 class TrainingState:
     """What one training changes.
 
@@ -35,7 +58,7 @@ class TrainingState:
         optimizer: Of them.
         phases: What trains when.
         best: The best epoch so far, where it is to be kept.
-        log: What training reports, a dataclass of numbers, lists and dictionaries.
+        log: What training reports.
         draws: Name -> generator of the order of samples, and of their views.
     """
 
@@ -43,7 +66,7 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     phases: Phases
     best: BestWeights | None
-    log: Any
+    log: TrainingLog
     draws: Mapping[str, np.random.Generator]
 
     def resumable(self) -> bool:

@@ -89,7 +89,7 @@ class RowStudy:
             trial = self._stored(len(self.trials), values)
             if trial is None:
                 return self.spec_of(values)
-            self.resumed += 1
+            self.resumed += trial.fits
             self._told(trial)
         return None
 
@@ -97,6 +97,11 @@ class RowStudy:
         """The row's cell with values of the space."""
         options, train = applied(self.space, values, self.base.adapter_options, self.base.train)
         return self.base.model_copy(update={"adapter_options": options, "train": train})
+
+    @property
+    def counted(self) -> int:
+        """Trials that count: values that an adapter cannot be built with cost no training, and others are tried."""
+        return sum(trial.fits for trial in self.trials)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -151,7 +156,7 @@ class RowStudy:
 
     def _proposed(self) -> dict[str, Any] | None:
         """Values that were not tried, as the sampler proposes them; ``None`` where enough were, or all are known."""
-        if len(self.trials) >= min(self.asked, size_of(self.space)):
+        if len(self.trials) >= size_of(self.space) or self.counted >= self.asked:
             return None
         known = {repr(trial.values): trial for trial in self.trials}
         for _ in range(MOST_REPEATS):

@@ -17,11 +17,14 @@ from medgraft.benchmarks.cell.job import STEPS, Job, Progress
 from medgraft.benchmarks.cell.steps.loading import Loaded
 from medgraft.benchmarks.measure import environment
 from medgraft.benchmarks.results.chosen import Trial
-from medgraft.benchmarks.results.result import CellResult
-from medgraft.errors import DataError
+from medgraft.benchmarks.results.result import CellResult, Status
+from medgraft.errors import DataError, IncompatibleError
 from medgraft.task import TaskData
+from medgraft.world import World
 
 KEPT_SPLITS = ("train", "val")
+FITS = "fits"
+"""Key of a trial's ``training``: whether the adapter fits the encoder with the values that were tried."""
 
 
 def run_trial(job: Job, progress: Progress) -> CellResult:
@@ -32,11 +35,12 @@ def run_trial(job: Job, progress: Progress) -> CellResult:
         progress: Called with what runs now and the share of it that is done.
 
     Returns:
-        A result without metrics; ``training`` holds the score as ``validation``.
+        A result without metrics; ``training`` holds the score as ``validation``, or that the values do not fit.
 
     Raises:
-        MedgraftError: The data have no validation split, or the adapter does not fit.
+        MedgraftError: The data have no validation split.
     """
+    from medgraft.benchmarks.cell.steps.agreeing import require_agreement
     from medgraft.benchmarks.cell.steps.attaching import attach
     from medgraft.benchmarks.cell.steps.loading import load
     from medgraft.benchmarks.cell.steps.precomputing import precompute
@@ -46,10 +50,14 @@ def run_trial(job: Job, progress: Progress) -> CellResult:
     start = time.perf_counter()
     progress(STEPS["load"], 0.0)
     loaded = without_test(load(job.spec, job.root))
+    require_agreement(loaded, World())
     if not len(loaded.splits["val"]):
         raise DataError(f"--tune: task {job.spec.task!r} has no validation split to choose by; leave the option out")
     progress(STEPS["build"], 0.0)
-    attached = attach(loaded)
+    try:
+        attached = attach(loaded)
+    except IncompatibleError as error:
+        return _result(job, loaded, start, "error", {FITS: False}, str(error))
     progress(STEPS["prefix"], 0.0)
     ready = precompute(attached)
     progress(STEPS["train"], 0.0)
@@ -57,14 +65,24 @@ def run_trial(job: Job, progress: Progress) -> CellResult:
     progress(STEPS["evaluate"], 0.0)
     score = validation_score(ready)
     attached.give_back()
+    found = {"validation": score, "steps": log.steps, "seconds": log.seconds}
+    return _result(job, loaded, start, "success", found)
+
+
+def _result(
+    job: Job, loaded: Loaded, start: float, status: Status, training: dict[str, Any], message: str = ""
+) -> CellResult:
+    """What a trial of some data reports that began at that time."""
+    spec = job.spec
     return CellResult(
-        key=job.spec.key(),
-        status="success",
-        spec=job.spec,
-        phantom=loaded.data.phantom or job.spec.cohort.phantom,
+        key=spec.key(),
+        status=status,
+        spec=spec,
+        phantom=loaded.data.phantom or spec.cohort.phantom,
         primary=loaded.task.primary,
-        training={"validation": score, "steps": log.steps, "seconds": log.seconds},
-        env=environment.describe(job.spec.threads),
+        message=message,
+        training=training,
+        env=environment.describe(spec.threads, job.devices),
         timing={"trial": round(time.perf_counter() - start, 3)},
     )
 
@@ -86,6 +104,7 @@ def trial_of(result: CellResult, number: int, values: dict[str, Any], seconds: f
         score=score,
         seconds=round(seconds, 3),
         message=result.message,
+        fits=bool(result.training.get(FITS, True)),
     )
 
 

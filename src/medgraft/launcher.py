@@ -32,15 +32,32 @@ class Resources:
         threads: Threads of each.
         device: ``cpu`` or ``cuda``.
         timeout: Seconds that each may take; the harness ends those that take longer.
+        devices: Devices of each, and so processes; each has a GPU, or ``threads`` cores, of its own.
     """
 
     jobs: int | None = None
     threads: int = 1
     device: str = "cpu"
     timeout: float = 3600.0
+    devices: int = 1
+
+    @property
+    def cores(self) -> int:
+        """Cores of each job.
+
+        Example:
+            >>> Resources(threads=2, devices=4).cores
+            8
+        """
+        return self.threads * self.devices
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of each job."""
+        return self.devices if self.device != "cpu" else 0
 
     def processes(self) -> int:
-        """Processes on this machine: as asked for, else one per ``threads`` cores and at most four; one on a GPU.
+        """Processes on this machine: as asked for, else one per :attr:`cores` cores and at most four; one on GPUs.
 
         Workers on one GPU would share its memory and each other's timings.
 
@@ -50,7 +67,7 @@ class Resources:
         """
         if self.jobs is not None:
             return self.jobs
-        return 1 if self.device != "cpu" else max(1, min(4, (os.cpu_count() or 1) // self.threads))
+        return 1 if self.device != "cpu" else max(1, min(4, (os.cpu_count() or 1) // self.cores))
 
 
 @dataclass(frozen=True)

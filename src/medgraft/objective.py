@@ -86,6 +86,9 @@ class Objective:
         missing_inputs: Samples may lack some of their inputs; see :attr:`medgraft.task.RawInputs.present`.
         views: Augmented views of each sample that it compares with it in training (:attr:`Batch.again`), whatever a
             sweep asks for; 0 for most.
+        gathers: Of several processes each calls :meth:`loss` with its part of the batch, and the objective gathers what
+            it compares (:class:`medgraft.world.World`) and returns the loss of the whole; otherwise the harness gathers
+            features, and every process is given the whole batch.
         pair: These two; a task may name others, and where neither does they are the first that is no text, and the
             text. See :func:`pair_of`.
     """
@@ -105,6 +108,7 @@ class Objective:
     resumes: ClassVar[bool] = False
     missing_inputs: ClassVar[bool] = False
     views: int = 0
+    gathers: ClassVar[bool] = False
     pair: tuple[str, ...] = ()
 
     def __init__(self, data: TaskData, inputs: tuple[str, ...]) -> None:

@@ -6,6 +6,7 @@ nor ``"8"`` is ever taken for a number.
 
 from __future__ import annotations
 
+import csv
 import functools
 import inspect
 import numbers
@@ -151,7 +152,7 @@ def _converted(arm: Any, text: str) -> Any:
         return {str(choice): choice for choice in get_args(arm)}.get(text, text)
     if get_origin(arm) in (tuple, list):
         inner = get_args(arm)
-        parts = [part.strip() for part in text.strip("[]()").split(",") if part.strip()]
+        parts = list_parts(text)
         if get_origin(arm) is tuple and inner[-1:] != (...,):
             if len(parts) != len(inner):
                 raise ValueError(text)
@@ -162,6 +163,26 @@ def _converted(arm: Any, text: str) -> Any:
     if arm in (int, float):
         return arm(text)
     return TypeAdapter(arm).validate_python(text)
+
+
+def list_parts(text: str) -> list[str]:
+    """Texts of a list's parts: commas between them, brackets around them or none, quotation marks left out.
+
+    A comma within quotation marks is no end of a part, so that a list in JSON means what it says.
+
+    Raises:
+        ValueError: It cannot be read as one line of a table.
+
+    Example:
+        >>> list_parts("q, v"), list_parts('["left, right", "both"]'), list_parts("('a')")
+        (['q', 'v'], ['left, right', 'both'], ['a'])
+    """
+    mark = '"' if '"' in text else "'"
+    rows = csv.reader([text.strip().strip("[]()")], quotechar=mark, skipinitialspace=True)
+    try:
+        return [part.strip() for row in rows for part in row if part.strip()]
+    except csv.Error as error:
+        raise ValueError(f"{text!r} is no list: {error}") from error
 
 
 def plain(text: str) -> Any:
@@ -177,7 +198,7 @@ def plain(text: str) -> Any:
     if text.lower() in ("true", "false"):
         return TRUTH[text.lower()]
     if text.startswith("[") and text.endswith("]"):
-        return [plain(part) for part in text[1:-1].split(",") if part.strip()]
+        return [plain(part) for part in list_parts(text)]
     for kind in (int, float):
         with suppress(ValueError):
             return kind(text)

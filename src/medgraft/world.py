@@ -9,7 +9,10 @@ survival model). The mean over processes of each parameter's gradient is then th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +20,26 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medgraft.errors import DataError, MedgraftError
 from medgraft.features import TENSORS, Features
+
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
+"""Whether what runs now is no part of a whole, though there are other processes: each runs all of it."""
+
+
+class LostRanksError(MedgraftError):
+    """Another process of the group has ended, so that this one cannot go on."""
+
+
+def lost_others(error: BaseException) -> bool:
+    """Whether an exception says no more than that another process of the group is gone."""
+    if not (dist.is_available() and dist.is_initialized()) or isinstance(error, MedgraftError):
+        return False
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    inside = Path(dist.__file__).parent
+    return place is not None and inside in Path(place.tb_frame.f_code.co_filename).parents
 
 
 class World:
@@ -37,8 +59,9 @@ class World:
 
     @property
     def size(self) -> int:
-        """Number of processes."""
-        return dist.get_world_size(self.group) if dist.is_available() and dist.is_initialized() else 1
+        """Number of processes; 1 inside :meth:`alone`."""
+        started = dist.is_available() and dist.is_initialized() and not _alone.get()
+        return dist.get_world_size(self.group) if started else 1
 
     @property
     def rank(self) -> int:
@@ -55,8 +78,19 @@ class World:
             return slice(0, count)
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside it every process runs all of a batch, so that nothing is to be gathered."""
+        token = _alone.set(True)
+        try:
+            yield
+        finally:
+            _alone.reset(token)
+
     def lengths(self, rows: Tensor) -> list[int]:
         """Rows that each process holds, where this one holds ``rows``, ``[n, ...]``."""
+        if self.size == 1:
+            return [len(rows)]
         mine = torch.tensor([len(rows)], device=rows.device)
         every = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(every, mine, group=self.group)
@@ -78,6 +112,23 @@ class World:
         if rows.is_floating_point():
             return _Gather.apply(rows, list(lengths), self.group)
         return _gathered(rows.to(torch.uint8) if rows.dtype == torch.bool else rows, lengths, self.group).to(rows.dtype)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over the processes of ``values``, ``[...]`` of one shape, with the gradient of what all make of it."""
+        return values if self.size == 1 else self.gather(values[None], [1] * self.size).sum(dim=0)
+
+    def mean(self, values: Tensor, count: int) -> Tensor:
+        """Mean over what all processes count, without a gradient.
+
+        Args:
+            values: Mean over what this process counts, ``[...]`` of one shape on all.
+            count: How many that are; 0 on some, but not on all.
+        """
+        if self.size == 1:
+            return values
+        total = torch.cat([values.detach().reshape(-1) * count, values.new_tensor([float(count)])])
+        dist.all_reduce(total, group=self.group)
+        return (total[:-1] / total[-1]).view_as(values)
 
     def gather_features(self, features: Features, *, tokens: bool) -> Features:
         """Features of the whole batch, from those of this process's part.
@@ -103,6 +154,53 @@ class World:
         dist.all_gather_object(every, mine, group=self.group)
         return every
 
+    def require_agreement(self, facts: Mapping[str, Any], remedy: str) -> None:
+        """Refuses processes of which one knows other facts than the first.
+
+        Args:
+            facts: Name -> what this process has, short and comparable.
+            remedy: What mends it, for a person.
+
+        Raises:
+            DataError: They differ; every process raises the same.
+        """
+        first, *others = self.gather_objects(dict(facts))
+        for rank, each in enumerate(others, 1):
+            for name in first:
+                if each.get(name) != first[name]:
+                    raise DataError(
+                        f"the ranks of this cell disagree: {name} is {first[name]} on rank 0 and {each.get(name)} on "
+                        f"rank {rank}; {remedy}"
+                    )
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Every process takes the first one's values of tensors of any shapes, in the same order on all."""
+        if self.size > 1:
+            with torch.no_grad():
+                for tensor in tensors:
+                    dist.broadcast(tensor, group_src=0, group=self.group)
+
+    @contextmanager
+    def own_draws(self, device: str) -> Iterator[None]:
+        """Inside it each process draws random numbers of its own; behind it all go on with the same ones.
+
+        Where nothing is drawn inside, what follows draws what one process would.
+
+        Args:
+            device: ``cpu`` or ``cuda``, whose current device draws too.
+        """
+        if self.size == 1:
+            yield
+            return
+        devices = [torch.cuda.current_device()] if device == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(int(torch.randint(2**62, ()).item()) + self.rank)
+            before = _random_states(devices)
+            yield
+            drew = any(not torch.equal(old, new) for old, new in zip(before, _random_states(devices), strict=True))
+        if drew:
+            torch.randint(2**62, ())  # so that the next time draws others
+
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Each parameter's gradient, of any shape, becomes its mean over the processes; one without any keeps none."""
         if self.size == 1:
@@ -119,6 +217,10 @@ class World:
             for parameter, total, count in zip(group, sums, counts, strict=True):
                 if count > 0:
                     parameter.grad = (total / self.size).view_as(parameter)
+
+
+def _random_states(devices: Sequence[int]) -> list[Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
 
 
 def _gathered(rows: Tensor, lengths: Sequence[int], group: dist.ProcessGroup | None) -> Tensor:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
 from medgraft import plugins
@@ -77,6 +80,25 @@ def test_right_values_stay_as_they_are(right):
 def test_text_is_read_as_what_the_option_is(field, text, value):
     found = from_text(Sample.model_fields[field].annotation, text)
     assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('["streamlines", "correlation"]', ("streamlines", "correlation")), ("['a', 'b']", ("a", "b")),
+        ('["left, right", "both"]', ("left, right", "both")), ("a, b", ("a", "b")), ("[Crohn's, b]", ("Crohn's", "b")),
+        ('("a",)', ("a",)), ("[]", ()),
+    ],
+)  # fmt: skip
+def test_lists_are_read_with_and_without_quotation_marks(text, value):
+    assert from_text(tuple[str, ...], text) == value
+    assert not text.startswith("[") or tuple(from_text(Any, text)) == value
+
+
+@given(st.lists(st.text(st.characters(codec="ascii", exclude_characters='\\"[]()', categories=["L", "N", "P", "S"]))))
+def test_a_list_in_json_is_the_list(texts):
+    given_texts = [text for text in texts if text]
+    assert from_text(tuple[str, ...], json.dumps(given_texts)) == tuple(given_texts)
 
 
 def test_what_was_told_can_be_read_back():

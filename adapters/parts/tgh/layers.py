@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from medgraft.adapters.parts.routing import balance_loss, expert_load, top_k_gat
 from medgraft.adapters.parts.tgh.ffn_copies import Ffn, FfnCopies
 from medgraft.features import Features
 from medgraft.ops import backends
+from medgraft.world import World
 
 
 class Experts(nn.Module):
@@ -170,6 +171,27 @@ class Routed(NamedTuple):
     z: Tensor
     row: Tensor
     rows: int
+
+
+def of_all_ranks(routed: Mapping[str, Routed]) -> dict[str, Routed]:
+    """Of several processes that each ran a part of a batch: load, balance loss and z loss of all tokens, on each."""
+    world = World()
+    if world.size == 1 or not routed:
+        return dict(routed)
+    sums = world.sum(torch.stack([_sums(each) for each in routed.values()]))
+    whole = {}
+    for (key, each), row in zip(routed.items(), sums, strict=True):
+        means = row[:-1] / row[-1]
+        probs, load, z = means[: len(each.load)], means[len(each.load) : -1].detach(), means[-1]
+        whole[key] = each._replace(load=load, balance=balance_loss(probs[None], load), z=z)
+    return whole
+
+
+def _sums(routed: Routed) -> Tensor:
+    """Probabilities, load and z loss summed over tokens, and the number of those, ``[2 E + 2]``."""
+    count = len(routed.probs)
+    one = routed.z.new_ones(1)
+    return torch.cat([routed.probs.sum(dim=0), routed.load.to(one.dtype) * count, routed.z[None] * count, one * count])
 
 
 class TokenLevel(nn.Module):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medgraft.adapters.parts.routing import entropy
 from medgraft.adapters.parts.tgh.layers import Choice, Routed
+from medgraft.world import World
 
 
 class RoutingReport:
@@ -53,6 +54,19 @@ class RoutingReport:
             self.uncertainty += torch.stack(
                 [entropy(each.probs).sum().cpu().float(), torch.tensor(len(shares)).float()]
             )
+
+    def of_all_ranks(self) -> RoutingReport:
+        """The sums over all processes, which call it together; this report itself where there is but one."""
+        world = World()
+        if world.size == 1:
+            return self
+        whole = RoutingReport(self.tasks)
+        for each in world.gather_objects(vars(self)):
+            for name in ("samples", "unplaced", "labelled", "right", "chosen", "uncertainty"):
+                setattr(whole, name, getattr(whole, name) + each[name])
+            for key, counts in each["picks"].items():
+                whole.picks[key] = whole.picks[key] + counts if key in whole.picks else counts
+        return whole
 
     def summary(self) -> dict[str, Any]:
         """The report as JSON; empty before the first call.

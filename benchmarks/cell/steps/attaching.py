@@ -8,6 +8,7 @@ import torch
 
 from medgraft.benchmarks.cell.steps.loading import Loaded
 from medgraft.benchmarks.results.intact import NotIntactError, Untouched
+from medgraft.fast.float8 import hold_frozen
 from medgraft.grafting import Grafted
 from medgraft.registry import build_adapters
 
@@ -81,7 +82,7 @@ def attach(loaded: Loaded) -> Attached:
     grafted.to(spec.device)
     attached = Attached(loaded, grafted, untouched)
     attached.check_untouched(spec.seed)
-    if spec.precision == "bf16_frozen":
-        grafted.encoder.hold_in_bf16()
+    if spec.precision in ("bf16_frozen", "fp8"):
+        hold_frozen(grafted.encoder, spec.precision, spec.device)
         untouched.encoder.renew()
     return attached

@@ -11,7 +11,7 @@ from medgraft.benchmarks.cell.steps.loading import Loaded
 from medgraft.benchmarks.cell.steps.precomputing import Ready
 from medgraft.benchmarks.cohorts.places import was_trained_on
 from medgraft.benchmarks.metrics.bootstrap import METHOD
-from medgraft.benchmarks.prefix_cache.inputs import hit_rate
+from medgraft.benchmarks.prefix_cache.rows import hit_rate
 from medgraft.benchmarks.results.chosen import Sizing
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.results.values import json_safe

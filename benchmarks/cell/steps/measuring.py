@@ -11,7 +11,7 @@ from medgraft.benchmarks.cell.steps.precomputing import Ready
 from medgraft.benchmarks.measure.costs import forward_flops, peak_allocation, process_peak, samples_per_second
 from medgraft.benchmarks.results.intact import NotIntactError, hidden_leaves, named
 from medgraft.benchmarks.results.result import Efficiency
-from medgraft.benchmarks.training.trainer import TrainingLog
+from medgraft.benchmarks.training.training_state import TrainingLog
 from medgraft.features import Features
 from medgraft.modality import find_modality
 from medgraft.objective import modalities

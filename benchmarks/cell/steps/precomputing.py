@@ -8,10 +8,11 @@ from functools import partial
 
 from medgraft.benchmarks.cell.steps.attaching import Attached, attach
 from medgraft.benchmarks.cell.steps.loading import Loaded
-from medgraft.benchmarks.prefix_cache.inputs import PreparedInputs, TowerInputs, tower_inputs
+from medgraft.benchmarks.prefix_cache.inputs import PreparedInputs, tower_inputs
+from medgraft.benchmarks.prefix_cache.rows import TowerInputs
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.training.trainer import Runner
-from medgraft.fast.compiling import compiled
+from medgraft.fast.compiling import CompiledEncode
 from medgraft.fast.short_texts import padding_needed
 from medgraft.grafting import Grafted
 from medgraft.objective import Objective, make_objective, pair_of
@@ -67,7 +68,7 @@ def precompute(attached: Attached) -> Ready:
     wanted = max(spec.augment_views, objective.views)
     if wanted and spec.train.epochs > 0:  # else nothing reads them
         views = {name: [each(view=view) for view in range(wanted)] for name, each in rows.items()}
-    encode = compiled(grafted.encode, dynamic=True) if spec.backend == "compile" else grafted.encode
+    encode = CompiledEncode(grafted.encode, spec.device) if spec.backend == "compile" else grafted.encode
     bf16 = spec.precision != "fp32"
     augmented = spec.augment_views > 0
     runner = Runner(grafted, objective, loaded.data, inputs, encode, bf16, views, augmented, device=spec.device)

@@ -23,7 +23,7 @@ import torch
 import medgraft
 from medgraft.benchmarks.cell.steps.precomputing import Ready
 from medgraft.benchmarks.cell.steps.training import train
-from medgraft.benchmarks.training.trainer import TrainingLog
+from medgraft.benchmarks.training.training_state import TrainingLog
 from medgraft.checkpoints.folder import WEIGHTS_NAME, load, save
 from medgraft.checkpoints.weights import file_digest
 from medgraft.errors import CheckpointError

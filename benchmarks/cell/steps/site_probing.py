@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from medgraft.benchmarks.cell.steps.precomputing import Ready
-from medgraft.benchmarks.prefix_cache.inputs import TowerInputs, tower_inputs
+from medgraft.benchmarks.prefix_cache.inputs import tower_inputs
+from medgraft.benchmarks.prefix_cache.rows import TowerInputs
 from medgraft.benchmarks.prefix_cache.store import entry
 from medgraft.benchmarks.results.site_report import SiteReport
 from medgraft.benchmarks.statistics.sites import SITE, report_sites, site_words

@@ -8,7 +8,7 @@ import torch
 
 from medgraft.benchmarks.cell.steps.precomputing import Ready
 from medgraft.benchmarks.training import head_choice
-from medgraft.benchmarks.training.trainer import TrainingLog
+from medgraft.benchmarks.training.training_state import TrainingLog
 
 
 def train(ready: Ready, progress: Callable[[float], None]) -> TrainingLog:

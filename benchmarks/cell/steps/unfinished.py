@@ -23,11 +23,14 @@ LIBRARIES = ("numpy", "safetensors", "timm", "transformers")
 
 
 def epoch_checkpoints(job: Job, ready: Ready) -> Checkpoints:
-    """What keeps the training of a cell, if the job says where, and one process runs it."""
-    if job.unfinished is None or ready.runner.world.size > 1:
+    """What keeps the training of a cell, if the job says where; of several ranks the first writes, and all read.
+
+    A checkpoint is of the cell and not of its ranks, so that another number of them may go on from it.
+    """
+    if job.unfinished is None:
         return Checkpoints()
     name = f"{job.spec.key()}-{tag(ready)}.safetensors"
-    return EpochCheckpoints(job.unfinished / name, job.checkpoint_every)
+    return EpochCheckpoints(job.unfinished / name, job.checkpoint_every, writes=ready.runner.world.rank == 0)
 
 
 def tag(ready: Ready) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medgraft.benchmarks.cohorts.files.made_up import made_up_paths
 from medgraft.cohort import Cohort, CohortConfig
@@ -30,12 +30,20 @@ class BrainScans(Cohort):
             size: Voxels a side of every image.
             missing: Probability that a visit lacks PET, and that it lacks diffusion; of T1 a quarter of it.
             layout: ``bids``, or ``loni`` as ADNI's archive hands images out.
+            volumes: Of a resting-state run at each visit, missing as often as PET; 0 for none.
         """
 
         subjects: int = Field(240, ge=4, le=9000, alias="n_subjects")
         size: int = Field(24, ge=8, le=128)
         missing: float = Field(0.2, ge=0, lt=1)
         layout: Literal["bids", "loni"] = "bids"
+        volumes: int = Field(0, ge=0, le=400)
+
+        @model_validator(mode="after")
+        def _runs_have_a_place(self) -> BrainScans.Config:
+            if self.volumes and self.layout == "loni":
+                raise ValueError("runs of fMRI are derivatives of BIDS; set volumes: 0 or layout: bids")
+            return self
 
     @classmethod
     def generator_version(cls) -> str:

@@ -87,7 +87,7 @@ def read_loni_scans(root: Path, *, maps: tuple[str, ...], reference: str, by_atl
             "for the mean uptake of the head, reference=none for uptake as it is, or put the masks there"
         )
     report.used = len(rows)
-    return Scans(pd.DataFrame(rows), files["t1"], files["pet"], files["dmri"], report)
+    return Scans(pd.DataFrame(rows), files["t1"], files["pet"], files["dmri"], [None] * len(rows), report)
 
 
 def _tracer(row: dict[str, Any]) -> str:

@@ -74,7 +74,7 @@ def _read_bids(root: Path, *, maps: tuple[str, ...], reference: str, by_atlas: b
     if not sessions:
         raise DataError(f"{root} holds no scan that is named as BIDS names them, sub-*_T1w.nii.gz and the like")
     tracer = chosen_tracer(Counter(tracer_of_file(path) for each in sessions.values() for path in each.pet), tracer)
-    rows, t1, pet, dmri = [], [], [], []
+    rows, t1, pet, dmri, fmri = [], [], [], [], []
     lacking: Counter[str] = Counter()
     for (subject, session), files in sessions.items():
         if subject not in people.index:
@@ -82,13 +82,14 @@ def _read_bids(root: Path, *, maps: tuple[str, ...], reference: str, by_atlas: b
             continue
         uptake = _uptake(files, reference, tracer, lacking, by_atlas=by_atlas)
         tensor = _tensor(files, maps, lacking)
-        if not files.t1 and uptake is None and tensor is None:
+        if not files.t1 and not files.runs and uptake is None and tensor is None:
             report.skip(NO_SCAN)
             continue
         rows.append({"subject": subject, "session": session, **people.loc[subject].to_dict()})
         t1.append(files.t1[0] if files.t1 else None)
         pet.append(uptake)
         dmri.append(tensor)
+        fmri.append(_run(files.runs[0]) if files.runs else None)
     report.notes.update(lacking)
     if not rows:
         raise DataError(f"{root} has no scan of anybody in its participants.tsv ({_said(report)})")
@@ -101,7 +102,7 @@ def _read_bids(root: Path, *, maps: tuple[str, ...], reference: str, by_atlas: b
             "reference=none for uptake as it is"
         )
     report.used = len(rows)
-    return Scans(pd.DataFrame(rows), t1, pet, dmri, report)
+    return Scans(pd.DataFrame(rows), t1, pet, dmri, fmri, report)
 
 
 def _said(report: ReadReport) -> str:
@@ -153,6 +154,12 @@ def _uptake(
         lacking[NO_REFERENCE] += 1
         return None
     return images[0], regions[0]
+
+
+def _run(image: Path) -> tuple[Path, Path | None]:
+    """A run and fMRIPrep's mask beside it."""
+    mask = image.with_name(image.name.replace("desc-preproc_bold", "desc-brain_mask"))
+    return image, mask if mask.is_file() else None
 
 
 def _tensor(files: Session, maps: tuple[str, ...], lacking: Counter[str]) -> tuple[Path, ...] | None:

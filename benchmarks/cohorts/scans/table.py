@@ -39,6 +39,7 @@ class Scans:
         t1: T1 image of each row, or ``None``.
         pet: PET image of each row and its reference region, or ``None``.
         dmri: Maps of each row, or ``None``.
+        fmri: Run of fMRI of each row and its mask of the brain, or ``None``.
         report: What was used, left out and repaired.
     """
 
@@ -46,6 +47,7 @@ class Scans:
     t1: list[Path | None]
     pet: list[tuple[Path, Path | None] | None]
     dmri: list[tuple[Path, ...] | None]
+    fmri: list[tuple[Path, Path | None] | None]
     report: ReadReport = field(default_factory=ReadReport)
 
 

@@ -17,6 +17,7 @@ from medgraft.benchmarks.cohorts.scans.dmri import MAPS
 
 _NAME = re.compile(r"^(sub-[A-Za-z0-9]+)_(?:(ses-[A-Za-z0-9]+)_)?(.*?_?)([A-Za-z0-9]+)\.nii(?:\.gz)?$")
 _PARAMETER = re.compile(r"(?:param|desc)-(fa|md|ad|rd)(?:_|$)", re.IGNORECASE)
+_AT_REST = re.compile(r"task-rest.*_space-MNI152NLin[A-Za-z0-9]+_.*desc-preproc")
 _LABEL = re.compile(r"label-([A-Za-z0-9]+)")
 _PASSED_OVER = ("sourcedata", "code", "stimuli", "__macosx")
 
@@ -31,6 +32,7 @@ class Session:
         atlas: Segmentations of a PET image.
         masks: Label of a region -> masks of it that lie beside PET images.
         maps: Name of a diffusion map -> files.
+        runs: Preprocessed runs of fMRI at rest.
     """
 
     t1: list[Path] = field(default_factory=list)
@@ -38,6 +40,7 @@ class Session:
     atlas: list[Path] = field(default_factory=list)
     masks: dict[str, list[Path]] = field(default_factory=dict)
     maps: dict[str, list[Path]] = field(default_factory=dict)
+    runs: list[Path] = field(default_factory=list)
 
     def add(self, kind: str, entities: str, path: Path, *, in_pet: bool) -> None:
         """Takes a file in.
@@ -56,12 +59,15 @@ class Session:
             self.atlas.append(path)
         elif kind == "mask" and in_pet and (label := _LABEL.search(entities)):
             self.masks.setdefault(label[1].lower(), []).append(path)
+        elif kind == "bold" and _AT_REST.search(entities):
+            self.runs.append(path)
         elif kind == "dwimap" and (parameter := _PARAMETER.search(entities)):
             self.maps.setdefault(parameter[1].upper(), []).append(path)
 
     def several(self) -> list[str]:
         """Kinds of which there is more than one file; the first is used."""
         kinds = {"T1 image": self.t1, "PET image": self.pet, "atlas of a PET image": self.atlas}
+        kinds["run of fMRI"] = self.runs
         kinds |= {f"{name} map": self.maps.get(name, []) for name in MAPS}
         kinds |= {f"{name} mask": files for name, files in self.masks.items()}
         return [kind for kind, files in kinds.items() if len(files) > 1]

@@ -22,8 +22,9 @@ class RayConfig(LauncherConfig):
     Attributes:
         address: ``host:port`` of a cluster's head, ``auto`` for the cluster that this machine is a node of, or
             ``local`` for one that is started for the sweep; by default what ``RAY_ADDRESS`` says, else ``local``.
-        cpus: Cores of a task; by default as many as ``--threads`` says.
-        gpus: GPUs of a task, which may be a part of one; by default one with ``--device cuda``.
+        cpus: Cores of a task; by default as many as ``--threads`` says, for each of ``--devices``.
+        gpus: GPUs of a task, which may be a part of one; by default as many as ``--devices`` says, with
+            ``--device cuda``.
         memory_gb: Memory of a task in GB, by which Ray places it.
         resources: The cluster's own resources that a task needs: ``{a100: 1}``.
         env: Names of further variables that a worker gets as they are here; none that hold a secret.
@@ -52,9 +53,9 @@ class RayConfig(LauncherConfig):
         Args:
             resources: What each job may use.
         """
-        gpus = self.gpus if self.gpus is not None else float(resources.device != "cpu")
+        gpus = self.gpus if self.gpus is not None else float(resources.gpus)
         chosen = {
-            "num_cpus": self.cpus if self.cpus is not None else resources.threads,
+            "num_cpus": self.cpus if self.cpus is not None else resources.cores,
             "num_gpus": gpus or None,
             "memory": None if self.memory_gb is None else int(self.memory_gb * 2**30),
             "resources": self.resources or None,

@@ -23,8 +23,8 @@ class SlurmConfig(LauncherConfig):
         group_minutes: Minutes that a job may take with cells that read the same frozen features, one after another,
             each counted with its ``--timeout``; by default a job runs one cell.
         memory_gb: Memory of a job in GB.
-        cpus: Cores of a job; by default as many as ``--threads`` says.
-        gpus: GPUs of a job; by default one with ``--device cuda``.
+        cpus: Cores of a job; by default as many as ``--threads`` says, for each of ``--devices``.
+        gpus: GPUs of a job; by default as many as ``--devices`` says with ``--device cuda``.
         setup: Shell commands before the worker, such as ``module load cuda``.
         extra: Other options of sbatch by their long names: ``{reservation: lab, nice: 100}``.
         queued: Jobs that are submitted at the same time at most; ``--jobs`` says how many of them may run.
@@ -65,7 +65,7 @@ class SlurmConfig(LauncherConfig):
             name: Of the jobs.
             resources: What each may use.
         """
-        gpus = self.gpus if self.gpus is not None else int(resources.device != "cpu")
+        gpus = self.gpus if self.gpus is not None else resources.gpus
         chosen = {
             "job_name": name,
             "partition": self.partition,
@@ -75,7 +75,7 @@ class SlurmConfig(LauncherConfig):
             "exclude": self.exclude,
             "time": self.minutes or math.ceil(self.cells(resources) * resources.timeout / 60) + 5,
             "mem": None if self.memory_gb is None else f"{math.ceil(self.memory_gb * 1024)}M",
-            "cpus_per_task": self.cpus or resources.threads,
+            "cpus_per_task": self.cpus or resources.cores,
             "gpus_per_node": gpus or None,
             "setup": self.setup or None,
             # Where it preempts by cancelling, the launcher submits again; it counts both.

@@ -37,6 +37,9 @@ DISTANCE = 1.8
 STRENGTH = 0.2
 """Share by which one deviation of a number changes the signal at a bump's top."""
 KINDS = ("t1", "pet", "FA", "MD")
+RUN = "bold"
+"""A run of fMRI, whose amplitude over time is the image that shows the numbers."""
+RUN_SEED = 41
 SITES = 4
 DRIFT = 0.25
 """Deviation of a common number between two visits of a person."""
@@ -48,6 +51,7 @@ _TISSUE = {  # cortex, white matter, fluid
     "pet": (1.5, 0.9, 0.2),
     "FA": (0.18, 0.5, 0.05),
     "MD": (0.0009, 0.00075, 0.0028),
+    RUN: (20.0, 10.0, 5.0),
 }
 
 
@@ -123,7 +127,7 @@ class Painter:
         """One map ``float32 [n, n, n]``, 0 outside of the head.
 
         Args:
-            kind: Of :data:`KINDS`.
+            kind: Of :data:`KINDS`, or :data:`RUN` for the amplitude over time.
             person: Whose.
             common: Their common numbers as this scan shows them, ``[COMMON]``.
             rng: Draws what is specific, and the noise.
@@ -150,7 +154,7 @@ class Painter:
 
 def _bumps(kind: str, places: Array) -> list[Array]:
     """A pattern for each number: three bumps of either sign, the same for everybody, ``[n, n, n]`` each."""
-    rng = np.random.default_rng([PATTERN_SEED, KINDS.index(kind)])
+    rng = np.random.default_rng([PATTERN_SEED, (*KINDS, RUN).index(kind)])
     patterns = []
     for _ in range(COMMON + SPECIFIC + 1 + SITES):
         total = np.zeros(places.shape[1:])
@@ -176,7 +180,9 @@ def axial_and_radial(fa: Array, md: Array) -> tuple[Array, Array]:
     return md * (1 + 2 * excess), md * (1 - excess)
 
 
-def write_scans(out: Path, *, n_subjects: int, size: int, missing: float, seed: int, layout: str = "bids") -> None:
+def write_scans(
+    out: Path, *, n_subjects: int, size: int, missing: float, seed: int, layout: str = "bids", volumes: int = 0
+) -> None:
     """Writes a cohort; the same arguments give the same bytes.
 
     Args:
@@ -186,6 +192,8 @@ def write_scans(out: Path, *, n_subjects: int, size: int, missing: float, seed: 
         missing: See :func:`draw_person`.
         seed: Defines every file; a larger cohort begins with the smaller one.
         layout: ``bids`` with derivatives, or ``loni`` as ADNI's archive has it, without masks of reference regions.
+        volumes: Of a resting-state run at each visit, in ``bids``; 0 for none, which leaves all other files as they
+            are.
     """
     painter, rows, archive = Painter(size), [], LoniTree(out)
     for index in range(n_subjects):
@@ -195,6 +203,9 @@ def write_scans(out: Path, *, n_subjects: int, size: int, missing: float, seed: 
         for visit in range(person.visits):
             common = person.common + (DRIFT * rng.standard_normal(COMMON) if visit else 0)
             images = paint_visit(painter, person, person.scans[visit], common, rng)
+            if volumes:
+                own = np.random.default_rng([seed, index, visit, RUN_SEED])
+                images |= paint_run(painter, person, common, missing, volumes, own)
             if layout == "loni":
                 archive.write_visit(index, visit, facts, images, painter.affine)
             else:
@@ -210,8 +221,8 @@ def write_scans(out: Path, *, n_subjects: int, size: int, missing: float, seed: 
     marker = {
         "generator": GENERATOR_VERSION,
         "seed": seed,
-        "config": {"n_subjects": n_subjects, "size": size, "missing": missing, "layout": layout},
-        "bayes": {f"auc_{kinds}_kinds": round(best_auc(kinds), 4) for kinds in (1, 2, 3)},
+        "config": {"n_subjects": n_subjects, "size": size, "missing": missing, "layout": layout, "volumes": volumes},
+        "bayes": {f"auc_{kinds}_kinds": round(best_auc(kinds), 4) for kinds in range(1, 5 if volumes else 4)},
         "statement": "generated; no person",
     }
     (out / PHANTOM_MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
@@ -247,6 +258,29 @@ def paint_visit(
     return {kind: image for kind, image in images.items() if (kind if kind in ("t1", "pet") else "dmri") in scans}
 
 
+def paint_run(
+    painter: Painter, person: Person, common: Array, missing: float, volumes: int, rng: np.random.Generator
+) -> dict[str, Array]:
+    """A run, ``float32 [n, n, n, T]``, under :data:`RUN`; nothing where it is missing.
+
+    Every voxel is noise about 1,000 that is white in time; its amplitude is an image as the others are.
+
+    Args:
+        painter: Paints the amplitude.
+        person: Whose.
+        common: The common numbers at this visit, ``[COMMON]``.
+        missing: Probability that there is none.
+        volumes: ``T``.
+        rng: Draws all of it.
+    """
+    there = rng.random() >= missing
+    amplitude = painter.scan(RUN, person, common + NOISE * rng.standard_normal(COMMON), rng)
+    if not there:
+        return {}
+    run = 1000 + amplitude[..., None] * rng.standard_normal((*amplitude.shape, volumes))
+    return {RUN: np.where(amplitude[..., None] > 0, run, 0).astype(np.float32)}
+
+
 def _write_visit(
     out: Path, subject: str, session: str, painter: Painter, person: Person, images: Mapping[str, Array]
 ) -> None:
@@ -259,6 +293,10 @@ def _write_visit(
         save_volume(folder / f"{stem}_space-T1w_trc-18FFDG_pet.nii.gz", images["pet"], painter.affine)
         region = painter.reference(person.head).astype(np.int16)
         save_volume(folder / f"{stem}_space-T1w_label-cerebellum_mask.nii.gz", region, painter.affine)
+    if RUN in images:
+        folder = out / "derivatives" / "fmriprep" / inside / "func"
+        file = folder / f"{stem}_task-rest_space-MNI152NLin2009cAsym_desc-preproc_bold.nii.gz"
+        save_volume(file, images[RUN], painter.affine)
     folder = out / "derivatives" / "qsiprep" / inside / "dwi"
     for name in ("FA", "MD", "AD", "RD"):
         if name in images:
@@ -273,7 +311,7 @@ def best_auc(kinds: int) -> float:
     """AUC of Alzheimer's disease against normal by whoever reads atrophy off so many kinds of scan of one visit.
 
     Args:
-        kinds: 1, 2 or 3.
+        kinds: 1 or more.
 
     Example:
         >>> round(best_auc(1), 3), round(best_auc(3), 3)

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from medgraft.benchmarks.cohorts.fmri.runs import RUNS_VERSION, Cleaning, RunFiles, read_run
 from medgraft.benchmarks.cohorts.scans.dmri import load_maps
 from medgraft.benchmarks.cohorts.scans.pet import load_uptake, sidecar
 from medgraft.benchmarks.cohorts.scans.reader import read_scans
@@ -91,7 +92,7 @@ class ScanTask(Task):
         """Samples of a modality.
 
         Args:
-            name: ``volume``, ``pet`` or ``dmri``.
+            name: ``volume``, ``pet``, ``dmri`` or ``volume_sequence``.
             scans: All scans.
             rows: Which are samples, ``int64 [n]``.
             root: Folder of the cohort.
@@ -102,6 +103,10 @@ class ScanTask(Task):
             "volume": ([None if path is None else (path,) for path in scans.t1], lambda files: load_spaced(files[0])),
             "pet": (list(scans.pet), lambda files: load_uptake(files[0], files[1], labels, frames=frames, whole=whole)),
             "dmri": (list(scans.dmri), load_maps),
+            "volume_sequence": (
+                list(scans.fmri),
+                lambda files: read_run(RunFiles(str(files[0]), str(files[1] or "")), Cleaning()).values,
+            ),
         }
         every, read = readers[name]
         files = [every[row] for row in rows]
@@ -109,7 +114,8 @@ class ScanTask(Task):
         paths = [str(path) for each in files if each is not None for path in each if path is not None]
         if name == "pet":  # whose frames are weighed by what stands there
             paths += [str(place) for each in files if each is not None and (place := sidecar(each[0])).is_file()]
-        facts = f"{file_facts(paths, root)}|{reading_facts(VOLUMES_VERSION)}|{SCANS_VERSION}|{labels}|{frames}|{whole}"
+        version = f"{SCANS_VERSION}|{RUNS_VERSION}" if name == "volume_sequence" else f"{SCANS_VERSION}"
+        facts = f"{file_facts(paths, root)}|{reading_facts(VOLUMES_VERSION)}|{version}|{labels}|{frames}|{whole}"
 
         def sample(i: int) -> Any:
             if files[i] is None:
@@ -183,6 +189,7 @@ class BrainScans(ScanTask):
     variants: ClassVar[Mapping[str, Variant]] = {
         "pet": Variant(inputs=("pet",)),
         "dmri": Variant(inputs=("dmri",)),
+        "fmri": Variant(inputs=("volume_sequence",)),
     }
 
     def load(self, root: Path) -> TaskData:
@@ -192,7 +199,8 @@ class BrainScans(ScanTask):
             DataError: It is none, or nobody of the contrast has such a scan.
         """
         scans, used, left_out = self.read(root)
-        every = {"volume": scans.t1, "pet": scans.pet, "dmri": scans.dmri}[self.inputs[0]]
+        kinds = {"volume": scans.t1, "pet": scans.pet, "dmri": scans.dmri, "volume_sequence": scans.fmri}
+        every = kinds[self.inputs[0]]
         there = np.array([each is not None for each in every])
         rows = np.flatnonzero(used & there)
         counts = Counter(left_out) + Counter({f"no {self.inputs[0]}": int((used & ~there).sum())})

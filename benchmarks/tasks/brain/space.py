@@ -22,7 +22,8 @@ LEAST = 2
 class BrainSpace(ScanTask):
     """Retrieval between kinds of scan, and probes of the diagnosis on common and specific parts.
 
-    Two baselines are variants: plain InfoNCE without a specific part, and all pairs trained.
+    Two baselines are variants: plain InfoNCE without a specific part, and all pairs trained. A third has a run of fMRI
+    beside the others, paired with T1 alone as they are.
     """
 
     inputs = ("volume", "pet", "dmri")
@@ -31,6 +32,7 @@ class BrainSpace(ScanTask):
     variants: ClassVar[Mapping[str, Variant]] = {
         "plain": Variant(defaults={"common_share": 1.0}),
         "all_pairs": Variant(defaults={"pairs": "all"}),
+        "fmri": Variant(inputs=("volume", "volume_sequence", "pet", "dmri")),
     }
 
     class Config(ScanConfig, Alignment):
@@ -74,7 +76,9 @@ class BrainSpace(ScanTask):
         test = data.splits["test"]
         every = np.ones(len(data.targets), bool)
         there = {n: (every if raw.present is None else raw.present)[test] for n, raw in data.inputs.items()}
-        best: dict[str, float] = {f"auc_{kinds}_kinds": round(best_auc(kinds), 4) for kinds in (1, 2, 3)}
+        best: dict[str, float] = {
+            f"auc_{kinds}_kinds": round(best_auc(kinds), 4) for kinds in range(1, len(self.inputs) + 1)
+        }
         for a, b in combinations(self.inputs, 2):
             hits = best_retrieval(int((there[a] & there[b]).sum()), draws=100)
             best |= {f"r{k}_{a}_{b}": round(value, 4) for k, value in hits.items()}

@@ -23,7 +23,7 @@ def loss(grafted: Grafted, outputs: Mapping[str, Features]) -> Tensor:
     """A scalar: cross-entropy of the head, the adapter's term, and a contrastive loss where towers share a space."""
     assert grafted.head is not None
     logits = grafted.head(torch.cat([each.pooled for each in outputs.values()], dim=1).to(_kind(grafted)))
-    total = F.cross_entropy(logits, torch.arange(len(logits)) % CLASSES)
+    total = F.cross_entropy(logits, torch.arange(len(logits), device=logits.device) % CLASSES)
     if (extra := grafted.extra_loss(outputs)) is not None:
         total = total + extra
     try:

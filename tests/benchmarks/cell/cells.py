@@ -14,7 +14,8 @@ from medgraft.benchmarks.cell.steps.operations import operations
 from medgraft.benchmarks.cell.steps.precomputing import Ready, build
 from medgraft.benchmarks.cell.steps.training import train
 from medgraft.benchmarks.results.spec import CellSpec
-from medgraft.benchmarks.training.trainer import Runner, TrainingLog
+from medgraft.benchmarks.training.trainer import Runner
+from medgraft.benchmarks.training.training_state import TrainingLog
 from medgraft.grafting import Grafted
 from medgraft.ops.backends import Record
 

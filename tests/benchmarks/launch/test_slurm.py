@@ -219,6 +219,17 @@ def test_a_job_that_slurm_puts_back_in_line_goes_on_behind_its_last_epoch(slurm,
     assert len(numbers(tmp_path / "slurm")) == 1 and numbers(tmp_path / "slurm") == numbers(tmp_path / "local")
 
 
+def test_cells_of_one_frozen_prefix_are_one_job_with_the_local_numbers(slurm, toy, tmp_path):
+    toy.environment = dict(slurm.environment)
+    more = ("--seeds", "0-2", "--timeout", "40", "--set", "slurm.group_minutes=2")
+    process = toy.start(*asked(toy, tmp_path / "slurm", *more))
+    errors = ended(process)
+    assert process.returncode == 0, errors
+    assert list(slurm.jobs(f"medgraft-{process.pid}-").values()) == ["COMPLETED"]
+    command("run", *asked(toy, tmp_path / "local", *more[:4], launcher="local"))
+    assert len(numbers(tmp_path / "slurm")) == 3 and numbers(tmp_path / "slurm") == numbers(tmp_path / "local")
+
+
 # --- what ends before anything is submitted ---------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import tiny_encoders as tiny
 import torch
 from torch import Tensor
 
-from medgraft.benchmarks.prefix_cache.inputs import TowerInputs
+from medgraft.benchmarks.prefix_cache.rows import TowerInputs
 from medgraft.benchmarks.training.trainer import Runner
 from medgraft.errors import IncompatibleError
 from medgraft.features import Features

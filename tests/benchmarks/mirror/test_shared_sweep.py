@@ -58,6 +58,9 @@ def test_a_sweep_into_a_bucket_is_run_resumed_watched_and_made_a_board_of(toy, r
     assert len(archives(url)) == 1 and open_storage(f"{url}/cache").listed("prefix")
     with monkeypatch.context() as patch:  # another machine: it has nothing of this one
         patch.setenv("MEDGRAFT_CACHE", str(tmp_path / "other"))
+        planned = run(url, "--seeds", "0,1", "--dry-run")
+        assert planned.exit_code == 0 and "1 have no result yet; 1 at a time they take about" in planned.output
+        assert len(archives(url)) == 1
         again = run(url, "--seeds", "0,1")
         assert again.exit_code == 0 and "1 of 2 cells are done already" in again.stdout, again.output
         assert len(archives(url)) == 2

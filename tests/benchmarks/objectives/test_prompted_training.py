@@ -13,7 +13,7 @@ from cells import ran, spec
 from sweeping import Toy
 
 from medgraft.adapters.tgh_moe import TghMoe
-from medgraft.benchmarks.prefix_cache.inputs import TowerInputs
+from medgraft.benchmarks.prefix_cache.rows import TowerInputs
 from medgraft.benchmarks.results.migrations import SCHEMA_VERSION
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.store import ResultStore

@@ -18,7 +18,8 @@ from medgraft_toy import ToyEncoder
 from torch import Tensor
 
 from medgraft.benchmarks.prefix_cache import inputs as cache
-from medgraft.benchmarks.prefix_cache.inputs import TowerInputs, drawn_batch, hit_rate, prepare, tower_inputs
+from medgraft.benchmarks.prefix_cache.inputs import prepare, tower_inputs
+from medgraft.benchmarks.prefix_cache.rows import TowerInputs, drawn_batch, hit_rate
 from medgraft.benchmarks.prefix_cache.store import cache_root, entry, make_room
 from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.errors import DataError

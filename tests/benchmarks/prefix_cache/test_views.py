@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from medgraft.benchmarks.cell.resolved import Resolver
 from medgraft.benchmarks.cell.steps.description import describe_cache
-from medgraft.benchmarks.prefix_cache.inputs import CacheUse, TowerInputs, drawn_batch, hit_rate, prepare, tower_inputs
+from medgraft.benchmarks.prefix_cache.inputs import prepare, tower_inputs
+from medgraft.benchmarks.prefix_cache.rows import CacheUse, TowerInputs, drawn_batch, hit_rate
 from medgraft.benchmarks.sweep.compatible import misfit
 from medgraft.modalities.image import Image
 from medgraft.modality import find_modality

@@ -15,7 +15,7 @@ TINY = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "voc
 def test_all_ways_decode_the_same_tokens(monkeypatch, capsys):
     monkeypatch.setattr(decoding, "LLAMA", decoding.LLAMA | TINY)
     monkeypatch.setattr(decoding, "BATCH", 3)
-    main(["--steps", "3", "--prompt", "2", "--rounds", "1", "--visual", "embedded:chest"])
+    main(["--steps", "3", "--prompt", "2", "--rounds", "1", "--visual", "embedded:chest", "--bits", "32"])
     lines = capsys.readouterr().out.splitlines()
     cells = [[part.strip() for part in line.strip("|").split("|")] for line in lines[2:4]]
     assert [each[0] for each in cells] == ["soft_prefix", "xattn"] and all("goal 5" in each[1] for each in cells)
@@ -27,7 +27,7 @@ def test_several_threads_are_timed_by_the_clock_and_bfloat16_is_named(monkeypatc
     monkeypatch.setattr(decoding, "LLAMA", decoding.LLAMA | TINY)
     monkeypatch.setattr(decoding, "BATCH", 2)
     threads = torch.get_num_threads()
-    arguments = "--adapters soft_prefix --steps 2 --prompt 2 --rounds 1 --visual embedded:chest --bits 16 --threads 2"
+    arguments = "--adapters soft_prefix --steps 2 --prompt 2 --rounds 1 --visual embedded:chest --threads 2"
     try:
         main(arguments.split())
     finally:
@@ -39,11 +39,12 @@ def test_several_threads_are_timed_by_the_clock_and_bfloat16_is_named(monkeypatc
     assert "--steps 1 leaves no token after the first to time; name 2 or more" in capsys.readouterr().err
 
 
-def test_ways_that_disagree_are_not_timed(monkeypatch):
+@pytest.mark.parametrize(("bits", "tokens"), [(32, (-1, -1)), (32, (-1,)), (16, (-1,))])
+def test_ways_that_disagree_are_not_timed(monkeypatch, bits, tokens):
     monkeypatch.setattr(decoding, "LLAMA", decoding.LLAMA | TINY)
     monkeypatch.setattr(decoding, "BATCH", 2)
-    subject = Subject("soft_prefix", "embedded:chest", None, 2, 2)
-    monkeypatch.setattr(subject, "all_at_every_step", lambda count: [(-1, -1)] * count)
+    subject = Subject("soft_prefix", "embedded:chest", None, 2, 2, bits)
+    monkeypatch.setattr(subject, "all_at_every_step", lambda count: [tokens] * count)
     with pytest.raises(ConfigError, match="'all at every step' decodes other tokens"), torch.no_grad():
         measure(subject, 1)
 

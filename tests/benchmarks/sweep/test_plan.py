@@ -67,7 +67,7 @@ def test_options_of_adapters_come_from_the_file(tmp_path):
         ("adapters: [lora]\nlimit: 1", "limit.*greater than or equal to 4"),
         ("adapters: [lora]\ntimeout: 0", "timeout.*greater than 0"),
         ("adapters: [lora]\nbackend: fast", "backend.*'eager'"),
-        ("adapters: [lora]\nprecision: fp8", "precision.*'fp32'"),
+        ("adapters: [lora]\nprecision: fp4", "precision.*'fp32'"),
         ("epochs: 3", "no adapter was named.*--adapters"),
         ("", "no adapter was named"),
     ],

@@ -18,7 +18,7 @@ from medgraft.benchmarks.cell.steps import resuming
 from medgraft.benchmarks.metrics.texts.columns import GENERATED, texts_of
 from medgraft.benchmarks.objectives.generation import GenerationObjective
 from medgraft.benchmarks.texts.decoded import DecodedFile
-from medgraft.benchmarks.training.trainer import TrainingLog
+from medgraft.benchmarks.training.training_state import TrainingLog
 from medgraft.language_model import Generated
 from medgraft.task import RawInputs, TaskData
 from medgraft.testing.tiny_language import LANGUAGE_ENCODERS

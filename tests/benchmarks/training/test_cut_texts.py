@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_encoders import fresh
 
-from medgraft.benchmarks.prefix_cache.inputs import TowerInputs
+from medgraft.benchmarks.prefix_cache.rows import TowerInputs
 from medgraft.benchmarks.training.trainer import Runner
 from medgraft.grafting import Grafted
 from medgraft.registry import build_adapters

@@ -21,7 +21,8 @@ from medgraft.adapter import Adapter
 from medgraft.benchmarks.training import epoch_checkpoints
 from medgraft.benchmarks.training.checkpoint_file import read_tree, write_tree
 from medgraft.benchmarks.training.epoch_checkpoints import EpochCheckpoints
-from medgraft.benchmarks.training.trainer import Runner, TrainingLog
+from medgraft.benchmarks.training.trainer import Runner
+from medgraft.benchmarks.training.training_state import TrainingLog
 from medgraft.errors import CheckpointError
 from medgraft.schedule import Phase
 

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from medgraft.benchmarks.prefix_cache.inputs import TowerInputs
+from medgraft.benchmarks.prefix_cache.rows import TowerInputs
 from medgraft.benchmarks.training import head_choice
 from medgraft.benchmarks.training.head_choice import FALLBACK, Samples, choose_by_folds, choose_by_validation
 from medgraft.benchmarks.training.linear_problems import CANDIDATES, Linear, fit_heads

@@ -15,8 +15,9 @@ from medgraft_toy import ToyEncoder, ToyGain
 from torch import Tensor, nn
 
 from medgraft.adapter import Adapter
-from medgraft.benchmarks.prefix_cache.inputs import TowerInputs
-from medgraft.benchmarks.training.trainer import Runner, batches, learning_rate
+from medgraft.benchmarks.prefix_cache.rows import TowerInputs
+from medgraft.benchmarks.training.phases import learning_rate
+from medgraft.benchmarks.training.trainer import Runner, batches
 from medgraft.features import Features
 from medgraft.grafting import Grafted
 from medgraft.objective import make_objective
@@ -104,10 +105,10 @@ def steps_of(found: Runner, monkeypatch: pytest.MonkeyPatch, epochs: int) -> tup
     rates: list[float] = []
     loss, optimizer = found.loss, found.optimizer(FAST)
 
-    def watched(index: np.ndarray) -> Tensor:
+    def watched(index: np.ndarray, *rest: Any) -> Tensor:
         samples.append(index.tolist())
         rates.append(optimizer.param_groups[0]["lr"])
-        return loss(index)
+        return loss(index, *rest)
 
     monkeypatch.setattr(found, "loss", watched)
     monkeypatch.setattr(found, "optimizer", lambda train: optimizer)
@@ -264,9 +265,9 @@ def kept_of(keep: str, losses: list[float], monkeypatch: pytest.MonkeyPatch) -> 
     train = FAST.model_copy(update={"epochs": len(losses), "batch_size": N, "keep": keep})
     loss, told = found.loss, iter(losses)
 
-    def pretend(index: np.ndarray) -> Tensor:
+    def pretend(index: np.ndarray, *rest: Any) -> Tensor:
         after.append(found.grafted.head.linear.weight.detach().clone())
-        value = loss(index)
+        value = loss(index, *rest)
         return value + (next(told) - value).detach()
 
     monkeypatch.setattr(found, "loss", pretend)
@@ -301,8 +302,8 @@ def test_running_statistics_are_kept_with_the_parameters(monkeypatch):
     found, means, steps = runner(adapter), [], []
     loss, told = found.loss, iter([3.0, 1.0, 2.0])
 
-    def pretend(index: np.ndarray) -> Tensor:
-        value = loss(index)
+    def pretend(index: np.ndarray, *rest: Any) -> Tensor:
+        value = loss(index, *rest)
         means.append(adapter.norm.running_mean.clone())
         steps.append(int(adapter.norm.num_batches_tracked))
         return value + (next(told) - value).detach()

@@ -27,7 +27,16 @@ def bowl(values: dict[str, Any]) -> float:
     return -abs(values["train.lr"] - 1e-3) - (values["toy_gain.mode"] != "c")
 
 
-def run(folder: Path, score: Score = bowl, asked: int = 8, *, upwards: bool = True, stop: int = 99, **more: Any):
+def run(
+    folder: Path,
+    score: Score = bowl,
+    asked: int = 8,
+    *,
+    upwards: bool = True,
+    stop: int = 99,
+    fitting: Any = None,
+    **more: Any,
+):
     study = RowStudy(
         spec(train={"epochs": 2, "lr": 1e-2}), SPACE, asked, "f1_macro", upwards, ResultStore(folder), **more
     )
@@ -38,7 +47,9 @@ def run(folder: Path, score: Score = bowl, asked: int = 8, *, upwards: bool = Tr
         assert cell.adapter_options["mode"] == values["toy_gain.mode"]
         found = score(values)
         status = "success" if found is not None else "error"
-        study.finish(Trial(number=len(study.trials), values=values, status=status, score=found, seconds=1.0))
+        fits = fitting is None or fitting(values)
+        trial = Trial(number=len(study.trials), values=values, status=status, score=found, seconds=1.0, fits=fits)
+        study.finish(trial)
         ran.append(values)
     return study, ran
 
@@ -66,6 +77,17 @@ def test_more_trials_begin_with_those_that_are_there(tmp_path):
     _, first = run(tmp_path, asked=4)
     study, more = run(tmp_path, asked=8)
     assert study.resumed == 4 and [t.values for t in study.trials] == first + more
+
+
+def test_values_that_do_not_fit_are_none_of_the_trials_that_were_asked_for(tmp_path):
+    def fitting(values: dict[str, Any]) -> bool:
+        return values["toy_gain.mode"] != "b"
+
+    study, ran = run(tmp_path, lambda values: bowl(values) if fitting(values) else None, asked=6, fitting=fitting)
+    misfits = [values for values in ran if not fitting(values)]
+    assert misfits and len(ran) == 6 + len(misfits) and study.outcome().counted == study.counted == 6
+    again, more = run(tmp_path, asked=6, fitting=fitting)
+    assert more == [] and again.outcome() == study.outcome()
 
 
 def test_a_small_space_is_searched_to_its_end(tmp_path):

@@ -8,6 +8,7 @@ from cells import spec
 
 from medgraft.benchmarks.cell.job import Job
 from medgraft.benchmarks.cell.worker import run_cell
+from medgraft.benchmarks.tuning.trial import trial_of
 from medgraft.task import TaskData
 
 
@@ -79,3 +80,13 @@ def test_other_test_labels_change_nothing(toy, monkeypatch, adapter):
     before = trial(toy.cohort, adapter=adapter)[0].training["validation"]
     monkeypatch.setattr(cls, "load", turned)
     assert trial(toy.cohort, adapter=adapter)[0].training["validation"] == before
+
+
+def test_values_that_an_adapter_cannot_attach_with_are_told_from_failures(toy):
+    options = {"encoder": "pixels:2d", "adapter": "linear_probe", "adapter_options": {"pooling": "cls"}}
+    result, _ = trial(toy.cohort, **options)
+    made = trial_of(result, 3, {"linear_probe.pooling": "cls"}, 1.0)
+    assert result.status == "error" and "no CLS token for pooling 'cls'" in result.message
+    assert not made.fits and made.score is None and made.number == 3
+    fitting, _ = trial(toy.cohort, **options | {"adapter_options": {"pooling": "mean"}})
+    assert trial_of(fitting, 0, {"linear_probe.pooling": "mean"}, 1.0).fits

@@ -9,7 +9,8 @@ from torch import nn
 
 from medgraft.encoder import Encoder
 from medgraft.encoders.inflate3d import inflate
-from medgraft.fast.compiling import compiled
+from medgraft.fast import compiling
+from medgraft.fast.compiling import CompiledEncode, compiled, graphs_obstacle
 from medgraft.grafting import graft
 from medgraft.registry import build_adapter
 
@@ -46,3 +47,68 @@ def test_hooks_that_change_are_compiled_anew():
     torch.testing.assert_close(run(x), plain + 1)
     handle.remove()
     torch.testing.assert_close(run(x), plain)
+
+
+class Fakes:
+    """Stand-ins for a GPU and for the compiler, which note how they are asked."""
+
+    def __init__(self, monkeypatch, fails: str = "") -> None:
+        self.options: list[dict[str, object]] = []
+        self.steps = 0
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+        monkeypatch.setattr(compiling, "compiled", self.compile)
+        monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", self.mark)
+        self.fails = fails
+
+    def compile(self, function, **options):
+        self.options.append(options)
+
+        def run(x):
+            if self.fails and "mode" in options:
+                raise RuntimeError(self.fails)
+            return function(x)
+
+        return run
+
+    def mark(self) -> None:
+        self.steps += 1
+
+
+def test_on_a_gpu_a_graft_is_recorded_and_what_is_kept_is_copied(monkeypatch):
+    fakes, memory = Fakes(monkeypatch), torch.zeros(2)
+
+    def encode(x):
+        return {"image": memory.copy_(x)}  # as a graph does: every run writes to the same place
+
+    run = CompiledEncode(encode, "cuda")
+    assert fakes.options == [{"dynamic": True, "mode": "reduce-overhead"}] and run.reason == ""
+    with torch.no_grad():
+        first, second = run(torch.ones(2))["image"], run(torch.full((2,), 2.0))["image"]
+    assert first.tolist() == [1, 1] and second.tolist() == [2, 2]
+    assert fakes.steps == 2
+    assert run(torch.ones(2))["image"] is memory and fakes.steps == 2  # in training the step says when it begins
+
+
+def test_what_cannot_be_recorded_runs_without_graphs_and_says_why(monkeypatch, caplog):
+    fakes = Fakes(monkeypatch, fails="CUDA graph capture failed\nmore of it")
+    run = CompiledEncode(lambda x: x + 1, "cuda")
+    assert run(torch.zeros(1)).item() == 1
+    assert run.reason == "recording a CUDA graph failed: CUDA graph capture failed"
+    assert run.reason in caplog.text and fakes.options[-1] == {"dynamic": True}
+    run.begin_step()
+    assert fakes.steps == 0
+
+
+def test_other_errors_are_not_taken_for_one_of_recording(monkeypatch):
+    Fakes(monkeypatch, fails="mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="mat1"):
+        CompiledEncode(lambda x: x, "cuda")(torch.zeros(1))
+
+
+def test_a_cpu_and_an_old_gpu_have_no_graphs(monkeypatch):
+    assert graphs_obstacle("cpu") == "device cpu has no CUDA graphs"
+    Fakes(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (6, 1))
+    assert "6.1" in (graphs_obstacle("cuda") or "")
+    assert CompiledEncode(lambda x: x, "cuda").reason

@@ -1,0 +1,144 @@
+"""One cell on several devices of a machine: starts a process for each by torchrun's launcher, and says how they ended.
+
+The processes ("ranks") run :mod:`medgraft.benchmarks.cell.rank`, each with a folder of its own below the job's. What
+rank 0 leaves there becomes the job's, once all have ended well. Of ranks that failed the row tells the first failure:
+those that only lost the others say nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from medgraft.benchmarks.cell.job import JOB, RESULT, UNWRITABLE, Job, failure
+from medgraft.benchmarks.results.writing import write_atomically
+
+RANK = "medgraft.benchmarks.cell.rank"
+"""What each process runs."""
+
+TORCHRUN = "torchrun"
+"""Folder of the launcher's own files, in the job's."""
+
+LOST = 75
+"""Exit code of a rank that cannot go on because another has ended (EX_TEMPFAIL of ``sysexits.h``)."""
+
+OURS = (1, LOST, -signal.SIGTERM)
+"""Ends that say nothing by themselves: of a rank with a result that failed, one that lost the others, one told to."""
+
+
+def rank_folder(folder: Path, rank: int) -> Path:
+    """Where a rank leaves its outcome.
+
+    Args:
+        folder: Of the job.
+        rank: From 0.
+    """
+    return folder / f"rank{rank}"
+
+
+def run_on_devices(job: Job, folder: Path) -> int:
+    """Runs a cell on the devices that its job asks for.
+
+    Args:
+        job: The cell.
+        folder: Of the job; its outcome is there at the end.
+
+    Returns:
+        Exit code: 0 for success, 1 for a cell that failed and left a result saying so, :data:`UNWRITABLE`. Where a rank
+        was killed and no rank knows why, this process ends by the same signal, and its launcher says what that means.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    if obstacle := _obstacle(job):
+        return _failed(job, folder, obstacle)
+    ends = _launched(job, folder)
+    if not ends:
+        _take(rank_folder(folder, 0), folder)
+        return 0
+    if UNWRITABLE in ends.values():
+        return UNWRITABLE
+    left = [place for rank in range(job.devices) if (place := rank_folder(folder, rank) / RESULT).is_file()]
+    said = sorted((place for place in left if b'"status":"success"' not in place.read_bytes()), key=_written)
+    if said:
+        os.replace(said[0], folder / RESULT)
+        return 1
+    for rank, code in ends.items():
+        if code not in OURS:
+            how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+            sys.stderr.write(f"rank {rank} of {job.devices} ended {how}\n")
+            return _ended_like(code)
+    return _failed(job, folder, f"its {job.devices} ranks lost each other and none says why")
+
+
+def _obstacle(job: Job) -> str:
+    """Why the ranks cannot run on this machine; empty where they can."""
+    if job.spec.device == "cpu":
+        return ""
+    import torch
+
+    there = torch.cuda.device_count()
+    remedy = "ask the launcher for as many GPUs as --devices says, or give fewer"
+    return f"it is to run on {job.devices} GPUs, and PyTorch sees {there} here; {remedy}" if there < job.devices else ""
+
+
+def _launched(job: Job, folder: Path) -> Mapping[int, int]:
+    """Starts the ranks and waits until all have ended; exit codes of those that failed, in the order of their ends."""
+    # Not at the top: they bring half of torch, and most cells run on one device.
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=job.devices,
+        run_id=job.spec.key(),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",  # a free port
+        local_addr="localhost",
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder / TORCHRUN)),
+    )
+    more = ("--verbose",) if logging.getLogger().isEnabledFor(logging.INFO) else ()
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+    try:
+        elastic_launch(config, sys.executable)("-m", RANK, str(folder / JOB), str(folder), *more)
+    except ChildFailedError as error:
+        failures = sorted(error.failures.items(), key=lambda each: each[1].timestamp)
+        return {rank: each.exitcode for rank, each in failures}
+    return {}
+
+
+def _take(mine: Path, folder: Path) -> None:
+    """Moves what a rank has left into the job's folder, its result last, which says that all is there."""
+    for place in sorted(mine.iterdir(), key=lambda each: each.name == RESULT):
+        os.replace(place, folder / place.name)
+
+
+def _written(place: Path) -> int:
+    return place.stat().st_mtime_ns
+
+
+def _failed(job: Job, folder: Path, message: str) -> int:
+    """Leaves a result that says why the cell failed; the exit code."""
+    text = failure(job, "error", message).model_dump_json()
+    write_atomically(folder / RESULT, lambda handle: handle.write(text.encode()))
+    return 1
+
+
+def _ended_like(code: int) -> int:
+    """Ends this process by the signal that ``code`` is minus the number of; an exit code is given back."""
+    if code < 0:
+        with contextlib.suppress(OSError, ValueError):  # of SIGKILL nothing can be said
+            signal.signal(-code, signal.SIG_DFL)
+        sys.stderr.flush()
+        os.kill(os.getpid(), -code)
+        time.sleep(1)  # until the signal arrives
+    return code

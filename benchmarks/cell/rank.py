@@ -1,0 +1,92 @@
+"""One process of a cell on several devices: the worker's work, as a member of a group of ``torch.distributed``.
+
+``torchrun --nproc-per-node N -m medgraft.benchmarks.cell.rank job.json folder`` is what the worker starts for a job on
+N devices (:mod:`medgraft.benchmarks.cell.devices`). Each rank writes its outcome into a folder of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from medgraft.benchmarks.cell.devices import LOST, rank_folder
+from medgraft.benchmarks.cell.job import Job
+from medgraft.benchmarks.cell.progress import ProgressWriter
+from medgraft.benchmarks.cell.worker import end_process, execute, writing
+from medgraft.world import LostRanksError
+
+LONGEST = timedelta(days=31)
+"""Time in which another rank must be heard of: no less than a cell may take, since the harness ends those that hang."""
+
+LAST_TO_SPEAK = 2.0
+"""Seconds that a rank waits that has lost another, so that the other one's end is seen first."""
+
+
+PR_SET_PDEATHSIG = 1
+"""Of Linux's ``prctl(2)``: a signal when the parent ends."""
+
+
+def ended_with_parent() -> None:
+    """Has this process killed when the one that started it has ended; other systems than Linux have no word for it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+def run_rank(job: Job, folder: Path) -> int:
+    """Runs a cell as one rank of several; the exit code as that of the worker, or :data:`LOST`.
+
+    Args:
+        job: The cell.
+        folder: Of the job.
+    """
+    rank = int(os.environ["RANK"])
+    if job.spec.device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if job.spec.device == "cuda" else "gloo", timeout=LONGEST)
+    mine = rank_folder(folder, rank)
+
+    def run(progress: ProgressWriter) -> int:
+        mine.mkdir(exist_ok=True)
+        try:
+            return int(execute(job, mine, progress.step if rank == 0 else _silent) != "success")
+        except LostRanksError as error:
+            sys.stderr.write(f"rank {rank}: {error}\n")
+            time.sleep(LAST_TO_SPEAK)
+            return LOST
+
+    return writing(folder, run)
+
+
+def _silent(doing: str, share: float) -> None:
+    """Of the ranks the first says what they do."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; exit codes as :func:`run_rank` says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("job", type=Path, help="JSON file of the job")
+    parser.add_argument("folder", type=Path, help="folder of the job")
+    parser.add_argument("--verbose", action="store_true")
+    options = parser.parse_args(arguments)
+    faulthandler.enable(2)
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, stream=sys.stderr)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started the ranks ends them
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    job = Job.model_validate_json(options.job.read_text())
+    return run_rank(job, options.folder.absolute())  # a plugin may change the working directory
+
+
+if __name__ == "__main__":
+    ended_with_parent()
+    end_process(main())

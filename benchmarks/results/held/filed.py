@@ -1,0 +1,157 @@
+"""Results that stay in their files but for what tables are made of: some kilobytes each, and not two hundred.
+
+A result as it is read has hundreds of small objects: every number of every group and class, every point of every
+curve. A board of many thousand would hold gigabytes of them, of which its tables show a few. Here the numbers of a
+result are one array; what equals that of another result (data, versions, settings) is held once; and groups and
+curves are read again when somebody asks for them.
+"""
+
+from __future__ import annotations
+
+import functools
+import marshal
+import math
+from array import array
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from medgraft.benchmarks.calibration.reliability import Reliability
+from medgraft.benchmarks.calibration.summary import Calibration, Sets
+from medgraft.benchmarks.metrics.bootstrap import Estimate
+from medgraft.benchmarks.results.reading import read_result
+from medgraft.benchmarks.results.result import CellResult, Efficiency
+from medgraft.benchmarks.results.spec import CellSpec
+from medgraft.errors import MedgraftError
+
+SHARED = ("data", "encoder", "adapters", "diagnostics", "cache", "metric_versions", "suites", "plugins", "env")
+"""Fields of plain values that most results of a sweep have in common."""
+
+AGAIN = 64
+"""Results read again that are kept: whoever asks for one part of a row asks for others."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Numbers(Mapping[str, Estimate]):
+    """Named estimates, as one array.
+
+    Args:
+        names: Name -> its place; shared by results of the same numbers.
+        values: ``float64 [3 N]``: value, lower and upper end of each; not a number for ``None``.
+        counts: Samples, subjects and share of undefined resamples of each; shared, too.
+    """
+
+    __slots__ = ("_counts", "_names", "_values")
+
+    def __init__(
+        self, names: Mapping[str, int], values: array[float], counts: tuple[tuple[int, int, float], ...]
+    ) -> None:
+        self._names, self._values, self._counts = names, values, counts
+
+    def __getitem__(self, name: str) -> Estimate:
+        place = self._names[name]
+        value, low, high = (None if math.isnan(x) else x for x in self._values[3 * place : 3 * place + 3])
+        n, n_subjects, undefined = self._counts[place]
+        facts = {"value": value, "ci_low": low, "ci_high": high, "n": n, "n_subjects": n_subjects}
+        return _made(Estimate, {**facts, "undefined_share": undefined})
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class FiledReliability(Reliability):
+    """Reliability curves that are read when they are asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("likeliest", "classes"):
+            again = _again(vars(self)["file"], vars(self)["key"]).calibration
+            return getattr(again.reliability, name) if again is not None else None
+        return super().__getattr__(name)  # pyright: ignore
+
+
+class FiledResult(CellResult):
+    """A result whose groups are read when they are asked for, as are its curves."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "groups":
+            return _again(vars(self)["file"], self.key).groups
+        return super().__getattr__(name)  # pyright: ignore
+
+
+@functools.lru_cache(AGAIN)
+def _again(path: Path, key: str) -> CellResult:
+    result = read_result(path)
+    if result.key != key:
+        raise MedgraftError(f"{path} was changed while its board was made; make it again")
+    return result
+
+
+@functools.cache
+def _fields(of: type[BaseModel]) -> set[str]:
+    return set(of.model_fields)
+
+
+def _made(of: type[Model], values: dict[str, Any]) -> Model:
+    """A model of values that were validated before, whose set of fields is one for all."""
+    made = of.__new__(of)
+    object.__setattr__(made, "__dict__", values)
+    object.__setattr__(made, "__pydantic_fields_set__", _fields(of))
+    object.__setattr__(made, "__pydantic_extra__", None)
+    object.__setattr__(made, "__pydantic_private__", None)
+    return made
+
+
+class Filing:
+    """Makes results small; what they have in common is held once."""
+
+    def __init__(self) -> None:
+        self._shared: dict[Any, Any] = {}
+        self._specs: dict[str, CellSpec] = {}
+
+    def __call__(self, path: Path, cell: CellResult) -> CellResult:
+        """A result of the same values, for its groups and curves tied to its file, which must not change.
+
+        Args:
+            path: The file.
+            cell: Read from it.
+        """
+        values = {name: value for name, value in vars(cell).items() if name != "groups" or not value}
+        values |= {name: self._once(values[name]) for name in SHARED}
+        values |= {"spec": self._spec(cell.spec), "metrics": self._numbers(cell.metrics), "file": path}
+        if cell.efficiency is not None:
+            costs = vars(cell.efficiency)
+            small = {name: self._once(value) if isinstance(value, dict) else value for name, value in costs.items()}
+            values["efficiency"] = _made(Efficiency, small)
+        if cell.calibration is not None:
+            values["calibration"] = self._calibration(path, cell.key, cell.calibration)
+        return _made(FiledResult, values)
+
+    def _once(self, value: Any) -> Any:
+        return self._shared.setdefault(marshal.dumps(value, 2), value)  # version 2 tells values, not objects, apart
+
+    def _spec(self, spec: CellSpec) -> CellSpec:
+        first = self._specs.setdefault(spec.row(), spec)
+        return _made(CellSpec, {**vars(first), "seed": spec.seed, "_digests": (spec.key(), first.row())})
+
+    def _numbers(self, numbers: Mapping[str, Estimate]) -> Numbers:
+        names, counts = tuple(numbers), tuple((e.n, e.n_subjects, e.undefined_share) for e in numbers.values())
+        places = self._shared.setdefault(names, {name: place for place, name in enumerate(names)})
+        values = array("d")
+        for each in numbers.values():
+            values.extend(math.nan if x is None else x for x in (each.value, each.ci_low, each.ci_high))
+        return Numbers(places, values, self._shared.setdefault(counts, counts))
+
+    def _calibration(self, path: Path, key: str, said: Calibration) -> Calibration:
+        curves, sets = said.reliability, said.sets
+        if curves.likeliest is not None or curves.classes:
+            curves = _made(FiledReliability, {"chance_error": curves.chance_error, "file": path, "key": key})
+        if sets is not None:
+            rule = self._shared.setdefault(repr(sets.rule), sets.rule)
+            sets = _made(Sets, {"rule": rule, "numbers": self._numbers(sets.numbers)})
+        return _made(Calibration, {"reliability": curves, "scaling": said.scaling, "sets": sets})
