@@ -71,7 +71,7 @@ def test_a_run_is_of_its_session_and_its_mask_counts(written, tmp_path):
     scans = read_scans(root)
     row = next(i for i, each in enumerate(scans.fmri) if each and each[0] == image)
     assert image.name.startswith(f"{scans.frame['subject'][row]}_{scans.frame['session'][row]}_")
-    assert (scans.fmri[row] or ())[1] and raw not in [each[0] for each in scans.fmri if each]
+    assert (scans.fmri[row] or (None, None))[1] and raw not in [each[0] for each in scans.fmri if each]
     data = build_task("brain_space:fmri", {"reference": "cerebellum"}).load(root)
     sample = data.inputs["volume_sequence"].read(row)
     assert sample.shape == (6, 8, 8, 8) and not sample[:, brain == 0].any()
