@@ -36,6 +36,8 @@ SMALL = {
     "benchmarks.audit.positive_control": "--images 16 --epochs 1 --seeds 1",
     "benchmarks.audit.schema": "",
     "benchmarks.simulate": "--cells 20 --figure made.svg",
+    "benchmarks.gpu_check": "--device cpu --quick --part 'read ahead' --part graphs",
+    "benchmarks.simulate.cohorts": "--films 40 --scans 20",
     "benchmarks.kernels": "--op bottleneck --form fused --rounds 1",
     "benchmarks.speed": "--quick --job ace_step --contender 'medgraft fp32'",
     "benchmarks.speed.brain_costs": "--encoder embedded:brain@random --rounds 1",

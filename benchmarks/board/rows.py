@@ -143,9 +143,7 @@ def _predictions(path: Path, cell: CellResult) -> Predictions | None:
         return None
 
 
-def make_row(
-    seeds: Sequence[tuple[Path, CellResult]], digests: Mapping[Path, str] = MappingProxyType({})
-) -> BoardRow:
+def make_row(seeds: Sequence[tuple[Path, CellResult]], digests: Mapping[Path, str] = MappingProxyType({})) -> BoardRow:
     """Joins the seeds of a row.
 
     With the predictions at hand the interval resamples subjects and seeds; without them (only the JSON files were

@@ -16,7 +16,7 @@ from medgraft.benchmarks.sweep import plan as planning
 from medgraft.benchmarks.sweep import rows as rows_of_sweep
 from medgraft.benchmarks.sweep.checks import check_names
 from medgraft.benchmarks.sweep.compatible import fits
-from medgraft.benchmarks.sweep.plan import cells_of, make_plan
+from medgraft.benchmarks.sweep.plan import cells_of, make_plan, precision_of
 from medgraft.benchmarks.sweep.recipe import training
 from medgraft.benchmarks.sweep.request import Sweep, read_sweep
 from medgraft.benchmarks.sweep.rows import Row, resolve_row, rows, tasks_of
@@ -356,3 +356,11 @@ def test_a_gpu_decides_on_the_precision_and_is_part_of_the_key(device, native, m
     assert (cell.device, cell.precision) == ("cuda", "bf16" if native else "fp32")
     assert cell.key() != cpu.key() and cell_on("cpu").key() == cpu.key()
     assert "device" not in cpu.defining()  # results from before there was a choice keep their keys
+
+
+@pytest.mark.parametrize(("backend", "says"), [("eager", "compute capability 8.9"), ("fused", "--backend eager")])
+def test_eighth_precision_is_refused_before_anything_runs(backend, says):
+    sweep = Sweep(adapters=("lora",), precision="fp8", backend=backend)
+    with pytest.raises(ConfigError) as caught:
+        precision_of(sweep, "cpu")
+    assert says in str(caught.value) and "\n" not in str(caught.value)

@@ -76,8 +76,9 @@ def test_features_are_near_and_all_of_it_is_what_the_rounded_weights_give():
         gradients.append(torch.cat([p.grad.flatten().float() for p in each.trainable_parameters()]))
     # e4m3 keeps three bits behind the first: 3% per weight, and a dozen products in a row, partly averaged out.
     assert 0 < relative(pooled[2], pooled[0]) < 0.15
-    # The same weights in the same products: what is left is bf16, 0.4% per rounding.
-    assert relative(pooled[2], pooled[1]) < 0.01 and relative(gradients[2], gradients[1]) < 0.02
+    # The same weights in the same products: what is left is bf16, 0.4% per rounding, a dozen of them in a row forwards
+    # and as many backwards.
+    assert relative(pooled[2], pooled[1]) < 0.05 and relative(gradients[2], gradients[1]) < 0.1
 
 
 def relative(got: torch.Tensor, wanted: torch.Tensor) -> float:
