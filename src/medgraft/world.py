@@ -174,7 +174,7 @@ class World:
                     )
 
     def share(self, tensors: Iterable[Tensor]) -> None:
-        """Every process takes the first one's values of tensors of any shapes, in the same order on all."""
+        """Every process takes the first one's values of tensors ``[...]``, in the same order on all."""
         if self.size > 1:
             with torch.no_grad():
                 for tensor in tensors:
