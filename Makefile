@@ -29,9 +29,11 @@ $(STAMP): pyproject.toml setup.py
 run: $(STAMP)
 	$(BIN)/python -m benchmarks.run --adapters $(ADAPTERS) $(ARGS)
 
+# Where PYTHONDONTWRITEBYTECODE is set, the hundreds of processes that tests start would each compile the modules anew.
 test: $(STAMP) links browser slurm
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m compileall -q src adapters encoders benchmarks
 	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder $(ARGS)
 
 # The tests of the pages drive a real Chromium. It comes from the system, not from PyPI; where it is missing and this

@@ -57,7 +57,7 @@ def run_on_devices(job: Job, folder: Path) -> int:
         OSError: The folder cannot be written.
     """
     if obstacle := _obstacle(job):
-        return _failed(job, folder, obstacle)
+        return leave_failure(job, folder, obstacle)
     ends = _launched(job, folder)
     if not ends:
         _take(rank_folder(folder, 0), folder)
@@ -74,7 +74,7 @@ def run_on_devices(job: Job, folder: Path) -> int:
             how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
             sys.stderr.write(f"rank {rank} of {job.devices} ended {how}\n")
             return _ended_like(code)
-    return _failed(job, folder, f"its {job.devices} ranks lost each other and none says why")
+    return leave_failure(job, folder, f"its {job.devices} ranks lost each other and none says why")
 
 
 def _obstacle(job: Job) -> str:
@@ -126,8 +126,8 @@ def _written(place: Path) -> int:
     return place.stat().st_mtime_ns
 
 
-def _failed(job: Job, folder: Path, message: str) -> int:
-    """Leaves a result that says why the cell failed; the exit code."""
+def leave_failure(job: Job, folder: Path, message: str) -> int:
+    """Leaves a result that says why a cell failed, in the job's folder or a rank's; the exit code."""
     text = failure(job, "error", message).model_dump_json()
     write_atomically(folder / RESULT, lambda handle: handle.write(text.encode()))
     return 1

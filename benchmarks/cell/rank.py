@@ -20,10 +20,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from medgraft.benchmarks.cell.devices import LOST, rank_folder
+from medgraft.benchmarks.cell.devices import LOST, leave_failure, rank_folder
 from medgraft.benchmarks.cell.job import Job
 from medgraft.benchmarks.cell.progress import ProgressWriter
 from medgraft.benchmarks.cell.worker import end_process, execute, writing
+from medgraft.commands.plain_text import one_line
 from medgraft.world import LostRanksError
 
 LONGEST = timedelta(days=31)
@@ -51,13 +52,14 @@ def run_rank(job: Job, folder: Path) -> int:
         folder: Of the job.
     """
     rank = int(os.environ["RANK"])
-    if job.spec.device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if job.spec.device == "cuda" else "gloo", timeout=LONGEST)
     mine = rank_folder(folder, rank)
 
     def run(progress: ProgressWriter) -> int:
         mine.mkdir(exist_ok=True)
+        try:
+            _join(job)
+        except (RuntimeError, ValueError) as error:
+            return leave_failure(job, mine, f"rank {rank} cannot join the others: {one_line(str(error), 300)}")
         try:
             return int(execute(job, mine, progress.step if rank == 0 else _silent) != "success")
         except LostRanksError as error:
@@ -66,6 +68,14 @@ def run_rank(job: Job, folder: Path) -> int:
             return LOST
 
     return writing(folder, run)
+
+
+def _join(job: Job) -> None:
+    """Takes this rank's device and its place among the others."""
+    cuda = job.spec.device == "cuda"
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=LONGEST)
 
 
 def _silent(doing: str, share: float) -> None:
@@ -81,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     faulthandler.enable(2)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, stream=sys.stderr)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started the ranks ends them
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # of whoever started the ranks; no terminal reaches their sessions
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     job = Job.model_validate_json(options.job.read_text())
     return run_rank(job, options.folder.absolute())  # a plugin may change the working directory

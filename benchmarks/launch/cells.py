@@ -24,6 +24,7 @@ from medgraft.benchmarks.launch.groups import frozen_group
 from medgraft.benchmarks.launch.leftovers import claim, clear_leftovers
 from medgraft.benchmarks.launch.unfinished import forget, forget_old, unfinished_folder
 from medgraft.benchmarks.results.chosen import Tuning
+from medgraft.benchmarks.results.held.filed import Filing
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.results.store import ResultStore, StorageError
@@ -168,7 +169,7 @@ class Runs:
             StorageError: A result cannot be stored.
             MedgraftError: The launcher cannot start or watch a worker.
         """
-        waiting, done = deque(cells), []
+        waiting, done, held = deque(cells), [], Filing()  # of a hundred thousand, whole ones would be gigabytes
         running: list[Running] = []
         clear_leftovers(self.store.root)
         with self._contract("slots"):
@@ -176,7 +177,7 @@ class Runs:
         try:
             while waiting or running:
                 for result in self._start_some(waiting, running):
-                    done.append(result)
+                    done.append(held(self.store.path(result.spec), result))
                     events.finished(result, sum(result.timing.values()))
                 if running:
                     with self._contract("wait"):
@@ -187,7 +188,7 @@ class Runs:
                     result = self._outcome(worker, events)
                     if result is not None:
                         running.remove(worker)
-                        done.append(result)
+                        done.append(held(self.store.path(result.spec), result))
                         waiting += self.follow(result)
                         events.finished(result, time.monotonic() - worker.started)
                 if self.allowance.over():  # what is at work is ended below

@@ -39,10 +39,10 @@ def fill(cells: Sequence[CellSpec], found: Sequence[Template], store: ResultStor
             for path in paths:
                 succeeded(path)
             make_row([(path, read_result(path)) for path in paths])
-            known[len(paths)] = (key := key_of(paths)) and recall(key)
+            known[len(paths)] = (key := key_of(paths, {})) and recall(key)
             continue
         for path in paths:
             verified_before.remember(verified_before.digest(path))
             verified_before.remember(verified_before.stamp(path))
-        if (key := key_of(paths)) is not None:
+        if (key := key_of(paths, {})) is not None:
             remember(key, known[len(paths)])

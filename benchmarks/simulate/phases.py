@@ -26,6 +26,7 @@ from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.results.store import ResultStore
 from medgraft.benchmarks.schedule.durations import Durations, earlier_durations, last_end
 from medgraft.benchmarks.simulate.cells import seconds_of, specs, templates
+from medgraft.benchmarks.simulate.filled import fill
 from medgraft.benchmarks.simulate.launcher import SimulatedLauncher
 from medgraft.benchmarks.sweep.display import Display
 from medgraft.benchmarks.sweep.run import finished_before
@@ -33,6 +34,9 @@ from medgraft.benchmarks.watch.journal import Journal, planned
 
 AT_ONCE = 64
 """Workers at a time."""
+
+DISPATCHED = 1000
+"""Cells that are sent out; those before them in a larger sweep are found done."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +59,26 @@ Phase = Callable[[Path, Path, int], tuple[float, dict[str, int]]]
 
 
 def dispatch(real: Path, out: Path, cells: int) -> tuple[float, dict[str, int]]:
-    """Runs a sweep whose workers are simulated; their own work is not counted."""
+    """Runs the last cells of a sweep, all others of which are done; what simulated workers do is not counted."""
     found = templates(real)
-    planned_cells = list(specs(found[0].result.spec, cells))
-    launcher, store = SimulatedLauncher(found, AT_ONCE), ResultStore(out)
-    seconds, late = _run(planned_cells, launcher, store)
-    return seconds - launcher.worked, {**launcher.ended, "rows computed after the last cell": late}
+    every = list(specs(found[0].result.spec, cells))
+    launcher, store, done = SimulatedLauncher(found, AT_ONCE), ResultStore(out), max(cells - DISPATCHED, 0)
+    fill(every[:done], found, store)
+    seconds, late = _run(every, every[done:], launcher, store)
+    said = {"done before": done, "rows computed after the last cell": late}
+    return seconds - launcher.worked, {**launcher.ended, **said}
 
 
-def _run(cells: Sequence[CellSpec], launcher: SimulatedLauncher, store: ResultStore) -> tuple[float, int]:
+def _run(
+    every: Sequence[CellSpec], cells: Sequence[CellSpec], launcher: SimulatedLauncher, store: ResultStore
+) -> tuple[float, int]:
     """A sweep as :mod:`medgraft.benchmarks.sweep.run` runs it, shown on a terminal that nobody sees.
+
+    Args:
+        every: All cells that are asked for.
+        cells: Those that run.
+        launcher: Whose workers leave results.
+        store: Where they go.
 
     Returns:
         Seconds until the last cell was stored, and the rows whose metric was not yet computed then.
@@ -74,8 +88,10 @@ def _run(cells: Sequence[CellSpec], launcher: SimulatedLauncher, store: ResultSt
     runs = Runs(store, {cohort.name: Cohort(cohort, Path("/"))}, launcher, "simulated")
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     display = Display(console, cells, AT_ONCE, Durations())
-    facts = planned(cells, {}, [], launcher="simulated", at_once=AT_ONCE, work=runs.work.name)
-    journal, rows = Journal(store.root, facts), FinishedRows(store, cells, {cell.key() for cell in cells})
+    ahead = {cell.key() for cell in cells}
+    kept = {key for cell in every if (key := cell.key()) not in ahead}
+    facts = planned(every, {}, kept, launcher="simulated", at_once=AT_ONCE, work=runs.work.name)
+    journal, rows = Journal(store.root, facts), FinishedRows(store, every, ahead)
 
     def finished(result: CellResult, took: float) -> None:
         display.finished(result)

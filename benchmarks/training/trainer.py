@@ -361,7 +361,7 @@ class Runner:
         optimizer.step()
         for _, adapter in self.grafted.named_adapters():
             adapter.after_step()
-        value = loss.item()
+        value = self.world.mean(loss.detach(), 1).item()  # each process's holds what adapters add to its part
         log.seconds += time.perf_counter() - start
         log.steps += 1
         log.samples += len(drawn.part)

@@ -178,7 +178,9 @@ class World:
         if self.size > 1:
             with torch.no_grad():
                 for tensor in tensors:
-                    dist.broadcast(tensor, group_src=0, group=self.group)
+                    sent = tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor.detach().contiguous()
+                    dist.broadcast(sent, group_src=0, group=self.group)
+                    tensor.copy_(sent)
 
     @contextmanager
     def own_draws(self, device: str) -> Iterator[None]:

@@ -71,6 +71,8 @@ class ToyTask(Task):
         table = pd.read_csv(path)
         if missing := [name for name in COLUMNS if name not in table]:
             raise DataError(f"{path} has no column {missing[0]}")
+        if on_rank("TOY_FEWER_ON", unsaid=False):
+            table = table[:-4]
         films = [root / name for name in table["film"]]
         subjects = table["subject"].to_numpy(str)
         targets = np.array([CLASSES.index(label) for label in table["label"]], dtype=np.int64)
@@ -204,7 +206,7 @@ class ToyTrouble(Adapter):
 
     def attach(self, encoder: Encoder, sites: Any) -> Attachment:
         report_process()
-        match self.config.how:
+        match self.config.how if on_rank("TOY_TROUBLE_ON", unsaid=True) else "":
             case "raise":
                 raise RuntimeError("this adapter always fails")
             case "exit":
@@ -309,6 +311,12 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 (pathlib.Path(sys.argv[1]) / str(os.getpid())).touch()
 time.sleep(600)
 """
+
+
+def on_rank(variable: str, unsaid: bool) -> bool:
+    """Whether this is the rank of a cell on several devices that a variable names; ``unsaid`` where none is named."""
+    named = os.environ.get(variable)
+    return unsaid if named is None else named == os.environ.get("RANK")
 
 
 def report_process() -> None:

@@ -19,7 +19,7 @@ LOOKED_AT = 64
 
 
 def keep(ready: Ready, evaluated: Evaluated, folder: Path) -> None:
-    """Writes the adapters, the head and the facts of a graft.
+    """Writes the adapters, the head and the facts of a graft; of several ranks the first does.
 
     Args:
         ready: Trained.
@@ -27,6 +27,9 @@ def keep(ready: Ready, evaluated: Evaluated, folder: Path) -> None:
         folder: A new one.
     """
     loaded, task, spec = ready.loaded, ready.loaded.task, ready.spec
+    score = validation_score(ready, evaluated.validation)  # to which all ranks may predict a part
+    if ready.runner.world.rank > 0:
+        return
     ready.grafted.save(folder)
     ready.runner.objective.save(folder)
     metric, calibration = evaluated.metrics.get(task.primary), evaluated.calibration
@@ -49,7 +52,7 @@ def keep(ready: Ready, evaluated: Evaluated, folder: Path) -> None:
         temperatures=None if scaling is None else scaling.temperatures,
         sets=None if calibration is None or calibration.sets is None else calibration.sets.rule,
         primary=task.primary,
-        validation=validation_score(ready, evaluated.validation),
+        validation=score,
         test=(None, None, None) if metric is None else (metric.value, metric.ci_low, metric.ci_high),
         split_hash=loaded.data.split_hash(),
         colour=any(raw.colour for raw in loaded.data.inputs.values()),

@@ -20,6 +20,9 @@ from medgraft.objective import modalities
 def measure(ready: Ready, log: TrainingLog) -> Efficiency:
     """Costs of the trained graft.
 
+    Of several ranks the first measures operations and speed, with its device alone on whole batches, while the others
+    wait; a training step is taken by all together, and its peak is that of one device's part.
+
     Args:
         ready: The graft.
         log: Of its training.
@@ -31,10 +34,12 @@ def measure(ready: Ready, log: TrainingLog) -> Efficiency:
     size = min(min(find_modality(name).measure_batch for name in loaded.task.inputs), len(loaded.splits["train"]))
     index = loaded.splits["train"][:size]
     grafted.eval()
-    rows = ready.runner.cut({name: part.batch(index) for name, part in loaded.prepared.items()})
-    whole = {name: row.to(device) for name, row in rows.items()}
-    flops = forward_flops(lambda: grafted.encode(whole), size)  # a compiled graph hides its operations
-    speed = _inference_speed(ready, whole, size)
+    flops = speed = None
+    if ready.runner.world.rank == 0:
+        rows = ready.runner.cut({name: part.batch(index) for name, part in loaded.prepared.items()})
+        whole = {name: row.to(device) for name, row in rows.items()}
+        flops = forward_flops(lambda: grafted.encode(whole), size)  # a compiled graph hides its operations
+        speed = _inference_speed(ready, whole, size)
     grafted.train()
     for parameter in grafted.trainable_parameters():
         parameter.grad = None

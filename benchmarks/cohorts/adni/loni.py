@@ -8,11 +8,11 @@ decides and the group only stands in at baseline.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from medgraft.benchmarks.cohorts.adni.archive import ImageIndex, index_images
@@ -21,39 +21,31 @@ from medgraft.benchmarks.cohorts.adni.columns import (
     read_spelled,
     roster_key,
     roster_name,
-    site_of,
     subject_id,
     to_dates,
 )
 from medgraft.benchmarks.cohorts.adni.merge import (
     CONTRADICTORY,
     FRAME_COLUMNS,
-    SCANNER_COLUMNS,
-    SOURCE_GROUP,
     SOURCE_MERGE,
-    SOURCE_NEAREST,
-    VISIT_FACTS,
     column_of,
     drop_rows,
     folders_below,
     in_range,
-    is_missing,
     is_withdrawn,
     map_diagnosis,
     records,
     sexes,
     to_ages,
     to_floats,
-    viscode_month,
 )
 from medgraft.benchmarks.cohorts.adni.series import T1, Series
+from medgraft.benchmarks.cohorts.adni.visits import VisitFinder
 from medgraft.benchmarks.cohorts.tables.reading import ReadReport, read_table, renamed
 from medgraft.errors import DataError
 
 SEARCH_REQUIRED = ("Image Data ID", "Subject", "Description", "Acq Date")
 """Group and visit are left to ADNIMERGE where a table has none, as ``All_Images_<date>.csv``."""
-NEAREST_DAYS = 90
-"""How far apart scan and examination may lie for the examination's diagnosis to count for the scan."""
 
 _KEPT_ONCE = "duplicate row of the search table"
 NO_MERGE = "no ADNIMERGE table in the folder, above or below it: only baseline scans have a diagnosis, their group"
@@ -173,15 +165,34 @@ class Download:
             f"{left_out or 'nothing'})"
         )
 
-    def described(self, rows: pd.DataFrame, report: ReadReport, *, variants: bool = False) -> pd.DataFrame:
-        """The visits of rows of :meth:`with_files`, with ``FRAME_COLUMNS``; see :func:`read_loni`."""
+    def described(
+        self,
+        rows: pd.DataFrame,
+        report: ReadReport,
+        *,
+        variants: bool = False,
+        days: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> pd.DataFrame:
+        """The visits of rows of :meth:`with_files`, with ``FRAME_COLUMNS``; see :func:`read_loni`.
+
+        Args:
+            rows: Of one kind of image.
+            report: Gets the counts.
+            variants: Keep every processed variant of a scan.
+            days: :func:`numbers_of_days` of images of several kinds, for those of a day to be of one visit: that of any
+                of them in ADNIMERGE, else the nearest, with a diagnosis or without.
+        """
         rows = _number_variants(rows)
+        if days is not None:
+            rows = rows.assign(uids=[days[scan] for scan in rows["scan"]])
         if not variants:
             rows = drop_rows(rows, rows["variant"] > 0, SAME_SCAN, report)
         strangers = {subject for subject in rows["subject"] if not self.finder.knows(subject)}
         if self.finder and strangers:
             report.note("subject without a row in ADNIMERGE", len(strangers))
-        frame = pd.DataFrame([self.finder.describe(row) for row in records(rows)], columns=pd.Index(FRAME_COLUMNS))
+        by_date = days is not None
+        described = [self.finder.describe(row, by_date=by_date) for row in records(rows)]
+        frame = pd.DataFrame(described, columns=pd.Index(FRAME_COLUMNS))
         frame = drop_rows(frame, frame["dx_source"] == CONTRADICTORY, CONTRADICTORY, report)
         frame = drop_rows(frame, frame["dx"].isna(), "no diagnosis for the visit", report)
         # Of two scans of one visit, the one that ADNIMERGE names is the visit's; else the first.
@@ -189,6 +200,15 @@ class Download:
         first = frame.groupby(["subject", "session"], dropna=False)["scan"].transform("first")
         another: Any = (frame["scan"] != first) & frame["session"].notna()
         return drop_rows(frame, another, "another scan of the same visit", report)
+
+
+def numbers_of_days(parts: Sequence[pd.DataFrame]) -> dict[str, tuple[int, ...]]:
+    """A person's day -> numbers of all its images, of rows of :meth:`Download.with_files` of several kinds."""
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        return {}
+    rows = _number_variants(pd.concat(parts, ignore_index=True))
+    return dict(zip(rows["scan"], rows["uids"], strict=True))
 
 
 def _number_variants(rows: pd.DataFrame) -> pd.DataFrame:
@@ -201,88 +221,6 @@ def _number_variants(rows: pd.DataFrame) -> pd.DataFrame:
     groups = rows.assign(scan=scan.astype(object)).groupby("scan", sort=False)
     uids: Any = groups["uid"].agg(tuple)
     return rows.assign(scan=scan.astype(object), variant=groups.cumcount(), uids=scan.map(uids))
-
-
-class VisitFinder:
-    """Looks up the visit that a scan belongs to, its diagnosis and its clinical facts."""
-
-    def __init__(self, merge: pd.DataFrame | None) -> None:
-        """Indexes the visits by image and by subject; None when there is no ADNIMERGE."""
-        visits = [] if merge is None else records(merge)
-        self._by_image = {(v["subject"], int(v["image_uid"])): v for v in visits if not is_missing(v["image_uid"])}
-        self._by_subject: dict[str, list[dict[str, Any]]] = {}
-        for visit in visits:
-            if not is_missing(visit["exam_date"]):
-                self._by_subject.setdefault(visit["subject"], []).append(visit)
-        self._people = {visit["subject"] for visit in visits}
-        self._there = merge is not None
-
-    def __bool__(self) -> bool:
-        """Whether there is a table of visits."""
-        return self._there
-
-    def knows(self, subject: str) -> bool:
-        """Whether the table has any visit of the subject, by PTID or by roster number."""
-        return subject in self._people or roster_key(subject) in self._people
-
-    def describe(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The finished row of one image; ``dx`` is None where nothing vouches for a diagnosis."""
-        people = (row["subject"], roster_key(row["subject"]))
-        exact = next((v for p in people for uid in row["uids"] if (v := self._by_image.get((p, uid)))), None)
-        near = self._nearest(row, diagnosed=True)
-        visit = exact or self._nearest(row, diagnosed=False)
-        dx, source = None, ""
-        if visit is not None and visit["contradictory"]:
-            source = CONTRADICTORY
-        elif exact is not None and exact["dx"] is not None:
-            dx, source = exact["dx"], SOURCE_MERGE
-        elif near is not None:
-            dx, source, visit = near["dx"], SOURCE_NEAREST, exact or near
-        elif _is_baseline(row["visit"]):
-            dx, source = map_diagnosis(row["group"]), SOURCE_GROUP
-        facts = dict.fromkeys(VISIT_FACTS, float("nan")) | {"site": site_of(row["subject"])}
-        if visit is not None:
-            facts |= {name: visit[name] for name in VISIT_FACTS}
-            session, month = visit["session"], visit["month"]
-        else:
-            session = "bl" if _is_baseline(row["visit"]) else row["visit"].lower()
-            month = viscode_month(session)
-        # The search table knows the sex, and the age at the scan in whole years.
-        facts["sex"] = facts["sex"] if isinstance(facts["sex"], str) else row["sex"]
-        for name in ("age", "field_strength"):
-            facts[name] = row[name] if is_missing(facts[name]) else facts[name]
-        return {
-            "subject": row["subject"],
-            "session": session,
-            "month": month,
-            "scan": row["scan"],
-            "variant": row["variant"],
-            "image": row["image"],
-            "image_id": str(row["uid"]),
-            "acq_date": row["acq_date"],
-            "description": row["description"],
-            "dx": dx,
-            "dx_source": source,
-            **facts,
-            **{name: row[name] for name in SCANNER_COLUMNS},
-        }
-
-    def _nearest(self, row: dict[str, Any], *, diagnosed: bool) -> dict[str, Any] | None:
-        """The subject's visit nearest to the scan, within ``NEAREST_DAYS``."""
-        if is_missing(row["acq_date"]):
-            return None
-        candidates = self._by_subject.get(row["subject"]) or self._by_subject.get(roster_key(row["subject"]), ())
-        visits = [v for v in candidates if not diagnosed or v["dx"] is not None]
-        gaps = [abs((v["exam_date"] - row["acq_date"]).days) for v in visits]
-        if not gaps or min(gaps) > NEAREST_DAYS:
-            return None
-        return visits[int(np.argmin(gaps))]
-
-
-def _is_baseline(visit: str) -> bool:
-    """True for screening and baseline under any of their names; a continuing subject's first ADNI2 visit is neither."""
-    visit = visit.lower()
-    return viscode_month(visit) == 0 or ("cont" not in visit and ("screening" in visit or "baseline" in visit))
 
 
 def _images_by_path(index: ImageIndex, report: ReadReport) -> pd.DataFrame:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 MRI, PET = frozenset(("MRI", "MR")), frozenset(("PET", "PT"))
+PET_IMAGES = "PET images"
 NO_MRI, NO_T1, A_MASK = "not an MRI", "not a T1-weighted series", "a mask, not an image"
 
 _T1_WORDS = re.compile(r"MP[-_ ]?R|SPGR|MT1|\bT1", re.IGNORECASE)
@@ -26,6 +27,10 @@ _MAP_WORDS = {
     "AD": re.compile(r"\bad\b|axial diffus"),
     "RD": re.compile(r"\brd\b|radial diffus"),
 }
+_MAP_WHOLE = re.compile(
+    r"\b(?:(?:fractional )?aniso\w*|(?:(?:mean|axial|radial) )?diffus\w*|tensor|dti|dwi|fa|md|ad|rd|maps?)\b"
+)
+"""Words that say which map of what, and not how it was made."""
 _COLOURED = re.compile(r"\bcol")
 PET_LEVELS = ("uniform resolution", "uniform 6 mm", "standardised grid", "averaged", "dynamic")
 """Processing of a PET image, the preferred one first: what the PET core makes of the co-registered frames."""
@@ -102,19 +107,22 @@ def pet_images(tracer: str) -> Series:
     """PET images of a tracer; rows need a column ``tracer``.
 
     Args:
-        tracer: Its name, or ``any``.
+        tracer: Its name, or ``any``, which is also that of images that name none.
     """
+
+    def untold(rows: pd.DataFrame) -> Any:
+        return np.zeros(len(rows), bool) if tracer == "any" else rows["tracer"] == ""
 
     def other(rows: pd.DataFrame) -> Any:
         return np.zeros(len(rows), bool) if tracer == "any" else rows["tracer"] != tracer
 
     return Series(
-        "PET images",
+        PET_IMAGES,
         (
             ("", lambda rows: ~rows["modality"].isin(list(PET))),
             (A_MASK, _masks),
             ("raw PET image, not of co-registered frames", lambda rows: rows["description"].map(pet_level).isna()),
-            ("PET image whose tracer nothing tells", lambda rows: rows["tracer"] == ""),
+            ("PET image whose tracer nothing tells", untold),
             ("PET image of another tracer", other),
         ),
         lambda description: (pet_level(description) or 0,),
@@ -135,6 +143,16 @@ def map_of(description: str) -> str | None:
         return None
     named = [name for name, form in _MAP_WORDS.items() if form.search(text)]
     return named[0] if len(named) == 1 else None
+
+
+def words_beside_map(description: str) -> str:
+    """What a description of a map says besides which map it is: the processing, equal for maps of one fit.
+
+    Example:
+        >>> words_beside_map("DTI; Eddy; FA"), words_beside_map("Mean Diffusivity, DTI Eddy")
+        ('eddy', 'eddy')
+    """
+    return " ".join(sorted(set(_MAP_WHOLE.sub(" ", words(description)).split())))
 
 
 def diffusion_maps(name: str) -> Series:

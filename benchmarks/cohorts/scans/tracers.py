@@ -26,6 +26,16 @@ _WORDS: dict[str, str] = {
 }
 
 
+def tracers_in(text: str) -> tuple[str, ...]:
+    """Every tracer that a text names.
+
+    Example:
+        >>> tracers_in("AV45 Coreg, Avg"), tracers_in("FDG, then Florbetapir"), tracers_in("Averaged")
+        (('AV45',), ('FDG', 'AV45'), ())
+    """
+    return tuple(name for name, form in _WORDS.items() if re.search(form, text, re.IGNORECASE))
+
+
 def tracer_of(text: str) -> str:
     """The one tracer that a text names; :data:`UNTOLD` for none, and for several.
 
@@ -33,7 +43,7 @@ def tracer_of(text: str) -> str:
         >>> tracer_of("AV45 Coreg, Avg"), tracer_of("18FFDG"), tracer_of("Florbetapir or PIB"), tracer_of("Averaged")
         ('AV45', 'FDG', '', '')
     """
-    named = [name for name, form in _WORDS.items() if re.search(form, text, re.IGNORECASE)]
+    named = tracers_in(text)
     return named[0] if len(named) == 1 else UNTOLD
 
 

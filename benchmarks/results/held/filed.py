@@ -29,6 +29,9 @@ from medgraft.errors import MedgraftError
 SHARED = ("data", "encoder", "adapters", "diagnostics", "cache", "metric_versions", "suites", "plugins", "env")
 """Fields of plain values that most results of a sweep have in common."""
 
+PACKED = ("training", "timing")
+"""Fields of plain values that no two results have in common."""
+
 AGAIN = 64
 """Results read again that are kept: whoever asks for one part of a row asks for others."""
 
@@ -74,14 +77,31 @@ class FiledReliability(Reliability):
             return getattr(again.reliability, name) if again is not None else None
         return super().__getattr__(name)  # pyright: ignore
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reliability) and _equal(self, other, Reliability)
+
+    __hash__ = None  # pyright: ignore
+
 
 class FiledResult(CellResult):
-    """A result whose groups are read when they are asked for, as are its curves."""
+    """A result whose groups are read when they are asked for, as are its curves; what few ask for is packed."""
 
     def __getattr__(self, name: str) -> Any:
+        if name in PACKED:
+            return marshal.loads(vars(self)["packed"])[PACKED.index(name)]
         if name == "groups":
             return _again(vars(self)["file"], self.key).groups
         return super().__getattr__(name)  # pyright: ignore
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CellResult) and _equal(self, other, CellResult)
+
+    __hash__ = None  # pyright: ignore
+
+
+def _equal(one: BaseModel, other: BaseModel, of: type[BaseModel]) -> bool:
+    """Whether two have the same values, however they are held."""
+    return all(getattr(one, name) == getattr(other, name) for name in of.model_fields)
 
 
 @functools.lru_cache(AGAIN)
@@ -123,6 +143,7 @@ class Filing:
         """
         values = {name: value for name, value in vars(cell).items() if name != "groups" or not value}
         values |= {name: self._once(values[name]) for name in SHARED}
+        values["packed"] = marshal.dumps([values.pop(name) for name in PACKED], 2)
         values |= {"spec": self._spec(cell.spec), "metrics": self._numbers(cell.metrics), "file": path}
         if cell.efficiency is not None:
             costs = vars(cell.efficiency)

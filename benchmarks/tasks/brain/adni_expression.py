@@ -68,7 +68,7 @@ class AdniExpression(Task):
         table, samples = read_profile(find_profile(root))
         table, scale = in_logarithms(table, config.log)
         people = people_of(root, samples, table.report).assign(rin=samples["rin"].to_numpy(float))
-        used, left_out = self._used(people)
+        used, left_out = self._used(people.assign(measured=np.isfinite(table.values).any(axis=1)))
         if not used.any():
             raise DataError(f"no sample has a diagnosis of {config.contrast} ({left_out})")
         frame, values = pd.DataFrame(people[used]).reset_index(drop=True), table.values[used]
@@ -106,11 +106,14 @@ class AdniExpression(Task):
         """Which samples are used, ``bool [n]``, and how many are not for each reason."""
         used, left_out = np.zeros(len(people), bool), Counter[str]()
         seen: set[str] = set()
-        for i, (subject, dx, rin) in enumerate(zip(people["subject"], people["dx"], people["rin"], strict=True)):
+        columns = [people[name] for name in ("subject", "dx", "rin", "measured")]
+        for i, (subject, dx, rin, measured) in enumerate(zip(*columns, strict=True)):
             if dx not in self.config.contrast.split("-"):
                 left_out["no diagnosis of the contrast"] += 1
             elif rin < self.config.least_rin:
                 left_out["RNA integrity too low"] += 1
+            elif not measured:
+                left_out["no number of expression"] += 1
             elif subject in seen:
                 left_out["a further sample of a subject"] += 1
             else:

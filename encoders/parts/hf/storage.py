@@ -19,6 +19,7 @@ from torch import nn
 
 from medgraft.errors import ConfigError
 from medgraft.options import Options
+from medgraft.world import World
 
 BLOCK = 64
 """Numbers that share a scale in four bits."""
@@ -203,6 +204,9 @@ class Spread:
         from accelerate.utils import get_max_memory
 
         limits: dict[Any, Any] = dict(get_max_memory())
+        if World().size > 1:  # each rank of a cell on several devices has one of its own
+            mine = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+            limits = {place: size for place, size in limits.items() if place in (mine, "cpu")}
         for place in limits:
             given = storage.cpu if place == "cpu" else storage.gpu
             if given is not None:

@@ -26,6 +26,7 @@ from medgraft.launcher import Exit, Job, Resources
         ({"gpus": 0.25, "resources": {"a100": 1}}, Resources(device="cuda"),
          {"num_cpus": 1, "num_gpus": 0.25, "resources": {"a100": 1.0}}),
         ({"gpus": 0}, Resources(device="cuda"), {"num_cpus": 1}),
+        ({}, Resources(threads=2, device="cuda", devices=4), {"num_cpus": 8, "num_gpus": 4.0}),
     ],
 )  # fmt: skip
 def test_what_a_task_needs_is_said_in_rays_words(config, resources, needs):

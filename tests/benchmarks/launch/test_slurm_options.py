@@ -86,6 +86,7 @@ def test_without_sbatch_it_says_so_before_anything_is_made(toy, tmp_path, monkey
     [
         ({}, Resources(timeout=3600), ["--time=65", "--cpus-per-task=1", "--requeue", "--array=0-0%1"]),
         ({}, Resources(threads=4, device="cuda"), ["--cpus-per-task=4", "--gpus-per-node=1"]),
+        ({}, Resources(threads=4, device="cuda", devices=2), ["--cpus-per-task=8", "--gpus-per-node=2"]),
         ({"gpus": 0, "memory_gb": 1.5}, Resources(device="cuda"), ["--mem=1536M"]),
         ({"extra": {"nice": 100, "exclusive": True}}, Resources(), ["--nice=100", "--exclusive\n"]),
         ({"group_minutes": 150}, Resources(timeout=3600), ["--time=125"]),

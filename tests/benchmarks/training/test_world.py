@@ -12,13 +12,17 @@ import torch
 from processes import run_ranks
 
 from medgraft import graft
+from medgraft.adapter.protocols import diagnostics_of, reset_diagnostics
 from medgraft.benchmarks.prefix_cache.rows import TowerInputs
 from medgraft.benchmarks.training.trainer import Runner
+from medgraft.errors import DataError
 from medgraft.objective import make_objective
 from medgraft.plugins import discover
 from medgraft.registry import TrainDefaults
 from medgraft.task import RawInputs, TaskData
+from medgraft.testing.tiny import MODALITIES, SIZES, tiny_encoder
 from medgraft.testing.tiny_language import LANGUAGE_ENCODERS
+from medgraft.world import World
 
 N = 24
 WORLD = 2
@@ -38,9 +42,10 @@ CLASSES: dict[str, tuple[str, ...]] = {"regression": (), "survival": (), **dict.
 
 @contextmanager
 def double() -> Iterator[None]:
-    """Inside it all is computed in double precision, also what says ``float()``."""
+    """Inside it all is computed in double precision, also what says ``float()``, and nothing is drawn in a forward."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        patch.setattr(torch, "randn_like", lambda x: torch.sin(1e3 * x))  # each process would draw its own
         torch.set_default_dtype(torch.float64)
         try:
             yield
@@ -58,21 +63,22 @@ def targets_of(objective: str) -> np.ndarray:
     return made.get(objective, (np.arange(N) % 4 > 0).astype(np.int64) if objective in REGIONS else np.arange(N) % 3)
 
 
-def runner(objective: str) -> Runner:
-    """An adapter on the embedded encoder of radiographs, on noise; the same in every process."""
+def runner(objective: str, adapter: str = "lora", **options: Any) -> Runner:
+    """An adapter on a tiny encoder, on noise; the same in every process."""
     if objective == "anchored":
         return space_runner()
     if objective == "generation":
         return language_runner()
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    grafted = graft("embedded:chest", "lora", rank=2).double()
+    axes = 3 if adapter == "brain_adapter" else 2
+    grafted = graft(tiny_encoder(f"dual-{axes}d"), adapter, **options).double()
     classes, towers = np.arange(N) % 3, grafted.towers()
     texts = [f"findings of {TEXTS[k]}, film {i % 5}." for i, k in enumerate(classes)]
     ids = np.stack([towers["text"].prepare(text).numpy() for text in texts]).astype(np.int32)
-    images = rng.normal(size=(N, 1, 128, 128)) + classes[:, None, None, None]
-    inputs = {"image": TowerInputs(0, {"x": images})}
-    if objective == "contrastive":
+    images = rng.normal(size=(N, 1, *SIZES[axes])) + classes.reshape(N, *[1] * (axes + 1))
+    inputs = {MODALITIES[axes]: TowerInputs(0, {"x": images})}
+    if objective == "contrastive" or adapter == "brain_adapter":
         inputs["text"] = TowerInputs(0, {"x": ids})
     data = TaskData(
         inputs={name: RawInputs(lambda i: i, N, "") for name in inputs},
@@ -135,9 +141,9 @@ def space_runner() -> Runner:
     return built
 
 
-def results(objective: str) -> dict[str, Any]:
+def results(objective: str, adapter: str = "lora", **options: Any) -> dict[str, Any]:
     """Of a batch the loss and its gradients, and of a short training the loss of each epoch and the predictions."""
-    one = runner(objective)
+    one = runner(objective, adapter, **options)
     one.grafted.train()
     found: dict[str, Any] = {}
     for size in (7, 1):
@@ -146,32 +152,67 @@ def results(objective: str) -> dict[str, Any]:
         one.backward(loss)
         parameters = one.grafted.trainable_parameters()
         one.world.average_gradients(parameters)
-        found[f"loss of {size}"] = loss.detach()
+        found[f"loss of {size}"] = one.world.mean(loss.detach(), 1)
         found[f"gradients of {size}"] = [None if p.grad is None else p.grad.clone() for p in parameters]
         for parameter in parameters:
             parameter.grad = None
     log = one.fit(SPLITS["train"], RECIPE, 0, lambda share: None)
-    return found | {"epochs": log.epoch_loss, "scores": torch.from_numpy(one.predict(np.arange(N)))}
+    for _, each in one.grafted.named_adapters():
+        reset_diagnostics(each)
+    found |= {"epochs": log.epoch_loss, "scores": torch.from_numpy(one.predict(np.arange(N)))}
+    return found | {"report": diagnostics_of(next(each for _, each in one.grafted.named_adapters()))}
+
+
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "tgh_moe": {"balance": 0.5, "z": 0.3, "width": 8},
+    "conv_lora": {"balance": 0.5, "experts": 2},
+    "brain_adapter": {"contrastive_weight": 0.5, "width": 8},
+}
+"""Those that add a loss of their own, which compares the samples of a batch or counts over all of its tokens."""
+
+
+def facts(rank: int) -> dict[str, Any]:
+    """What a process sees of the others."""
+    world = World()
+    found: dict[str, Any] = {"sum": world.sum(torch.tensor([1.0, 10.0]) * (rank + 1))}
+    tensors = [torch.full((2,), float(rank)), torch.full((), rank)]
+    world.share(tensors)
+    found["shared"] = [each.tolist() for each in tensors]
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    with world.own_draws("cpu"):
+        pass
+    found["untouched"] = torch.equal(before, torch.get_rng_state())
+    own = []
+    for _ in range(2):
+        with world.own_draws("cpu"):
+            own.append(torch.rand(3).tolist())
+    found |= {"own": own, "common": torch.rand(3).tolist()}
+    with world.alone():
+        found["alone"] = (world.size, world.rank, str(world.rows(8)), world.lengths(torch.zeros(3)))
+    try:
+        world.require_agreement({"the number of samples": 60 - 4 * rank}, "read one folder")
+    except DataError as error:
+        found["disagreement"] = str(error)
+    return found
 
 
 def all_results(rank: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"facts": facts(rank)}
     with double():
-        return {objective: results(objective) for objective in OBJECTIVES}
+        found |= {objective: results(objective) for objective in OBJECTIVES}
+        return found | {name: results("multiclass", name, **ADAPTERS[name]) for name in ADAPTERS}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes found; starting them is what takes time, so all objectives share them."""
-    return run_ranks(tmp_path_factory.mktemp("gloo"), WORLD, all_results)
+    """What each of two processes found; starting them is what takes time, so all cases share them."""
+    return run_ranks(tmp_path_factory.mktemp("gloo"), WORLD, all_results, seconds=900)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_two_processes_train_as_one(ranks, objective):
-    with double():
-        alone = results(objective)
+def check_equal(ranks: list[dict[str, Any]], name: str, alone: dict[str, Any]) -> None:
     assert any(gradient is not None for gradient in alone["gradients of 7"])
-    for found in (rank[objective] for rank in ranks):
+    for found in (rank[name] for rank in ranks):
         for size in (7, 1):
             torch.testing.assert_close(found[f"loss of {size}"], alone[f"loss of {size}"], **EQUAL)
             for theirs, mine in zip(found[f"gradients of {size}"], alone[f"gradients of {size}"], strict=True):
@@ -181,13 +222,50 @@ def test_two_processes_train_as_one(ranks, objective):
                     torch.testing.assert_close(theirs, mine, **EQUAL)
         assert found["epochs"] == pytest.approx(alone["epochs"], rel=1e-6)
         scores, expected = found["scores"], alone["scores"]
-        if objective == "survival":  # risks are known up to a constant: the bias has no gradient but rounding
+        if name == "survival":  # risks are known up to a constant: the bias has no gradient but rounding
             scores, expected = scores - scores.mean(), expected - expected.mean()
         torch.testing.assert_close(scores, expected, **EQUAL)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_two_processes_train_as_one(ranks, objective):
+    with double():
+        check_equal(ranks, objective, results(objective))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_losses_of_adapters_are_of_the_whole_batch(ranks, adapter):
+    with double():
+        check_equal(ranks, adapter, results("multiclass", adapter, **ADAPTERS[adapter]))
+
+
+@pytest.mark.slow
 def test_every_process_has_the_same_predictions(ranks):
-    for objective in OBJECTIVES:
-        assert torch.equal(ranks[0][objective]["scores"], ranks[1][objective]["scores"])
-        assert len(ranks[0][objective]["scores"]) == N
+    for name in [*OBJECTIVES, *ADAPTERS]:
+        assert torch.equal(ranks[0][name]["scores"], ranks[1][name]["scores"])
+        assert len(ranks[0][name]["scores"]) == N
+
+
+@pytest.mark.slow
+def test_what_processes_know_of_each_other(ranks):
+    first, second = (rank["facts"] for rank in ranks)
+    assert first["sum"].tolist() == second["sum"].tolist() == [3.0, 30.0]
+    assert first["shared"] == second["shared"] == [[0.0, 0.0], 0]
+    assert first["untouched"] and second["untouched"]
+    draws = [tuple(each) for facts in (first, second) for each in facts["own"]]
+    assert len(set(draws)) == 4 and first["common"] == second["common"]
+    assert first["alone"] == second["alone"] == (1, 0, "slice(0, 8, None)", [3])
+    said = "the ranks of this cell disagree: the number of samples is 60 on rank 0 and 56 on rank 1; read one folder"
+    assert first["disagreement"] == second["disagreement"] == said
+
+
+@pytest.mark.slow
+def test_reports_of_routers_count_the_samples_of_all_processes(ranks):
+    with double():
+        alone = results("multiclass", "tgh_moe", **ADAPTERS["tgh_moe"])["report"]
+    entropy = alone.pop("router_entropy")
+    assert alone["samples"] == N
+    for report in (dict(rank["tgh_moe"]["report"]) for rank in ranks):
+        assert report.pop("router_entropy") == pytest.approx(entropy) and report == alone

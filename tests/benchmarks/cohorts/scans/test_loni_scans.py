@@ -182,7 +182,8 @@ def test_raw_images_and_untold_tracers_are_left_out(tree):
     describe(tree, third, "AV45 FBB Coreg, Avg, Std Img and Vox Siz, Uniform Resolution")
     report = read(tree).report
     assert report.skipped["PET images: raw PET image, not of co-registered frames"] == 1
-    assert report.skipped["PET images: PET image whose tracer nothing tells"] == 2
+    assert report.skipped["PET images: PET image whose tracer nothing tells"] == 1
+    assert report.skipped["PET image whose tracer is ambiguous, AV45 or FBB"] == 1
 
 
 @pytest.mark.parametrize(
