@@ -64,7 +64,8 @@ def _cell(item: str, setting: Setting, **changes: Any) -> tuple[Any, Any]:
     sweep = Sweep.model_validate({**_request(item, setting), **changes})
     plan = make_plan(sweep, Console(quiet=True))
     (cell,) = plan.cells
-    result, arrays = run_cell(Job(spec=cell, root=plan.cohorts[cell.cohort.name].root), lambda text, share: None)
+    order = Job(spec=cell, root=plan.cohorts[cell.cohort.name].root, devices=1)
+    result, arrays = run_cell(order, lambda text, share: None)
     return result, arrays.get("scores")
 
 

@@ -109,4 +109,8 @@ class CompiledEncode:
             return self._run(*arguments, **keywords)
         if torch.is_grad_enabled():
             return outputs
-        return pytree.tree_map(lambda part: part.clone() if isinstance(part, Tensor) else part, outputs)
+        return pytree.tree_map(_own, outputs)
+
+
+def _own(part: Any) -> Any:
+    return part.clone() if isinstance(part, Tensor) else part

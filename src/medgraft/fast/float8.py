@@ -54,9 +54,9 @@ def check_float8(device: str) -> None:
 class Float8Linear(nn.Linear):
     """A frozen linear map, ``[..., C] -> [..., D]``, whose weight torchao holds in eight bits."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """As ``nn.Linear``, in bf16 outside and eight bits inside."""
-        result: Any = _Product.apply(x, self.weight, self.bias)
+        result: Any = _Product.apply(input, self.weight, self.bias)
         return result
 
 
