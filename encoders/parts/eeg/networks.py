@@ -119,7 +119,7 @@ NETWORKS: dict[str, Network] = {
         "microvolts", hub="braindecode/signal-jepa_without-chans", cohorts=("Lee2019",), located=True,
     ),
     # El Ouahidi et al., NeurIPS 2025: 200 Hz, patches of 1 s that overlap by 0.1 s (11 of them fill 10 s), z-scores
-    # clipped at 15; places of electrodes. Trained on 92 datasets, TUH's among them; one agrees to terms for its weights.
+    # clipped at 15; places of electrodes. 92 datasets, TUH's among them; weights behind terms to agree to.
     "reve": Network(
         "REVE", "REVE base, a transformer over patches of 1 s of any electrodes with a place", 200, 10, "clipped",
         patch=200, tower=ReveTower, hub="brain-bzh/reve-base", cohorts=("TUEG",), located=True,
