@@ -33,7 +33,7 @@ def newest_fit(images: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[dict[
             processed.setdefault(beside, {}).setdefault(name, []).append(image)
     names = list(images)
     of_a_series = [fit for each in processed.values() for part in _by_series(each) for fit in _fits(part, names)]
-    # Maps that a console makes are series of their own, one behind the other, so that other numbers prove nothing there.
+    # Maps that a console makes are series of their own, one behind the other: other numbers prove nothing there.
     fits = of_a_series or [
         fit for each in processed.values() for fit in _fits(each, names) if _one_behind_the_other(fit)
     ]
