@@ -32,8 +32,6 @@ AXES = 5
 """Of a grid of tokens of several windows: the window, three of space, and time."""
 NAMES = ("first", "last")
 LEAST = 2
-NEAR = 0.02
-"""How far pooled features may be from the windows' mean, relative to their size; bfloat16 rounds by 0.004."""
 
 
 class Windows(NamedTuple):
@@ -60,8 +58,9 @@ def windows_of(features: Features) -> Windows:
     """
     if len(features.grid) != AXES or features.n_prefix:
         raise DataError(
-            f"the tokens of a run lie on the grid {tuple(features.grid)}, and windows of a run are told from each other "
-            "by one of windows, space and time; choose an encoder that reads several, such as swift:hcp,windows=4"
+            f"the tokens of a run lie on the grid {tuple(features.grid)}, and windows of a run are told from each "
+            "other by one of windows, space and time; choose an encoder that reads several windows, such as "
+            "swift:hcp,windows=4"
         )
     count = features.grid[0]
     rows = features.tokens.float().unflatten(1, (count, -1)).mean(dim=2)
@@ -141,8 +140,11 @@ class WindowObjective(Objective):
         if data.targets.ndim != 1 or data.targets.dtype.kind not in "iu":
             raise DataError("probes of windows need one class for each run (int64 [n])")
         for split in ("train", "test"):
-            if (people := len(np.unique(data.subjects[data.splits[split]]))) < LEAST:
-                raise DataError(f"{people} person in the {split} split, and one is told from another; two are the least")
+            if len(np.unique(data.subjects[data.splits[split]])) < LEAST:
+                raise DataError(
+                    f"the runs of the {split} split are all of one person, who is told from others; give runs of more "
+                    "people"
+                )
 
     def __init__(self, data: TaskData, inputs: tuple[str, ...]) -> None:
         super().__init__(data, inputs)
@@ -153,13 +155,10 @@ class WindowObjective(Objective):
 
         Raises:
             DataError: No run has two windows, or the encoder reads one.
-            IncompatibleError: An adapter has changed what stands for a run behind its tokens.
         """
-        features = sample[self.inputs[0]]
-        windows = windows_of(features)
+        windows = windows_of(sample[self.inputs[0]])
         places = torch.arange(windows.rows.shape[1], device=windows.counts.device)
         there = places < windows.counts[:, None]
-        _check_pooled(features, windows, there)
         if int(windows.counts.max()) < LEAST:
             raise DataError(
                 f"none of {len(windows.counts)} training runs has two windows, and one is compared with another; take "
@@ -168,6 +167,26 @@ class WindowObjective(Objective):
         head = WindowHead(windows.rows.shape[-1]).to(windows.rows.device, windows.rows.dtype)
         head.fit_scale(windows.rows[there])
         return head
+
+    def prepare_adapters(self, grafted: Grafted, run: Callable[[np.ndarray], Outputs], index: np.ndarray) -> None:
+        """Refuses adapters whose parameters lie behind the tokens ``index`` gives, where no window would see them.
+
+        Raises:
+            IncompatibleError: There is one.
+        """
+        adapters = {name: [p for p in each.parameters() if p.requires_grad] for name, each in grafted.named_adapters()}
+        if not any(adapters.values()):
+            return
+        with torch.enable_grad():
+            total = windows_of(run(index[:1])[self.inputs[0]]).rows.sum()
+        for name, parameters in adapters.items():
+            reached = parameters and total.requires_grad
+            grads = torch.autograd.grad(total, parameters, retain_graph=True, allow_unused=True) if reached else ()
+            if parameters and all(grad is None for grad in grads):
+                raise IncompatibleError(
+                    f"adapter {name!r} changes what stands for a whole run, and contrast between windows reads each of "
+                    "them; choose one inside the encoder, such as lora, st_adapter or full_finetune"
+                )
 
     def loss(self, grafted: Grafted, outputs: Outputs, batch: Batch) -> Tensor:
         """What a batch costs, a scalar; 0 where no run has two windows. Without a view the runs are their own."""
@@ -194,7 +213,7 @@ class WindowObjective(Objective):
         raise TypeError(f"{type(self).__name__} must implement contrast()")
 
     def scores(self, grafted: Grafted, outputs: Outputs, context: Any = None) -> Tensor:
-        """Of the first and the last window the vectors, then the standardised features, then how many windows there are.
+        """Vectors of the first and the last window, their standardised features, and the number of windows.
 
         ``[B, 2 E + 2 C + 1]``.
         """
@@ -222,8 +241,8 @@ class WindowObjective(Objective):
             parts[split] = Embedded.of(scores[:, :-1], present, dims, WIDTH, share=1.0)
         if (people := len(np.unique(groups[parts["test"].present[:, 1]]))) < LEAST:
             raise DataError(
-                f"{people} people of the test split have a run of two windows, and one is told from another; take longer "
-                "runs or more people"
+                f"{people} people of the test split have a run of two windows, and one is told from another; take "
+                "longer runs or more people"
             )
         if any(lacking.values()):
             said = ", ".join(f"{count} of the {split} split" for split, count in lacking.items() if count)
@@ -246,14 +265,3 @@ def head_of(grafted: Grafted) -> WindowHead:
     """The head that :meth:`WindowObjective.make_head` made."""
     assert isinstance(grafted.head, WindowHead)
     return grafted.head
-
-
-def _check_pooled(features: Features, windows: Windows, there: Tensor) -> None:
-    """Refuses adapters whose parameters lie behind the tokens, where no window's embedding would see them."""
-    rows = windows.rows * there[:, :, None]
-    mean, pooled = rows.sum(dim=1) / windows.counts[:, None], features.pooled[: len(rows)].float()
-    if pooled.shape != mean.shape or (pooled - mean).norm() > NEAR * mean.norm():
-        raise IncompatibleError(
-            "what an adapter makes of a run is no longer the mean of its windows, and contrast between windows reads "
-            "these; choose an adapter inside the encoder, such as lora, st_adapter or full_finetune"
-        )
