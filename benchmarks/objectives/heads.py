@@ -9,6 +9,17 @@ from torch import Tensor, nn
 from medgraft.objective import Outputs
 
 
+def scale_of(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation ``[dim]`` of ``[n, dim]``, by which a head standardises; of one row the deviation is 1.
+
+    A deviation counts as a hundredth of their root mean square at least: a column that barely varies in these
+    samples, such as a voxel at the brain's edge, would otherwise outweigh all others in the next one.
+    """
+    deviation = embeddings.std(dim=0, unbiased=len(embeddings) > 1)
+    floor = 0.01 * deviation.square().mean().sqrt()
+    return embeddings.mean(dim=0), deviation.clamp(min=floor) if floor > 1e-6 else torch.ones_like(deviation)
+
+
 class Head(nn.Module):
     """Standardises the embeddings as they were before training, then one linear map, zero at the start.
 
@@ -32,15 +43,10 @@ class Head(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def fit_scale(self, embeddings: Tensor) -> None:
-        """Takes mean and deviation from ``[n, dim]``.
-
-        A deviation counts as a hundredth of their root mean square at least: a column that barely varies in these
-        samples, such as a voxel at the brain's edge, would otherwise outweigh all others in the next one.
-        """
-        self.mean.copy_(embeddings.mean(dim=0))
-        deviation = embeddings.std(dim=0)
-        floor = 0.01 * deviation.square().mean().sqrt()
-        self.deviation.copy_(deviation.clamp(min=floor) if floor > 1e-6 else torch.ones_like(deviation))
+        """Takes mean and deviation from ``[n, dim]``; see :func:`scale_of`."""
+        mean, deviation = scale_of(embeddings)
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """``[B, dim]`` -> logits ``[B, outputs]``."""

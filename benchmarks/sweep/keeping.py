@@ -72,12 +72,13 @@ def check_keepable(objectives: Mapping[str, str], keep: str) -> None:
         keep: See :func:`without_graft`.
 
     Raises:
-        ConfigError: A task's predictions are places.
+        ConfigError: A task's predictions are places in an image, or windows of a run.
     """
     for task, objective in objectives.items():
         cls = objective_class(objective)
         if keep != "none" and "tokens" in cls.needs and not cls.writes:
+            what = "places in an image" if "still images" in cls.needs else "windows of a run"
             raise ConfigError(
-                f"--keep {keep}: predictions of task {task!r} are places in an image, and predict gives no places; "
-                "leave the task or the option out"
+                f"--keep {keep}: predictions of task {task!r} are {what}, and predict gives none; leave the task or "
+                "the option out"
             )

@@ -141,11 +141,16 @@ class World:
         if not tokens:
             mask = None if features.mask is None else features.mask[:, :1]
             features = features.replace(tokens=features.tokens[:, :1], mask=mask, cls_scores=None, cls_probs=None)
+        unmasked = features.mask is None  # here, where another process may have padding in its part
+        if unmasked:
+            every = torch.ones(features.tokens.shape[:2], dtype=torch.bool, device=features.tokens.device)
+            features = features.replace(mask=every)
         lengths = self.lengths(features.pooled)
         parts = {name: getattr(features, name) for name in TENSORS}
-        return features.replace(
+        whole = features.replace(
             **{name: self.gather(part, lengths) for name, part in parts.items() if part is not None}
         )
+        return whole.replace(mask=None) if unmasked and whole.mask is not None and bool(whole.mask.all()) else whole
 
     def gather_objects(self, mine: Any) -> list[Any]:
         """What each process has, in the order of the ranks; pickled, so from processes of one program alone."""

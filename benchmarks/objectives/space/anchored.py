@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from medgraft.anchored_losses import AnchoredLoss, Temperature, Weights, split_parts
-from medgraft.benchmarks.metrics.space.retrieval import modalities_of
-from medgraft.benchmarks.objectives.space.probes import Embedded, fit_probes, match_confounds
+from medgraft.benchmarks.objectives.heads import scale_of
+from medgraft.benchmarks.objectives.space.judging import misfit_of, predictions_of
+from medgraft.benchmarks.objectives.space.probes import Embedded
 from medgraft.benchmarks.training.grouped_batches import group_similar
 from medgraft.errors import DataError
 from medgraft.grafting import Grafted
@@ -43,11 +44,9 @@ class SpaceHead(nn.Module):
 
     @torch.no_grad()
     def fit_scale(self, name: str, features: Tensor) -> None:
-        """Takes mean and deviation of a modality from ``[n, dim]``, with the floor of other heads' deviations."""
-        deviation = features.std(dim=0, unbiased=len(features) > 1)
-        floor = 0.01 * deviation.square().mean().sqrt()
-        deviation = deviation.clamp(min=floor) if floor > 1e-6 else torch.ones_like(deviation)
-        self.get_buffer(f"mean_{name}").copy_(features.mean(dim=0))
+        """Takes mean and deviation of a modality from ``[n, dim]``."""
+        mean, deviation = scale_of(features)
+        self.get_buffer(f"mean_{name}").copy_(mean)
         self.get_buffer(f"deviation_{name}").copy_(deviation)
 
     def forward(self, outputs: Outputs) -> dict[str, Tensor]:
@@ -176,35 +175,16 @@ class AnchoredObjective(Objective):
     ) -> Predictions:
         """See :meth:`Objective.predictions`; probes and the matcher of confounds are fitted on training samples."""
         train, test = splits["train"], splits["test"]
-        targets = self.data.targets
         parts = [
             Embedded.of(predict(index), self.present[index], self.dims, self.options.width, self.options.common_share)
             for index in (train, test)
         ]
-        columns: dict[str, np.ndarray] = {
-            **{f"present_{name}": parts[1].present[:, k] for k, name in enumerate(self.inputs)},
-            "common": np.full(len(test), parts[1].common, np.int64),
-            **fit_probes(parts[0], parts[1], targets[train], self.data.subjects[train], len(self.data.classes)),
-        }
-        if (facts := self.data.columns.get("confounds")) is not None and facts.shape[1]:
-            columns |= match_confounds(parts[0], parts[1], facts[train])
-        return Predictions(parts[1].embeddings(), targets[test], groups, self.data.classes, columns=columns)
+        return predictions_of(parts[0], parts[1], self.data, splits, groups)
 
     @classmethod
     def misfit(cls, p: Predictions) -> str:
         """See :class:`Objective`."""
-        n, names = len(p.targets), modalities_of(p)
-        if len(names) < 2 or p.scores.ndim != 2 or p.scores.shape[1] % len(names):
-            return f"scores {p.scores.shape} are no embeddings of {len(names)} modalities"
-        if p.targets.shape != (n,) or p.targets.dtype.kind not in "iu":
-            return f"targets {p.targets.dtype} {p.targets.shape} are no classes"
-        common, width = p.columns.get("common"), p.scores.shape[1] // len(names)
-        if common is None or common.shape != (n,) or not 1 <= int(common[0]) <= width:
-            return f"it does not say how many of {width} columns are common"
-        for name, column in p.columns.items():
-            if name.startswith(("probe_", "subset_")) and column.shape != (n, max(2, len(p.classes))):
-                return f"its column {name!r} of shape {column.shape} is no probability of {len(p.classes)} classes"
-        return ""
+        return misfit_of(p)
 
     @classmethod
     def strata(cls, p: Predictions) -> list[np.ndarray]:

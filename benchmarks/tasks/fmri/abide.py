@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from medgraft.benchmarks.cohorts.fmri.abide import read_abide
 from medgraft.benchmarks.cohorts.fmri.table import RestTable
-from medgraft.benchmarks.tasks.fmri.resting import RestAge, RestDiagnosis
+from medgraft.benchmarks.tasks.fmri.resting import CONTRASTS, RestAge, RestDiagnosis
 from medgraft.task import Variant
 
 
@@ -18,7 +18,7 @@ class Abide(RestDiagnosis):
     cohort = "abide"
     identifiers = "abide"
     diagnoses = ("control", "autism")
-    variants: ClassVar[Mapping[str, Variant]] = {"sex": Variant(defaults={"target": "sex"})}
+    variants: ClassVar[Mapping[str, Variant]] = {"sex": Variant(defaults={"target": "sex"}), **CONTRASTS}
 
     def read(self, root: Path) -> RestTable:
         """Reads a copy as nilearn lays it out."""

@@ -10,7 +10,7 @@ import pandas as pd
 
 from medgraft.benchmarks.cohorts.fmri.fmriprep import read_fmriprep
 from medgraft.benchmarks.cohorts.fmri.table import RestTable
-from medgraft.benchmarks.tasks.fmri.resting import RestAge, RestConfig, RestDiagnosis
+from medgraft.benchmarks.tasks.fmri.resting import CONTRASTS, RestAge, RestConfig, RestDiagnosis
 from medgraft.errors import DataError
 from medgraft.task import TaskConfig, Variant
 
@@ -35,7 +35,7 @@ class Fmriprep(RestDiagnosis):
 
     cohort = "fmriprep"
     identifiers = "fmriprep"
-    variants: ClassVar[Mapping[str, Variant]] = {"sex": Variant(defaults={"target": "sex"})}
+    variants: ClassVar[Mapping[str, Variant]] = {"sex": Variant(defaults={"target": "sex"}), **CONTRASTS}
 
     class Config(RestDiagnosis.Config, DerivativesConfig):
         """Options.

@@ -24,6 +24,7 @@ from medgraft.benchmarks.cohorts.fmri.connectivity import connectivity
 from medgraft.benchmarks.cohorts.fmri.runs import RUNS_VERSION, Cleaning, Confounds, RunFiles, read_run, steps_of
 from medgraft.benchmarks.cohorts.fmri.table import RestTable
 from medgraft.benchmarks.cohorts.fmri.tangent import tangent_connectivity
+from medgraft.benchmarks.cohorts.scans.table import confounds
 from medgraft.benchmarks.cohorts.tables.handcrafted import Handcrafted, handcrafted_baselines
 from medgraft.benchmarks.cohorts.tables.reading import generator_of, is_phantom
 from medgraft.benchmarks.cohorts.tables.visit_table import marker_of
@@ -31,9 +32,18 @@ from medgraft.benchmarks.tasks.splits import SiteSplitConfig
 from medgraft.errors import DataError
 from medgraft.files.content import file_facts
 from medgraft.files.one_file import reading_facts
-from medgraft.task import RawInputs, Task, TaskConfig, TaskData
+from medgraft.task import RawInputs, Task, TaskConfig, TaskData, Variant
 
 SEXES = ("F", "M")
+FITTED = ("multiclass", "regression")
+"""Objectives whose head is a regression, beside which those on tables stand."""
+CONTRASTS: Mapping[str, Variant] = MappingProxyType(
+    {
+        "instance": Variant(objective="instance_contrast", primary="r1_anchor", tags=("self_supervised",)),
+        "local": Variant(objective="local_contrast", primary="r1_anchor", tags=("self_supervised",)),
+    }
+)
+"""Variants of a diagnosis that learn from windows of runs without labels."""
 
 
 class RestConfig(SiteSplitConfig):
@@ -159,7 +169,11 @@ class RestTask(Task):
                 **self._bayes(root),
             },
         )
-        data.provenance["table_baselines"] = self._baselines(data, frame, runs, table, root)
+        if self.objective in FITTED:
+            data.provenance["table_baselines"] = self._baselines(data, frame, runs, table, root)
+        else:  # learns without labels, and is asked who is who
+            facts, names = confounds(frame.assign(head_size=np.nan))
+            data.columns, data.provenance["confounds"] = {"confounds": facts}, list(names)
         return data
 
     def _baselines(
@@ -189,7 +203,7 @@ class RestTask(Task):
 
     def bayes_name(self) -> str:
         """Key of the phantom's best reachable score; empty where none is known."""
-        return "f1_macro"
+        return "f1_macro" if self.objective in FITTED else ""
 
     def _bayes(self, root: Path) -> dict[str, Any]:
         best = marker_of(root).get("bayes")

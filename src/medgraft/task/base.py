@@ -77,6 +77,7 @@ class Variant:
         cohort: Name by which ``--data NAME=PATH`` gives the folder.
         primary: Metric that ranks the board.
         tags: Words that ``--tasks tag:WORD`` chooses it by, besides the family's.
+        objective: Name of what is learnt.
     """
 
     title: str = ""
@@ -85,6 +86,7 @@ class Variant:
     cohort: str | None = None
     primary: str | None = None
     tags: tuple[str, ...] = ()
+    objective: str | None = None
 
 
 @dataclass

@@ -170,8 +170,8 @@ def variant_class(cls: type[Task], name: str) -> type[Task]:
         "variants": {},
         "tags": tuple(dict.fromkeys([*cls.tags, *variant.tags])),
     }
-    replaced = {"inputs": variant.inputs, "cohort": variant.cohort, "primary": variant.primary}
-    facts |= {field: value for field, value in replaced.items() if value is not None}
+    replaced = {name: getattr(variant, name) for name in ("inputs", "cohort", "primary", "objective")}
+    facts |= {name: value for name, value in replaced.items() if value is not None}
     return type(f"{cls.__name__}_{name}", (cls,), facts)
 
 

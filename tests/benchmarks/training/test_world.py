@@ -32,6 +32,7 @@ EQUAL = {"rtol": 1e-6, "atol": 1e-9}
 """In double precision, where sums in another order differ by 1e-15, also behind Adam, which divides by gradients."""
 
 OBJECTIVES = sorted(discover("objective"))
+WINDOWS = ("instance_contrast", "local_contrast")
 TEXTS = ("edema", "fracture", "effusion")
 REGIONS: dict[str, Any] = {
     "detection": lambda i: np.array([[0.2, 0.1 + 0.01 * i, 0.6, 0.7]][: i % 4], np.float32).reshape(-1, 4),
@@ -69,6 +70,8 @@ def runner(objective: str, adapter: str = "lora", **options: Any) -> Runner:
         return space_runner()
     if objective == "generation":
         return language_runner()
+    if objective in WINDOWS:
+        return window_runner(objective)
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     axes = 3 if adapter == "brain_adapter" else 2
@@ -137,6 +140,28 @@ def space_runner() -> Runner:
     inputs = {name: both[0] for name, both in views.items()}
     made = make_objective("anchored", data, tuple(rows))
     built = Runner(grafted, made, data, inputs, grafted.encode, views=views)
+    built.add_head(SPLITS["train"])
+    return built
+
+
+def window_runner(objective: str) -> Runner:
+    """Runs of one to three windows in two views; a person has two."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    grafted = graft("swift:tiny,windows=3@random", "lora").double()
+    runs = rng.normal(size=(2, N, 1, 12, 16, 16, 16))
+    runs[:, ::5, :, 8:] = 0
+    runs[:, 1::7, :, 4:] = 0
+    data = TaskData(
+        inputs={"volume_sequence": RawInputs(lambda i: i, N, "")},
+        targets=np.arange(N) % 2,
+        subjects=(np.arange(N) // 2).astype(str),
+        splits=SPLITS,
+        classes=("control", "autism"),
+    )
+    views = {"volume_sequence": [TowerInputs(0, {"x": each}) for each in runs]}
+    inputs = {name: both[0] for name, both in views.items()}
+    built = Runner(grafted, make_objective(objective, data, tuple(inputs)), data, inputs, grafted.encode, views=views)
     built.add_head(SPLITS["train"])
     return built
 

@@ -170,6 +170,8 @@ def test_a_variant_takes_what_it_says_and_leaves_the_family_as_it_was():
     assert (cls.inputs, cls.cohort, cls.primary, cls.tags) == (("text",), "others", "auc_macro", ("numbers", "odd"))
     assert (family.inputs, family.cohort, family.primary) == (("image",), "counted", "f1_macro")
     assert not cls.variants and variant_class(family, "odd") is cls
+    learns = with_variant(Variant(objective="regression"))
+    assert (variant_class(learns, "odd").objective, learns.objective) == ("regression", cls.objective)
 
 
 @pytest.mark.parametrize(
