@@ -52,13 +52,13 @@ METHOD = {"cuda": "spawn", "cpu": "forkserver"}
 seconds."""
 
 PARTS: dict[str, tuple[float, Callable[[Setting], list[str]], Callable[[str, Setting], dict[str, Any]]]] = {
-    "machine": (0.1, lambda _: ["facts"], facts),
+    "machine": (0.06, lambda _: ["facts"], facts),
     "parity": (0.2, adapters, parity),
     "kernels": (0.2, operations, kernel),
-    "jobs": (0.2, jobs, job),
+    "jobs": (0.26, jobs, job),
     "read ahead": (0.03, lambda _: ["tokens"], ahead),
-    "stacked seeds": (0.07, stackable, stacked),
-    "precision": (0.1, precisions, precision),
+    "stacked seeds": (0.06, stackable, stacked),
+    "precision": (0.09, precisions, precision),
     "graphs": (0.1, stackable, graphs),
 }
 """Part -> its share of the time, its items, and what runs one of them. What a part leaves is there for the next."""
@@ -134,7 +134,7 @@ def answers(part: str, done: list[str], setting: Setting, until: float) -> Itera
         yield None
     except EOFError:
         process.join(5)
-        yield process.exitcode
+        yield process.exitcode or 0  # what has said all and does not come to its end is ended here
     finally:
         process.kill()
         process.join()
@@ -196,10 +196,9 @@ def check(
         wanted: Parts.
     """
     start, share, parts = time.monotonic(), 0.0, dict[str, Any]()
-    for part, (allowance, *_) in PARTS.items():
-        share += allowance
-        if part not in wanted and part != "machine":
-            continue
+    asked = {part: PARTS[part][0] for part in PARTS if part in wanted or part == "machine"}
+    for part, allowance in asked.items():
+        share += allowance / sum(asked.values())
         began, items, interrupted = time.monotonic(), dict[str, Any](), False
         try:
             run_part(part, setting, start + 60 * minutes * share, items)
@@ -346,7 +345,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         MedgraftError: There is no GPU, or nothing can be written.
     """
-    console, report = Console(), dict[str, Any]()
+    console, report = Console(markup=False), dict[str, Any]()  # errors hold brackets of their own
     require_writable(options.out)
     if options.device == "cuda" and not sees_gpu():
         raise MedgraftError(

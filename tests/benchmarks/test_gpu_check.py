@@ -135,11 +135,23 @@ def test_the_report_names_what_was_not_reached_and_is_not_ok_where_something_is_
     assert gpu_check.summary(reports[-1]).row_count == 2
 
 
+def test_parts_that_were_asked_for_have_all_of_the_time(setting, monkeypatch):
+    ends = dict[str, float]()
+    monkeypatch.setattr(gpu_check, "answers", lambda part, done, _, until: ends.update({part: until}) or iter([None]))
+    start = time.monotonic()
+    gpu_check.check(setting, 10.0, Console(quiet=True), lambda report: None, ["parity", "graphs"])
+    assert ends["graphs"] - start == pytest.approx(600, abs=1)
+    share = sum(gpu_check.PARTS[part][0] for part in ("machine", "parity"))
+    assert ends["parity"] - start == pytest.approx(600 * share / (share + gpu_check.PARTS["graphs"][0]), abs=1)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_leaves_what_was_done_and_one_line(tmp_path, monkeypatch, capsys, number):
+    wrong = {"status": "wrong", "reason": "shape [2] of [/a/file]"}
+
     def answer(part, done, setting, until):
         yield ITEMS
-        yield ("a", OK)
+        yield ("a", wrong if part == "machine" else OK)
         if part == "parity":
             os.kill(os.getpid(), number)
             os.kill(os.getpid(), number)  # of whoever is impatient
@@ -153,7 +165,8 @@ def test_ctrl_c_leaves_what_was_done_and_one_line(tmp_path, monkeypatch, capsys,
     out = tmp_path / "found.json"
     assert gpu_check.main(["--device", "cpu", "--out", str(out)]) == 130
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
-    *_, last = capsys.readouterr().out.splitlines()
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert lines[1:] == ["  a: wrong, shape [2] of [/a/file]"]
     assert last == f"interrupted; what was done is written to {out}"
     report = json.loads(out.read_text())
     stopped = {"status": "not run", "reason": "interrupted"}
@@ -214,3 +227,6 @@ def test_what_a_family_is_made_of_fits():
 def test_the_shares_of_the_time_are_all_of_it():
     assert sum(share for share, *_ in gpu_check.PARTS.values()) == pytest.approx(1.0)
     assert gpu_check.MINUTES < 8
+    page = (Path(__file__).parents[2] / "docs/how-to/gpu.md").read_text()
+    for part, (share, *_) in gpu_check.PARTS.items():
+        assert f"| `{part}` | {share:.0%} | {60 * gpu_check.MINUTES * share:g} s |" in page
