@@ -17,7 +17,7 @@ FAMILIES = {
     "resampler": ("perceiver_resampler", "chexpert", "phantom_chest"),
     "language": ("soft_prefix", "chest_reports", "pair:embedded:chest|causal_lm:embedded"),
     "fmri": ("lora", "abide", "swift:tiny@random"),
-    "eeg": ("channel_mixing", "tuab", "braindecode:cbramod@random"),
+    "eeg": ("channel_mixing", "tuab", "braindecode:cbramod,seconds=4@random"),
 }
 """Family -> adapter, task and encoder of its job, on a small phantom."""
 
