@@ -9,7 +9,7 @@ survival model). The mean over processes of each parameter's gradient is then th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from medgraft.errors import DataError, MedgraftError
 from medgraft.features import TENSORS, Features
+from medgraft.typed.pytorch import fork_random, seed_random
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 """Whether what runs now is no part of a whole, though there are other processes: each runs all of it."""
@@ -79,7 +80,7 @@ class World:
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> Generator[None]:
         """Inside it every process runs all of a batch, so that nothing is to be gathered."""
         token = _alone.set(True)
         try:
@@ -183,7 +184,7 @@ class World:
                     tensor.copy_(sent)
 
     @contextmanager
-    def own_draws(self, device: str) -> Iterator[None]:
+    def own_draws(self, device: str) -> Generator[None]:
         """Inside it each process draws random numbers of its own; behind it all go on with the same ones.
 
         Where nothing is drawn inside, what follows draws what one process would.
@@ -194,9 +195,9 @@ class World:
         if self.size == 1:
             yield
             return
-        devices = [torch.cuda.current_device()] if device == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(int(torch.randint(2**62, ()).item()) + self.rank)
+        devices = [torch.device("cuda", torch.cuda.current_device())] if device == "cuda" else []
+        with fork_random(devices):
+            seed_random(int(torch.randint(2**62, ()).item()) + self.rank)
             before = _random_states(devices)
             yield
             drew = any(not torch.equal(old, new) for old, new in zip(before, _random_states(devices), strict=True))
@@ -221,7 +222,7 @@ class World:
                     parameter.grad = (total / self.size).view_as(parameter)
 
 
-def _random_states(devices: Sequence[int]) -> list[Tensor]:
+def _random_states(devices: Sequence[torch.device]) -> list[Tensor]:
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
 
 
