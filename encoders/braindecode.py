@@ -1,4 +1,4 @@
-"""Encoders of EEG from braindecode: foundation models (LaBraM, CBraMod, EEGPT, BIOT, BENDR, LUNA ...) and specialists.
+"""Encoders of EEG from braindecode: foundation models (LaBraM, CBraMod, EEGPT, BIOT, BENDR, REVE ...) and specialists.
 
 ``braindecode:labram``. A raw sample is a :class:`~medgraft.modalities.signal.Recording`; what each network was trained
 on (rate, window, unit, channels) is brought about from it and said in the spec's ``intensity``. Options may stand in
@@ -14,6 +14,7 @@ from typing import Any
 from medgraft.encoder import Encoder, EncoderSpec
 from medgraft.encoders.parts.eeg.networks import NETWORKS, Network, adopt, check_channels, library, network, width_of
 from medgraft.encoders.parts.eeg.recordings import SCALINGS, Preparation, Recorded, preparation_of
+from medgraft.encoders.parts.eeg.reve import Places, places_of
 from medgraft.encoders.parts.eeg.towers import check_droppable
 from medgraft.encoders.parts.hub import demand
 from medgraft.encoders.parts.loading import file_in, finish, hub_file, options_of, origin, seeded
@@ -25,7 +26,7 @@ FILES = ("model.safetensors", "pytorch_model.bin")
 NOT_ENCODER = (
     r"^final_layer\.",
     r"^(head|classifier|lm_head|decoder_head|channel_emb)\b",
-    r"^(logits|projection_head|logit_scale|codebook|mask_token)",
+    r"^(logits|projection_head|logit_scale|codebook|mask_token|cls_query_token)",
     r"^(predictor|reconstructor|encoder\.chan_conv|chan_proj|chan_conv)\.",
 )
 
@@ -76,19 +77,20 @@ class BraindecodeSource(ListedModels):
             demand(name, kind.hub)
         library()
         check_channels(name, kind, preparation.channels)
+        places = places_of(name, preparation.channels, source) if kind.cls == "REVE" else None
         with seeded(), options_of(name):
-            built = network(kind, preparation, options)
+            built = network(kind, preparation, options, places)
         if source != "random":
             path = hub_file(name, kind.hub, *([kind.file] if kind.file else FILES)) if source == "default" else source
             path = file_in(Path(path), FILES)
             load_file(built, path, sha256, drop=NOT_ENCODER, refit=lambda state: adopt(built, state))
-        spec = _facts(name, kind, preparation, source, built)
+        spec = _facts(name, kind, preparation, source, built, places)
         with seeded():  # a tower may rearrange layers into new ones
             encoder = kind.tower(spec, built, preparation)
         if spec.dim == 0:
             encoder.train(False)
             encoder.spec = spec.model_copy(update={"dim": width_of(encoder)})
-        return finish(encoder, source, preparation.words)
+        return finish(encoder, source, spec.intensity)
 
 
 def _preparation(name: str, kind: Network, channels: Sequence[str] | None, recorded: Recorded) -> Preparation:
@@ -106,7 +108,9 @@ def _preparation(name: str, kind: Network, channels: Sequence[str] | None, recor
     return preparation
 
 
-def _facts(name: str, kind: Network, preparation: Preparation, source: str | Path, built: Any) -> EncoderSpec:
+def _facts(
+    name: str, kind: Network, preparation: Preparation, source: str | Path, built: Any, places: Places | None
+) -> EncoderSpec:
     widths = {
         "Labram": lambda: (built.embed_dim, len(built.blocks) and built.blocks[0].attn.num_heads, "CLS token"),
         "CBraMod": lambda: (built.proj_out[0].out_features, 2 * built.encoder.layers[0].self_attn_s.num_heads, "mean"),
@@ -117,6 +121,11 @@ def _facts(name: str, kind: Network, preparation: Preparation, source: str | Pat
             built.contextualizer.transformer_layers[0].self_attn.num_heads,
             "start token, through the output layer",
         ),
+        "REVE": lambda: (
+            built.embed_dim,
+            built.heads,
+            "attention of a learned query" if built.use_attention_pooling else "mean",
+        ),
         "LUNA": lambda: (built.embed_dim * built.num_queries, built.num_heads * built.num_queries, "mean"),
     }
     dim, heads, pooling = widths.get(kind.cls, lambda: (0, 0, "mean"))()
@@ -125,7 +134,7 @@ def _facts(name: str, kind: Network, preparation: Preparation, source: str | Pat
         modality="signal",
         input_size=(preparation.length,),
         channels=len(preparation.channels) + len(SCALINGS[kind.scaling].extra),
-        intensity=preparation.words,
+        intensity=f"{preparation.words}; {places.words}" if places else preparation.words,
         dim=dim,
         heads=heads,
         pooling=pooling,

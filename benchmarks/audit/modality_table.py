@@ -34,6 +34,10 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
         {"seconds": 3, "encoder_h": 32, "contextualizer_hidden": 64, "transformer_layers": 2, "transformer_heads": 2},
     ),
     "luna": ("braindecode:luna", {"depth": 2, "embed_dim": 16, "seconds": 5, "channels": SIX}),
+    "reve": (
+        "braindecode:reve",
+        {"depth": 2, "embed_dim": 32, "heads": 2, "head_dim": 16, "seconds": 2, "channels": SIX},
+    ),
     "gene_tokens": ("omics:gene_tokens", {"genes": 30}),
     "connectome": ("connectome:tiny", {"regions": 12}),
     "pet": ("pet:embedded:brain", {}),

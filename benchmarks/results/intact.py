@@ -96,9 +96,18 @@ class FrozenEncoder:
 
     def renew(self) -> None:
         """Takes the values of now, after a change that the harness itself made."""
-        live = [*self.encoder.named_parameters(), *self.encoder.named_buffers()] if not self.tensors else None
-        pairs = live or [(name, snapshot.tensor) for name, snapshot in self.tensors.items()]
+        if self.tensors:
+            held = {name: snapshot.tensor for name, snapshot in self.tensors.items()}
+            self.parameters = {name: self._parameter(name) for name in self.parameters}  # others, once quantised
+            pairs = (held | self.parameters).items()
+        else:
+            pairs = [*self.encoder.named_parameters(), *self.encoder.named_buffers()]
         self.tensors = {name: _Snapshot(tensor, checksum(tensor)) for name, tensor in pairs}
+
+    def _parameter(self, name: str) -> nn.Parameter:
+        """That of the encoder's own module; an adapter may have given the module another name meanwhile."""
+        module, _, leaf = name.rpartition(".")
+        return dict(self.modules[module].named_parameters(recurse=False)).get(leaf, self.parameters[name])
 
     def problem(self) -> str:
         """What is no longer as it was, in words; empty if nothing is."""

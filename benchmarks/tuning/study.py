@@ -25,6 +25,8 @@ TRIAL_SEED = 20_011
 """Seed that trials train with. It is none that rows report by default, so that values are not chosen for their luck."""
 
 SAMPLER_SEED = 0
+MOST_TRIES = 3
+"""Times as many trials as were asked for, those included whose values do not fit."""
 MOST_REPEATS = 200
 """Proposals of points that are known before a search is taken to have seen all that it will."""
 
@@ -156,8 +158,9 @@ class RowStudy:
 
     def _proposed(self) -> dict[str, Any] | None:
         """Values that were not tried, as the sampler proposes them; ``None`` where enough were, or all are known."""
-        if len(self.trials) >= size_of(self.space) or self.counted >= self.asked:
-            return None
+        most = min(size_of(self.space), MOST_TRIES * self.asked)
+        if len(self.trials) >= most or self.counted >= self.asked or not all(trial.fits for trial in self.trials[:1]):
+            return None  # where not even the untuned values fit, others are hardly tried for nothing
         known = {repr(trial.values): trial for trial in self.trials}
         for _ in range(MOST_REPEATS):
             self._waiting = self._study.ask(_distributions(self.optuna, self.space))

@@ -6,9 +6,9 @@ nor ``"8"`` is ever taken for a number.
 
 from __future__ import annotations
 
-import csv
 import functools
 import inspect
+import json
 import numbers
 import re
 import types
@@ -166,23 +166,20 @@ def _converted(arm: Any, text: str) -> Any:
 
 
 def list_parts(text: str) -> list[str]:
-    """Texts of a list's parts: commas between them, brackets around them or none, quotation marks left out.
-
-    A comma within quotation marks is no end of a part, so that a list in JSON means what it says.
-
-    Raises:
-        ValueError: It cannot be read as one line of a table.
+    """Texts of a list's parts: a list in JSON, or commas between them, in brackets, in quotation marks or without any.
 
     Example:
-        >>> list_parts("q, v"), list_parts('["left, right", "both"]'), list_parts("('a')")
-        (['q', 'v'], ['left, right', 'both'], ['a'])
+        >>> list_parts("q, v"), list_parts('["left, right", "both"]'), list_parts("['a', b]")
+        (['q', 'v'], ['left, right', 'both'], ['a', 'b'])
     """
-    mark = '"' if '"' in text else "'"
-    rows = csv.reader([text.strip().strip("[]()")], quotechar=mark, skipinitialspace=True)
-    try:
-        return [part.strip() for row in rows for part in row if part.strip()]
-    except csv.Error as error:
-        raise ValueError(f"{text!r} is no list: {error}") from error
+    text = text.strip()
+    if text.startswith("["):
+        with suppress(json.JSONDecodeError, RecursionError):
+            return [part if isinstance(part, str) else json.dumps(part) for part in json.loads(text)]
+    parts = (part.strip() for part in text.strip("[]()").split(","))
+    return [
+        part[1:-1] if len(part) > 1 and part[0] == part[-1] and part[0] in "'\"" else part for part in parts if part
+    ]
 
 
 def plain(text: str) -> Any:
@@ -198,6 +195,8 @@ def plain(text: str) -> Any:
     if text.lower() in ("true", "false"):
         return TRUTH[text.lower()]
     if text.startswith("[") and text.endswith("]"):
+        with suppress(json.JSONDecodeError, RecursionError):
+            return json.loads(text)
         return [plain(part) for part in list_parts(text)]
     for kind in (int, float):
         with suppress(ValueError):

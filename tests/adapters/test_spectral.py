@@ -22,6 +22,7 @@ TINY_EEG: dict[str, dict[str, Any]] = {
     "labram": {"num_layers": 2, "seconds": 2, "channels": SIX},
     "cbramod": {"n_layer": 2, "dim_feedforward": 64, "seconds": 2, "channels": SIX},
     "biot": {"num_layers": 2, "embed_dim": 32, "num_heads": 2, "seconds": 2},
+    "reve": {"depth": 2, "embed_dim": 32, "heads": 2, "head_dim": 8, "seconds": 4, "channels": SIX},
     "eegpt": {"depth": 2, "embed_dim": 32, "num_heads": 2, "seconds": 1, "channels": SIX},
     "bendr": {"seconds": 3, "encoder_h": 32, "contextualizer_hidden": 64, "transformer_layers": 1},
     "luna": {"depth": 2, "embed_dim": 16, "seconds": 5, "channels": SIX},
@@ -87,7 +88,7 @@ def test_the_number_of_parameters_is_that_of_the_formula(options, each):
 
 
 @pytest.mark.parametrize("adapter", [Spectral, ChannelMixing])
-@pytest.mark.parametrize("name", ["labram", "cbramod", "biot"])
+@pytest.mark.parametrize("name", ["labram", "cbramod", "biot", "reve"])
 def test_it_starts_as_nothing_learns_on_networks_of_eeg_and_comes_off(name, adapter):
     encoder = small(name)
     x = torch.randn(2, encoder.spec.channels, *encoder.spec.input_size)

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from medgraft import plugins
 from medgraft.errors import ConfigError, UnknownNameError, nearest
-from medgraft.options import Options, Seed, allowed_by, as_text, checked, described, from_text, in_words, kind_of
+from medgraft.options import Options, Seed, allowed_by, as_text, checked, described, from_text, in_words, kind_of, plain
 from medgraft.registry import TrainDefaults
 
 INTERNALS = re.compile(
@@ -87,12 +87,20 @@ def test_text_is_read_as_what_the_option_is(field, text, value):
     [
         ('["streamlines", "correlation"]', ("streamlines", "correlation")), ("['a', 'b']", ("a", "b")),
         ('["left, right", "both"]', ("left, right", "both")), ("a, b", ("a", "b")), ("[Crohn's, b]", ("Crohn's", "b")),
-        ('("a",)', ("a",)), ("[]", ()),
+        ('("a",)', ("a",)), ("[]", ()), ("['tis, b]", ("'tis", "b")), ("[a\nb]", ("a\nb",)),
     ],
 )  # fmt: skip
 def test_lists_are_read_with_and_without_quotation_marks(text, value):
     assert from_text(tuple[str, ...], text) == value
     assert not text.startswith("[") or tuple(from_text(Any, text)) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [('["8"]', ["8"]), ("[[1, 2], [3, 4]]", [[1, 2], [3, 4]]), ("[8, a]", [8, "a"]), ("[true, null]", [True, None])],
+)
+def test_a_list_whose_parts_have_no_type_is_what_it_looks_like(text, value):
+    assert plain(text) == value
 
 
 @given(st.lists(st.text(st.characters(codec="ascii", exclude_characters='\\"[]()', categories=["L", "N", "P", "S"]))))

@@ -33,6 +33,7 @@ TINY: dict[str, dict[str, Any]] = {
     "biot": {"num_layers": 2, "embed_dim": 32, "num_heads": 2, "seconds": 2},
     "bendr": {"seconds": 3, "encoder_h": 32, "contextualizer_hidden": 64, "transformer_layers": 2},
     "luna": {"depth": 2, "embed_dim": 16, "seconds": 5, "channels": SIX},
+    "reve": {"depth": 2, "embed_dim": 32, "heads": 2, "head_dim": 8, "seconds": 2, "channels": SIX},
     "signal_jepa": {"seconds": 4, "transformer__num_encoder_layers": 1, "channels": SIX},
     "codebrain": {"seconds": 2, "channels": SIX, "num_res_layers": 1},
     "eegdino": {"seconds": 2, "channels": SIX, "n_layer": 2},
@@ -42,7 +43,7 @@ TINY: dict[str, dict[str, Any]] = {
     "deep4": {"seconds": 3, "channels": SIX},
     "conformer": {"seconds": 2, "channels": SIX},
 }
-TRANSFORMERS = ("labram", "cbramod", "eegpt", "biot", "bendr", "luna")
+TRANSFORMERS = ("labram", "cbramod", "eegpt", "biot", "bendr", "luna", "reve")
 
 
 def noise(seconds: float = 6.0, rate: float = 200.0, names: tuple[str, ...] = TEN_TWENTY, seed: int = 0) -> Recording:
@@ -81,6 +82,9 @@ def of_library(name: str, model: Any, x: torch.Tensor) -> tuple[torch.Tensor | N
         return model(x, return_features=True)["features"].reshape(len(x), -1, tiny(name).spec.dim), None
     if name == "luna":
         return model(x), None
+    if name == "reve":
+        places = model.default_pos.to(x.dtype).expand(len(x), -1, -1)
+        return model(x, pos=places, return_features=True)["features"].flatten(1, 2), None
     out = model(x)
     return None, out if out.ndim == 2 else out.flatten(2).mean(dim=2)
 
@@ -276,7 +280,7 @@ def test_flat_and_saturated_channels_count_as_missing():
         strict.prepare(without)
 
 
-@pytest.mark.parametrize("name", ["labram", "cbramod"])
+@pytest.mark.parametrize("name", ["labram", "cbramod", "reve"])
 def test_dropped_channels_are_as_if_the_network_never_had_them(name):
     encoder = BraindecodeSource.build(name, "random", missing="drop", **TINY[name])
     four = ("Fp1", "C3", "C4", "O2")
@@ -356,6 +360,8 @@ OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
     "drop of a fixed list": ("bendr", {"missing": "drop"}, "none can be left out"),
     "channels of a fixed list": ("bendr", {"channels": SIX}, "no others"),
     "channel that it was not trained on": ("eegpt", {"channels": ("Fp1", "Iz")}, "not trained on Iz"),
+    "channel without a place": ("reve", {"channels": ("Fp1", "Q17")}, "has none for Q17"),
+    "difference without a place": ("luna", {"channels": BIPOLAR}, "has none for Fp1-F7"),
     "channel twice": ("labram", {"channels": ("Fp1", "Fp1")}, "different"),
     "channels as one word": ("labram", {"channels": "Fp1"}, "list"),
     "part of a patch": ("labram", {"seconds": 1.5}, "whole number"),

@@ -50,6 +50,7 @@ TINY_EEG: dict[str, dict[str, Any]] = {
         "transformer_heads": 2,
     },
     "luna": {"depth": 2, "embed_dim": 16, "seconds": 5, "channels": EEG_SIX},
+    "reve": {"depth": 2, "embed_dim": 32, "heads": 2, "head_dim": 8, "seconds": 2, "channels": EEG_SIX},
     "eegnet": {"seconds": 2, "channels": EEG_SIX},
 }
 

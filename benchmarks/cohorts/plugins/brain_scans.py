@@ -20,7 +20,7 @@ class BrainScans(Cohort):
     """T1, PET with a reference region, and maps of diffusion; a person may lack any of them."""
 
     title = "T1, PET and diffusion maps of the same people (BIDS with derivatives, or ADNI's archive)"
-    small: ClassVar[Mapping[str, Any]] = MappingProxyType({"subjects": 40, "size": 12, "seed": 3})
+    small: ClassVar[Mapping[str, Any]] = MappingProxyType({"subjects": 40, "size": 12, "seed": 3, "volumes": 4})
 
     class Config(CohortConfig):
         """Options of the phantom; an option's alias is the writer's parameter.

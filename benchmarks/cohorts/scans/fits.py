@@ -33,30 +33,42 @@ def newest_fit(images: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[dict[
             processed.setdefault(beside, {}).setdefault(name, []).append(image)
     names = list(images)
     of_a_series = [fit for each in processed.values() for part in _by_series(each) for fit in _fits(part, names)]
-    # Maps that a console makes are series of their own, so that numbers that differ prove nothing.
-    fits = of_a_series or [fit for each in processed.values() for fit in _fits(each, names)]
+    # Maps that a console makes are series of their own, one behind the other: other numbers prove nothing there.
+    fits = of_a_series or [
+        fit for each in processed.values() for fit in _fits(each, names) if _one_behind_the_other(fit)
+    ]
     return max(fits, key=lambda fit: min(image["uid"] for image in fit), default=None)
 
 
+def _one_behind_the_other(fit: Sequence[Any]) -> bool:
+    """Whether series of a fit, where all images tell theirs, follow each other without a gap."""
+    found = [_series_of(image) for image in fit]
+    numbers = sorted(number for number in found if number is not None)
+    return len(numbers) < len(fit) or numbers[-1] - numbers[0] < len(fit)
+
+
+def _series_of(image: Any) -> int | None:
+    series = _SERIES.search(Path(str(image["image"])).name)
+    return None if series is None else int(series[1])
+
+
 def _by_series(images: Mapping[str, list[Any]]) -> list[dict[str, list[Any]]]:
-    parts: dict[str, dict[str, list[Any]]] = {}
+    parts: dict[int, dict[str, list[Any]]] = {}
     for name, each in images.items():
         for image in each:
-            if series := _SERIES.search(Path(str(image["image"])).name):
-                parts.setdefault(series[1], {}).setdefault(name, []).append(image)
+            if (series := _series_of(image)) is not None:
+                parts.setdefault(series, {}).setdefault(name, []).append(image)
     return list(parts.values())
 
 
 def _fits(images: Mapping[str, list[Any]], names: Sequence[str]) -> list[tuple[Any, ...]]:
-    """Complete fits of one processing, none where a map is missing; lists rise with the number.
+    """Complete fits of one processing, none where a map is missing.
 
-    Where there are as many images of every map, the first of each belong together, and so on. Else images next to each
-    other by their numbers do, those of the smallest distance first, since the maps of a fit are uploaded together.
+    Images next to each other by their numbers belong together, those of the smallest distance first, since the maps of
+    a fit are uploaded together: a fit that has lost a map must not lend its others to the next one.
     """
     if any(name not in images for name in names):
         return []
-    if len({len(images[name]) for name in names}) == 1:
-        return list(zip(*(images[name] for name in names), strict=True))
     row = sorted(((image["uid"], name, image) for name in names for image in images[name]), key=lambda each: each[:2])
     count = len(names)
     windows = [row[i : i + count] for i in range(len(row) - count + 1)]

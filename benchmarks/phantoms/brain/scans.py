@@ -221,7 +221,9 @@ def write_scans(
     marker = {
         "generator": GENERATOR_VERSION,
         "seed": seed,
-        "config": {"n_subjects": n_subjects, "size": size, "missing": missing, "layout": layout, "volumes": volumes},
+        # Without runs it is the phantom that it was before there were any, marker and revision included.
+        "config": {"n_subjects": n_subjects, "size": size, "missing": missing, "layout": layout}
+        | ({"volumes": volumes} if volumes else {}),
         "bayes": {f"auc_{kinds}_kinds": round(best_auc(kinds), 4) for kinds in range(1, 5 if volumes else 4)},
         "statement": "generated; no person",
     }

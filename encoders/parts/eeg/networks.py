@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medgraft.encoders.parts.eeg.recordings import SCALINGS, Preparation
+from medgraft.encoders.parts.eeg.reve import Places, ReveTower, supplied, template_places
 from medgraft.encoders.parts.eeg.towers import (
     BendrTower,
     BiotTower,
@@ -23,7 +24,7 @@ from medgraft.encoders.parts.eeg.towers import (
     WholeNetwork,
 )
 from medgraft.errors import ConfigError
-from medgraft.modalities.eeg import TEN_TWENTY, positions
+from medgraft.modalities.eeg import TEN_TWENTY, electrode, positions
 
 BIPOLAR = (
     *("Fp1-F7", "F7-T7", "T7-P7", "P7-O1", "Fp2-F8", "F8-T8", "T8-P8", "P8-O2"),
@@ -117,6 +118,12 @@ NETWORKS: dict[str, Network] = {
         "SignalJEPA", "Signal-JEPA, convolutions and a transformer that knows the places of electrodes", 128, 16,
         "microvolts", hub="braindecode/signal-jepa_without-chans", cohorts=("Lee2019",), located=True,
     ),
+    # El Ouahidi et al., NeurIPS 2025: 200 Hz, patches of 1 s that overlap by 0.1 s (11 of them fill 10 s), z-scores
+    # clipped at 15; places of electrodes. 92 datasets, TUH's among them; weights behind terms to agree to.
+    "reve": Network(
+        "REVE", "REVE base, a transformer over patches of 1 s of any electrodes with a place", 200, 10, "clipped",
+        patch=200, tower=ReveTower, hub="brain-bzh/reve-base", cohorts=("TUEG",), located=True,
+    ),
     # Ma et al., 2025: 200 Hz, patches of 1 s, microvolts / 100 as LaBraM and CBraMod.
     "codebrain": Network(
         "CodeBrain", "CodeBrain, state spaces and windowed attention", 200, 30, "hundredth",
@@ -158,13 +165,15 @@ def unwarned() -> Any:
         yield
 
 
-def network(kind: Network, preparation: Preparation, options: Mapping[str, Any]) -> Any:
+def network(kind: Network, preparation: Preparation, options: Mapping[str, Any], places: Places | None = None) -> Any:
     """The library's network with random weights and without a classifier, for ``[B, channels, length]``.
 
     Args:
         kind: Which.
         preparation: What it is given.
         options: Of its class.
+        places: Of its electrodes, for a network whose weights were trained with a list of its own; MNE's template
+            unless given.
     """
     cls = getattr(library(), kind.cls)
     facts: dict[str, Any] = {"n_outputs": 2, "n_times": preparation.length, "sfreq": preparation.rate}
@@ -172,7 +181,8 @@ def network(kind: Network, preparation: Preparation, options: Mapping[str, Any])
     facts["n_chans"] = len(names)
     if kind.located or kind.cls == "EEGPT":
         facts["chs_info"] = [{"ch_name": n, "kind": "eeg", "loc": _place(n)} for n in names]
-    with unwarned():
+    bank = supplied(places or template_places(names)) if kind.cls == "REVE" else nullcontext()
+    with unwarned(), bank:
         model = cls(**{**facts, **kind.options, **options})
     if isinstance(getattr(model, "final_layer", None), nn.Module):
         model.final_layer = Through()
@@ -190,7 +200,7 @@ class Through(nn.Module):
 def _place(name: str) -> Any:
     import numpy as np
 
-    place = positions().get(name.upper())
+    place = positions().get(electrode(name))
     return np.zeros(12) if place is None else np.concatenate([place, np.zeros(9)])
 
 
@@ -202,6 +212,11 @@ def check_channels(name: str, kind: Network, channels: Sequence[str]) -> None:
     """
     if kind.fixed and tuple(channels) != kind.channels:
         raise ConfigError(f"encoder {name} takes the channels {', '.join(kind.channels)} and no others")
+    if kind.located and (unknown := [each for each in channels if electrode(each) not in positions()]):
+        raise ConfigError(
+            f"encoder {name} is told the place of each electrode, and the 10-05 system has none for "
+            f"{', '.join(unknown)}; name single electrodes of it as channels="
+        )
     if kind.cls in ("Labram", "EEGPT"):
         library()
         if kind.cls == "Labram":

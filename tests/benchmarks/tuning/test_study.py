@@ -152,3 +152,13 @@ def test_without_the_library_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ConfigError, match=r"pip install 'medgraft\[tune\]'"):
         study_module.require_optuna()
+
+
+def test_a_search_of_which_nothing_fits_ends(tmp_path):
+    _, ran = run(tmp_path / "defaults", lambda values: None, asked=4, fitting=lambda values: False)
+    assert len(ran) == 1
+    study, ran = run(tmp_path / "rest", lambda values: None, asked=2, fitting=lambda values: values == study_default)
+    assert len(ran) == 6 and study.counted == 1
+
+
+study_default = {each.name: each.default for each in SPACE}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from medgraft.benchmarks.results.intact import FrozenEncoder
 from medgraft.errors import ConfigError
 from medgraft.fast import float8
 from medgraft.fast.float8 import Float8Linear, float8_obstacle, hold_frozen, hold_in_float8, takes_float8
@@ -115,3 +116,17 @@ def test_only_plain_frozen_maps_of_even_sizes_are_taken():
     assert not takes_float8(nn.Conv1d(16, 16, 1).requires_grad_(False))
     with pytest.raises(ConfigError, match="no linear map whose sides are multiples of 16"):
         hold_in_float8(tiny_encoder("cnn-2d"), weights_only())
+
+
+def test_an_encoder_in_eight_bits_is_watched_and_given_back():
+    grafted = graft(tiny_encoder("split-2d"), "lora", targets=("blocks.*.attn.q",))
+    watched = FrozenEncoder(grafted.encoder)
+    hold_in_float8(grafted.encoder, weights_only())
+    watched.renew()
+    assert watched.problem() == ""
+    grafted.ungraft()
+    assert watched.restored_problem() == ""
+    held = next(module for module in grafted.encoder.modules() if isinstance(module, Float8Linear))
+    with torch.no_grad():
+        held.weight.scale.mul_(2)
+    assert "now have other values" in watched.problem()
