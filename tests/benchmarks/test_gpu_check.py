@@ -217,10 +217,11 @@ def test_processes_start_as_on_a_gpu(setting, monkeypatch):
     assert ran(setting, "machine")["facts"]["status"] == "ok"
 
 
+@pytest.mark.slow(seconds=20)
 def test_what_a_family_is_made_of_fits():
     """The encoder of each job takes its adapter, which would otherwise be found out on a card."""
     for item in jobs.FAMILIES:
-        sweep = Sweep.model_validate(jobs._request(item, Setting("cpu", True, Path("made"))))
+        sweep = Sweep.model_validate(jobs.request(item, Setting("cpu", True, Path("made"))))
         assert len(make_plan(sweep, Console(quiet=True)).cells) == 1
 
 
