@@ -6,7 +6,9 @@ has no such card. Each part has an allowance of the time; what one leaves is the
 reached is named. Parts run in processes of their own, since an error of CUDA spoils its process: the next one goes on
 behind the item that failed.
 
-Exit code 0 if all that ran is as it should be, 1 if not, 2 if there is no GPU and ``--device cpu`` was not said.
+The file is written behind every part, so that whatever ends the program costs no more than one. Exit code 0 if all that
+ran is as it should be, 1 if not, 2 if nothing could run (no GPU, or a file that cannot be written), 130 after Ctrl-C or
+the SIGTERM of a time limit.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,20 +38,27 @@ from medgraft.benchmarks.gpu.parity import adapters, parity
 from medgraft.benchmarks.gpu.setting import NotHereError, Setting, facts
 from medgraft.benchmarks.gpu.steps import ahead, graphs, stackable, stacked
 from medgraft.benchmarks.launch.warm_start import start_fork_server
+from medgraft.benchmarks.results.writing import write_atomically
+from medgraft.commands.console import BAD_INPUT, INTERRUPTED, say
+from medgraft.errors import MedgraftError
 
 FORMAT = 1
 """Version of the JSON; raised when a field changes its meaning."""
 
 MINUTES = 7.5
 
+METHOD = {"cuda": "spawn", "cpu": "forkserver"}
+"""How processes start: forked ones cannot use a GPU that anything before them has touched, spawned ones import for
+seconds."""
+
 PARTS: dict[str, tuple[float, Callable[[Setting], list[str]], Callable[[str, Setting], dict[str, Any]]]] = {
-    "machine": (0.1, lambda _: ["facts"], facts),
+    "machine": (0.06, lambda _: ["facts"], facts),
     "parity": (0.2, adapters, parity),
     "kernels": (0.2, operations, kernel),
-    "jobs": (0.2, jobs, job),
+    "jobs": (0.26, jobs, job),
     "read ahead": (0.03, lambda _: ["tokens"], ahead),
-    "stacked seeds": (0.07, stackable, stacked),
-    "precision": (0.1, precisions, precision),
+    "stacked seeds": (0.06, stackable, stacked),
+    "precision": (0.09, precisions, precision),
     "graphs": (0.1, stackable, graphs),
 }
 """Part -> its share of the time, its items, and what runs one of them. What a part leaves is there for the next."""
@@ -66,9 +76,7 @@ def work(pipe: Any, part: str, done: list[str], setting: Setting) -> None:
         done: Items that are left out.
         setting: What with.
     """
-    from medgraft.benchmarks.cell.job import without_folders
     from medgraft.benchmarks.measure.environment import use_threads
-    from medgraft.commands.plain_text import one_line
 
     with open(os.devnull, "w") as nowhere:  # what libraries print would stand between the lines of the summary
         for stream in (1, 2):
@@ -77,7 +85,12 @@ def work(pipe: Any, part: str, done: list[str], setting: Setting) -> None:
     tempfile.tempdir = str(setting.folder)  # small phantoms go with it
     use_threads(1)
     listed, run = PARTS[part][1:]
-    items = listed(setting)
+    try:
+        items = listed(setting)
+    except BaseException as error:  # as below
+        pipe.send([part])
+        pipe.send((part, {"status": "failed", "reason": _told(error, setting)}))
+        return
     pipe.send(items)
     for item in items:
         if item in done:
@@ -89,11 +102,19 @@ def work(pipe: Any, part: str, done: list[str], setting: Setting) -> None:
         except NotHereError as error:
             record = {"status": "not here", "reason": str(error)}
         except BaseException as error:  # whatever a driver, a kernel or a plugin raises
-            text = without_folders(str(error).replace(str(setting.folder), "TEMPORARY"))
-            record = {"status": "failed", "reason": one_line(f"{type(error).__name__}: {text}", 500)}
+            record = {"status": "failed", "reason": _told(error, setting)}
         pipe.send((item, {**record, "seconds": round(time.perf_counter() - start, 2)}))
         if record["status"] == "failed":
             return  # an error of CUDA stays with its process
+
+
+def _told(error: BaseException, setting: Setting) -> str:
+    """An error in one line, without folders of this machine."""
+    from medgraft.benchmarks.cell.job import without_folders
+    from medgraft.commands.plain_text import one_line
+
+    text = without_folders(str(error).replace(str(setting.folder), "TEMPORARY"))
+    return one_line(f"{type(error).__name__}: {text}", 500)
 
 
 def answers(part: str, done: list[str], setting: Setting, until: float) -> Iterator[Any]:
@@ -101,11 +122,11 @@ def answers(part: str, done: list[str], setting: Setting, until: float) -> Itera
 
     The last is its exit code, or ``None`` where the time was over.
     """
-    # Forked processes cannot use a GPU that anything before them has touched, and spawned ones import for seconds.
-    context: Any = multiprocessing.get_context("spawn" if setting.device == "cuda" else "forkserver")
+    context: Any = multiprocessing.get_context(METHOD[setting.device])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=work, args=(sender, part, done, setting))
-    process.start()
+    with _deaf():  # and so is the process, from its first moment: what Ctrl-C means is decided here
+        process.start()
     sender.close()
     try:
         while receiver.poll(max(0.0, until - time.monotonic())):
@@ -113,28 +134,44 @@ def answers(part: str, done: list[str], setting: Setting, until: float) -> Itera
         yield None
     except EOFError:
         process.join(5)
-        yield process.exitcode
+        yield process.exitcode or 0  # what has said all and does not come to its end is ended here
     finally:
         process.kill()
         process.join()
 
 
-def run_part(part: str, setting: Setting, until: float) -> dict[str, Any]:
-    """All items of a part, in as many processes as it takes."""
-    start, found = time.monotonic(), dict[str, Any]()
-    left = [part]  # until the first process has listed its items
-    while left:
-        *records, code = answers(part, list(found), setting, until)
-        if records:
-            found |= dict(records[1:])
-            left = [item for item in records[0] if item not in found]
-        if code is None:
-            break
-        if left and (code != 0 or len(records) < 2):  # it fell over something that it could not report
-            found[left.pop(0)] = {"status": "failed", "reason": f"its process ended with code {code}"}
-            left = left if records else []
-    found |= {item: {"status": "not run", "reason": "the time was over"} for item in left}
-    return {"status": _whole(found), "seconds": round(time.monotonic() - start, 1), "items": found}
+def run_part(part: str, setting: Setting, until: float, found: dict[str, Any]) -> None:
+    """All items of a part, in as many processes as it takes.
+
+    Args:
+        part: Of :data:`PARTS`.
+        setting: What with.
+        until: When it is to end, of ``time.monotonic``.
+        found: Takes the record of each item. On Ctrl-C, which is passed on, it has all of them, too.
+    """
+    left, why = [part], "the time was over"  # the part stands for its items until a process has listed them
+    try:
+        while left:
+            listed, code, before = False, None, len(found)
+            items = left
+            for answer in answers(part, list(found), setting, until):
+                if isinstance(answer, list):
+                    listed, items = True, answer
+                elif isinstance(answer, tuple):
+                    found[answer[0]] = answer[1]
+                else:
+                    code = answer
+                left = [item for item in items if item not in found]
+            if code is None:
+                break
+            if left and (code != 0 or len(found) == before):  # it fell over something that it could not report
+                found[left.pop(0)] = {"status": "failed", "reason": f"its process ended with code {code}"}
+                left = left if listed else []
+    except KeyboardInterrupt:
+        why = "interrupted"
+        raise
+    finally:
+        found |= {item: {"status": "not run", "reason": why} for item in left}
 
 
 def _whole(items: dict[str, Any]) -> str:
@@ -142,25 +179,58 @@ def _whole(items: dict[str, Any]) -> str:
     return next((bad for bad in ("failed", "wrong", "not run") if bad in told), "ok" if "ok" in told else "not here")
 
 
-def check(setting: Setting, minutes: float, console: Console, wanted: Sequence[str] = tuple(PARTS)) -> dict[str, Any]:
-    """Runs parts, the machine's facts in any case, within the time, and gives the report."""
+def check(
+    setting: Setting,
+    minutes: float,
+    console: Console,
+    keep: Callable[[dict[str, Any]], None],
+    wanted: Sequence[str] = tuple(PARTS),
+) -> bool:
+    """Runs parts, the machine's facts in any case, within the time; whether it came to its end.
+
+    Args:
+        setting: What with.
+        minutes: That it may take.
+        console: Is told of each part.
+        keep: Called with the report behind each part.
+        wanted: Parts.
+    """
     start, share, parts = time.monotonic(), 0.0, dict[str, Any]()
-    for part, (allowance, *_) in PARTS.items():
-        share += allowance
-        if part not in wanted and part != "machine":
-            continue
-        parts[part] = run_part(part, setting, start + 60 * minutes * share)
-        console.print(f"{part}: {parts[part]['status']}, {parts[part]['seconds']:.0f} s", highlight=False)
-        for item, each in parts[part]["items"].items():
+    asked = {part: PARTS[part][0] for part in PARTS if part in wanted or part == "machine"}
+    for part, allowance in asked.items():
+        share += allowance / sum(asked.values())
+        began, items, interrupted = time.monotonic(), dict[str, Any](), False
+        try:
+            run_part(part, setting, start + 60 * minutes * share, items)
+        except KeyboardInterrupt:
+            interrupted = True
+        seconds = time.monotonic() - began
+        parts[part] = {"status": _whole(items), "seconds": round(seconds, 1), "items": items}
+        report = _report(parts, wanted, "interrupted" if interrupted else "the program ended before")
+        keep(
+            {"format": FORMAT, "device": setting.device, "quick": setting.quick, "minutes": minutes}
+            | {"seconds": round(time.monotonic() - start, 1), **report}
+        )
+        if interrupted:
+            return False
+        console.print(f"{part}: {parts[part]['status']}, {seconds:.0f} s", highlight=False)
+        for item, each in items.items():
             if each["status"] in ("failed", "wrong"):
                 console.print(f"  {item}: {each['status']}, {each.get('reason', 'see the JSON')}", highlight=False)
-    machine = parts.pop("machine")["items"].get("facts", {})
+    return True
+
+
+def _report(ran: dict[str, Any], wanted: Sequence[str], why: str) -> dict[str, Any]:
+    """What the parts so far say; the ones that are to come have not run."""
+    machine = ran.get("machine", {}).get("items", {}).get("facts", {"status": "not run"})
+    parts = {part: each for part, each in ran.items() if part != "machine"}
+    for part in PARTS:
+        if part in wanted and part not in ran:
+            items = {part: {"status": "not run", "reason": why}}
+            parts[part] = {"status": "not run", "seconds": 0.0, "items": items}
     missing = [f"{part}/{i}" for part, p in parts.items() for i, e in p["items"].items() if e["status"] == "not run"]
     bad = any(each["status"] in ("failed", "wrong") for each in (*parts.values(), machine))
-    return {
-        "format": FORMAT, "ok": not bad, "device": setting.device, "quick": setting.quick, "minutes": minutes,
-        "seconds": round(time.monotonic() - start, 1), "machine": machine, "not_run": missing, "parts": parts,
-    }  # fmt: skip
+    return {"ok": not bad, "machine": machine, "not_run": missing, "parts": parts}
 
 
 def storable(value: Any) -> Any:
@@ -193,32 +263,108 @@ def sees_gpu() -> bool:
     return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+def write(report: dict[str, Any], path: Path) -> None:
+    """Writes a report, whole or not at all."""
+    text = json.dumps(storable(report), indent=1, allow_nan=False, default=str) + "\n"
+    write_atomically(path, lambda handle: handle.write(text.encode()))
+
+
+def require_writable(path: Path) -> None:
+    """Raises :class:`MedgraftError` where no file can be written, before minutes are spent on what goes into it."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        with tempfile.TemporaryFile(dir=path.parent) as handle:
+            handle.write(b"x")
+    except OSError as error:
+        told = error.strerror or error
+        raise MedgraftError(f"--out {path} cannot be written ({told}); choose a file in a folder of yours") from error
+
+
+# -- Ctrl-C -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Ctrl-C is ignored, also by a process that is started inside."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """The first Ctrl-C, or the SIGTERM of a time limit, raises ``KeyboardInterrupt``; later ones do not disturb it."""
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]  # of ``nohup``
+
+    def stop(*_: Any) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def minutes_of(text: str) -> float:
+    """The value of ``--minutes``: a number above 0 and up to a day."""
+    if not 0 < (minutes := float(text)) <= 1440:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1440")
+    return minutes
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("gpu_check.json"), help="JSON file to write")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--part", action="append", choices=list(PARTS), help="may be repeated; all by default")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="that it may take")
+    parser.add_argument("--minutes", type=minutes_of, default=MINUTES, help="that it may take")
     parser.add_argument("--quick", action="store_true", help="small and few, to try this program itself")
     options = parser.parse_args(arguments)
-    console = Console()
+    try:
+        with stoppable():
+            return run(options)
+    except MedgraftError as error:
+        say(f"error: {error}")
+        return BAD_INPUT
+    except KeyboardInterrupt:  # before the first part
+        say("interrupted")
+        return INTERRUPTED
+
+
+def run(options: argparse.Namespace) -> int:
+    """Checks what was asked for, and writes and shows what was found; the exit code.
+
+    Raises:
+        MedgraftError: There is no GPU, or nothing can be written.
+    """
+    console, report = Console(markup=False), dict[str, Any]()  # errors hold brackets of their own
+    require_writable(options.out)
     if options.device == "cuda" and not sees_gpu():
-        console.print(
+        raise MedgraftError(
             "PyTorch sees no GPU: install a build of it for your card (pytorch.org), or try the program with "
-            "--device cpu", highlight=False,
-        )  # fmt: skip
-        return 2
-    if options.device == "cpu":
+            "--device cpu"
+        )
+    if METHOD[options.device] == "forkserver":
         start_fork_server()
-    with contextlib.ExitStack() as stack:
-        folder = Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="medgraft-gpu-", ignore_cleanup_errors=True))
-        )
-        report = check(
-            Setting(options.device, options.quick, folder), options.minutes, console, options.part or list(PARTS)
-        )
-    options.out.write_text(json.dumps(storable(report), indent=1, allow_nan=False, default=str) + "\n")
+
+    def keep(found: dict[str, Any]) -> None:
+        report.update(found)
+        write(report, options.out)
+
+    with tempfile.TemporaryDirectory(prefix="medgraft-gpu-", ignore_cleanup_errors=True) as folder:
+        setting = Setting(options.device, options.quick, Path(folder))
+        ended = check(setting, options.minutes, console, keep, options.part or list(PARTS))
+    if not ended:
+        console.print(f"interrupted; what was done is written to {options.out}", highlight=False, soft_wrap=True)
+        return INTERRUPTED
     console.print(summary(report))
     console.print(f"written to {options.out}; how to send it: docs/how-to/gpu.md", highlight=False)
     return 0 if report["ok"] else 1

@@ -17,7 +17,7 @@ FAMILIES = {
     "resampler": ("perceiver_resampler", "chexpert", "phantom_chest"),
     "language": ("soft_prefix", "chest_reports", "pair:embedded:chest|causal_lm:embedded"),
     "fmri": ("lora", "abide", "swift:tiny@random"),
-    "eeg": ("channel_mixing", "tuab", "braindecode:eegnet@random"),
+    "eeg": ("channel_mixing", "tuab", "braindecode:cbramod,seconds=4@random"),
 }
 """Family -> adapter, task and encoder of its job, on a small phantom."""
 
@@ -37,7 +37,7 @@ def job(item: str, setting: Setting, **changes: Any) -> dict[str, Any]:
         from medgraft.benchmarks.sweep.request import Sweep
         from medgraft.benchmarks.sweep.run import sweep_and_show
 
-        sweep = Sweep.model_validate({**_request("image", setting), "jobs": 1})
+        sweep = Sweep.model_validate({**request("image", setting), "jobs": 1})
         return {"ok": not sweep_and_show(sweep, fresh=True, command="gpu_check")}
     result, scores = _cell(item, setting, **changes)
     found: dict[str, Any] = {
@@ -61,7 +61,7 @@ def _cell(item: str, setting: Setting, **changes: Any) -> tuple[Any, Any]:
     from medgraft.benchmarks.sweep.plan import make_plan
     from medgraft.benchmarks.sweep.request import Sweep
 
-    sweep = Sweep.model_validate({**_request(item, setting), **changes})
+    sweep = Sweep.model_validate({**request(item, setting), **changes})
     plan = make_plan(sweep, Console(quiet=True))
     (cell,) = plan.cells
     order = Job(spec=cell, root=plan.cohorts[cell.cohort.name].root, devices=1)
@@ -69,7 +69,7 @@ def _cell(item: str, setting: Setting, **changes: Any) -> tuple[Any, Any]:
     return result, arrays.get("scores")
 
 
-def _request(item: str, setting: Setting) -> dict[str, Any]:
+def request(item: str, setting: Setting) -> dict[str, Any]:
     """The sweep of one cell that a family's job is."""
     from medgraft.task.names import task_class
     from medgraft.testing.phantoms import small_phantom
