@@ -116,3 +116,18 @@ def test_rows_are_computed_beside_a_large_sweep_and_here_if_that_process_dies(re
     rest = list(rows.rest())
     assert [len(first), len(rest)] == [1, 2] and len({row.metric for row in [*first, *rest]}) == 1
     assert "this one does it" in caplog.text
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_sweep_that_ends_early_does_not_wait_for_rows_that_nobody_will_see(real, tmp_path, monkeypatch):
+    monkeypatch.setattr(finished_rows, "MANY", 2)
+    store, cells = filled(real, tmp_path / "results", 2)
+    rows = FinishedRows(store, cells, {cell.key() for cell in cells})
+    assert rows._pool is not None
+    waiting = [rows._pool.submit(time.sleep, 40) for _ in range(5)]
+    (process,) = rows._pool._processes.values()
+    start = time.monotonic()
+    rows.close()
+    assert time.monotonic() - start < 35 and not process.is_alive(), "it imports for seconds before it can end"
+    assert all(each.exception() is not None for each in waiting)
+    rows.close()
