@@ -32,7 +32,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     (place / "0000.json").write_text("{")
     documents = [json.loads(path.read_text()) for path in paths]
     for number, document in enumerate(documents):
-        document["timing"] |= {"load": 0.1 * number, "evaluate": 0.2 + number}
+        document["timing"] |= {"load": 0.1 + number, "evaluate": 0.2 + number}
         document["training"]["seconds"] = 3.0 + number
     documents[-1] |= {name: documents[0][name] for name in ("timing", "metrics", "training", "efficiency")}
     for path, document in zip(paths, documents, strict=True):
