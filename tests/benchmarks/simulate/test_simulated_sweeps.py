@@ -13,9 +13,11 @@ from sweeping import command
 
 from medgraft.benchmarks.board import finished_rows
 from medgraft.benchmarks.board.finished_rows import FinishedRows
+from medgraft.benchmarks.board.rows import board_rows
 from medgraft.benchmarks.results import verified_before
 from medgraft.benchmarks.results.store import ResultStore
 from medgraft.benchmarks.results.verification import succeeded
+from medgraft.benchmarks.simulate import phases
 from medgraft.benchmarks.simulate.cells import seconds_of, specs, templates, write_outcome
 from medgraft.benchmarks.simulate.launcher import OUTCOMES
 from medgraft.benchmarks.simulate.phases import PHASES
@@ -132,3 +134,14 @@ def test_a_sweep_that_ends_early_does_not_wait_for_rows_that_nobody_will_see(rea
     assert time.monotonic() - start < 35 and not process.is_alive(), "it imports for seconds before it can end"
     assert all(each.exception() is not None for each in waiting)
     rows.close()
+
+
+def test_what_is_kept_of_rows_without_computing_them_is_what_would_be_computed(real, cache, tmp_path):
+    out = tmp_path / "results"
+    phases._write(real, out, 0, 10)
+    kept = board_rows([out])
+    assert len(list((cache / "rows").iterdir())) >= 2
+    shutil.rmtree(cache / "rows")
+    computed = board_rows([out])
+    told = [[(row.metrics, row.few, row.standing, row.standing_note) for row in rows] for rows in (kept, computed)]
+    assert told[0] == told[1] and len(kept) == 2
