@@ -121,7 +121,7 @@ def widened(rows: Tensor | Features) -> Tensor | Features:
 
 
 def drawn_batch(views: Sequence[TowerInputs], index: np.ndarray, draw: np.ndarray) -> Tensor | Features:
-    """:func:`drawn_rows` in full precision."""
+    """:func:`drawn_rows`, ``[B, ...]``, in full precision."""
     return widened(drawn_rows(views, index, draw))
 
 

@@ -55,7 +55,7 @@ class Float8Linear(nn.Linear):
     """A frozen linear map, ``[..., C] -> [..., D]``, whose weight torchao holds in eight bits."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """As ``nn.Linear``, in bf16 outside and eight bits inside."""
+        """As ``nn.Linear``, ``[..., C] -> [..., D]``, in bf16 outside and eight bits inside."""
         result: Any = _Product.apply(input, self.weight, self.bias)
         return result
 
