@@ -37,6 +37,7 @@ AHEAD = 4
 """Parts for each process that are read before the first of them is taken."""
 
 Found = Verified | UnreadableError
+"""What a file is: a result that does not contradict itself, or why it is none."""
 
 
 def read_held(paths: Iterable[Path]) -> Iterator[tuple[Path, Found]]:
