@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from medgraft.benchmarks.board.rows import BoardRow, make_row
@@ -27,6 +26,7 @@ from medgraft.benchmarks.results.result_files import UnreadableError
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.results.store import ResultStore
 from medgraft.benchmarks.results.verification import succeeded
+from medgraft.benchmarks.side_process import begin, settings
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +65,11 @@ class FinishedRows:
             if (key := cell.key()) in ahead:
                 self.left.setdefault(cell.row(), set()).add(key)
         self._pool: ProcessPoolExecutor | None = None
+        self._end: Connection | None = None
         if len(ahead) >= MANY:
             context = multiprocessing.get_context("forkserver")
-            self._pool = ProcessPoolExecutor(1, context, initializer=_ending_with_its_sweep)
+            reader, self._end = context.Pipe(duplex=False)
+            self._pool = ProcessPoolExecutor(1, context, initializer=begin, initargs=(settings(), reader))
         self._waiting: deque[tuple[list[CellSpec], Future[str]]] = deque()
 
     def add(self, result: CellResult) -> None:
@@ -104,9 +106,15 @@ class FinishedRows:
 
     def close(self) -> None:
         """Ends the process; rows that it has not computed are left to the board."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        if self._pool is None or self._end is None:
+            return
+        # Waiting rows are not cancelled: a pool that nobody holds any longer forgets that it was asked to, and this
+        # process could not end before all of them were computed.
+        with suppress(OSError):
+            self._end.send_bytes(b"end")
+        self._pool.shutdown()
+        self._end.close()
+        self._pool = self._end = None
 
     def _take(self) -> FinishedRow:
         cells, future = self._waiting.popleft()
@@ -120,19 +128,6 @@ class FinishedRows:
         """The process has died; from now on rows are computed here."""
         logger.warning("the process that computes finished rows has ended (%s); this one does it", type(error).__name__)
         self.close()
-
-
-def _ending_with_its_sweep() -> None:
-    """Ctrl-C reaches all processes of a terminal, and the sweep's own ends this one; so does its sudden death."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def metric_of_row(paths: Sequence[Path]) -> str:

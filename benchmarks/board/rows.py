@@ -27,7 +27,7 @@ from medgraft.benchmarks.garbage import uncollected
 from medgraft.benchmarks.metrics.bootstrap import METHOD, Estimate, left_out_of
 from medgraft.benchmarks.metrics.intervals import few_subjects, joined_interval, pooled_intervals
 from medgraft.benchmarks.metrics.student import Bounds, Ends
-from medgraft.benchmarks.results.held.filed import Filing
+from medgraft.benchmarks.results.held.beside import read_held
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.result_files import UnreadableError
 from medgraft.benchmarks.results.verification import Verified, stored_predictions, verified_results
@@ -232,7 +232,7 @@ def board_rows(folders: Iterable[Path]) -> list[BoardRow]:
     Results that contradict themselves are left out, see :mod:`medgraft.benchmarks.results.verification`.
     """
     with uncollected():
-        rows = rows_of(verified_results(folders, hold=Filing()))
+        rows = rows_of(verified_results(folders, read=read_held))
         give_standings(rows, ranked_upwards)
 
     def order(row: BoardRow) -> tuple[Any, ...]:

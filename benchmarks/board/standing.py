@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from medgraft.benchmarks.metrics.spread import LeftOut
 from medgraft.benchmarks.metrics.student import quantile
 from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.statistics.evidence import Evidence
 from medgraft.benchmarks.statistics.pairs import differences
-from medgraft.benchmarks.statistics.ranks import BesideFull, Contender, standings
-
-if TYPE_CHECKING:  # rows have their standing from here
-    from medgraft.benchmarks.board.rows import BoardRow
+from medgraft.benchmarks.statistics.ranks import BesideFull, Contender, Standing, standings
 
 NO_VALUE = "its metric is undefined, or no seed succeeded"
 NO_INTERVAL = "its metric has no interval"
@@ -26,7 +24,27 @@ FULL = "full_finetune"
 NO_PREDICTIONS = "its predictions are not at hand, so its rank interval is wider than they would make it"
 
 
-def give_standings(rows: Sequence[BoardRow], upwards: Callable[[CellResult], bool]) -> None:
+class Ranked(Protocol):
+    """What is ranked: :class:`medgraft.benchmarks.board.rows.BoardRow`, which has its standing from here."""
+
+    metrics: dict[str, tuple[float | None, float | None, float | None]]
+    standing: Standing | None
+    standing_note: str
+    beside_full: BesideFull | None
+    evidence: Evidence | None
+
+    @property
+    def section(self) -> tuple[bool, str, str, str]:
+        """What the rows of one table share."""
+        ...
+
+    @property
+    def first(self) -> CellResult:
+        """A result that says what all of the row share."""
+        ...
+
+
+def give_standings(rows: Sequence[Ranked], upwards: Callable[[CellResult], bool]) -> None:
     """Gives each row its standing in its table, or the reason why it has none.
 
     A table ranks the rows that were tested on the same subjects: the most of them where there are several groups. A
@@ -36,7 +54,7 @@ def give_standings(rows: Sequence[BoardRow], upwards: Callable[[CellResult], boo
         rows: Of a board; their evidence is dropped afterwards.
         upwards: Whether more of a result's primary metric is better.
     """
-    tables: dict[tuple[bool, str, str, str, str], list[BoardRow]] = defaultdict(list)
+    tables: dict[tuple[bool, str, str, str, str], list[Ranked]] = defaultdict(list)
     for row in rows:
         tables[*row.section, row.first.primary].append(row)
     for members in tables.values():
@@ -45,8 +63,8 @@ def give_standings(rows: Sequence[BoardRow], upwards: Callable[[CellResult], boo
         row.evidence = None
 
 
-def _rank_table(members: Sequence[BoardRow], upwards: Callable[[CellResult], bool]) -> None:
-    known: list[tuple[BoardRow, Contender]] = []
+def _rank_table(members: Sequence[Ranked], upwards: Callable[[CellResult], bool]) -> None:
+    known: list[tuple[Ranked, Contender]] = []
     for row in members:
         contender = _contender(row)
         if isinstance(contender, str):
@@ -75,7 +93,7 @@ def _rank_table(members: Sequence[BoardRow], upwards: Callable[[CellResult], boo
         row.standing = standing
 
 
-def _test_split(rows: Sequence[BoardRow], digest: str) -> LeftOut | None:
+def _test_split(rows: Sequence[Ranked], digest: str) -> LeftOut | None:
     """That of the rows with a digest, whose evidence goes where it is of another number of subjects."""
     left_out = None
     for row in reversed(rows):
@@ -87,7 +105,7 @@ def _test_split(rows: Sequence[BoardRow], digest: str) -> LeftOut | None:
     return left_out
 
 
-def _beside_full(paired: Sequence[BoardRow], left_out: LeftOut, upwards: Callable[[CellResult], bool]) -> None:
+def _beside_full(paired: Sequence[Ranked], left_out: LeftOut, upwards: Callable[[CellResult], bool]) -> None:
     """Gives the rows of a table their gain over full fine-tuning of the same encoder, where there is one such row.
 
     Args:
@@ -111,12 +129,12 @@ def _beside_full(paired: Sequence[BoardRow], left_out: LeftOut, upwards: Callabl
                 row.beside_full = BesideFull(gain, gain - half, gain + half, _share(row, full[0]))
 
 
-def _share(row: BoardRow, full: BoardRow) -> float | None:
+def _share(row: Ranked, full: Ranked) -> float | None:
     counts = [sum(each.first.efficiency.trainable.values()) if each.first.efficiency else 0 for each in (row, full)]
     return counts[0] / counts[1] if counts[1] else None
 
 
-def _contender(row: BoardRow) -> Contender | str:
+def _contender(row: Ranked) -> Contender | str:
     """A row's number with its interval, or why it has none to be ranked by."""
     value, low, high = row.metrics.get(row.first.primary, (None, None, None))
     if value is None:
@@ -126,5 +144,5 @@ def _contender(row: BoardRow) -> Contender | str:
     return Contender(value, low, high)
 
 
-def _split(row: BoardRow) -> str:
+def _split(row: Ranked) -> str:
     return str(row.first.data.get("split_hash", ""))

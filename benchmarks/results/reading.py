@@ -40,6 +40,18 @@ def read_result(path: Path) -> CellResult:
     return result
 
 
+def candidates(folders: Iterable[Path]) -> Iterator[Path]:
+    """Files below the folders that would be results by their names.
+
+    Raises:
+        MedgraftError: A folder does not exist.
+    """
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise MedgraftError(f"results folder {folder} does not exist")
+        yield from results_below(Path(folder))
+
+
 def read_candidates(folders: Iterable[Path], left_out: LeftOut) -> Iterator[tuple[Path, CellResult]]:
     """All readable results below the folders, several of one key where there are.
 
@@ -50,16 +62,13 @@ def read_candidates(folders: Iterable[Path], left_out: LeftOut) -> Iterator[tupl
     Raises:
         MedgraftError: A folder does not exist.
     """
-    for folder in folders:
-        if not Path(folder).is_dir():
-            raise MedgraftError(f"results folder {folder} does not exist")
-        for path in results_below(Path(folder)):
-            try:
-                result = read_result(path)
-            except UnreadableError as error:
-                left_out.add(path, error)
-                continue
-            yield path, result
+    for path in candidates(folders):
+        try:
+            result = read_result(path)
+        except UnreadableError as error:
+            left_out.add(path, error)
+            continue
+        yield path, result
 
 
 def read_results(folders: Iterable[Path]) -> Iterator[tuple[Path, CellResult]]:

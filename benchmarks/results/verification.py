@@ -10,9 +10,11 @@ There is no secret in a result: whoever rewrites specification, key, predictions
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import marshal
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from medgraft.benchmarks.garbage import uncollected
 from medgraft.benchmarks.results import verified_before
 from medgraft.benchmarks.results.duplicates import COPIED, OTHER_NAME, TOLERANCE, conflict, measured
 from medgraft.benchmarks.results.left_out import LeftOut
-from medgraft.benchmarks.results.reading import read_candidates, read_result
+from medgraft.benchmarks.results.reading import candidates, read_result
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.result_files import UnreadableError, read_arrays
 from medgraft.benchmarks.texts.table import problem_of as texts_problem
@@ -306,10 +308,42 @@ def _close(value: float | None, expected: float) -> bool:
     return value is not None and math.isfinite(value) and abs(value - expected) <= TOLERANCE * max(1.0, abs(expected))
 
 
+def checked(path: Path, hold: Callable[[Path, CellResult], CellResult] | None = None) -> Verified:
+    """The result in a file, whose parts agree.
+
+    Args:
+        path: The file.
+        hold: Makes of a file and its result the same result in less memory; without it the result is held as it is.
+
+    Raises:
+        UnreadableError: It is none, or they do not.
+    """
+    cell = read_result(path)
+    each = check(path, cell)
+    run = measured(cell) if cell.status == "success" else None
+    return replace(each, cell=cell if hold is None else hold(path, cell), run=None if run is None else _hash(run))
+
+
+def _hash(run: Hashable) -> int:
+    """64 bits that are the same in every process, as Python's own of texts are not."""
+    return int.from_bytes(hashlib.blake2b(marshal.dumps(run, 2), digest_size=8).digest())
+
+
+Read = Callable[[Iterable[Path]], Iterable[tuple[Path, Verified | UnreadableError]]]
+"""From files to what :func:`checked` gives or raises of each, in the same order."""
+
+
+def one_by_one(paths: Iterable[Path]) -> Iterator[tuple[Path, Verified | UnreadableError]]:
+    """Reads and checks results, held as they are."""
+    for path in paths:
+        try:
+            yield path, checked(path)
+        except UnreadableError as error:
+            yield path, error
+
+
 def verified_results(
-    folders: Iterable[Path],
-    left_out: LeftOut | None = None,
-    hold: Callable[[Path, CellResult], CellResult] = lambda path, cell: cell,
+    folders: Iterable[Path], left_out: LeftOut | None = None, read: Read = one_by_one
 ) -> list[Verified]:
     """All results below the folders that do not contradict themselves, one per key, so that folders merge.
 
@@ -320,7 +354,7 @@ def verified_results(
     Args:
         folders: Of results.
         left_out: Takes what is left out.
-        hold: Makes of a file and its result the same result in less memory; by default all are held as they are.
+        read: Reads the files; for many of them see :func:`medgraft.benchmarks.results.held.beside.read_held`.
 
     Raises:
         MedgraftError: A folder does not exist.
@@ -328,16 +362,12 @@ def verified_results(
     left_out = LeftOut() if left_out is None else left_out
     results: dict[str, Verified] = {}
     with uncollected():
-        for path, cell in read_candidates(folders, left_out):
-            try:
-                each = check(path, cell)
-            except UnreadableError as error:
-                left_out.add(path, error)
+        for path, each in read(candidates(folders)):
+            if isinstance(each, UnreadableError):
+                left_out.add(path, each)
                 continue
-            run = measured(cell) if cell.status == "success" else None
-            each = replace(each, cell=hold(path, cell), run=None if run is None else hash(run))
-            known = results.get(cell.key)
-            results[cell.key] = each if known is None else _of_both(known, each, left_out)
+            known = results.get(each.cell.key)
+            results[each.cell.key] = each if known is None else _of_both(known, each, left_out)
         kept = _true_to_their_cohort(_without_copies(list(results.values()), left_out), left_out)
     left_out.tell()
     return kept

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,18 +67,30 @@ def stamp(path: Path) -> str:
 
 @dataclass
 class _Known:
-    """The file as this process last saw it."""
+    """The file as far as this process has read it: others append meanwhile, and it may have many lines."""
 
     place: Path | None = None
-    size: int = -1
+    number: tuple[int, int] = (0, 0)
+    size: int = 0
     digests: set[str] = field(default_factory=set)
 
     def refresh(self, place: Path) -> None:
-        """Reads the file where others have changed it."""
-        size = place.stat().st_size if place.is_file() else 0
-        if (place, size) != (self.place, self.size):
-            self.digests = set(place.read_text("ascii", "replace").split("\n")) if size else set()
-            self.place, self.size = place, size
+        """Reads what was added since, all of it where it is another file or was begun anew."""
+        try:
+            facts = place.stat()
+        except FileNotFoundError:
+            self.place, self.size, self.digests = None, 0, set()
+            return
+        number = facts.st_dev, facts.st_ino
+        if (place, number) != (self.place, self.number) or facts.st_size < self.size:
+            self.place, self.number, self.size, self.digests = place, number, 0, set()
+        if facts.st_size > self.size and stat.S_ISREG(facts.st_mode):
+            with place.open("rb") as handle:
+                handle.seek(self.size)
+                added = handle.read()
+            lines = added[: added.rfind(b"\n") + 1]  # the last one may be half written
+            self.size += len(lines)
+            self.digests.update(lines.decode("ascii", "replace").split())
 
 
 _known = _Known()
@@ -98,14 +111,12 @@ def remember(sha256: str) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         if place.exists() and place.stat().st_size > LARGEST:
             place.unlink()
-        _known.refresh(place)
         # One write of a whole line: several processes may append.
         descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o644)
         try:
-            _known.size += os.write(descriptor, line)
+            os.write(descriptor, line)
         finally:
             os.close(descriptor)
-        _known.digests.add(sha256)
 
 
 def _place() -> Path:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,11 +30,16 @@ class Template:
 
     Attributes:
         result: It.
-        predictions: Its file of predictions.
+        path: Its file.
     """
 
     result: CellResult
-    predictions: Path
+    path: Path
+
+    @property
+    def predictions(self) -> Path:
+        """Its file of predictions."""
+        return self.path.with_suffix(".npz")
 
 
 def templates(folder: Path) -> list[Template]:
@@ -43,7 +49,7 @@ def templates(folder: Path) -> list[Template]:
         MedgraftError: There is none.
     """
     found = [
-        Template(result, path.with_suffix(".npz"))
+        Template(result, path)
         for path, result in read_results([folder])
         if result.status == "success" and path.with_suffix(".npz").is_file()
     ]
@@ -52,14 +58,20 @@ def templates(folder: Path) -> list[Template]:
     return found
 
 
-def specs(template: CellSpec, n: int) -> Iterator[CellSpec]:
+def template_of(spec: CellSpec, found: Sequence[Template]) -> Template:
+    """The real result whose numbers a cell gets: they take turns among the seeds of a row, the same in every row."""
+    return found[spec.seed % len(found)]
+
+
+def specs(template: CellSpec, n: int, start: int = 0) -> Iterator[CellSpec]:
     """``n`` cells: tables of 20 encoders with 50 adapters and 5 seeds each, as many tables as it takes.
 
     Args:
         template: What they have in common.
         n: How many.
+        start: Leaves out those before this one.
     """
-    for number in range(n):
+    for number in range(start, n):
         row, seed = divmod(number, SEEDS)
         pair, adapter = divmod(row, ADAPTERS)
         table, encoder = divmod(pair, 20)
@@ -71,8 +83,14 @@ def seconds_of(spec: CellSpec) -> float:
     """Seconds that a cell is said to take: a median of its table, encoder and adapter, and luck of its seed."""
     total = 1.0
     for part in (f"table {spec.limit}", f"encoder {spec.encoder}", f"adapter {spec.adapter}"):
-        total += float(_random(part).lognormal(0.0, 0.7))
+        total += _share(part)
     return 20.0 * total * float(_random(spec.key()).lognormal(0.0, SIGMA))
+
+
+@functools.cache
+def _share(part: str) -> float:
+    """What a table, an encoder or an adapter adds, of which there are few among many cells."""
+    return float(_random(part).lognormal(0.0, 0.7))
 
 
 def _random(text: str) -> np.random.Generator:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medgraft.benchmarks.cell.job import JOB, PREDICTIONS, RESULT, Job, failure
-from medgraft.benchmarks.simulate.cells import Template, write_outcome
+from medgraft.benchmarks.simulate.cells import Template, template_of, write_outcome
 from medgraft.launcher import Exit, Handle, Launcher, LauncherConfig, Resources
 from medgraft.launcher import Job as LaunchedJob
 
@@ -60,10 +60,9 @@ class SimulatedLauncher(Launcher):
         outcome = str(self.random.choice(list(OUTCOMES), p=list(OUTCOMES.values())))
         self.ended[outcome] += 1
         cell = Job.model_validate_json((job.folder / JOB).read_text())
-        template = self.templates[sum(self.ended.values()) % len(self.templates)]
         end = Exit(0)
         if outcome == "success":
-            write_outcome(cell.spec, template, job.folder, RESULT, PREDICTIONS)
+            write_outcome(cell.spec, template_of(cell.spec, self.templates), job.folder, RESULT, PREDICTIONS)
         elif outcome == "error":
             (job.folder / RESULT).write_text(
                 failure(cell, "error", "a file cannot be read", "reading").model_dump_json()

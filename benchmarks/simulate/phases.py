@@ -8,7 +8,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,9 @@ from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.benchmarks.results.store import ResultStore
 from medgraft.benchmarks.schedule.durations import Durations, earlier_durations, last_end
+from medgraft.benchmarks.side_process import cores
 from medgraft.benchmarks.simulate.cells import seconds_of, specs, templates
-from medgraft.benchmarks.simulate.filled import fill
+from medgraft.benchmarks.simulate.filled import fill, keep_rows
 from medgraft.benchmarks.simulate.launcher import SimulatedLauncher
 from medgraft.benchmarks.sweep.display import Display
 from medgraft.benchmarks.sweep.run import finished_before
@@ -37,6 +38,12 @@ AT_ONCE = 64
 
 DISPATCHED = 1000
 """Cells that are sent out; those before them in a larger sweep are found done."""
+
+PART = 2500
+"""Cells whose results are written together, all seeds of a row among them."""
+
+WRITERS = 4
+"""Processes that write them, at most."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +66,44 @@ Phase = Callable[[Path, Path, int], tuple[float, dict[str, int]]]
 
 
 def dispatch(real: Path, out: Path, cells: int) -> tuple[float, dict[str, int]]:
-    """Runs the last cells of a sweep, all others of which are done; what simulated workers do is not counted."""
+    """Runs the last cells of a sweep, all others of which are done; what simulated workers do is not counted.
+
+    Rows take a second each, and cells no time, so that most wait when the last cell has ended. They are not waited for:
+    what a sweep keeps of them for its board is kept of the results that they are made of.
+    """
     found = templates(real)
     every = list(specs(found[0].result.spec, cells))
-    launcher, store, done = SimulatedLauncher(found, AT_ONCE), ResultStore(out), max(cells - DISPATCHED, 0)
-    fill(every[:done], found, store)
-    seconds, late = _run(every, every[done:], launcher, store)
-    said = {"done before": done, "rows computed after the last cell": late}
-    return seconds - launcher.worked, {**launcher.ended, **said}
+    for cell in every:
+        cell.key()  # which a plan has computed before it is run
+    launcher, store, done = SimulatedLauncher(found, AT_ONCE), ResultStore(out), cells_before(cells)
+    seconds, rows = _run(every, every[done:], launcher, store)
+    keep_rows(every[done:], found, store)
+    return seconds - launcher.worked, {**launcher.ended, "done before": done, "rows computed meanwhile": rows}
+
+
+def cells_before(cells: int) -> int:
+    """How many cells of a sweep are done before the last are sent out."""
+    return max(cells - DISPATCHED, 0)
+
+
+def write_before(real: Path, out: Path, cells: int) -> Iterator[int]:
+    """Writes the results of the cells before those that are sent out, on all cores; tells how many are written."""
+    done = cells_before(cells)
+    starts = range(0, done, PART)
+    with ProcessPoolExecutor(min(cores(), WRITERS), multiprocessing.get_context("spawn")) as pool:
+        parts = [pool.submit(_write, real, out, start, min(start + PART, done)) for start in starts]
+        try:
+            for start, part in zip(starts, parts, strict=True):
+                part.result()
+                yield min(start + PART, done)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _write(real: Path, out: Path, start: int, end: int) -> None:
+    _use_cache_of(out)
+    found = templates(real)
+    fill(specs(found[0].result.spec, end, start), found, ResultStore(out))
 
 
 def _run(
@@ -81,7 +118,7 @@ def _run(
         store: Where they go.
 
     Returns:
-        Seconds until the last cell was stored, and the rows whose metric was not yet computed then.
+        Seconds until the last cell was stored, and the rows whose metric was computed until then.
     """
     start = time.perf_counter()
     cohort = cells[0].cohort
@@ -91,7 +128,7 @@ def _run(
     ahead = {cell.key() for cell in cells}
     kept = {key for cell in every if (key := cell.key()) not in ahead}
     facts = planned(every, {}, kept, launcher="simulated", at_once=AT_ONCE, work=runs.work.name)
-    journal, rows = Journal(store.root, facts), FinishedRows(store, every, ahead)
+    journal, rows, computed = Journal(store.root, facts), FinishedRows(store, every, ahead), 0
 
     def finished(result: CellResult, took: float) -> None:
         display.finished(result)
@@ -99,8 +136,10 @@ def _run(
         rows.add(result)
 
     def tick(running: Sequence[Running]) -> None:
+        nonlocal computed
         display.tick(running)
         for row in rows.computed():
+            computed += 1
             display.row(row)
             journal.row([cell.key() for cell in row.cells], row.metric)
         journal.beat()
@@ -108,7 +147,8 @@ def _run(
     with display.progress, journal.ending(runs.left):
         runs.run(cells, Events(tick, finished))
         seconds = time.perf_counter() - start
-    return seconds, sum(1 for _ in rows.rest())
+    rows.close()
+    return seconds, computed
 
 
 def resume(real: Path, out: Path, cells: int) -> tuple[float, dict[str, int]]:
@@ -154,8 +194,13 @@ def cost(phase: str, real: Path, out: Path, cells: int) -> Cost:
         return pool.submit(_measured, phase, real, out, cells).result()
 
 
+def _use_cache_of(out: Path) -> None:
+    """What was found true of results, and what was computed of rows, is kept beside them."""
+    os.environ["MEDGRAFT_CACHE"] = str(out.parent / "cache")
+
+
 def _measured(phase: str, real: Path, out: Path, cells: int) -> Cost:
-    os.environ["MEDGRAFT_CACHE"] = str(out.parent / "cache")  # what was found true of results is kept there
+    _use_cache_of(out)
     seconds, said = PHASES[phase](real, out, cells)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Cost(seconds, peak, said)

@@ -12,12 +12,13 @@ import functools
 import marshal
 import math
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from medgraft.benchmarks.calibration.conformal import SetRule
 from medgraft.benchmarks.calibration.reliability import Reliability
 from medgraft.benchmarks.calibration.summary import Calibration, Sets
 from medgraft.benchmarks.metrics.bootstrap import Estimate
@@ -56,13 +57,32 @@ class Numbers(Mapping[str, Estimate]):
 
     def __getitem__(self, name: str) -> Estimate:
         place = self._names[name]
-        value, low, high = (None if math.isnan(x) else x for x in self._values[3 * place : 3 * place + 3])
+        value, low, high = self._values[3 * place : 3 * place + 3]
         n, n_subjects, undefined = self._counts[place]
-        facts = {"value": value, "ci_low": low, "ci_high": high, "n": n, "n_subjects": n_subjects}
-        return _made(Estimate, {**facts, "undefined_share": undefined})
+        facts = {
+            "value": None if math.isnan(value) else value,
+            "ci_low": None if math.isnan(low) else low,
+            "ci_high": None if math.isnan(high) else high,
+            "n": n,
+            "n_subjects": n_subjects,
+            "undefined_share": undefined,
+        }
+        return _made(Estimate, facts)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
+
+    def share(self, shared: dict[Any, Any]) -> None:
+        """Holds names and counts as others do that have the same.
+
+        Args:
+            shared: Names -> their places, and counts -> themselves; takes those that are new.
+        """
+        self._names = shared.setdefault(tuple(self._names), self._names)
+        self._counts = shared.setdefault(self._counts, self._counts)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -153,6 +173,36 @@ class Filing:
             values["calibration"] = self._calibration(path, cell.key, cell.calibration)
         return _made(FiledResult, values)
 
+    def adopt(self, results: Iterable[tuple[Path, CellResult]]) -> None:
+        """Makes results that were made small in another process share what they have in common with those here.
+
+        Args:
+            results: With their files; those of one message, in which what is equal is one object.
+        """
+        ours: dict[int, tuple[Any, Any]] = {}  # the first of each pair is kept, or its number would be another's
+
+        def once(value: Any) -> Any:
+            return (ours.get(id(value)) or ours.setdefault(id(value), (value, self._once(value))))[1]
+
+        for path, cell in results:
+            values = vars(cell)
+            for name in SHARED:
+                values[name] = once(values[name])
+            values |= {"spec": self._spec(cell.spec), "file": path}
+            if cell.efficiency is not None:
+                costs = vars(cell.efficiency)
+                costs |= {name: once(value) for name, value in costs.items() if isinstance(value, dict)}
+            numbers = [cell.metrics]
+            if cell.calibration is not None:
+                if isinstance(curves := cell.calibration.reliability, FiledReliability):
+                    vars(curves)["file"] = path
+                if (sets := cell.calibration.sets) is not None:
+                    vars(sets)["rule"] = self._rule(sets.rule)
+                    numbers.append(sets.numbers)
+            for each in numbers:
+                if isinstance(each, Numbers):
+                    each.share(self._shared)
+
     def _once(self, value: Any) -> Any:
         return self._shared.setdefault(marshal.dumps(value, 2), value)  # version 2 tells values, not objects, apart
 
@@ -161,18 +211,21 @@ class Filing:
         return _made(CellSpec, {**vars(first), "seed": spec.seed, "_digests": (spec.key(), first.row())})
 
     def _numbers(self, numbers: Mapping[str, Estimate]) -> Numbers:
-        names, counts = tuple(numbers), tuple((e.n, e.n_subjects, e.undefined_share) for e in numbers.values())
-        places = self._shared.setdefault(names, {name: place for place, name in enumerate(names)})
+        counts = tuple((e.n, e.n_subjects, e.undefined_share) for e in numbers.values())
         values = array("d")
         for each in numbers.values():
             values.extend(math.nan if x is None else x for x in (each.value, each.ci_low, each.ci_high))
-        return Numbers(places, values, self._shared.setdefault(counts, counts))
+        made = Numbers({name: place for place, name in enumerate(numbers)}, values, counts)
+        made.share(self._shared)
+        return made
+
+    def _rule(self, rule: SetRule) -> SetRule:
+        return self._shared.setdefault(repr(rule), rule)
 
     def _calibration(self, path: Path, key: str, said: Calibration) -> Calibration:
         curves, sets = said.reliability, said.sets
         if curves.likeliest is not None or curves.classes:
             curves = _made(FiledReliability, {"chance_error": curves.chance_error, "file": path, "key": key})
         if sets is not None:
-            rule = self._shared.setdefault(repr(sets.rule), sets.rule)
-            sets = _made(Sets, {"rule": rule, "numbers": self._numbers(sets.numbers)})
+            sets = _made(Sets, {"rule": self._rule(sets.rule), "numbers": self._numbers(sets.numbers)})
         return _made(Calibration, {"reliability": curves, "scaling": said.scaling, "sets": sets})

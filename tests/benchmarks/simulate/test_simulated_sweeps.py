@@ -13,9 +13,11 @@ from sweeping import command
 
 from medgraft.benchmarks.board import finished_rows
 from medgraft.benchmarks.board.finished_rows import FinishedRows
+from medgraft.benchmarks.board.rows import board_rows
 from medgraft.benchmarks.results import verified_before
 from medgraft.benchmarks.results.store import ResultStore
 from medgraft.benchmarks.results.verification import succeeded
+from medgraft.benchmarks.simulate import phases
 from medgraft.benchmarks.simulate.cells import seconds_of, specs, templates, write_outcome
 from medgraft.benchmarks.simulate.launcher import OUTCOMES
 from medgraft.benchmarks.simulate.phases import PHASES
@@ -50,7 +52,8 @@ def test_a_simulated_sweep_is_sent_out_found_done_estimated_and_shown(real, tmp_
     _, rows = PHASES["board"](real, out, cells)
     assert rows["rows"] == cells / 5
     (journal,) = (out / "sweeps").iterdir()
-    assert sum('"row"' in line for line in journal.read_text().splitlines()[1:]) > 0
+    shown = sum('"row"' in line for line in journal.read_text().splitlines()[1:])
+    assert shown == ended["rows computed meanwhile"] <= cells / 5
     assert seconds / cells < 0.2, "0.02 s on an idle machine; four times that on one core that is shared"
 
 
@@ -83,7 +86,7 @@ def test_a_finished_cell_is_read_once_and_again_when_a_file_of_it_changes(real, 
     read.clear()
     assert succeeded(path) and not read
     text = path.read_text()
-    path.write_text(text.replace('"seed":0', '"seed":7'))
+    path.write_text(text.replace('"seed": 0', '"seed": 7'))
     assert not succeeded(path), "its key is not that of its specification"
     path.write_text(text)
     shutil.copyfile(path.with_suffix(".npz"), tmp_path / "kept.npz")
@@ -116,3 +119,29 @@ def test_rows_are_computed_beside_a_large_sweep_and_here_if_that_process_dies(re
     rest = list(rows.rest())
     assert [len(first), len(rest)] == [1, 2] and len({row.metric for row in [*first, *rest]}) == 1
     assert "this one does it" in caplog.text
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_sweep_that_ends_early_does_not_wait_for_rows_that_nobody_will_see(real, tmp_path, monkeypatch):
+    monkeypatch.setattr(finished_rows, "MANY", 2)
+    store, cells = filled(real, tmp_path / "results", 2)
+    rows = FinishedRows(store, cells, {cell.key() for cell in cells})
+    assert rows._pool is not None
+    waiting = [rows._pool.submit(time.sleep, 40) for _ in range(5)]
+    (process,) = rows._pool._processes.values()
+    start = time.monotonic()
+    rows.close()
+    assert time.monotonic() - start < 35 and not process.is_alive(), "it imports for seconds before it can end"
+    assert all(each.exception() is not None for each in waiting)
+    rows.close()
+
+
+def test_what_is_kept_of_rows_without_computing_them_is_what_would_be_computed(real, cache, tmp_path):
+    out = tmp_path / "results"
+    phases._write(real, out, 0, 10)
+    kept = board_rows([out])
+    assert len(list((cache / "rows").iterdir())) >= 2
+    shutil.rmtree(cache / "rows")
+    computed = board_rows([out])
+    told = [[(row.metrics, row.few, row.standing, row.standing_note) for row in rows] for rows in (kept, computed)]
+    assert told[0] == told[1] and len(kept) == 2
