@@ -193,7 +193,7 @@ def _of_predictions(
         return None, few
     as_now = len(good) == 1 and good[0][1].data.get("interval_method") == METHOD
     found = _computed(predictions, () if as_now else names, good[0][1].primary, few)
-    if key is not None:
+    if key is not None and key_of(paths, {}) == key:  # or what was read may be another file's than the digest
         remember(key, found)
     return found, few
 

@@ -11,6 +11,7 @@ import numpy as np
 from medgraft.benchmarks.metrics.spread import LeftOut
 from medgraft.benchmarks.metrics.student import quantile
 from medgraft.benchmarks.results.result import CellResult
+from medgraft.benchmarks.results.result_files import UnreadableError
 from medgraft.benchmarks.statistics.evidence import Evidence
 from medgraft.benchmarks.statistics.pairs import differences
 from medgraft.benchmarks.statistics.ranks import BesideFull, Contender, Standing, standings
@@ -99,7 +100,11 @@ def _test_split(rows: Sequence[Ranked], digest: str) -> LeftOut | None:
     for row in reversed(rows):
         if row.evidence is None or row.evidence.subjects != digest:
             continue
-        left_out = left_out or row.evidence.left_out
+        try:
+            left_out = left_out or row.evidence.left_out
+        except UnreadableError:  # its predictions have gone since they were judged; those of another row will do
+            row.evidence = None
+            continue
         if row.evidence.measured.influences.shape != left_out.size.shape:
             row.evidence = None
     return left_out

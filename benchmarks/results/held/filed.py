@@ -24,6 +24,7 @@ from medgraft.benchmarks.calibration.summary import Calibration, Sets
 from medgraft.benchmarks.metrics.bootstrap import Estimate
 from medgraft.benchmarks.results.reading import read_result
 from medgraft.benchmarks.results.result import CellResult, Efficiency
+from medgraft.benchmarks.results.result_files import UnreadableError
 from medgraft.benchmarks.results.spec import CellSpec
 from medgraft.errors import MedgraftError
 
@@ -37,6 +38,8 @@ AGAIN = 64
 """Results read again that are kept: whoever asks for one part of a row asks for others."""
 
 Model = TypeVar("Model", bound=BaseModel)
+State = tuple[int, int, int] | None
+"""Size, time and number of a file; ``None`` where there is none."""
 
 
 class Numbers(Mapping[str, Estimate]):
@@ -93,7 +96,7 @@ class FiledReliability(Reliability):
 
     def __getattr__(self, name: str) -> Any:
         if name in ("likeliest", "classes"):
-            again = _again(vars(self)["file"], vars(self)["key"]).calibration
+            again = _again(vars(self)["file"], vars(self)["key"], vars(self)["state"]).calibration
             return getattr(again.reliability, name) if again is not None else None
         return super().__getattr__(name)  # pyright: ignore
 
@@ -110,8 +113,24 @@ class FiledResult(CellResult):
         if name in PACKED:
             return marshal.loads(vars(self)["packed"])[PACKED.index(name)]
         if name == "groups":
-            return _again(vars(self)["file"], self.key).groups
+            return self.whole().groups
         return super().__getattr__(name)  # pyright: ignore
+
+    def whole(self) -> CellResult:
+        """The result as it stands in its file.
+
+        Raises:
+            MedgraftError: The file is not as it was.
+        """
+        return _again(vars(self)["file"], self.key, vars(self)["state"])
+
+    def model_dump(self, **how: Any) -> dict[str, Any]:
+        """That of the whole result; see :meth:`whole`."""
+        return self.whole().model_dump(**how)
+
+    def model_dump_json(self, **how: Any) -> str:
+        """That of the whole result; see :meth:`whole`."""
+        return self.whole().model_dump_json(**how)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CellResult) and _equal(self, other, CellResult)
@@ -125,11 +144,23 @@ def _equal(one: BaseModel, other: BaseModel, of: type[BaseModel]) -> bool:
 
 
 @functools.lru_cache(AGAIN)
-def _again(path: Path, key: str) -> CellResult:
-    result = read_result(path)
-    if result.key != key:
+def _again(path: Path, key: str, state: State) -> CellResult:
+    """A result once more, where its file is as it was; its key is that of its cell and says nothing of its numbers."""
+    try:
+        result = read_result(path)
+    except UnreadableError as error:
+        raise MedgraftError(f"{path} was changed while its board was made ({error}); make it again") from error
+    if result.key != key or _state(path) != state:
         raise MedgraftError(f"{path} was changed while its board was made; make it again")
     return result
+
+
+def _state(path: Path) -> State:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 @functools.cache
@@ -165,12 +196,13 @@ class Filing:
         values |= {name: self._once(values[name]) for name in SHARED}
         values["packed"] = marshal.dumps([values.pop(name) for name in PACKED], 2)
         values |= {"spec": self._spec(cell.spec), "metrics": self._numbers(cell.metrics), "file": path}
+        values["state"] = state = _state(path)
         if cell.efficiency is not None:
             costs = vars(cell.efficiency)
             small = {name: self._once(value) if isinstance(value, dict) else value for name, value in costs.items()}
             values["efficiency"] = _made(Efficiency, small)
         if cell.calibration is not None:
-            values["calibration"] = self._calibration(path, cell.key, cell.calibration)
+            values["calibration"] = self._calibration({"file": path, "key": cell.key, "state": state}, cell.calibration)
         return _made(FiledResult, values)
 
     def adopt(self, results: Iterable[tuple[Path, CellResult]]) -> None:
@@ -222,10 +254,10 @@ class Filing:
     def _rule(self, rule: SetRule) -> SetRule:
         return self._shared.setdefault(repr(rule), rule)
 
-    def _calibration(self, path: Path, key: str, said: Calibration) -> Calibration:
+    def _calibration(self, place: dict[str, Any], said: Calibration) -> Calibration:
         curves, sets = said.reliability, said.sets
         if curves.likeliest is not None or curves.classes:
-            curves = _made(FiledReliability, {"chance_error": curves.chance_error, "file": path, "key": key})
+            curves = _made(FiledReliability, {"chance_error": curves.chance_error, **place})
         if sets is not None:
             sets = _made(Sets, {"rule": self._rule(sets.rule), "numbers": self._numbers(sets.numbers)})
         return _made(Calibration, {"reliability": curves, "scaling": said.scaling, "sets": sets})

@@ -57,6 +57,31 @@ def test_a_file_that_changes_while_its_board_is_made_is_named(tmp_path):
         _ = held.groups
 
 
+def test_a_file_of_the_same_cell_with_other_numbers_is_named_too(tmp_path):
+    (path,) = stored(tmp_path, 1)
+    first = Filing()(path, read_result(path))
+    groups = first.groups
+    path.write_text(path.read_text() + "\n")  # the same cell, run again: its key is as it was
+    second = Filing()(path, read_result(path))
+    assert first.groups == groups == second.groups  # what was read before is kept, and the new one is read by itself
+    (tmp_path / "b").mkdir()
+    (gone,) = stored(tmp_path / "b", 1)
+    lost = Filing()(gone, read_result(gone))
+    gone.write_text(gone.read_text() + " ")
+    with pytest.raises(MedgraftError, match="was changed while its board was made"):
+        _ = lost.groups
+    gone.unlink()
+    with pytest.raises(MedgraftError, match=f"{gone.name} was changed while its board was made"):
+        _ = lost.groups
+
+
+def test_a_held_result_is_dumped_whole(tmp_path):
+    (path,) = stored(tmp_path, 1)
+    whole = read_result(path)
+    held = Filing()(path, whole)
+    assert held.model_dump() == whole.model_dump() and held.model_dump_json() == whole.model_dump_json()
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
