@@ -144,6 +144,7 @@ def read_table(title: str, commands: Sequence[str], numbers: Sequence[str], fold
     lines = [_line(row, numbers) for row in rows]
     data = cells[0].data
     beside = [_regression(rows[0].first.spec.task, name, facts, numbers) for name, facts in _baselines(data)]
+    beside = [line for line in beside if line.metrics]  # one of the diagnosis says nothing of retrieval
     order = sorted([*lines, *beside], key=lambda line: -(line.metrics.get(numbers[0], (None,))[0] or 0.0))
     return Table(
         title=title,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medgraft.adapters.conv_lora import ConvLora, NoisyTopOne
+from medgraft.adapters.conv_lora import ConvLora, NoisyTopOne, _variation
 from medgraft.errors import IncompatibleError
 from medgraft.grafting import Grafted, graft
 
@@ -91,16 +91,22 @@ def test_every_way_to_store_attention_is_covered(name):
 # -- the gate ---------------------------------------------------------------------------------------------------------
 
 
+def balance_of(gate: NoisyTopOne, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Chosen experts, and the loss of their importance and load."""
+    chosen, shares = gate(x)
+    return chosen, torch.stack([_variation(each) for each in shares]).sum()
+
+
 def test_an_even_gate_has_no_balance_to_restore_and_an_uneven_one_has():
     gate = NoisyTopOne(3, 4, torch.zeros(1)).train()
     x = torch.randn(4000, 3)
-    chosen, even = gate(x)
+    chosen, even = balance_of(gate, x)
     shares = chosen.bincount(minlength=4) / len(x)
     # 4000 draws: the share of a quarter has a deviation of 0.007.
     assert (shares - 0.25).abs().max() < 0.035 and even < 0.02
     with torch.no_grad():
         gate.gate[:, 0] = 3.0
-    chosen, uneven = gate(x.abs())
+    chosen, uneven = balance_of(gate, x.abs())
     assert (chosen == 0).float().mean() > 0.9 and uneven > 1
 
 
@@ -111,7 +117,7 @@ def test_the_load_is_the_probability_of_staying_on_top():
         gate.noise.copy_(torch.randn(2, 3))
     x = torch.randn(5, 2, dtype=torch.float64)
     torch.manual_seed(7)
-    chosen, loss = gate(x)
+    chosen, loss = balance_of(gate, x)
     torch.manual_seed(7)
     clean, deviation = x @ gate.gate, F.softplus(x @ gate.noise) + 1e-2
     noisy = clean + torch.randn_like(clean) * deviation
