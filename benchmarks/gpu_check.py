@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ def work(pipe: Any, part: str, done: list[str], setting: Setting) -> None:
             record = {"status": "not here", "reason": str(error)}
         except BaseException as error:  # whatever a driver, a kernel or a plugin raises
             record = {"status": "failed", "reason": _told(error, setting)}
+        record = {name: _clean(each, setting) if isinstance(each, str) else each for name, each in record.items()}
         pipe.send((item, {**record, "seconds": round(time.perf_counter() - start, 2)}))
         if record["status"] == "failed":
             return  # an error of CUDA stays with its process
@@ -110,11 +112,14 @@ def work(pipe: Any, part: str, done: list[str], setting: Setting) -> None:
 
 def _told(error: BaseException, setting: Setting) -> str:
     """An error in one line, without folders of this machine."""
+    return _clean(f"{type(error).__name__}: {error}", setting)
+
+
+def _clean(text: str, setting: Setting) -> str:
     from medgraft.benchmarks.cell.job import without_folders
     from medgraft.commands.plain_text import one_line
 
-    text = without_folders(str(error).replace(str(setting.folder), "TEMPORARY"))
-    return one_line(f"{type(error).__name__}: {text}", 500)
+    return one_line(without_folders(text.replace(str(setting.folder), "TEMPORARY")), 500)
 
 
 def answers(part: str, done: list[str], setting: Setting, until: float) -> Iterator[Any]:
@@ -124,7 +129,8 @@ def answers(part: str, done: list[str], setting: Setting, until: float) -> Itera
     """
     context: Any = multiprocessing.get_context(METHOD[setting.device])
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=work, args=(sender, part, done, setting))
+    there = import_module("medgraft.benchmarks.gpu_check").work  # by that name, also where this file is the program
+    process = context.Process(target=there, args=(sender, part, done, setting))
     with _deaf():  # and so is the process, from its first moment: what Ctrl-C means is decided here
         process.start()
     sender.close()
@@ -137,7 +143,7 @@ def answers(part: str, done: list[str], setting: Setting, until: float) -> Itera
         yield process.exitcode or 0  # what has said all and does not come to its end is ended here
     finally:
         process.kill()
-        process.join()
+        process.join(5)  # one that a driver holds does not end of that, and must not hold this one
 
 
 def run_part(part: str, setting: Setting, until: float, found: dict[str, Any]) -> None:
@@ -162,9 +168,14 @@ def run_part(part: str, setting: Setting, until: float, found: dict[str, Any]) -
                 else:
                     code = answer
                 left = [item for item in items if item not in found]
+            last = next(reversed(found.values()), {})
             if code is None:
+                if listed and left:
+                    found[left.pop(0)] = {"status": "not run", "reason": "it had not ended when the time was over"}
                 break
-            if left and (code != 0 or len(found) == before):  # it fell over something that it could not report
+            # Of an error of CUDA a process may also fall when it ends, behind the item that has reported it.
+            fell = code != 0 and not (len(found) > before and last.get("status") == "failed")
+            if left and (fell or len(found) == before):  # it fell over something that it could not report
                 found[left.pop(0)] = {"status": "failed", "reason": f"its process ended with code {code}"}
                 left = left if listed else []
     except KeyboardInterrupt:
@@ -222,14 +233,15 @@ def check(
 
 def _report(ran: dict[str, Any], wanted: Sequence[str], why: str) -> dict[str, Any]:
     """What the parts so far say; the ones that are to come have not run."""
-    machine = ran.get("machine", {}).get("items", {}).get("facts", {"status": "not run"})
+    facts_or_why = ran.get("machine", {}).get("items", {})
+    machine = facts_or_why.get("facts") or next(iter(facts_or_why.values()), {"status": "not run"})
     parts = {part: each for part, each in ran.items() if part != "machine"}
     for part in PARTS:
         if part in wanted and part not in ran:
             items = {part: {"status": "not run", "reason": why}}
             parts[part] = {"status": "not run", "seconds": 0.0, "items": items}
     missing = [f"{part}/{i}" for part, p in parts.items() for i, e in p["items"].items() if e["status"] == "not run"]
-    bad = any(each["status"] in ("failed", "wrong") for each in (*parts.values(), machine))
+    bad = any(each.get("status") in ("failed", "wrong") for each in (*parts.values(), machine))
     return {"ok": not bad, "machine": machine, "not_run": missing, "parts": parts}
 
 
@@ -260,7 +272,10 @@ def summary(report: dict[str, Any]) -> Table:
 def sees_gpu() -> bool:
     """Whether PyTorch sees one, asked in another process, since asking may touch it."""
     code = "import sys, torch; sys.exit(not torch.cuda.is_available())"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    try:
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=90).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def write(report: dict[str, Any], path: Path) -> None:

@@ -37,7 +37,7 @@ SMALL = {
     "benchmarks.audit.schema": "",
     "benchmarks.simulate": "--cells 20 --figure made.svg",
     "benchmarks.gpu_check": "--device cpu --quick --part 'read ahead' --part graphs",
-    "benchmarks.simulate.cohorts": "--films 40 --scans 20",
+    "benchmarks.simulate.cohorts": "--films 60 --scans 100",
     "benchmarks.kernels": "--op bottleneck --form fused --rounds 1",
     "benchmarks.speed": "--quick --job ace_step --contender 'medgraft fp32'",
     "benchmarks.speed.brain_costs": "--encoder embedded:brain@random --rounds 1",

@@ -14,7 +14,7 @@ import hashlib
 import logging
 import marshal
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -324,7 +324,7 @@ def checked(path: Path, hold: Callable[[Path, CellResult], CellResult] | None = 
     return replace(each, cell=cell if hold is None else hold(path, cell), run=None if run is None else _hash(run))
 
 
-def _hash(run: Hashable) -> int:
+def _hash(run: Any) -> int:
     """64 bits that are the same in every process, as Python's own of texts are not."""
     return int.from_bytes(hashlib.blake2b(marshal.dumps(run, 2), digest_size=8).digest())
 

@@ -237,7 +237,8 @@ class WindowObjective(Objective):
             both = scores[:, -1] >= LEAST
             lacking[split] = int((~both).sum())
             present = np.stack([np.ones(len(both), bool), both], axis=1)
-            dims = dict.fromkeys(NAMES, (scores.shape[1] - 1) // 2 - WIDTH)
+            width = (scores.shape[1] - 1) // 2 - WIDTH
+            dims: dict[str, int] = dict.fromkeys(NAMES, width)
             parts[split] = Embedded.of(scores[:, :-1], present, dims, WIDTH, share=1.0)
         if (people := len(np.unique(groups[parts["test"].present[:, 1]]))) < LEAST:
             raise DataError(
