@@ -91,7 +91,7 @@ def device_of(sweep: Sweep) -> Device:
 
 
 def _check_count(sweep: Sweep, what: str, there: int, *, here: bool) -> None:
-    if here and sweep.devices > there:
+    if here and sweep.devices > max(1, there):
         raise ConfigError(f"--devices {sweep.devices}: this machine has {there} {what}; give --devices {there} at most")
 
 
