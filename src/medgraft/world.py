@@ -137,15 +137,35 @@ class World:
         Args:
             features: Of :meth:`rows`.
             tokens: Whether the tokens are read; else the first of each sample stands for them.
+
+        Where only some processes have a mask, since an encoder gives one by what is in a batch, the others' is of ones.
+
+        Raises:
+            DataError: Only some have another field; every process raises the same.
         """
         if not tokens:
             mask = None if features.mask is None else features.mask[:, :1]
             features = features.replace(tokens=features.tokens[:, :1], mask=mask, cls_scores=None, cls_probs=None)
-        lengths = self.lengths(features.pooled)
         parts = {name: getattr(features, name) for name in TENSORS}
+        lengths, somewhere, everywhere = self._presence(len(features.pooled), parts)
+        if "mask" in somewhere and parts["mask"] is None:  # of a batch that is part here, and whole there
+            parts["mask"] = torch.ones_like(features.tokens[..., 0], dtype=torch.bool)
+        if odd := sorted(somewhere - everywhere - {"mask"}):
+            raise DataError(
+                f"the ranks of this cell disagree: their features have {' and '.join(odd)} on some ranks only; make "
+                "the encoder or the adapter give them for every batch or for none"
+            )
         return features.replace(
             **{name: self.gather(part, lengths) for name, part in parts.items() if part is not None}
         )
+
+    def _presence(self, rows: int, parts: Mapping[str, Tensor | None]) -> tuple[list[int], set[str], set[str]]:
+        """Rows of each process, and which of ``parts`` some process has, and which all have."""
+        device = next(part.device for part in parts.values() if part is not None)
+        mine = torch.tensor([[rows, *(part is not None for part in parts.values())]], device=device)
+        lengths, *there = self.gather(mine, [1] * self.size).T.tolist()
+        has = dict(zip(parts, there, strict=True))
+        return lengths, {name for name in has if any(has[name])}, {name for name in has if all(has[name])}
 
     def gather_objects(self, mine: Any) -> list[Any]:
         """What each process has, in the order of the ranks; pickled, so from processes of one program alone."""

@@ -16,6 +16,7 @@ from medgraft.adapter.protocols import diagnostics_of, reset_diagnostics
 from medgraft.benchmarks.prefix_cache.rows import TowerInputs
 from medgraft.benchmarks.training.trainer import Runner
 from medgraft.errors import DataError
+from medgraft.features import Features
 from medgraft.objective import make_objective
 from medgraft.plugins import discover
 from medgraft.registry import TrainDefaults
@@ -195,6 +196,27 @@ def facts(rank: int) -> dict[str, Any]:
     except DataError as error:
         found["disagreement"] = str(error)
     return found
+
+
+def half_masked(rank: int) -> dict[str, Any]:
+    """Features of which only rank 0 has a mask, and some of which only rank 1 has an embedding."""
+    tokens = torch.full((2 - rank, 3, 4), float(rank))
+    mask = torch.tensor([[True, True, False]] * 2) if rank == 0 else None
+    features = Features(tokens, tokens[:, 0], 1, (2,), mask=mask)
+    whole, firsts = (World().gather_features(features, tokens=each) for each in (True, False))
+    found: dict[str, Any] = {"mask": whole.mask, "tokens": whole.tokens, "first": firsts.mask}
+    try:
+        World().gather_features(features.replace(embedding=tokens[:, 0] if rank else None), tokens=True)
+    except DataError as error:
+        found["refused"] = str(error)
+    return found
+
+
+def test_a_mask_that_one_process_has_is_of_all(tmp_path):
+    for found in run_ranks(tmp_path, WORLD, half_masked, seconds=60):
+        assert found["mask"].tolist() == [[True, True, False]] * 2 + [[True] * 3]
+        assert found["tokens"][:, 0, 0].tolist() == [0, 0, 1] and found["first"].tolist() == [[True]] * 3
+        assert "their features have embedding on some ranks only; make the encoder" in found["refused"]
 
 
 def all_results(rank: int) -> dict[str, Any]:
