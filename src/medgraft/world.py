@@ -10,7 +10,7 @@ survival model). The mean over processes of each parameter's gradient is then th
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,24 @@ class LostRanksError(MedgraftError):
     """Another process of the group has ended, so that this one cannot go on."""
 
 
+class FailedRankError(LostRanksError):
+    """What another process of the group did has failed, and that one says why.
+
+    Attributes:
+        of_values: Whether it was a ``ValueError`` or an ``ArithmeticError``, by which values are judged.
+    """
+
+    def __init__(self, text: str, of_values: bool) -> None:
+        super().__init__(text)
+        self.of_values = of_values
+
+
 def lost_others(error: BaseException) -> bool:
     """Whether an exception says no more than that another process of the group is gone."""
+    if isinstance(error, LostRanksError):
+        return True
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return False
     if not (dist.is_available() and dist.is_initialized()) or isinstance(error, MedgraftError):
         return False
     place = error.__traceback__
@@ -174,6 +190,25 @@ class World:
         every: list[Any] = [None] * self.size
         dist.all_gather_object(every, mine, group=self.group)
         return every
+
+    @contextmanager
+    def together(self) -> Generator[None]:
+        """Inside it a process does its part, without the others; behind it all go on, or all raise.
+
+        Raises:
+            FailedRankError: Another process has failed inside, and this one has not; with that one's words.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not lost_others(error):
+                text = str(error) if isinstance(error, MedgraftError) else f"{type(error).__name__}: {error}"
+                with suppress(Exception):  # what failed here is what is to be told
+                    self.gather_objects((text, isinstance(error, ValueError | ArithmeticError)))
+            raise
+        for failure in self.gather_objects(None):
+            if failure is not None:
+                raise FailedRankError(*failure)
 
     def require_agreement(self, facts: Mapping[str, Any], remedy: str) -> None:
         """Refuses processes of which one knows other facts than the first.

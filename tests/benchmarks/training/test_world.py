@@ -23,7 +23,7 @@ from medgraft.registry import TrainDefaults
 from medgraft.task import RawInputs, TaskData
 from medgraft.testing.tiny import MODALITIES, SIZES, tiny_encoder
 from medgraft.testing.tiny_language import LANGUAGE_ENCODERS
-from medgraft.world import World
+from medgraft.world import FailedRankError, World
 
 N = 24
 WORLD = 2
@@ -210,6 +210,28 @@ def half_masked(rank: int) -> dict[str, Any]:
     except DataError as error:
         found["refused"] = str(error)
     return found
+
+
+def failing(rank: int) -> list[str]:
+    """What both processes see where one fails, each in its turn, and then that they are in step."""
+    seen = []
+    for who in (0, 1):
+        try:
+            with World().together():
+                if rank == who:
+                    raise FloatingPointError("no numbers")
+        except FailedRankError as error:
+            seen.append(f"other {error.of_values}: {error}")
+        except FloatingPointError as error:
+            seen.append(f"own: {error}")
+    with World().together():
+        pass
+    return [*seen, str(World().gather_objects(rank))]
+
+
+def test_where_one_process_fails_all_do_and_stay_in_step(tmp_path):
+    own, other = "own: no numbers", "other True: FloatingPointError: no numbers"
+    assert run_ranks(tmp_path, WORLD, failing, seconds=60) == [[own, other, "[0, 1]"], [other, own, "[0, 1]"]]
 
 
 def test_a_mask_that_one_process_has_is_of_all(tmp_path):
