@@ -22,7 +22,7 @@ from medgraft.benchmarks.cell.job import GRAFT, JOB, RESULT, UNWRITABLE, Job, fa
 from medgraft.benchmarks.results.writing import write_atomically
 from medgraft.commands.plain_text import one_line
 
-RANK = "medgraft.benchmarks.cell.rank"
+RANK = "medgraft.benchmarks.cell.rank_start"
 """What each process runs."""
 
 TORCHRUN = "torchrun"
@@ -150,7 +150,8 @@ def _launched(job: Job, folder: Path) -> Mapping[int, int] | signal.Signals:
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     before = {each: signal.getsignal(each) for each in HANDLED}
     try:
-        elastic_launch(config, sys.executable)("-m", RANK, str(folder / JOB), str(folder), *more)
+        start = elastic_launch(config, sys.executable)
+        start("-m", RANK, str(os.getpid()), str(folder / JOB), str(folder), *more)
     except ChildFailedError as error:
         failures = sorted(error.failures.items(), key=lambda each: each[1].timestamp)
         return {rank: each.exitcode for rank, each in failures}

@@ -372,7 +372,8 @@ class Runner:
         """Scores of the samples, ``float64 [n, K]``; each process runs a part of them, and all get all."""
         self.grafted.eval()
         mine = index[self.world.rows(len(index))]
-        with self.world.together():
+        part_of_all = nullcontext() if self.world.splits(len(index)) else self.world.alone()
+        with self.world.together(), part_of_all:
             with self.autocast():
                 context = self.objective.context(self.grafted)
             rows = [

@@ -85,6 +85,11 @@ class World:
         """Number of this process, from 0."""
         return dist.get_rank(self.group) if self.size > 1 else 0
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the first process runs the same as this one inside :meth:`alone`, so that it is counted there."""
+        return _alone.get() and dist.is_available() and dist.is_initialized() and dist.get_rank(self.group) > 0
+
     def splits(self, count: int) -> bool:
         """Whether ``count`` samples are divided; of fewer than there are processes, every process runs all."""
         return 1 < self.size <= count

@@ -13,6 +13,8 @@ from processes import run_ranks
 
 from medgraft import graft
 from medgraft.adapter.protocols import diagnostics_of, reset_diagnostics
+from medgraft.adapters.parts.tgh.layers import Choice
+from medgraft.adapters.parts.tgh.report import RoutingReport
 from medgraft.benchmarks.prefix_cache.rows import TowerInputs
 from medgraft.benchmarks.training.trainer import Runner
 from medgraft.errors import DataError
@@ -232,6 +234,20 @@ def failing(rank: int) -> list[str]:
 def test_where_one_process_fails_all_do_and_stay_in_step(tmp_path):
     own, other = "own: no numbers", "other True: FloatingPointError: no numbers"
     assert run_ranks(tmp_path, WORLD, failing, seconds=60) == [[own, other, "[0, 1]"], [other, own, "[0, 1]"]]
+
+
+def counted(rank: int) -> int:
+    """Samples of a report of two parts of a batch, three in all, and of one that every process runs."""
+    report = RoutingReport(1)
+    one = torch.ones(2 - rank)
+    report.add(Choice(None, torch.zeros(2 - rank, dtype=torch.long), one, one.bool()), {}, None)
+    with World().alone():
+        report.add(Choice(None, torch.zeros(1, dtype=torch.long), one[:1], one[:1].bool()), {}, None)
+    return report.of_all_ranks().samples
+
+
+def test_what_all_processes_run_counts_once_in_a_report(tmp_path):
+    assert run_ranks(tmp_path, WORLD, counted, seconds=60) == [4, 4]
 
 
 def test_a_mask_that_one_process_has_is_of_all(tmp_path):
