@@ -10,16 +10,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from medgraft.benchmarks.cell.job import JOB, RESULT, UNWRITABLE, Job, failure
+from medgraft.benchmarks.cell.job import GRAFT, JOB, RESULT, UNWRITABLE, Job, failure
 from medgraft.benchmarks.results.writing import write_atomically
+from medgraft.commands.plain_text import one_line
 
-RANK = "medgraft.benchmarks.cell.rank"
+RANK = "medgraft.benchmarks.cell.rank_start"
 """What each process runs."""
 
 TORCHRUN = "torchrun"
@@ -28,8 +31,14 @@ TORCHRUN = "torchrun"
 LOST = 75
 """Exit code of a rank that cannot go on because another has ended (EX_TEMPFAIL of ``sysexits.h``)."""
 
-OURS = (1, LOST, -signal.SIGTERM)
-"""Ends that say nothing by themselves: of a rank with a result that failed, one that lost the others, one told to."""
+LOSS = "lost.txt"
+"""In a rank's folder: what such a rank has seen."""
+
+OURS = (1, LOST)
+"""Ends that say nothing by themselves: of a rank with a result that failed, and of one that lost the others."""
+
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Signals that torchrun handles."""
 
 
 def rank_folder(folder: Path, rank: int) -> Path:
@@ -50,18 +59,31 @@ def run_on_devices(job: Job, folder: Path) -> int:
         folder: Of the job; its outcome is there at the end.
 
     Returns:
-        Exit code: 0 for success, 1 for a cell that failed and left a result saying so, :data:`UNWRITABLE`. Where a rank
-        was killed and no rank knows why, this process ends by the same signal, and its launcher says what that means.
+        Exit code: 0 for success, 1 for a cell that failed and left a result saying so, :data:`UNWRITABLE`. Where this
+        process is told to end, or a rank was killed and no rank knows why, it ends by the same signal, and its
+        launcher says what that means.
 
     Raises:
         OSError: The folder cannot be written.
     """
     if obstacle := _obstacle(job):
         return leave_failure(job, folder, obstacle)
-    ends = _launched(job, folder)
+    _remove_earlier(folder)
+    try:
+        ends = _launched(job, folder)
+    except Exception as error:  # of torchrun itself: no port, no rendezvous, no room for its files
+        text = f"{type(error).__name__}: {one_line(str(error), 500)}"
+        return leave_failure(job, folder, f"its {job.devices} ranks cannot be started on this machine: {text}")
+    if isinstance(ends, signal.Signals):
+        return _ended_like(-ends)
     if not ends:
         _take(rank_folder(folder, 0), folder)
         return 0
+    return _outcome(job, folder, ends)
+
+
+def _outcome(job: Job, folder: Path, ends: Mapping[int, int]) -> int:
+    """What ranks that failed come to, by their exit codes in the order of their ends; the exit code."""
     if UNWRITABLE in ends.values():
         return UNWRITABLE
     left = [place for rank in range(job.devices) if (place := rank_folder(folder, rank) / RESULT).is_file()]
@@ -69,12 +91,26 @@ def run_on_devices(job: Job, folder: Path) -> int:
     if said:
         os.replace(said[0], folder / RESULT)
         return 1
+    first = next(iter(ends))
     for rank, code in ends.items():
-        if code not in OURS:
+        by_torchrun = code == -signal.SIGTERM and rank != first  # which ends the others behind the first failure
+        if code not in OURS and not by_torchrun:
             how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
             sys.stderr.write(f"rank {rank} of {job.devices} ended {how}\n")
             return _ended_like(code)
-    return leave_failure(job, folder, f"its {job.devices} ranks lost each other and none says why")
+    seen = [
+        f"; rank {rank} says: {place.read_text(errors='replace')}"
+        for rank in ends
+        if (place := rank_folder(folder, rank) / LOSS).is_file()
+    ]
+    why = seen[0] if seen else " and none says why"
+    return leave_failure(job, folder, f"its {job.devices} ranks lost each other{why}")
+
+
+def _remove_earlier(folder: Path) -> None:
+    """Removes what an earlier attempt has left: Slurm and Ray start a job again in the same folder."""
+    for place in (*folder.glob("rank[0-9]*"), folder / GRAFT):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _obstacle(job: Job) -> str:
@@ -88,10 +124,14 @@ def _obstacle(job: Job) -> str:
     return f"it is to run on {job.devices} GPUs, and PyTorch sees {there} here; {remedy}" if there < job.devices else ""
 
 
-def _launched(job: Job, folder: Path) -> Mapping[int, int]:
-    """Starts the ranks and waits until all have ended; exit codes of those that failed, in the order of their ends."""
+def _launched(job: Job, folder: Path) -> Mapping[int, int] | signal.Signals:
+    """Starts the ranks and waits until all have ended.
+
+    Returns:
+        Exit codes of those that failed, in the order of their ends; or the signal that told this process to end.
+    """
     # Not at the top: they bring half of torch, and most cells run on one device.
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -108,11 +148,19 @@ def _launched(job: Job, folder: Path) -> Mapping[int, int]:
     )
     more = ("--verbose",) if logging.getLogger().isEnabledFor(logging.INFO) else ()
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+    before = {each: signal.getsignal(each) for each in HANDLED}
     try:
-        elastic_launch(config, sys.executable)("-m", RANK, str(folder / JOB), str(folder), *more)
+        start = elastic_launch(config, sys.executable)
+        start("-m", RANK, str(os.getpid()), str(folder / JOB), str(folder), *more)
     except ChildFailedError as error:
         failures = sorted(error.failures.items(), key=lambda each: each[1].timestamp)
         return {rank: each.exitcode for rank, each in failures}
+    except SignalException as error:  # the ranks are ended by now
+        return error.sigval
+    finally:
+        if threading.current_thread() is threading.main_thread():  # in others torchrun handles none
+            for each, handler in before.items():  # torchrun's would raise where nobody expects it
+                signal.signal(each, signal.SIG_DFL if handler is None else handler)
     return {}
 
 

@@ -1,13 +1,13 @@
 """One process of a cell on several devices: the worker's work, as a member of a group of ``torch.distributed``.
 
-``torchrun --nproc-per-node N -m medgraft.benchmarks.cell.rank job.json folder`` is what the worker starts for a job on
-N devices (:mod:`medgraft.benchmarks.cell.devices`). Each rank writes its outcome into a folder of its own.
+``torchrun`` starts N of :mod:`medgraft.benchmarks.cell.rank_start` for a job on N devices
+(:mod:`medgraft.benchmarks.cell.devices`). Each rank writes its outcome into a folder of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
+import contextlib
 import faulthandler
 import logging
 import os
@@ -19,29 +19,23 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
-from medgraft.benchmarks.cell.devices import LOST, leave_failure, rank_folder
+from medgraft.benchmarks.cell.devices import LOSS, LOST, leave_failure, rank_folder
 from medgraft.benchmarks.cell.job import Job
 from medgraft.benchmarks.cell.progress import ProgressWriter
-from medgraft.benchmarks.cell.worker import end_process, execute, writing
+from medgraft.benchmarks.cell.worker import execute, writing
 from medgraft.commands.plain_text import one_line
 from medgraft.world import LostRanksError
 
 LONGEST = timedelta(days=31)
 """Time in which another rank must be heard of: no less than a cell may take, since the harness ends those that hang."""
 
+JOINING = timedelta(minutes=10)
+"""Time in which all ranks must have started, which a machine that reads torch from a slow disk may take."""
+
 LAST_TO_SPEAK = 2.0
 """Seconds that a rank waits that has lost another, so that the other one's end is seen first."""
-
-
-PR_SET_PDEATHSIG = 1
-"""Of Linux's ``prctl(2)``: a signal when the parent ends."""
-
-
-def ended_with_parent() -> None:
-    """Has this process killed when the one that started it has ended; other systems than Linux have no word for it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 def run_rank(job: Job, folder: Path) -> int:
@@ -64,6 +58,8 @@ def run_rank(job: Job, folder: Path) -> int:
             return int(execute(job, mine, progress.step if rank == 0 else _silent) != "success")
         except LostRanksError as error:
             sys.stderr.write(f"rank {rank}: {error}\n")
+            with contextlib.suppress(OSError):
+                (mine / LOSS).write_text(one_line(str(error), 300))
             time.sleep(LAST_TO_SPEAK)
             return LOST
 
@@ -75,7 +71,11 @@ def _join(job: Job) -> None:
     cuda = job.spec.device == "cuda"
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=LONGEST)
+    store, rank, size = next(rendezvous("env://", timeout=JOINING))
+    store.set(f"joined/{rank}", "")
+    store.wait([f"joined/{each}" for each in range(size)], JOINING)
+    backend = "nccl" if cuda else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONGEST)
 
 
 def _silent(doing: str, share: float) -> None:
@@ -95,8 +95,3 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     job = Job.model_validate_json(options.job.read_text())
     return run_rank(job, options.folder.absolute())  # a plugin may change the working directory
-
-
-if __name__ == "__main__":
-    ended_with_parent()
-    end_process(main())

@@ -211,7 +211,7 @@ def execute(job: Job, folder: Path, progress: Progress) -> Status:
         doing[0] = STEPS["write"]
         result.model_dump_json()  # what a foreign task reports may not be JSON
     except BaseException as error:  # a plugin may also raise what is no Exception, such as SystemExit
-        if lost_others(error):
+        if lost_others(error) and not _is_out_of_memory(error):
             raise LostRanksError(f"another rank has ended: {one_line(str(error), 200)}") from error
         result, predictions = _failed(job, error, doing[0]), {}
     if os.getpid() != process:

@@ -13,6 +13,7 @@ import numpy as np
 from medgraft.benchmarks.calibration.conformal import set_statistics
 from medgraft.benchmarks.calibration.temperature import scaled
 from medgraft.benchmarks.cell.limit import limited
+from medgraft.benchmarks.cell.steps.agreeing import REMEDY, samples_digest
 from medgraft.benchmarks.cell.steps.evaluation import Evaluated
 from medgraft.benchmarks.cell.steps.loading import distinct, prepare_all
 from medgraft.benchmarks.cell.steps.precomputing import Ready, frozen_rows
@@ -26,6 +27,7 @@ from medgraft.benchmarks.metrics.bootstrap import Estimate, estimates
 from medgraft.benchmarks.metrics.intervals import few_subjects
 from medgraft.benchmarks.results.values import json_safe
 from medgraft.benchmarks.results.writing import write_arrays, write_atomically
+from medgraft.benchmarks.training.trainer import Runner
 from medgraft.commands.plain_text import one_line
 from medgraft.errors import DataError, MedgraftError
 from medgraft.metric import Predictions
@@ -33,6 +35,7 @@ from medgraft.metric.judging import objective_of
 from medgraft.objective import objective_name
 from medgraft.task import RawInputs, Task, TaskData
 from medgraft.task.names import build_task
+from medgraft.world import FailedRankError, lost_others
 
 SEEN = "the same image is in the training or validation samples at home"
 
@@ -56,6 +59,8 @@ def validate_on(ready: Ready, evaluated: Evaluated, test: ExternalTest, folder: 
     except MemoryError:
         raise
     except Exception as error:
+        if lost_others(error) and not isinstance(error, FailedRankError):
+            raise
         text = str(error) if isinstance(error, MedgraftError) else f"{type(error).__name__}: {error}"
         result = failed(ready.spec, test, one_line(text, 1000))
     ready.attached.check_untouched(ready.spec.seed + 1)
@@ -81,11 +86,16 @@ def tested(ready: Ready, evaluated: Evaluated, test: ExternalTest) -> tuple[Exte
         MedgraftError: The other cohort cannot be read, or shares too little with what was trained for.
     """
     spec, home_task = ready.spec, ready.loaded.task
-    task = build_task(test.spec.task, test.spec.task_options)
-    data = task.load(test.root).check()
-    shared = labels_in_common(home_task, ready.loaded.data, task, data, test.spec.match)
-    index = limited({"test": samples_away(data)}, spec.limit)["test"]
-    scores, usable, reasons = _predicted(ready, data, index, test)
+    world = ready.runner.world
+    with world.together():
+        task = build_task(test.spec.task, test.spec.task_options)
+        data = task.load(test.root).check()
+        shared = labels_in_common(home_task, ready.loaded.data, task, data, test.spec.match)
+        index = limited({"test": samples_away(data)}, spec.limit)["test"]
+        runner, usable, reasons, digest = _readable(ready, data, index, test)
+    facts = {"number of samples": len(index), "digest of the samples": digest}
+    world.require_agreement({f"{name} of {test.spec.task}": fact for name, fact in facts.items()}, REMEDY)
+    scores = _predicted(runner, usable)
     index, scores = index[usable], _with_temperatures(scores[usable], evaluated)
     name = objective_name(home_task.objective)
     home = _at_home(evaluated, shared, name)
@@ -115,10 +125,10 @@ def tested(ready: Ready, evaluated: Evaluated, test: ExternalTest) -> tuple[Exte
     return result, arrays_of(home, away)
 
 
-def _predicted(
+def _readable(
     ready: Ready, data: TaskData, index: np.ndarray, test: ExternalTest
-) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
-    """Scores ``[n, K]`` of the samples ``index``, ``[n]``; which of them count, and why the others do not."""
+) -> tuple[Runner, np.ndarray, Counter[str], str]:
+    """What predicts the samples ``index``, ``[n]``; which of them count, why the others do not, and a digest of all."""
     loaded, there = ready.loaded, test.spec
     raw = {name: distinct(_chosen(data.inputs[name], index), there.task, there.cohort) for name in loaded.task.inputs}
     prepared = prepare_all(raw, loaded.towers())
@@ -133,11 +143,15 @@ def _predicted(
     rows = frozen_rows(ready.attached, ready.runner.objective, prepared)
     asked_nothing = replace(ready.runner.data, asked=None)
     runner = replace(ready.runner, inputs={name: make() for name, make in rows.items()}, views={}, data=asked_nothing)
-    readable = np.flatnonzero(usable)
-    predicted = runner.predict(readable)
-    scores = np.full((len(index), *predicted.shape[1:]), np.nan)
-    scores[readable] = predicted
-    return scores, usable, reasons
+    return runner, usable, reasons, samples_digest((index, usable, data.targets), prepared)
+
+
+def _predicted(runner: Runner, usable: np.ndarray) -> np.ndarray:
+    """Scores ``[n, K]``, NaN where a sample is not ``usable``, ``[n]``."""
+    predicted = runner.predict(np.flatnonzero(usable))
+    scores = np.full((len(usable), *predicted.shape[1:]), np.nan)
+    scores[usable] = predicted
+    return scores
 
 
 def _with_temperatures(scores: np.ndarray, evaluated: Evaluated) -> np.ndarray:

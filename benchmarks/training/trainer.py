@@ -372,15 +372,17 @@ class Runner:
         """Scores of the samples, ``float64 [n, K]``; each process runs a part of them, and all get all."""
         self.grafted.eval()
         mine = index[self.world.rows(len(index))]
-        with self.autocast():
-            context = self.objective.context(self.grafted)
-        rows = [
-            _checked(
-                self.objective.scores_of(self.grafted, self.outputs(part), context, part).double().cpu().numpy(),
-                len(part),
-            )
-            for part in batches(mine, EVAL_BATCH)
-        ]
+        part_of_all = nullcontext() if self.world.splits(len(index)) else self.world.alone()
+        with self.world.together(), part_of_all:
+            with self.autocast():
+                context = self.objective.context(self.grafted)
+            rows = [
+                _checked(
+                    self.objective.scores_of(self.grafted, self.outputs(part), context, part).double().cpu().numpy(),
+                    len(part),
+                )
+                for part in batches(mine, EVAL_BATCH)
+            ]
         return self.gathered(np.concatenate(rows), len(index))
 
     def gathered(self, rows: np.ndarray, count: int) -> np.ndarray:

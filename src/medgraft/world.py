@@ -10,7 +10,7 @@ survival model). The mean over processes of each parameter's gradient is then th
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,24 @@ class LostRanksError(MedgraftError):
     """Another process of the group has ended, so that this one cannot go on."""
 
 
+class FailedRankError(LostRanksError):
+    """What another process of the group did has failed, and that one says why.
+
+    Attributes:
+        of_values: Whether it was a ``ValueError`` or an ``ArithmeticError``, by which values are judged.
+    """
+
+    def __init__(self, text: str, of_values: bool) -> None:
+        super().__init__(text)
+        self.of_values = of_values
+
+
 def lost_others(error: BaseException) -> bool:
     """Whether an exception says no more than that another process of the group is gone."""
+    if isinstance(error, LostRanksError):
+        return True
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return False
     if not (dist.is_available() and dist.is_initialized()) or isinstance(error, MedgraftError):
         return False
     place = error.__traceback__
@@ -68,6 +84,11 @@ class World:
     def rank(self) -> int:
         """Number of this process, from 0."""
         return dist.get_rank(self.group) if self.size > 1 else 0
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the first process runs the same as this one inside :meth:`alone`, so that it is counted there."""
+        return _alone.get() and dist.is_available() and dist.is_initialized() and dist.get_rank(self.group) > 0
 
     def splits(self, count: int) -> bool:
         """Whether ``count`` samples are divided; of fewer than there are processes, every process runs all."""
@@ -137,20 +158,35 @@ class World:
         Args:
             features: Of :meth:`rows`.
             tokens: Whether the tokens are read; else the first of each sample stands for them.
+
+        Where only some processes have a mask, since an encoder gives one by what is in a batch, the others' is of ones.
+
+        Raises:
+            DataError: Only some have another field; every process raises the same.
         """
         if not tokens:
             mask = None if features.mask is None else features.mask[:, :1]
             features = features.replace(tokens=features.tokens[:, :1], mask=mask, cls_scores=None, cls_probs=None)
-        unmasked = features.mask is None  # here, where another process may have padding in its part
-        if unmasked:
-            every = torch.ones(features.tokens.shape[:2], dtype=torch.bool, device=features.tokens.device)
-            features = features.replace(mask=every)
-        lengths = self.lengths(features.pooled)
         parts = {name: getattr(features, name) for name in TENSORS}
-        whole = features.replace(
+        lengths, somewhere, everywhere = self._presence(len(features.pooled), parts)
+        if "mask" in somewhere and parts["mask"] is None:  # of a batch that is part here, and whole there
+            parts["mask"] = torch.ones_like(features.tokens[..., 0], dtype=torch.bool)
+        if odd := sorted(somewhere - everywhere - {"mask"}):
+            raise DataError(
+                f"the ranks of this cell disagree: their features have {' and '.join(odd)} on some ranks only; make "
+                "the encoder or the adapter give them for every batch or for none"
+            )
+        return features.replace(
             **{name: self.gather(part, lengths) for name, part in parts.items() if part is not None}
         )
-        return whole.replace(mask=None) if unmasked and whole.mask is not None and bool(whole.mask.all()) else whole
+
+    def _presence(self, rows: int, parts: Mapping[str, Tensor | None]) -> tuple[list[int], set[str], set[str]]:
+        """Rows of each process, and which of ``parts`` some process has, and which all have."""
+        device = next(part.device for part in parts.values() if part is not None)
+        mine = torch.tensor([[rows, *(part is not None for part in parts.values())]], device=device)
+        lengths, *there = self.gather(mine, [1] * self.size).T.tolist()
+        has = dict(zip(parts, there, strict=True))
+        return lengths, {name for name in has if any(has[name])}, {name for name in has if all(has[name])}
 
     def gather_objects(self, mine: Any) -> list[Any]:
         """What each process has, in the order of the ranks; pickled, so from processes of one program alone."""
@@ -159,6 +195,25 @@ class World:
         every: list[Any] = [None] * self.size
         dist.all_gather_object(every, mine, group=self.group)
         return every
+
+    @contextmanager
+    def together(self) -> Generator[None]:
+        """Inside it a process does its part, without the others; behind it all go on, or all raise.
+
+        Raises:
+            FailedRankError: Another process has failed inside, and this one has not; with that one's words.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not lost_others(error):
+                text = str(error) if isinstance(error, MedgraftError) else f"{type(error).__name__}: {error}"
+                with suppress(Exception):  # what failed here is what is to be told
+                    self.gather_objects((text, isinstance(error, ValueError | ArithmeticError)))
+            raise
+        for failure in self.gather_objects(None):
+            if failure is not None:
+                raise FailedRankError(*failure)
 
     def require_agreement(self, facts: Mapping[str, Any], remedy: str) -> None:
         """Refuses processes of which one knows other facts than the first.

@@ -29,13 +29,15 @@ class RoutingReport:
 
     @torch.no_grad()
     def add(self, choice: Choice, routed: Mapping[str, Routed], true_task: Tensor | None) -> None:
-        """Adds one call.
+        """Adds one call, unless all processes run the same and another adds it.
 
         Args:
             choice: Per sample.
             routed: Per block, tokens in rows of ``R / B`` to a sample.
             true_task: True task of each sample, ``[B]``, if known.
         """
+        if World().repeats:
+            return
         group, known = choice.group.cpu(), choice.known.cpu()
         samples = len(group)
         self.samples += samples

@@ -12,6 +12,7 @@ from medgraft.benchmarks.cell.steps.precomputing import Ready
 from medgraft.metric import Predictions
 from medgraft.metric.judging import values
 from medgraft.objective import objective_name
+from medgraft.world import FailedRankError
 
 
 def validation_score(ready: Ready, predictions: Predictions | None = None) -> float | None:
@@ -36,5 +37,9 @@ def validation_score(ready: Ready, predictions: Predictions | None = None) -> fl
             predictions = replace(predictions, objective=objective_name(loaded.task.objective))
         value = values(predictions).get(loaded.task.primary, math.nan)
     except (ValueError, ArithmeticError):  # one class only
+        return None
+    except FailedRankError as error:  # of another rank, which gives None
+        if not error.of_values:
+            raise
         return None
     return value if math.isfinite(value) else None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -114,31 +115,83 @@ def left(folder: Path, rank: int, status: str, message: str = "") -> None:
     (place / RESULT).write_text(failure(job(), status, message).model_dump_json())  # pyright: ignore[reportArgumentType]
 
 
-def outcome(monkeypatch: pytest.MonkeyPatch, folder: Path, ends: Mapping[int, int]) -> tuple[int, CellResult | None]:
-    monkeypatch.setattr(devices, "_launched", lambda job, folder: ends)
+def outcome(
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    ends: Mapping[int, int] | signal.Signals,
+    leave: Callable[[], None] = lambda: None,
+) -> tuple[int, CellResult | None]:
+    """Of ranks that end so, once they have left something."""
+
+    def launched(job: Job, folder: Path) -> Mapping[int, int] | signal.Signals:
+        leave()
+        return ends
+
+    monkeypatch.setattr(devices, "_launched", launched)
     code = devices.run_on_devices(job(), folder)
     place = folder / RESULT
     return code, CellResult.model_validate_json(place.read_text()) if place.is_file() else None
 
 
 def test_what_rank_0_leaves_is_the_outcome(monkeypatch, tmp_path):
-    left(tmp_path, 0, "success")
-    (tmp_path / "rank0" / PREDICTIONS).write_bytes(b"x")
-    (tmp_path / "rank0" / "graft").mkdir()
-    left(tmp_path, 1, "success")
-    code, result = outcome(monkeypatch, tmp_path, {})
+    def leave() -> None:
+        left(tmp_path, 0, "success")
+        (tmp_path / "rank0" / PREDICTIONS).write_bytes(b"x")
+        (tmp_path / "rank0" / "graft").mkdir()
+        left(tmp_path, 1, "success")
+
+    (tmp_path / "graft").mkdir()
+    (tmp_path / "graft" / "half").write_bytes(b"x")  # an attempt before was killed while it moved its graft
+    code, result = outcome(monkeypatch, tmp_path, {}, leave)
     assert code == 0 and result is not None and result.status == "success"
-    assert (tmp_path / PREDICTIONS).is_file() and (tmp_path / "graft").is_dir()
+    assert (tmp_path / PREDICTIONS).is_file() and list((tmp_path / "graft").iterdir()) == []
 
 
 def test_the_first_failure_is_told_and_not_that_of_ranks_that_lost_it(monkeypatch, tmp_path):
-    left(tmp_path, 1, "oom", "no memory")
-    left(tmp_path, 0, "error", "later")
-    for rank, second in ((1, 10), (0, 20)):
-        os.utime(tmp_path / f"rank{rank}" / RESULT, (second, second))
-    code, result = outcome(monkeypatch, tmp_path, {0: 1, 1: 1})
+    def leave() -> None:
+        left(tmp_path, 1, "oom", "no memory")
+        left(tmp_path, 0, "error", "later")
+        for rank, second in ((1, 10), (0, 20)):
+            os.utime(tmp_path / f"rank{rank}" / RESULT, (second, second))
+
+    code, result = outcome(monkeypatch, tmp_path, {0: 1, 1: 1}, leave)
     assert code == 1 and result is not None and (result.status, result.message) == ("oom", "no memory")
     assert result.env["devices"] == 2
+
+
+def test_what_a_rank_saw_of_the_others_is_told_where_none_failed(monkeypatch, tmp_path):
+    def leave() -> None:
+        (tmp_path / "rank1").mkdir()
+        (tmp_path / "rank1" / devices.LOSS).write_text("ncclUnhandledCudaError")
+
+    _, result = outcome(monkeypatch, tmp_path, {1: devices.LOST, 0: devices.LOST}, leave)
+    assert result is not None and result.message.endswith("lost each other; rank 1 says: ncclUnhandledCudaError")
+
+
+def test_results_of_an_earlier_attempt_in_the_folder_are_not_read(monkeypatch, tmp_path):
+    left(tmp_path, 1, "error", "of the attempt before")
+    code, result = outcome(monkeypatch, tmp_path, {1: 7})
+    assert code == 7 and result is None
+
+
+def test_ranks_that_torchrun_cannot_start_are_a_row(monkeypatch, tmp_path):
+    def broken(*_: object) -> NoReturn:
+        raise OSError("no port is free")
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", broken)
+    assert devices.run_on_devices(job(), tmp_path) == 1
+    result = CellResult.model_validate_json((tmp_path / RESULT).read_text())
+    assert result.message == "its 2 ranks cannot be started on this machine: OSError: no port is free"
+
+
+def test_a_worker_that_is_told_to_end_takes_its_ranks_along(monkeypatch, tmp_path):
+    (tmp_path / "sleeping_rank.py").write_text("import os, time; os.kill(os.getppid(), 15); time.sleep(600)")
+    monkeypatch.setattr(devices, "RANK", "sleeping_rank")
+    monkeypatch.setattr(devices, "_ended_like", lambda code: code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    before = signal.getsignal(signal.SIGTERM)
+    assert devices.run_on_devices(job(), tmp_path) == -signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before and not (tmp_path / RESULT).exists()
 
 
 @pytest.mark.parametrize(
@@ -146,10 +199,13 @@ def test_the_first_failure_is_told_and_not_that_of_ranks_that_lost_it(monkeypatc
     [
         ({0: devices.LOST, 1: 7}, 7, None),
         ({0: UNWRITABLE, 1: devices.LOST}, UNWRITABLE, None),
-        ({0: devices.LOST, 1: -signal.SIGTERM}, 1, "its 2 ranks lost each other and none says why"),
+        ({1: -signal.SIGTERM, 0: devices.LOST}, -signal.SIGTERM, None),  # preempted, with all that is on its node
+        ({0: devices.LOST, 1: -signal.SIGTERM}, 1, "its 2 ranks lost each other and none says why"),  # by torchrun
+        (signal.SIGTERM, -signal.SIGTERM, None),
     ],
 )
 def test_an_end_without_a_result_is_that_of_the_cell(monkeypatch, tmp_path, ends, code, message):
+    monkeypatch.setattr(devices, "_ended_like", lambda code: code)
     found, result = outcome(monkeypatch, tmp_path, ends)
     assert found == code and (result.message if result else None) == message
 

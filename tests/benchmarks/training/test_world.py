@@ -13,16 +13,19 @@ from processes import run_ranks
 
 from medgraft import graft
 from medgraft.adapter.protocols import diagnostics_of, reset_diagnostics
+from medgraft.adapters.parts.tgh.layers import Choice
+from medgraft.adapters.parts.tgh.report import RoutingReport
 from medgraft.benchmarks.prefix_cache.rows import TowerInputs
 from medgraft.benchmarks.training.trainer import Runner
 from medgraft.errors import DataError
+from medgraft.features import Features
 from medgraft.objective import make_objective
 from medgraft.plugins import discover
 from medgraft.registry import TrainDefaults
 from medgraft.task import RawInputs, TaskData
 from medgraft.testing.tiny import MODALITIES, SIZES, tiny_encoder
 from medgraft.testing.tiny_language import LANGUAGE_ENCODERS
-from medgraft.world import World
+from medgraft.world import FailedRankError, World
 
 N = 24
 WORLD = 2
@@ -220,6 +223,63 @@ def facts(rank: int) -> dict[str, Any]:
     except DataError as error:
         found["disagreement"] = str(error)
     return found
+
+
+def half_masked(rank: int) -> dict[str, Any]:
+    """Features of which only rank 0 has a mask, and some of which only rank 1 has an embedding."""
+    tokens = torch.full((2 - rank, 3, 4), float(rank))
+    mask = torch.tensor([[True, True, False]] * 2) if rank == 0 else None
+    features = Features(tokens, tokens[:, 0], 1, (2,), mask=mask)
+    whole, firsts = (World().gather_features(features, tokens=each) for each in (True, False))
+    found: dict[str, Any] = {"mask": whole.mask, "tokens": whole.tokens, "first": firsts.mask}
+    try:
+        World().gather_features(features.replace(embedding=tokens[:, 0] if rank else None), tokens=True)
+    except DataError as error:
+        found["refused"] = str(error)
+    return found
+
+
+def failing(rank: int) -> list[str]:
+    """What both processes see where one fails, each in its turn, and then that they are in step."""
+    seen = []
+    for who in (0, 1):
+        try:
+            with World().together():
+                if rank == who:
+                    raise FloatingPointError("no numbers")
+        except FailedRankError as error:
+            seen.append(f"other {error.of_values}: {error}")
+        except FloatingPointError as error:
+            seen.append(f"own: {error}")
+    with World().together():
+        pass
+    return [*seen, str(World().gather_objects(rank))]
+
+
+def test_where_one_process_fails_all_do_and_stay_in_step(tmp_path):
+    own, other = "own: no numbers", "other True: FloatingPointError: no numbers"
+    assert run_ranks(tmp_path, WORLD, failing, seconds=60) == [[own, other, "[0, 1]"], [other, own, "[0, 1]"]]
+
+
+def counted(rank: int) -> int:
+    """Samples of a report of two parts of a batch, three in all, and of one that every process runs."""
+    report = RoutingReport(1)
+    one = torch.ones(2 - rank)
+    report.add(Choice(None, torch.zeros(2 - rank, dtype=torch.long), one, one.bool()), {}, None)
+    with World().alone():
+        report.add(Choice(None, torch.zeros(1, dtype=torch.long), one[:1], one[:1].bool()), {}, None)
+    return report.of_all_ranks().samples
+
+
+def test_what_all_processes_run_counts_once_in_a_report(tmp_path):
+    assert run_ranks(tmp_path, WORLD, counted, seconds=60) == [4, 4]
+
+
+def test_a_mask_that_one_process_has_is_of_all(tmp_path):
+    for found in run_ranks(tmp_path, WORLD, half_masked, seconds=60):
+        assert found["mask"].tolist() == [[True, True, False]] * 2 + [[True] * 3]
+        assert found["tokens"][:, 0, 0].tolist() == [0, 0, 1] and found["first"].tolist() == [[True]] * 3
+        assert "their features have embedding on some ranks only; make the encoder" in found["refused"]
 
 
 def all_results(rank: int) -> dict[str, Any]:
