@@ -184,9 +184,10 @@ class World:
         """Rows of each process, and which of ``parts`` some process has, and which all have."""
         device = next(part.device for part in parts.values() if part is not None)
         mine = torch.tensor([[rows, *(part is not None for part in parts.values())]], device=device)
-        lengths, *there = self.gather(mine, [1] * self.size).T.tolist()
-        has = dict(zip(parts, there, strict=True))
-        return lengths, {name for name in has if any(has[name])}, {name for name in has if all(has[name])}
+        told = self.gather(mine, [1] * self.size)
+        has = dict(zip(parts, told[:, 1:].bool().unbind(dim=1), strict=True))
+        somewhere = {name for name, ranks in has.items() if bool(ranks.any())}
+        return [int(each) for each in told[:, 0]], somewhere, {name for name, ranks in has.items() if bool(ranks.all())}
 
     def gather_objects(self, mine: Any) -> list[Any]:
         """What each process has, in the order of the ranks; pickled, so from processes of one program alone."""

@@ -84,8 +84,8 @@ class Numbers(Mapping[str, Estimate]):
         Args:
             shared: Names -> their places, and counts -> themselves; takes those that are new.
         """
-        self._names = shared.setdefault(tuple(self._names), self._names)
-        self._counts = shared.setdefault(self._counts, self._counts)
+        self._names = shared.setdefault(("names", *self._names), self._names)  # of none, both would be one empty tuple
+        self._counts = shared.setdefault(("counts", *self._counts), self._counts)
 
     def __len__(self) -> int:
         return len(self._names)

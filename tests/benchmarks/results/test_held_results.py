@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from array import array
 
 import pytest
 from results_of_seeds import stored
 
-from medgraft.benchmarks.results.held.filed import Filing
+from medgraft.benchmarks.results.held.filed import Filing, Numbers
 from medgraft.benchmarks.results.reading import read_result
 from medgraft.benchmarks.results.result import CellResult
 from medgraft.benchmarks.results.result_files import UnreadableError, read_json
@@ -106,3 +107,11 @@ def test_what_is_read_is_what_pythons_own_reader_reads(tmp_path, value):
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"a": value, "b": [1, None, True]}))
     assert repr(read_json(path)) == repr(json.loads(path.read_text()))
+
+
+def test_results_without_numbers_are_shared_as_what_they_are():
+    shared: dict[object, object] = {}
+    one, other = (Numbers({}, array("d"), ()) for _ in range(2))
+    for each in (one, other, one):  # cells that failed have none, neither names nor counts
+        each.share(shared)
+    assert dict(one) == dict(other) == {} and len(one) == 0
