@@ -184,9 +184,10 @@ class World:
         """Rows of each process, and which of ``parts`` some process has, and which all have."""
         device = next(part.device for part in parts.values() if part is not None)
         mine = torch.tensor([[rows, *(part is not None for part in parts.values())]], device=device)
-        lengths, *there = self.gather(mine, [1] * self.size).T.tolist()
+        lengths, *there = self.gather(mine, [1] * self.size).unbind(dim=1)
         has = dict(zip(parts, there, strict=True))
-        return lengths, {name for name in has if any(has[name])}, {name for name in has if all(has[name])}
+        everywhere = {name for name in has if bool(has[name].all())}
+        return [int(each.item()) for each in lengths], {name for name in has if bool(has[name].any())}, everywhere
 
     def gather_objects(self, mine: Any) -> list[Any]:
         """What each process has, in the order of the ranks; pickled, so from processes of one program alone."""
