@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
@@ -208,6 +210,14 @@ def test_an_end_without_a_result_is_that_of_the_cell(monkeypatch, tmp_path, ends
     monkeypatch.setattr(devices, "_ended_like", lambda code: code)
     found, result = outcome(monkeypatch, tmp_path, ends)
     assert found == code and (result.message if result else None) == message
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a parent's end is told by Linux alone")
+@pytest.mark.parametrize(("parent", "code", "said"), [(os.getpid(), 0, "False"), (1 << 30, 1, "")])
+def test_a_rank_whose_worker_has_ended_ends_and_knows_it_before_torch(parent, code, said):
+    text = f"import sys; from {devices.RANK} import end_with; end_with({parent}); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (code, said), done.stderr
 
 
 def test_fewer_gpus_than_ranks_are_a_row_with_the_remedy(tmp_path):
