@@ -251,7 +251,8 @@ def check_program(words: list[str]) -> None:
         targets = [word for word in words[1:] if not re.match(r"[A-Z]+=", word)]
         assert all(re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M) for target in targets)
     elif words[:2] == ["python", "-m"]:
-        assert (ROOT / words[2].removeprefix("medgraft.").replace(".", "/")).with_suffix(".py").is_file()
+        place = ROOT / words[2].removeprefix("medgraft.").replace(".", "/")
+        assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file()
     else:
         assert words[0] in ("pip", "pytest", "cd", "git"), words
 
