@@ -169,7 +169,7 @@ class WindowObjective(Objective):
         return head
 
     def prepare_adapters(self, grafted: Grafted, run: Callable[[np.ndarray], Outputs], index: np.ndarray) -> None:
-        """Refuses adapters whose parameters lie behind the tokens ``index`` gives, where no window would see them.
+        """Refuses adapters behind the tokens of the samples ``index``, ``int64 [n]``, where no window would see them.
 
         Raises:
             IncompatibleError: There is one.
