@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from medgraft.anchored_losses import AnchoredLoss, Temperature, Weights, split_parts
 from medgraft.benchmarks.objectives.heads import scale_of
-from medgraft.benchmarks.objectives.space.judging import misfit_of, predictions_of
+from medgraft.benchmarks.objectives.space.judging import SpaceObjective, predictions_of
 from medgraft.benchmarks.objectives.space.probes import Embedded
 from medgraft.benchmarks.training.grouped_batches import group_similar
 from medgraft.errors import DataError
 from medgraft.grafting import Grafted
 from medgraft.metric import Predictions
-from medgraft.objective import Batch, Objective, Outputs
+from medgraft.objective import Batch, Outputs
 from medgraft.task import TaskData
 from medgraft.task.alignment_options import Alignment
 
@@ -59,7 +59,7 @@ class SpaceHead(nn.Module):
         return (features - self.get_buffer(f"mean_{name}")) / self.get_buffer(f"deviation_{name}")
 
 
-class AnchoredObjective(Objective):
+class AnchoredObjective(SpaceObjective):
     """The first modality is the anchor; see :mod:`medgraft.anchored_losses` for the losses.
 
     A sample is a visit, of which any modality may be missing. Judged are retrieval between modalities, those included
@@ -180,16 +180,6 @@ class AnchoredObjective(Objective):
             for index in (train, test)
         ]
         return predictions_of(parts[0], parts[1], self.data, splits, groups)
-
-    @classmethod
-    def misfit(cls, p: Predictions) -> str:
-        """See :class:`Objective`."""
-        return misfit_of(p)
-
-    @classmethod
-    def strata(cls, p: Predictions) -> list[np.ndarray]:
-        """The classes that probes tell apart, ``int64 [n]``."""
-        return [p.targets]
 
 
 SCALE_SAMPLES, BATCH = 128, 64

@@ -9,7 +9,22 @@ import numpy as np
 from medgraft.benchmarks.metrics.space.retrieval import modalities_of
 from medgraft.benchmarks.objectives.space.probes import Embedded, fit_probes, match_confounds
 from medgraft.metric import Array, Predictions
+from medgraft.objective import Objective
 from medgraft.task import TaskData
+
+
+class SpaceObjective(Objective):
+    """An objective whose predictions are :func:`predictions_of`."""
+
+    @classmethod
+    def misfit(cls, p: Predictions) -> str:
+        """See :class:`Objective`."""
+        return misfit_of(p)
+
+    @classmethod
+    def strata(cls, p: Predictions) -> list[np.ndarray]:
+        """The classes that probes tell apart, ``int64 [n]``."""
+        return [p.targets]
 
 
 def predictions_of(

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgraft.benchmarks.objectives.heads import scale_of
-from medgraft.benchmarks.objectives.space.judging import misfit_of, predictions_of
+from medgraft.benchmarks.objectives.space.judging import SpaceObjective, predictions_of
 from medgraft.benchmarks.objectives.space.probes import Embedded
 from medgraft.errors import DataError, IncompatibleError
 from medgraft.features import Features
 from medgraft.grafting import Grafted
 from medgraft.metric import Predictions
-from medgraft.objective import Batch, Objective, Outputs
+from medgraft.objective import Batch, Outputs
 from medgraft.task import TaskData
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class WindowHead(nn.Module):
         return F.normalize(self.linear(self.standardised(rows)), dim=-1)
 
 
-class WindowObjective(Objective):
+class WindowObjective(SpaceObjective):
     """Learns from windows of runs without labels; subclasses say which are told from which, by :meth:`contrast`.
 
     Of the two windows that a loss compares, one is of the run as it is, the other of an augmented view of it (with
@@ -250,16 +250,6 @@ class WindowObjective(Objective):
             logger.warning("runs with one window take no part in finding people again: %s", said)
         self.data.provenance["one_window"] = lacking
         return predictions_of(parts["train"], parts["test"], self.data, splits, groups)
-
-    @classmethod
-    def misfit(cls, p: Predictions) -> str:
-        """See :class:`Objective`."""
-        return misfit_of(p)
-
-    @classmethod
-    def strata(cls, p: Predictions) -> list[np.ndarray]:
-        """The classes that probes tell apart, ``int64 [n]``."""
-        return [p.targets]
 
 
 def head_of(grafted: Grafted) -> WindowHead:
