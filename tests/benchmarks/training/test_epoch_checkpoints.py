@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ended_trainings import trained_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from medgraft_toy import ToyGain
@@ -76,10 +77,6 @@ class Open(ByHand):
         self.memory, self.steps = state["memory"], state["steps"]
 
 
-class Killed(BaseException):
-    """In the place of a signal."""
-
-
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
     """A checkpoint of every epoch, whatever it costs."""
@@ -89,21 +86,7 @@ def always(monkeypatch):
 def trained(adapter: Adapter | None, path: Path | None, *, stop: int = 0, keep: str = "last", seed: int = 5):
     """A runner after its training, or before the step that it is killed at, and what training reports."""
     made = runner(adapter)
-    torch.manual_seed(seed), random.seed(seed), np.random.seed(seed)
-    if path is not None:
-        made.checkpoints = EpochCheckpoints(path, 0.0)
-    steps = 0
-
-    def progress(share: float) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == stop:
-            raise Killed
-
-    try:
-        return made, made.fit(np.arange(N), FAST.model_copy(update={"keep": keep}), 3, progress)
-    except Killed:
-        return made, TrainingLog()
+    return made, trained_until(made, N, FAST.model_copy(update={"keep": keep}), path, stop=stop, seed=seed)
 
 
 def outcome(made: Runner, log: TrainingLog) -> tuple[Any, ...]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from ended_trainings import trained_until
 
 from medgraft import graft, plugins
 from medgraft.benchmarks.prefix_cache.inputs import TowerInputs
 from medgraft.benchmarks.training import epoch_checkpoints
-from medgraft.benchmarks.training.epoch_checkpoints import EpochCheckpoints
 from medgraft.benchmarks.training.trainer import Runner, TrainingLog
 from medgraft.errors import IncompatibleError, MedgraftError
 from medgraft.objective import make_objective
@@ -30,10 +29,6 @@ STEPS = 3
 ADAPTERS = sorted(name for name, plugin in plugins.discover("adapter").items() if plugin.builtin)
 WITHOUT_STEPS = {"blind", "knn", "linear_probe", "logistic", "nearest_report", "prototypes", "zero_shot"}
 """Fitted at once, or not at all."""
-
-
-class Killed(BaseException):
-    """In the place of a signal."""
 
 
 PLACES = (
@@ -92,21 +87,7 @@ def runner(adapter: str, place: tuple[str, str]) -> Runner:
 
 def trained(made: Runner, path: Path | None, *, stop: int = 0, seed: int = 5) -> TrainingLog:
     """A training, or what it was before the step that it is killed at."""
-    torch.manual_seed(seed), random.seed(seed), np.random.seed(seed)
-    if path is not None:
-        made.checkpoints = EpochCheckpoints(path, 0.0)
-    steps = 0
-
-    def progress(share: float) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == stop:
-            raise Killed
-
-    try:
-        return made.fit(np.arange(N), RECIPE, 3, progress)
-    except Killed:
-        return TrainingLog()
+    return trained_until(made, N, RECIPE, path, stop=stop, seed=seed)
 
 
 def outcome(made: Runner, log: TrainingLog) -> tuple[Any, ...]:
