@@ -38,7 +38,8 @@ def measure(ready: Ready, log: TrainingLog) -> Efficiency:
     if ready.runner.world.rank == 0:
         rows = ready.runner.cut({name: part.batch(index) for name, part in loaded.prepared.items()})
         whole = {name: row.to(device) for name, row in rows.items()}
-        flops = forward_flops(lambda: grafted.encode(whole), size)  # a compiled graph hides its operations
+        with ready.runner.autocast():  # weights that are held in bf16 take no other inputs
+            flops = forward_flops(lambda: grafted.encode(whole), size)  # a compiled graph hides its operations
         speed = _inference_speed(ready, whole, size)
     grafted.train()
     for parameter in grafted.trainable_parameters():

@@ -14,6 +14,7 @@ from cells import Ran, ran, spec
 from medgraft_toy import SECRET
 from sweeping import Toy
 
+from medgraft.benchmarks.cell.job import Job
 from medgraft.benchmarks.cell.steps.description import (
     describe_adapters,
     describe_data,
@@ -24,6 +25,7 @@ from medgraft.benchmarks.cell.steps.loading import load
 from medgraft.benchmarks.cell.steps.measuring import measure
 from medgraft.benchmarks.cell.steps.operations import uses_of
 from medgraft.benchmarks.cell.steps.precomputing import build
+from medgraft.benchmarks.cell.worker import run_cell
 from medgraft.benchmarks.metrics.classification import best_thresholds
 from medgraft.benchmarks.results.migrations import SCHEMA_VERSION
 from medgraft.benchmarks.results.result import CellResult
@@ -197,3 +199,15 @@ def test_an_encoder_held_in_bf16_trains_and_predicts_about_the_same(chest_cohort
     assert {p.dtype for p in rough.grafted.trainable_parameters()} == {torch.float32}
     # bf16 holds 8 bits; scores lie in 0..1.
     assert np.abs(exact.arrays["scores"] - rough.arrays["scores"]).mean() < 0.05
+
+
+def test_costs_of_an_encoder_held_in_bf16_are_measured(chest_cohort):
+    """Its first convolution takes no other inputs than its weights."""
+    changes = {"encoder": "embedded:chest", "adapter": "lora", "train": {"epochs": 1, "lr": 1e-3}, "limit": 8}
+    costs = [
+        run_cell(
+            Job(spec=spec(task="chexpert", precision=precision, **changes), root=chest_cohort), lambda text, share: None
+        )[0].efficiency
+        for precision in ("bf16", "bf16_frozen")
+    ]
+    assert costs[0].forward_flops == costs[1].forward_flops > 0 and costs[1].inference_samples_per_s > 0
